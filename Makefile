@@ -1,0 +1,51 @@
+# make lab                      set up whatever is missing, then open JupyterLab on the first notebook
+#   ARGS="--no-browser"         options for JupyterLab
+#   FEATURES=cuda               the device that the whole series computes on (default: the CPU; Metal on a Mac)
+#   PYTHON=python3.12           which Python to use
+# make test                     every check there is
+# make bench                    speeds, side by side with what they are compared with
+# make notebooks                run the notebooks with the values they are committed with, and keep the results
+#   NAMES="01_forward"          only these
+# make clean                    remove everything that the commands above have made, except downloaded data
+
+PYTHON ?= python3
+VENV := .venv/bin/python
+LAB = $(PYTHON) notebooks/lab.py
+FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
+
+.PHONY: lab setup test rust-tests notebook-tests bench notebooks clean python
+
+lab: python
+	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
+
+setup: python
+	@$(LAB) setup $(FEATURE_FLAGS)
+
+test: setup rust-tests notebook-tests
+
+rust-tests:
+	cargo fmt --all --check
+	cargo clippy --locked --workspace --all-targets -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+	cargo test --locked --workspace
+
+notebook-tests: .venv/tests.stamp
+	$(VENV) -m pytest tests
+
+bench: setup
+	$(VENV) tests/bench.py
+
+notebooks: setup .venv/tests.stamp
+	$(VENV) tests/notebooks.py $(NAMES)
+
+.venv/tests.stamp: tests/requirements.txt .venv/requirements.stamp
+	@$(VENV) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
+	@touch $@
+
+# `make lab` needs Python before it can say what else is missing.
+python:
+	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.10 or newer \
+	(https://www.python.org/downloads/), or name one with 'make PYTHON=/path/to/python3'."; exit 1; }
+
+clean:
+	rm -rf .venv .evcxr .lab target tests/browser/node_modules

@@ -1,0 +1,180 @@
+//! Where the arithmetic is done, and what machine this is.
+
+use candle_core::utils::{cuda_is_available, get_num_threads, metal_is_available};
+use candle_core::{Device, DeviceLocation};
+use std::fmt;
+use std::process::Command;
+
+/// The best device at hand: CUDA, else Metal, else the CPU.
+///
+/// A device is only tried if the crate was built for it: `cuda` and `metal` are features of this crate (`make lab
+/// FEATURES=cuda` turns one on for all notebooks; on Apple machines Metal is always built in). One that is built in but
+/// does not work, for want of a driver for example, is passed over; [`Setup`] says why.
+pub fn best() -> Device {
+    choose().0
+}
+
+/// The best device, and why a better one was passed over.
+fn choose() -> (Device, Option<String>) {
+    let mut note = None;
+    let cuda = cuda_is_available().then(|| ("CUDA", Device::new_cuda(0)));
+    let metal = metal_is_available().then(|| ("Metal", Device::new_metal(0)));
+    for (name, opened) in cuda.into_iter().chain(metal) {
+        match opened {
+            Ok(device) => return (device, note),
+            Err(error) => {
+                let reason = error.to_string();
+                let reason = reason.lines().next().unwrap_or_default();
+                note = Some(format!("{name} is built in but cannot be used: {reason}"));
+            }
+        }
+    }
+    (Device::Cpu, note)
+}
+
+/// What a notebook's set-up cell shows: device, threads, memory, versions, seed.
+///
+/// ```
+/// let setup = diffusion_core::device::Setup::new(42);
+/// assert!(setup.to_string().contains("seed"));
+/// assert!(setup.threads >= 1);
+/// ```
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// The best device at hand, [`best`].
+    pub device: Device,
+    /// Why a better device was passed over, if one was.
+    pub note: Option<String>,
+    /// The processor's name, as the operating system gives it.
+    pub processor: Option<String>,
+    /// Threads that tensor operations use on the CPU.
+    pub threads: usize,
+    /// Main memory in bytes.
+    pub memory: Option<u64>,
+    /// The seed that the notebook's random numbers start from.
+    pub seed: u64,
+}
+
+impl Setup {
+    /// Looks at the machine.
+    pub fn new(seed: u64) -> Self {
+        let (device, note) = choose();
+        let (processor, memory) = machine();
+        Self {
+            device,
+            note,
+            processor,
+            threads: get_num_threads(),
+            memory,
+            seed,
+        }
+    }
+
+    fn rows(&self) -> Vec<(&'static str, String)> {
+        let device = match self.device.location() {
+            DeviceLocation::Cpu => "CPU".to_owned(),
+            DeviceLocation::Cuda { gpu_id } => format!("CUDA GPU {gpu_id}"),
+            DeviceLocation::Metal { gpu_id } => format!("Metal GPU {gpu_id}"),
+        };
+        let processor = self.processor.as_deref().unwrap_or("of unknown name");
+        let memory = self.memory.map_or("unknown".to_owned(), |bytes| {
+            format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
+        });
+        let versions = format!(
+            "diffusion-core {}, candle {}, rustc {}",
+            env!("CARGO_PKG_VERSION"),
+            env!("CANDLE_VERSION"),
+            env!("RUSTC_VERSION")
+        );
+        let mut rows = vec![("device", device)];
+        rows.extend(self.note.clone().map(|note| ("note", note)));
+        rows.extend([
+            (
+                "processor",
+                format!("{processor} ({})", std::env::consts::OS),
+            ),
+            ("threads", self.threads.to_string()),
+            ("memory", memory),
+            ("versions", versions),
+            ("seed", self.seed.to_string()),
+        ]);
+        rows
+    }
+
+    /// Shows the table in a notebook.
+    pub fn evcxr_display(&self) {
+        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
+    }
+}
+
+/// One line for each fact.
+impl fmt::Display for Setup {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let rows = self.rows();
+        let lines: Vec<String> = rows
+            .iter()
+            .map(|(name, value)| format!("{name:10} {value}"))
+            .collect();
+        f.write_str(&lines.join("\n"))
+    }
+}
+
+/// The processor's name and the bytes of main memory, where the system tells.
+///
+/// By hand: the usual library for it has cargo fetch 110 MB of another system's bindings for everybody who opens a notebook.
+fn machine() -> (Option<String>, Option<u64>) {
+    if cfg!(target_os = "macos") {
+        let ask = |name| {
+            let out = Command::new("sysctl").args(["-n", name]).output().ok()?;
+            Some(String::from_utf8(out.stdout).ok()?.trim().to_owned())
+        };
+        let memory = ask("hw.memsize").and_then(|bytes| bytes.parse().ok());
+        return (ask("machdep.cpu.brand_string"), memory);
+    }
+    let read = |file: &str, field: &str| {
+        let text = std::fs::read_to_string(file).ok()?;
+        let line = text.lines().find(|line| line.starts_with(field))?;
+        Some(line.split_once(':')?.1.trim().to_owned())
+    };
+    let kib = read("/proc/meminfo", "MemTotal");
+    let kib = kib.and_then(|kib| kib.split(' ').next()?.parse::<u64>().ok());
+    (
+        read("/proc/cpuinfo", "model name"),
+        kib.map(|kib| kib << 10),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_setup_names_everything() {
+        let setup = Setup::new(7);
+        let text = setup.to_string();
+        for name in [
+            "device ",
+            "processor ",
+            "threads ",
+            "memory ",
+            "candle 0.",
+            "rustc 1.",
+            "seed       7",
+        ] {
+            assert!(text.contains(name), "{name} is not in\n{text}");
+        }
+        if cfg!(target_os = "linux") {
+            assert!(
+                setup.memory.is_some_and(|bytes| bytes > 100 << 20),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_best_device_computes() -> candle_core::Result<()> {
+        let two = candle_core::Tensor::new(1f32, &best())?.affine(1.0, 1.0)?;
+        assert_eq!(two.to_scalar::<f32>()?, 2.0);
+        Ok(())
+    }
+}

@@ -1,0 +1,62 @@
+//! Diffusion models on [candle], from noise to pictures: the crate that the notebooks of this project import.
+//!
+//! A diffusion model learns to undo noise. The *forward process* turns an image step by step into Gaussian noise and needs
+//! no learning; a network is trained to see the noise in what comes out; run backwards from pure noise, it makes new
+//! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process, the data
+//! and the pictures.
+//!
+//! ```
+//! use diffusion_core::{candle::Device, data::Dataset, diffusion::q_sample, rng::Rng, schedule::Schedule, show::Grid};
+//!
+//! let (schedule, mut rng) = (Schedule::linear(1000)?, Rng::new(42));
+//! let x0 = Dataset::sprites(8, 42)?.images(0..8, &Device::Cpu)?;
+//! let eps = rng.randn_like(&x0)?;
+//! let xt = q_sample(&schedule, &x0, &[300; 8], &eps)?;
+//! assert_eq!(xt.dims(), &[8, 3, 16, 16]);
+//! let picture = Grid::new(&xt)?.caption("x_t at t = 300").to_png()?;
+//! # assert!(picture.len() > 1000);
+//! # Ok::<(), anyhow::Error>(())
+//! ```
+//!
+//! # Vocabulary
+//!
+//! | symbol | name in code | what it is |
+//! |---|---|---|
+//! | x_0 | `x0` | a clean image, (C, H, W), values in \[−1, 1\] |
+//! | t, T | `t`, `steps` | a time step, 0 … T−1; how many there are |
+//! | β_t | `beta(t)` | the variance of the noise that step t adds |
+//! | α_t | `alphas()[t]` | 1 − β_t |
+//! | ᾱ_t | `alpha_bar(t)` | α_0 α_1 … α_t, the share of the image's variance left after step t |
+//! | ε | `eps` | Gaussian noise of mean 0 and variance 1 |
+//! | x_t | `xt` | the image after step t: √ᾱ_t x_0 + √(1−ᾱ_t) ε |
+//! | v | `Param::V` | √ᾱ_t ε − √(1−ᾱ_t) x_0 |
+//!
+//! # Map
+//!
+//! | module | what is in it | notebook |
+//! |---|---|---|
+//! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid | `01_forward` |
+//! | [`diffusion`] | q(x_t given x_0), the posterior, ε / x_0 / v | `01_forward` |
+//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, batches | `01_forward` |
+//! | [`rng`] | seeded random numbers, the same everywhere | all |
+//! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
+//! | [`show`] | pictures, plots and GIFs that show themselves in a notebook | all |
+//! | [`progress`] | how far it is, on a terminal and in a notebook | all |
+//!
+//! # Why a `dylib`
+//!
+//! The notebook kernel compiles every cell into a shared library of its own. Candle numbers its tensors from a static
+//! counter and finds gradients by that number; linked statically, each cell would have its own counter, two tensors the
+//! same number, and gradients would be silently wrong. As a `dylib` this crate is loaded once and all cells share it. So a
+//! notebook has this crate as its only dependency, and uses candle through [`candle`] and [`candle_nn`].
+
+pub use candle_core as candle;
+pub use candle_nn;
+
+pub mod data;
+pub mod device;
+pub mod diffusion;
+pub mod progress;
+pub mod rng;
+pub mod schedule;
+pub mod show;

@@ -1,0 +1,291 @@
+#!/usr/bin/env python3
+"""Sets up the Rust notebooks and opens them. Called by the Makefile: `make lab`.
+
+    lab.py setup [--features cuda]      .venv, the Rust kernel, its build cache
+    lab.py open [--features cuda] ...   the same, then JupyterLab on the first notebook; further options go to JupyterLab
+    lab.py kernel ...                   what Jupyter runs: starts the kernel on a copy of the build cache
+
+Everything stays inside the project: .venv (JupyterLab and the kernel's registration), .evcxr (the kernel, unless a
+fitting one is on PATH) and .lab (the kernel's build cache). Only cargo's and evcxr's own caches lie elsewhere.
+Any step that was interrupted is taken up again by the next call. Standard library only.
+"""
+import hashlib
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS, VENV, EVCXR, LAB = ROOT / "notebooks", ROOT / ".venv", ROOT / ".evcxr", ROOT / ".lab"
+FIRST = "01_forward.ipynb"
+TEMPLATE, KERNELS, STAMP = LAB / "template", LAB / "kernels", LAB / "template.stamp"
+PYTHON, RUST, KERNEL = (3, 10), (1, 95), (0, 22)
+FEATURES = ("cuda", "metal")
+
+
+class Problem(Exception):
+    """Something that the user can mend; the message says how."""
+
+
+def dotted(version):
+    return ".".join(map(str, version))
+
+
+def version_of(command):
+    """The first x.y in what `command` prints, or None if it cannot be run."""
+    try:
+        out = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60).stdout.decode()
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    found = re.search(r"(\d+)\.(\d+)", out)
+    return tuple(map(int, found.groups())) if found else None
+
+
+def check_tools(features):
+    """Rust, Python and its venv module, before anything is built."""
+    if sys.version_info[:2] < PYTHON:
+        raise Problem(f"Python {dotted(sys.version_info[:2])} is too old: install Python {dotted(PYTHON)} or newer "
+                      "(https://www.python.org/downloads/), or name one with `make PYTHON=/path/to/python3`.")
+    try:
+        import ensurepip  # noqa: F401  (what `python -m venv` lacks on Debian and Ubuntu)
+        import venv  # noqa: F401
+    except ImportError:
+        raise Problem("Python's venv module is missing: install it (Debian, Ubuntu: `sudo apt install python3-venv`).") from None
+    for tool in ("rustc", "cargo"):
+        version = version_of([tool, "--version"])
+        if version is None:
+            raise Problem(f"{tool} was not found: install Rust from https://rustup.rs, open a new terminal, and try again.")
+        if version < RUST:
+            raise Problem(f"{tool} {dotted(version)} is too old: {dotted(RUST)} or newer is needed; run `rustup update stable`.")
+    unknown = [f for f in features if f not in FEATURES]
+    if unknown:
+        raise Problem(f"FEATURES={','.join(features)}: there is no feature '{unknown[0]}'; choose from {', '.join(FEATURES)}.")
+    if "metal" in features and sys.platform != "darwin":
+        raise Problem("FEATURES=metal: Metal exists on Apple machines only, where it is on without a flag.")
+    if "cuda" in features and not (shutil.which("nvcc") or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")):
+        raise Problem("FEATURES=cuda: the CUDA toolkit was not found; install it, put nvcc on PATH or set CUDA_HOME.")
+
+
+def digest(*parts):
+    """A hash of strings and of files' contents."""
+    h = hashlib.sha256()
+    for part in parts:
+        h.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
+        h.update(b"\0")
+    return h.hexdigest()
+
+
+def stamped(stamp, value):
+    return stamp.is_file() and stamp.read_text() == value
+
+
+def make_venv():
+    requirements = NOTEBOOKS.parent / "requirements.txt"
+    stamp, want = VENV / "requirements.stamp", digest(requirements, sys.version)
+    if stamped(stamp, want):
+        return
+    print(f"Installing JupyterLab into {VENV.relative_to(ROOT)} …", flush=True)
+    subprocess.run([sys.executable, "-m", "venv", "--clear", str(VENV)], check=True)
+    pip = [str(VENV / "bin" / "python"), "-m", "pip", "install", "--quiet", "--disable-pip-version-check"]
+    subprocess.run(pip + ["-r", str(requirements)], check=True)
+    stamp.write_text(want)
+
+
+def kernel_version(binary):
+    """From the list that `cargo install` keeps beside its bin folder: the kernel itself has no option that tells."""
+    listed = binary.parent.parent / ".crates.toml"
+    found = re.search(r'"evcxr_jupyter (\d+)\.(\d+)', listed.read_text()) if binary.is_file() and listed.is_file() else None
+    return tuple(map(int, found.groups())) if found else None
+
+
+def find_kernel():
+    """The path of an evcxr_jupyter of the right version: the user's, else the project's own, built if need be."""
+    own = EVCXR / "bin" / "evcxr_jupyter"
+    for candidate in filter(None, (shutil.which("evcxr_jupyter"), str(own))):
+        if kernel_version(Path(candidate)) == KERNEL:
+            return Path(candidate)
+    print(f"Building the Rust kernel, evcxr_jupyter {dotted(KERNEL)}, into {EVCXR.relative_to(ROOT)}.\n"
+          "This happens once and takes some 3 to 15 minutes; cargo shows how far it is.", flush=True)
+    # The build folder is kept until the end, so that an interrupted build goes on where it was.
+    build = EVCXR / "build"
+    install = ["cargo", "install", "--locked", "--root", str(EVCXR), "--target-dir", str(build)]
+    subprocess.run(install + ["--version", dotted(KERNEL), "evcxr_jupyter"], check=True)
+    shutil.rmtree(build, ignore_errors=True)
+    return own
+
+
+def register_kernel(kernel, features):
+    """Writes the kernelspec `rust` into .venv, where only this JupyterLab sees it."""
+    jupyter = VENV / "share" / "jupyter"
+    spec, config = jupyter / "kernels" / "rust" / "kernel.json", LAB / "evcxr"
+    environment = dict(os.environ, JUPYTER_PATH=str(jupyter))
+    if not spec.is_file():
+        subprocess.run([str(kernel), "--install"], check=True, env=environment, stdout=subprocess.DEVNULL)
+    # evcxr reads this folder in place of the user's own. A second dependency that asks diffusion-core for a feature
+    # turns it on for the notebooks' `:dep` too: this is the one place where the device is chosen.
+    config.mkdir(parents=True, exist_ok=True)
+    (config / "init.evcxr").write_text(feature_package(features) if features else "")
+    spec.write_text(json.dumps({
+        "argv": [sys.executable, str(Path(__file__).resolve()), "kernel", str(kernel), "--control_file", "{connection_file}"],
+        "display_name": "Rust",
+        "language": "rust",
+        "interrupt_mode": "message",
+        "env": {"EVCXR_CONFIG_DIR": str(config), "JUPYTER_PATH": str(jupyter)},
+    }, indent=2))
+
+
+def feature_package(features):
+    package = LAB / "features"
+    (package / "src").mkdir(parents=True, exist_ok=True)
+    (package / "src" / "lib.rs").write_text("")
+    core = json.dumps(str(ROOT / "diffusion-core"))
+    (package / "Cargo.toml").write_text(
+        '[package]\nname = "diffusion-features"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n'
+        f"[dependencies]\ndiffusion-core = {{ path = {core}, features = {json.dumps(list(features))} }}\n")
+    return f":dep diffusion-features = {{ path = {json.dumps(str(package))} }}\n"
+
+
+def fill_cache(kernel, features):
+    """Lets the kernel itself build what the notebooks depend on, in the folder that later kernels start from."""
+    sources = sorted(p for p in (ROOT / "diffusion-core").rglob("*") if p.is_file() and "target" not in p.parts)
+    want = digest(kernel, features, subprocess.check_output(["rustc", "-vV"]).decode(),
+                  NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock", *(part for path in sources for part in (path.name, path)))
+    if stamped(STAMP, want):
+        return
+    first_time = not STAMP.is_file()
+    print("Building diffusion-core as the kernel does" + (": once, some 3 to 10 minutes …" if first_time else " …"), flush=True)
+    began = time.time()
+    STAMP.unlink(missing_ok=True)
+    TEMPLATE.mkdir(parents=True, exist_ok=True)
+    # The versions that the project was tested with.
+    shutil.copy(ROOT / "Cargo.lock", TEMPLATE / "Cargo.lock")
+    script = "from lab import warm_up; warm_up()"
+    environment = dict(os.environ, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(TEMPLATE))
+    if subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode:
+        raise Problem("The kernel could not build diffusion-core: see the messages above. Run the command again once that is mended.")
+    STAMP.write_text(want)
+    print(f"… done in {time.time() - began:.0f} s.", flush=True)
+
+
+def warm_up():
+    """Runs the first notebook's `:dep` cell in the real kernel, which says what it compiles. (Inside .venv.)"""
+    from jupyter_client.manager import KernelManager  # only .venv has it
+
+    cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
+    dep = next("".join(c["source"]) for c in cells if c["cell_type"] == "code" and ":dep" in "".join(c["source"]))
+    failed = []
+
+    def show(message):
+        if message["msg_type"] == "error":
+            failed.append(message)
+            print("\n".join(message["content"]["traceback"]), flush=True)
+
+    manager = KernelManager(kernel_name="rust")
+    manager.start_kernel(cwd=str(NOTEBOOKS))
+    client = manager.client()
+    try:
+        client.start_channels()
+        client.wait_for_ready(timeout=3600)
+        for code in (dep, "use diffusion_core::candle;"):
+            if not failed:
+                client.execute_interactive(code, output_hook=show, timeout=None)
+    finally:
+        client.stop_channels()
+        manager.shutdown_kernel(now=True)
+    sys.exit(1 if failed else 0)
+
+
+def setup(features):
+    check_tools(features)
+    LAB.mkdir(exist_ok=True)
+    make_venv()
+    kernel = find_kernel()
+    register_kernel(kernel, features)
+    fill_cache(kernel, features)
+
+
+def open_lab(features, arguments):
+    setup(features)
+    environment = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")
+    command = [str(VENV / "bin" / "jupyter"), "lab", *arguments, str(NOTEBOOKS / FIRST)]
+    os.chdir(ROOT)
+    os.execve(command[0], command, environment)
+
+
+def copy_template(target):
+    """A kernel's own build folder. Crates from the registry never change and are linked, everything else is copied."""
+    def place(source, destination):
+        name = os.path.basename(source)
+        if name.endswith((".rlib", ".rmeta", ".so", ".dylib")) and not name.startswith(("libdiffusion", "libctx", "libcode")):
+            try:
+                os.link(source, destination)
+                return destination
+            except OSError:
+                pass
+        return shutil.copy2(source, destination)
+
+    leave_out = shutil.ignore_patterns("incremental", "ctx-*", "libctx*", "libcode*", ".cargo-lock", "src")
+    shutil.copytree(TEMPLATE, target, copy_function=place, ignore=leave_out, symlinks=True)
+
+
+def run_kernel(arguments):
+    """Starts the kernel in a build folder of its own, ready built, and removes that when the kernel ends."""
+    folder = os.environ.get("EVCXR_TMPDIR")
+    if folder is None:
+        KERNELS.mkdir(parents=True, exist_ok=True)
+        for left in KERNELS.iterdir():  # of kernels that were killed
+            if not (left.name.isdigit() and Path("/proc", left.name).exists() if sys.platform == "linux" else alive(left.name)):
+                shutil.rmtree(left, ignore_errors=True)
+        folder = KERNELS / str(os.getpid())
+        if STAMP.is_file():
+            copy_template(folder)
+        else:
+            folder.mkdir()
+    child = subprocess.Popen(arguments, env=dict(os.environ, EVCXR_TMPDIR=str(folder)))
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: child.terminate())
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts this kernel by message
+    code = child.wait()
+    if "EVCXR_TMPDIR" not in os.environ:
+        shutil.rmtree(folder, ignore_errors=True)
+    return code
+
+
+def alive(pid):
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
+def main(arguments):
+    if not arguments or arguments[0] not in ("setup", "open", "kernel"):
+        sys.exit(__doc__)
+    action, rest = arguments[0], arguments[1:]
+    if action == "kernel":
+        return run_kernel(rest)
+    features = []
+    if rest[:1] == ["--features"]:
+        features, rest = [f for f in re.split(r"[ ,]+", rest[1]) if f], rest[2:]
+    try:
+        setup(features) if action == "setup" else open_lab(features, rest)
+    except Problem as problem:
+        sys.exit(f"make lab: {problem}")
+    except subprocess.CalledProcessError as error:
+        sys.exit(f"make lab: `{' '.join(map(str, error.cmd))}` failed ({error.returncode}): see its messages above; "
+                 "once mended, the same command goes on from here.")
+    except KeyboardInterrupt:
+        sys.exit("\nStopped. The same command goes on from here.")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,61 @@
+#!/usr/bin/env python3
+"""Runs the notebooks with the real kernel.
+
+    notebooks.py            all of them, with the values they are committed with, results written back: `make notebooks`
+    notebooks.py NAME …     only these
+"""
+import sys
+import time
+from pathlib import Path
+
+import nbformat
+from nbclient import NotebookClient
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+
+
+def all_notebooks():
+    return sorted(NOTEBOOKS.glob("*.ipynb"))
+
+
+def read(path):
+    return nbformat.read(path, as_version=4)
+
+
+def code_cells(notebook):
+    return [cell for cell in notebook.cells if cell.cell_type == "code"]
+
+
+def parameters_at(notebook):
+    """The position of the cell tagged `parameters`."""
+    return next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+
+
+def execute(notebook, parameters=None):
+    """Runs all cells top to bottom in a new kernel; `parameters` is code put in after the cell tagged so."""
+    if parameters:
+        notebook.cells.insert(parameters_at(notebook) + 1, nbformat.v4.new_code_cell(parameters))
+    client = NotebookClient(
+        notebook, timeout=None, startup_timeout=600, kernel_name="rust", resources={"metadata": {"path": str(NOTEBOOKS)}},
+        record_timing=False,
+    )
+    client.execute()
+    return notebook
+
+
+def main(names):
+    for path in all_notebooks():
+        if names and path.stem not in names:
+            continue
+        began = time.monotonic()
+        notebook = execute(read(path))
+        for cell in code_cells(notebook):
+            cell.metadata.pop("execution", None)
+        notebook.metadata.kernelspec = {"display_name": "Rust", "language": "rust", "name": "rust"}
+        nbformat.write(notebook, path)
+        print(f"{path.name}: {len(code_cells(notebook))} cells in {time.monotonic() - began:.0f} s, "
+              f"{path.stat().st_size / 1000:.0f} kB")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

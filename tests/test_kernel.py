@@ -1,0 +1,94 @@
+"""What only the real kernel can show: that cells share one copy of candle, so that gradients are right across cells."""
+import re
+
+import pytest
+from kernel import DEP, CellFailed, Kernel
+
+
+@pytest.fixture(scope="module")
+def kernel():
+    with Kernel() as kernel:
+        kernel.run(DEP)
+        kernel.run("""
+            use diffusion_core::candle::{DType, Device, Tensor, Var};
+            use diffusion_core::{device::Setup, rng::Rng, schedule::Schedule, show::{Grid, Plot}};
+        """)
+        yield kernel
+
+
+def numbers(text):
+    return [float(n) for n in re.findall(r"-?\d+(?:\.\d+)?(?:e-?\d+)?", text)]
+
+
+def test_tensor_ids_increase_from_cell_to_cell(kernel):
+    """candle finds gradients by these numbers; a cell with a counter of its own would start again from 1."""
+    ids = []
+    for cell in range(5):
+        kernel.run(f"let counted_{cell} = Tensor::new(1f32, &Device::Cpu)?;")
+        ids += numbers(kernel.run(f'println!("{{:?}}", counted_{cell}.id());').text)
+        ids += numbers(kernel.run('println!("{:?}", Tensor::new(2f32, &Device::Cpu)?.id());').text)
+    assert len(ids) == 10
+    assert ids == sorted(set(ids)), ids
+
+
+def test_gradients_are_right_when_model_loss_and_backward_are_in_cells_of_their_own(kernel):
+    kernel.run("""
+        let mut rng = Rng::new(1);
+        let x = rng.randn((5, 4), &Device::Cpu)?.to_dtype(DType::F64)?;
+        let w = Var::from_tensor(&rng.randn((4, 3), &Device::Cpu)?.to_dtype(DType::F64)?)?;
+    """)
+    kernel.run("let v = Var::from_tensor(&rng.randn((3, 2), &Device::Cpu)?.to_dtype(DType::F64)?)?;")
+    kernel.run("fn net(x: &Tensor, w: &Tensor, v: &Tensor) -> diffusion_core::candle::Result<Tensor> {"
+               " x.matmul(w)?.tanh()?.matmul(v)?.sqr()?.mean_all() }")
+    kernel.run("let hidden = x.matmul(w.as_tensor())?.tanh()?;")
+    kernel.run("let loss = hidden.matmul(v.as_tensor())?.sqr()?.mean_all()?;")
+    kernel.run("let grads = loss.backward()?;")
+    for name in ("w", "v"):
+        # Central differences, in one cell, of the same function.
+        other = "net(&x, &p, v.as_tensor())" if name == "w" else "net(&x, w.as_tensor(), &p)"
+        kernel.run(f"""
+            let by_hand = {{
+                let (shape, at) = ({name}.shape().clone(), {name}.flatten_all()?.to_vec1::<f64>()?);
+                let mut by_hand = Vec::new();
+                for i in 0..at.len() {{
+                    let mut side = |h: f64| -> diffusion_core::candle::Result<f64> {{
+                        let mut moved = at.clone();
+                        moved[i] += h;
+                        let p = Tensor::from_vec(moved, shape.clone(), &Device::Cpu)?;
+                        {other}?.to_scalar::<f64>()
+                    }};
+                    by_hand.push((side(1e-5)? - side(-1e-5)?) / 2e-5);
+                }}
+                by_hand
+            }};
+        """)
+        kernel.run(f'let taken = grads.get(&{name}).map(|g| g.flatten_all().and_then(|g| g.to_vec1::<f64>()));')
+        taken = numbers(kernel.run('println!("{}", taken.map_or("none".into(), |g| format!("{:?}", g.unwrap())));').text)
+        by_hand = numbers(kernel.run('println!("{:?}", by_hand);').text)
+        assert len(taken) == len(by_hand) > 0, f"{name}: the gradient was lost between cells"
+        assert max(abs(a - b) for a, b in zip(taken, by_hand)) < 1e-6
+        assert max(map(abs, by_hand)) > 1e-3
+
+
+def test_values_show_themselves(kernel):
+    kernel.run("let x = Rng::new(3).randn((4, 1, 8, 8), &Device::Cpu)?;")
+    assert kernel.run("Grid::new(&x)?.columns(2)").data["image/png"].startswith("iVBOR")
+    assert kernel.run('Plot::new("line").line("y", &[0.0, 1.0], &[0.0, 1.0])').data["image/png"].startswith("iVBOR")
+    assert "T = 1000" in kernel.run("Schedule::linear(1000)?").data["text/plain"]
+    assert "warning: x_T is not yet noise" in kernel.run("Schedule::linear(100)?").data["text/plain"]
+    assert "seed       9" in kernel.run("Setup::new(9)").data["text/plain"]
+
+
+def test_the_kernel_is_optimised_and_unchecked(kernel):
+    """evcxr's own defaults check every addition; notebooks/evcxr.toml turns that off, else all is slower."""
+    assert "false" in kernel.run('println!("{}", cfg!(debug_assertions));').text
+    assert "0" in kernel.run("let mut big = u8::MAX; big = std::hint::black_box(big) + 1; println!(\"{big}\");").text
+
+
+def test_mistakes_are_errors_that_leave_the_variables(kernel):
+    kernel.run("let kept = 41;")
+    with pytest.raises(CellFailed, match="steps = 0"):
+        kernel.run("let broken = Schedule::linear(0)?;")
+    with pytest.raises(CellFailed, match="start = 0.5 is above end = 0.1"):
+        kernel.run("use diffusion_core::schedule::Betas; let broken = Schedule::new(10, Betas::Linear { start: 0.5, end: 0.1 })?;")
+    assert "42" in kernel.run('println!("{}", kept + 1);').text

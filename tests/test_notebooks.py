@@ -1,0 +1,50 @@
+"""Every notebook keeps the rules of the series and runs from top to bottom, with small values, in the real kernel."""
+import re
+import tomllib
+
+import pytest
+from kernel import DEP, ROOT
+from notebooks import all_notebooks, code_cells, execute, parameters_at, read
+
+# NAME = the code put in after the cell tagged `parameters`, so that a run takes a minute.
+SMALL = tomllib.loads((ROOT / "tests" / "small.toml").read_text())
+PATHS = pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
+
+
+def source(cells, kind):
+    return "\n".join(cell.source for cell in cells if cell.cell_type == kind)
+
+
+@PATHS
+def test_keeps_the_rules(path):
+    notebook = read(path)
+    code, prose = code_cells(notebook), source(notebook.cells, "markdown")
+    assert notebook.metadata.kernelspec.name == "rust"
+    assert [cell.source for cell in code if ":dep" in cell.source] == [DEP]
+    assert code[0].source == DEP
+    assert parameters_at(notebook)
+    assert 12 <= len(code) <= 30
+    assert not [cell.source for cell in code if len(cell.source.splitlines()) > 30]
+    for section in ("What you need", "Summary", "Exercises", "References"):
+        assert re.search(rf"^## .*{section}", prose, re.M), f"no section {section}"
+    titles = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and cell.source.startswith("# ")]
+    assert len(titles) == 1 and notebook.cells[0].source == titles[0]
+
+
+@PATHS
+def test_is_committed_executed(path):
+    notebook, text = read(path), path.read_text()
+    code = code_cells(notebook)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1)), "not run from top to bottom"
+    outputs = [output for cell in code for output in cell.outputs]
+    assert not [output for output in outputs if output.output_type == "error"]
+    assert not [output for output in outputs if output.get("name") == "stderr"], "a warning or an error line in an output"
+    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    assert len(text) < 1_000_000
+    assert not re.search(r"/(home|root|Users|tmp)/", text), "a path of one machine"
+
+
+@PATHS
+def test_runs_top_to_bottom(path):
+    notebook = execute(read(path), SMALL[path.stem])
+    assert not [cell for cell in code_cells(notebook) if cell.execution_count is None]

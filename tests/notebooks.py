@@ -4,6 +4,7 @@
     notebooks.py            all of them, with the values they are committed with, results written back: `make notebooks`
     notebooks.py NAME …     only these
 """
+import base64
 import sys
 import time
 from pathlib import Path
@@ -12,6 +13,7 @@ import nbformat
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+IMAGES = NOTEBOOKS / "images"
 
 
 def all_notebooks():
@@ -43,7 +45,18 @@ def execute(notebook, parameters=None):
     return notebook
 
 
+def keep_pictures(path, notebook):
+    """What cells tagged `picture` show also stands beside the notebooks, for their first lines and the README."""
+    for cell in code_cells(notebook):
+        if "picture" in cell.metadata.get("tags", []):
+            for output in cell.outputs:
+                for mime, data in output.get("data", {}).items():
+                    if mime.startswith("image/"):
+                        (IMAGES / f"{path.stem}.{mime.removeprefix('image/')}").write_bytes(base64.b64decode(data))
+
+
 def main(names):
+    IMAGES.mkdir(exist_ok=True)
     for path in all_notebooks():
         if names and path.stem not in names:
             continue
@@ -53,6 +66,7 @@ def main(names):
             cell.metadata.pop("execution", None)
         notebook.metadata.kernelspec = {"display_name": "Rust", "language": "rust", "name": "rust"}
         nbformat.write(notebook, path)
+        keep_pictures(path, notebook)
         print(f"{path.name}: {len(code_cells(notebook))} cells in {time.monotonic() - began:.0f} s, "
               f"{path.stat().st_size / 1000:.0f} kB")
 

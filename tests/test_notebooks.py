@@ -6,7 +6,6 @@ import pytest
 from kernel import DEP, ROOT
 from notebooks import all_notebooks, code_cells, execute, parameters_at, read
 
-# NAME = the code put in after the cell tagged `parameters`, so that a run takes a minute.
 SMALL = tomllib.loads((ROOT / "tests" / "small.toml").read_text())
 PATHS = pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
 

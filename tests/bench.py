@@ -1,0 +1,68 @@
+#!/usr/bin/env python3
+"""`make bench`: speeds, each side by side in the same run with what it is compared with. Writes target/bench.json.
+
+1. The crate inside the notebook kernel against the same code in a release build: tests/kernel_speed.rs, in turn.
+2. What a reader waits for: the first picture of 01_forward, and a small cell.
+"""
+import json
+import re
+import statistics
+import subprocess
+import time
+from pathlib import Path
+
+from kernel import DEP, ROOT, Kernel
+from notebooks import NOTEBOOKS, code_cells, read
+
+ROUNDS = 9
+
+
+def kernel_against_release():
+    subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--example", "kernel_speed"], cwd=ROOT, check=True)
+    binary = ROOT / "target" / "release" / "examples" / "kernel_speed"
+    code = (ROOT / "tests" / "kernel_speed.rs").read_text()
+    functions = code[code.index("fn normals"):code.index("fn main")]
+    seconds = {}
+    with Kernel() as kernel:
+        kernel.run(DEP)
+        kernel.run("use diffusion_core::{candle::Device, data::sprites, rng::Rng};\nuse std::time::Instant;")
+        kernel.run(functions)
+        for name in re.findall(r"fn (\w+)\(", functions):
+            sides = {"kernel": [], "release": []}
+            for _ in range(ROUNDS):
+                sides["kernel"].append(float(kernel.run(f'println!("{{}}", {name}());').text))
+                sides["release"].append(float(subprocess.check_output([binary, name])))
+            seconds[name] = {side: statistics.median(times) for side, times in sides.items()}
+    for name, sides in seconds.items():
+        ratio = sides["kernel"] / sides["release"]
+        print(f"{name:10} kernel {sides['kernel'] * 1e3:7.1f} ms   release build {sides['release'] * 1e3:7.1f} ms   ratio {ratio:.2f}")
+        yield {"name": f"in the kernel: {name}", "ours_s": sides["kernel"], "release_s": sides["release"], "ratio": ratio}
+
+
+def a_readers_waits():
+    began, first, cells = time.monotonic(), None, []
+    with Kernel() as kernel:
+        print(f"kernel starts in {kernel.started_in:.1f} s")
+        for cell in code_cells(read(NOTEBOOKS / "01_forward.ipynb")):
+            output = kernel.run(cell.source)
+            cells.append(output.seconds)
+            if first is None and any(mime.startswith("image/") for mime in output.data):
+                first = time.monotonic() - began
+        everything = time.monotonic() - began
+        small = statistics.median(kernel.run(f"let small_{i} = {i} + 1;").seconds for i in range(9))
+    print(f"01_forward: first picture after {first:.1f} s (wanted: 30), all {len(cells)} cells in {everything:.1f} s")
+    print(f"a small cell takes {small:.2f} s, the median of nine (wanted: 1.5)")
+    yield {"name": "first picture of 01_forward", "ours_s": first}
+    yield {"name": "all of 01_forward", "ours_s": everything}
+    yield {"name": "a small cell", "ours_s": small}
+
+
+def main():
+    results = [*kernel_against_release(), *a_readers_waits()]
+    out = ROOT / "target" / "bench.json"
+    out.write_text(json.dumps(results, indent=1))
+    print(f"written to {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out.name}")
+
+
+if __name__ == "__main__":
+    main()

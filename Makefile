@@ -13,6 +13,8 @@ VENV := .venv/bin/python
 LAB = $(PYTHON) notebooks/lab.py
 FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
+# One thing after the other: each needs what the one before has set up.
+.NOTPARALLEL:
 .PHONY: lab setup test rust-tests notebook-tests bench notebooks clean python
 
 lab: python

@@ -3,7 +3,7 @@
 
     lab.py setup [--features cuda]      .venv, the Rust kernel, its build cache
     lab.py open [--features cuda] ...   the same, then JupyterLab on the first notebook; further options go to JupyterLab
-    lab.py kernel ...                   what Jupyter runs: starts the kernel on a copy of the build cache
+    lab.py kernel CACHE KERNEL ...      what Jupyter runs: starts the kernel on a copy of the build cache
 
 Everything stays inside the project: .venv (JupyterLab and the kernel's registration), .evcxr (the kernel, unless a
 fitting one is on PATH) and .lab (the kernel's build cache). Only cargo's and evcxr's own caches lie elsewhere.
@@ -23,7 +23,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS, VENV, EVCXR, LAB = ROOT / "notebooks", ROOT / ".venv", ROOT / ".evcxr", ROOT / ".lab"
 FIRST = "01_forward.ipynb"
-TEMPLATE, KERNELS, STAMP = LAB / "template", LAB / "kernels", LAB / "template.stamp"
+KERNELS = LAB / "kernels"
 PYTHON, RUST, KERNEL = (3, 10), (1, 95), (0, 22)
 FEATURES = ("cuda", "metal")
 
@@ -75,9 +75,15 @@ def digest(*parts):
     """A hash of strings and of files' contents."""
     h = hashlib.sha256()
     for part in parts:
-        h.update(part.read_bytes() if isinstance(part, Path) else str(part).encode())
+        h.update(part.read_bytes() if isinstance(part, Path) and part.is_absolute() else str(part).encode())
         h.update(b"\0")
     return h.hexdigest()
+
+
+def cache(features):
+    """The folder of a kernel's build, ready made, and the file that says of what it was made; one for each device."""
+    folder = LAB / "-".join(["build", *(features or ["cpu"])])
+    return folder, folder.with_suffix(".stamp")
 
 
 def stamped(stamp, value):
@@ -131,7 +137,8 @@ def register_kernel(kernel, features):
     config.mkdir(parents=True, exist_ok=True)
     (config / "init.evcxr").write_text(feature_package(features) if features else "")
     spec.write_text(json.dumps({
-        "argv": [sys.executable, str(Path(__file__).resolve()), "kernel", str(kernel), "--control_file", "{connection_file}"],
+        "argv": [sys.executable, str(Path(__file__).resolve()), "kernel", str(cache(features)[0]), str(kernel),
+                 "--control_file", "{connection_file}"],
         "display_name": "Rust",
         "language": "rust",
         "interrupt_mode": "message",
@@ -152,23 +159,24 @@ def feature_package(features):
 
 def fill_cache(kernel, features):
     """Lets the kernel itself build what the notebooks depend on, in the folder that later kernels start from."""
+    folder, stamp = cache(features)
     sources = sorted(p for p in (ROOT / "diffusion-core").rglob("*") if p.is_file() and "target" not in p.parts)
     want = digest(kernel, features, subprocess.check_output(["rustc", "-vV"]).decode(),
-                  NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock", *(part for path in sources for part in (path.name, path)))
-    if stamped(STAMP, want):
+                  NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock", *(part for path in sources for part in (path.relative_to(ROOT), path)))
+    if stamped(stamp, want):
         return
-    first_time = not STAMP.is_file()
+    first_time = not stamp.is_file()
     print("Building diffusion-core as the kernel does" + (": once, some 3 to 10 minutes …" if first_time else " …"), flush=True)
     began = time.time()
-    STAMP.unlink(missing_ok=True)
-    TEMPLATE.mkdir(parents=True, exist_ok=True)
+    stamp.unlink(missing_ok=True)
+    folder.mkdir(parents=True, exist_ok=True)
     # The versions that the project was tested with.
-    shutil.copy(ROOT / "Cargo.lock", TEMPLATE / "Cargo.lock")
+    shutil.copy(ROOT / "Cargo.lock", folder / "Cargo.lock")
     script = "from lab import warm_up; warm_up()"
-    environment = dict(os.environ, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(TEMPLATE))
+    environment = dict(os.environ, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(folder))
     if subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode:
         raise Problem("The kernel could not build diffusion-core: see the messages above. Run the command again once that is mended.")
-    STAMP.write_text(want)
+    stamp.write_text(want)
     print(f"… done in {time.time() - began:.0f} s.", flush=True)
 
 
@@ -217,7 +225,7 @@ def open_lab(features, arguments):
     os.execve(command[0], command, environment)
 
 
-def copy_template(target):
+def copy_cache(folder, target):
     """A kernel's own build folder. Crates from the registry never change and are linked, everything else is copied."""
     def place(source, destination):
         name = os.path.basename(source)
@@ -230,29 +238,28 @@ def copy_template(target):
         return shutil.copy2(source, destination)
 
     leave_out = shutil.ignore_patterns("incremental", "ctx-*", "libctx*", "libcode*", ".cargo-lock", "src")
-    shutil.copytree(TEMPLATE, target, copy_function=place, ignore=leave_out, symlinks=True)
+    shutil.copytree(folder, target, copy_function=place, ignore=leave_out, symlinks=True)
 
 
-def run_kernel(arguments):
-    """Starts the kernel in a build folder of its own, ready built, and removes that when the kernel ends."""
-    folder = os.environ.get("EVCXR_TMPDIR")
-    if folder is None:
-        KERNELS.mkdir(parents=True, exist_ok=True)
-        for left in KERNELS.iterdir():  # of kernels that were killed
-            if not (left.name.isdigit() and Path("/proc", left.name).exists() if sys.platform == "linux" else alive(left.name)):
-                shutil.rmtree(left, ignore_errors=True)
-        folder = KERNELS / str(os.getpid())
-        if STAMP.is_file():
-            copy_template(folder)
-        else:
-            folder.mkdir()
-    child = subprocess.Popen(arguments, env=dict(os.environ, EVCXR_TMPDIR=str(folder)))
+def run_kernel(ready, command):
+    """Starts the kernel in a build folder of its own, a copy of `ready`, and removes that when the kernel ends."""
+    if "EVCXR_TMPDIR" in os.environ:  # this kernel is to fill the cache
+        os.execv(command[0], command)
+    KERNELS.mkdir(parents=True, exist_ok=True)
+    for left in KERNELS.iterdir():  # by kernels that were killed
+        if not alive(left.name):
+            shutil.rmtree(left, ignore_errors=True)
+    own = KERNELS / str(os.getpid())
+    if ready.with_suffix(".stamp").is_file():
+        copy_cache(ready, own)
+    else:
+        own.mkdir()
+    child = subprocess.Popen(command, env=dict(os.environ, EVCXR_TMPDIR=str(own)))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: child.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts this kernel by message
     code = child.wait()
-    if "EVCXR_TMPDIR" not in os.environ:
-        shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(own, ignore_errors=True)
     return code
 
 
@@ -271,7 +278,7 @@ def main(arguments):
         sys.exit(__doc__)
     action, rest = arguments[0], arguments[1:]
     if action == "kernel":
-        return run_kernel(rest)
+        return run_kernel(Path(rest[0]), rest[1:])
     features = []
     if rest[:1] == ["--features"]:
         features, rest = [f for f in re.split(r"[ ,]+", rest[1]) if f], rest[2:]

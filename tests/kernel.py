@@ -48,7 +48,10 @@ class Kernel:
 
         def collect(message):
             content = message["content"]
-            if message["msg_type"] == "stream":
+            # A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
+            if message["msg_type"] == "stream" and content["name"] == "stderr":
+                errors.append(content["text"])
+            elif message["msg_type"] == "stream":
                 output.text += content["text"]
             elif message["msg_type"] in ("execute_result", "display_data"):
                 output.data.update(content["data"])
@@ -58,5 +61,5 @@ class Kernel:
         self.client.execute_interactive(code, output_hook=collect, timeout=timeout)
         output.seconds = time.monotonic() - began
         if errors:
-            raise CellFailed("\n".join(errors))
+            raise CellFailed("".join(errors))
         return output

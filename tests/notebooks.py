@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import nbformat
+from kernel import CellFailed
 from nbclient import NotebookClient
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -42,6 +43,10 @@ def execute(notebook, parameters=None):
         record_timing=False,
     )
     client.execute()
+    # A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
+    for cell in code_cells(notebook):
+        if lines := "".join(output.text for output in cell.outputs if output.get("name") == "stderr"):
+            raise CellFailed(f"{cell.source}\n\n{lines}")
     return notebook
 
 

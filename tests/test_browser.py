@@ -26,13 +26,13 @@ def lab(tmp_path):
     try:
         for _ in range(600):
             text = (tmp_path / "log").read_text()
-            if found := re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab\S*", text):
+            if found := re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab", text):
                 break
             assert server.poll() is None, text
             time.sleep(0.5)
         else:
             pytest.fail(text)
-        yield f"http://127.0.0.1:{found[1]}/lab/tree/notebooks/01_forward.ipynb?token={SECRET}"
+        yield f"http://127.0.0.1:{found[1]}/lab/tree/01_forward.ipynb?token={SECRET}"
     finally:
         os.killpg(server.pid, signal.SIGTERM)
         server.wait(30)

@@ -92,3 +92,18 @@ def test_mistakes_are_errors_that_leave_the_variables(kernel):
     with pytest.raises(CellFailed, match="start = 0.5 is above end = 0.1"):
         kernel.run("use diffusion_core::schedule::Betas; let broken = Schedule::new(10, Betas::Linear { start: 0.5, end: 0.1 })?;")
     assert "42" in kernel.run('println!("{}", kept + 1);').text
+
+
+def test_an_error_is_one_line_with_its_reason(kernel):
+    """Not the outermost context alone, and not a stack trace."""
+    kernel.run("use diffusion_core::data::Dataset; use std::path::Path;")
+    for code, reason in [
+        ('let read = Dataset::from_idx("x", Path::new("no.gz"), Path::new("no.gz"), &["a"])?;', "cannot read no.gz as IDX: No such file"),
+        ('Grid::new(&Tensor::zeros((1, 1, 2, 2), DType::F32, &Device::Cpu)?)?.save("x.jpg")?;', "x.jpg: this is saved as a .png file"),
+        ("let sum = (Tensor::zeros(2, DType::F32, &Device::Cpu)? + Tensor::zeros(3, DType::F32, &Device::Cpu)?)?;", "shape mismatch in add"),
+        ('Plot::new("short").line("y", &[0.0, 1.0], &[0.0])', 'line "y": 2 x values, but 1 y values'),
+    ]:
+        with pytest.raises(CellFailed) as failed:
+            kernel.run(code)
+        assert reason in str(failed.value)
+        assert len(str(failed.value).strip().splitlines()) == 1, failed.value

@@ -60,3 +60,8 @@ pub mod progress;
 pub mod rng;
 pub mod schedule;
 pub mod show;
+
+/// An error with all its reasons in its own message: a notebook shows the outermost message only.
+pub(crate) fn whole(error: anyhow::Error) -> anyhow::Error {
+    anyhow::anyhow!("{error:#}")
+}

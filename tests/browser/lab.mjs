@@ -30,7 +30,8 @@ const state = () => page.evaluate(() => {
   return {
     cells: cells.length,
     executed: cells.filter((cell) => cell.executionCount !== null).length,
-    errors: outputs.filter((o) => o.output_type === "error").map((o) => `${o.ename}: ${o.evalue}`),
+    // A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
+    errors: outputs.filter((o) => o.output_type === "error" || o.name === "stderr").map((o) => o.evalue ?? o.text),
     pictures: outputs.filter((o) => o.data?.["image/png"] || o.data?.["image/gif"]).length,
     kernel,
   };

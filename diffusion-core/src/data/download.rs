@@ -122,6 +122,10 @@ pub fn data_dir_from(variable: Option<OsString>, current: &Path) -> PathBuf {
 /// address had the file. The last message lists what happened at each address, where to put the file by hand, and how to
 /// go on without it.
 pub fn fetch(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathBuf> {
+    fetch_checked(file, dir, options).map_err(crate::whole)
+}
+
+fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathBuf> {
     file.validate()?;
     let path = dir.join(&file.name);
     ensure!(

@@ -69,7 +69,9 @@ pub fn read(path: &Path) -> Result<Idx> {
             parse(reader, bytes)
         }
     };
-    open().with_context(|| format!("cannot read {} as IDX", path.display()))
+    open()
+        .with_context(|| format!("cannot read {} as IDX", path.display()))
+        .map_err(crate::whole)
 }
 
 /// Reads an IDX file of images: (number of images, height, width, pixels in row-major order).

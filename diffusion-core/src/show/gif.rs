@@ -52,7 +52,10 @@ impl Gif {
     pub fn new<D: Draw>(frames: impl IntoIterator<Item = D>) -> Result<Self> {
         let mut pictures: Vec<Picture> = Vec::new();
         for (i, frame) in frames.into_iter().enumerate() {
-            let picture = frame.draw().with_context(|| format!("frame {i}"))?;
+            let picture = frame
+                .draw()
+                .with_context(|| format!("frame {i}"))
+                .map_err(crate::whole)?;
             let (width, height) = (picture.width(), picture.height());
             let (first_width, first_height) = pictures
                 .first()
@@ -90,6 +93,7 @@ impl Gif {
             Grid::new(x)
                 .map(|grid| finish(i, grid))
                 .with_context(|| format!("frame {i}"))
+                .map_err(crate::whole)
         };
         let grids: Result<Vec<Grid>> = states.iter().enumerate().map(grid).collect();
         Self::new(grids?)

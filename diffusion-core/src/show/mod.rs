@@ -63,7 +63,7 @@ macro_rules! displayed {
             /// # Errors
             /// What the builder methods were given does not fit together; the message names the argument and its value.
             pub fn to_png(&self) -> anyhow::Result<Vec<u8>> {
-                self.draw()?.png()
+                self.draw().and_then(|picture| picture.png()).map_err($crate::whole)
             }
             displayed!($type, to_png, "png", "image/png");
         }
@@ -75,7 +75,7 @@ macro_rules! displayed {
         #[doc = concat!("A name that does not end in .", $extension, ", a file that cannot be written, or what [`Self::",
             stringify!($bytes), "`] says.")]
         pub fn save(&self, path: impl AsRef<std::path::Path>) -> anyhow::Result<()> {
-            $crate::show::picture::write(path.as_ref(), $extension, &self.$bytes()?)
+            $crate::show::picture::write(path.as_ref(), $extension, &self.$bytes()?).map_err($crate::whole)
         }
 
         /// Shows it below a notebook cell; evcxr calls this for the cell's last expression.

@@ -180,7 +180,7 @@ pub(super) fn show(what: &str, mime: &str, bytes: Result<Vec<u8>>) {
             "EVCXR_BEGIN_CONTENT {mime}\n{}\nEVCXR_END_CONTENT",
             BASE64_STANDARD.encode(bytes)
         ),
-        Err(error) => println!("This {what} cannot be shown: {error:#}"),
+        Err(error) => eprintln!("This {what} cannot be shown: {error:#}"),
     }
 }
 

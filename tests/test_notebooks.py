@@ -24,6 +24,7 @@ def test_keeps_the_rules(path):
     assert parameters_at(notebook)
     assert 12 <= len(code) <= 30
     assert not [cell.source for cell in code if len(cell.source.splitlines()) > 30]
+    assert not [line for cell in code for line in cell.source.splitlines() if len(line) > 100], "lines too wide to be seen"
     for section in ("What you need", "Summary", "Exercises", "References"):
         assert re.search(rf"^## .*{section}", prose, re.M), f"no section {section}"
     titles = [cell.source for cell in notebook.cells if cell.cell_type == "markdown" and cell.source.startswith("# ")]

@@ -120,7 +120,7 @@ def find_kernel():
     # The build folder is kept until the end, so that an interrupted build goes on where it was.
     build = EVCXR / "build"
     install = ["cargo", "install", "--locked", "--root", str(EVCXR), "--target-dir", str(build)]
-    subprocess.run(install + ["--version", dotted(KERNEL), "evcxr_jupyter"], check=True)
+    subprocess.run(install + ["--version", "^" + dotted(KERNEL), "evcxr_jupyter"], check=True)
     shutil.rmtree(build, ignore_errors=True)
     return own
 
@@ -285,9 +285,9 @@ def main(arguments):
     try:
         setup(features) if action == "setup" else open_lab(features, rest)
     except Problem as problem:
-        sys.exit(f"make lab: {problem}")
+        sys.exit(f"make: {problem}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"make lab: `{' '.join(map(str, error.cmd))}` failed ({error.returncode}): see its messages above; "
+        sys.exit(f"make: `{' '.join(map(str, error.cmd))}` failed ({error.returncode}): see its messages above; "
                  "once mended, the same command goes on from here.")
     except KeyboardInterrupt:
         sys.exit("\nStopped. The same command goes on from here.")

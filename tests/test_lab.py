@@ -69,7 +69,7 @@ def test_the_makefile_says_which_python_it_lacks():
 def test_a_problem_is_one_line_and_an_exit_status(tmp_path):
     command = [sys.executable, str(NOTEBOOKS / "lab.py"), "setup"]
     run = subprocess.run(command, env=dict(os.environ, PATH=str(tmp_path)), capture_output=True, text=True)
-    assert run.returncode == 1 and len(run.stderr.splitlines()) == 1 and run.stderr.startswith("make lab: rustc")
+    assert run.returncode == 1 and len(run.stderr.splitlines()) == 1 and run.stderr.startswith("make: rustc")
 
 
 def test_features_reach_the_crate_that_the_notebooks_depend_on(tmp_path, monkeypatch):

@@ -7,33 +7,13 @@ use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
 use super::{Kind, chance, pick, trade};
 use crate::rng::Rng;
 
-pub(super) const KINDS: &[Kind] = &[
-    ("villager", |rng| front(&trade::villager(rng), rng)),
-    ("knight", |rng| front(&trade::knight(rng), rng)),
-    ("wizard", |rng| front(&trade::wizard(rng), rng)),
-    ("lady", |rng| front(&trade::lady(rng), rng)),
-    ("king", |rng| front(&trade::king(rng), rng)),
-    ("viking", |rng| front(&trade::viking(rng), rng)),
-    ("rogue", |rng| front(&trade::rogue(rng), rng)),
-    ("farmer", |rng| front(&trade::farmer(rng), rng)),
-    ("fighter", |rng| front(&trade::fighter(rng), rng)),
-    ("youth", |rng| front(&trade::youth(rng), rng)),
-];
+pub(super) const KINDS: &[Kind] = trade::kinds!(
+    front: villager knight wizard lady king viking rogue farmer fighter youth
+);
 
 fn front(who: &Person, rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::default();
-    let materials = [
-        ('S', who.skin),
-        ('H', who.hair.1),
-        ('C', who.garment.1),
-        ('T', who.trim),
-        ('L', who.legs),
-        ('B', who.boots),
-        ('K', who.hat.1),
-        ('D', BONE),
-        ('M', who.held.1),
-        ('N', pick(rng, &[BROWN, CRUST, WOOD])),
-    ];
+    let materials = who.materials(rng);
     if let Some(cape) = who.cape {
         canvas.paint(
             0,

@@ -7,33 +7,13 @@ use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
 use super::{Kind, chance, pick, trade};
 use crate::rng::Rng;
 
-pub(super) const KINDS: &[Kind] = &[
-    ("villager", |rng| side(&trade::villager(rng), rng)),
-    ("knight", |rng| side(&trade::knight(rng), rng)),
-    ("wizard", |rng| side(&trade::wizard(rng), rng)),
-    ("lady", |rng| side(&trade::lady(rng), rng)),
-    ("king", |rng| side(&trade::king(rng), rng)),
-    ("viking", |rng| side(&trade::viking(rng), rng)),
-    ("rogue", |rng| side(&trade::rogue(rng), rng)),
-    ("farmer", |rng| side(&trade::farmer(rng), rng)),
-    ("fighter", |rng| side(&trade::fighter(rng), rng)),
-    ("youth", |rng| side(&trade::youth(rng), rng)),
-];
+pub(super) const KINDS: &[Kind] = trade::kinds!(
+    side: villager knight wizard lady king viking rogue farmer fighter youth
+);
 
 fn side(who: &Person, rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::default();
-    let materials = [
-        ('S', who.skin),
-        ('H', who.hair.1),
-        ('C', who.garment.1),
-        ('T', who.trim),
-        ('L', who.legs),
-        ('B', who.boots),
-        ('K', who.hat.1),
-        ('D', BONE),
-        ('M', who.held.1),
-        ('N', pick(rng, &[BROWN, CRUST, WOOD])),
-    ];
+    let materials = who.materials(rng);
     if let Some(cape) = who.cape {
         let rows = pick(
             rng,

@@ -5,6 +5,14 @@ use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
 use super::{chance, pick};
 use crate::rng::Rng;
 
+/// The people of all trades, drawn by a function of (&Person, &mut Rng).
+macro_rules! kinds {
+    ($draw:ident: $($trade:ident)*) => {
+        &[$((stringify!($trade), |rng| $draw(&trade::$trade(rng), rng))),*]
+    };
+}
+pub(super) use kinds;
+
 const CLOTH: [Ramp; 11] = [
     RED, ORANGE, YELLOW, GREEN, TEAL, BLUE, PURPLE, PINK, BROWN, STEEL, SNOW,
 ];

@@ -1,6 +1,8 @@
 //! Everything that tells a person from another: hair, hats, clothes and what is held.
 
-use super::palette::Ramp;
+use super::palette::{BONE, BROWN, CRUST, Ramp, WOOD};
+use super::pick;
+use crate::rng::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Hair {
@@ -82,4 +84,22 @@ pub(super) struct Person {
     pub(super) cape: Option<Ramp>,
     pub(super) held: (Held, Ramp),
     pub(super) shield: Option<Ramp>,
+}
+
+impl Person {
+    /// The colours for the letters of the templates.
+    pub(super) fn materials(&self, rng: &mut Rng) -> [(char, Ramp); 10] {
+        [
+            ('S', self.skin),
+            ('H', self.hair.1),
+            ('C', self.garment.1),
+            ('T', self.trim),
+            ('L', self.legs),
+            ('B', self.boots),
+            ('K', self.hat.1),
+            ('D', BONE),
+            ('M', self.held.1),
+            ('N', pick(rng, &[BROWN, CRUST, WOOD])),
+        ]
+    }
 }

@@ -40,7 +40,7 @@ def execute(notebook, parameters=None):
         notebook.cells.insert(parameters_at(notebook) + 1, nbformat.v4.new_code_cell(parameters))
     client = NotebookClient(
         notebook, timeout=None, startup_timeout=600, kernel_name="rust", resources={"metadata": {"path": str(NOTEBOOKS)}},
-        record_timing=False,
+        record_timing=False, coalesce_streams=True,
     )
     client.execute()
     # A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
@@ -67,8 +67,6 @@ def main(names):
             continue
         began = time.monotonic()
         notebook = execute(read(path))
-        for cell in code_cells(notebook):
-            cell.metadata.pop("execution", None)
         notebook.metadata.kernelspec = {"display_name": "Rust", "language": "rust", "name": "rust"}
         nbformat.write(notebook, path)
         keep_pictures(path, notebook)

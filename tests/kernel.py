@@ -2,37 +2,66 @@
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from queue import Empty
 
 from jupyter_client.manager import KernelManager
+from nbformat.v4 import output_from_msg
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 DEP = ':dep diffusion-core = { path = "../diffusion-core" }'
 
+# What a cell writes to stderr may reach Jupyter a moment after the message that the cell is done.
+LATE = 0.3
+
 
 class CellFailed(Exception):
-    """A cell ended in an error; the message is the kernel's."""
+    """A cell ended in an error; `error` is what the kernel said."""
+
+    def __init__(self, code, error):
+        super().__init__(f"{code}\n\n{error}")
+        self.error = error
 
 
 @dataclass
-class Output:
-    """What a cell printed and showed, and how long it took; `first` is when its first picture came."""
+class Result:
+    """What a cell printed and showed, as a notebook keeps it, and how long it took."""
 
-    text: str = ""
-    data: dict = field(default_factory=dict)
+    outputs: list = field(default_factory=list)
     seconds: float = 0.0
+
+    def add(self, message):
+        if message["msg_type"] not in ("stream", "execute_result", "display_data", "error"):
+            return
+        output = output_from_msg(message)
+        last = self.outputs[-1] if self.outputs else {}
+        if output.output_type == "stream" == last.get("output_type") and output.name == last.name:
+            last.text += output.text  # lines arrive one by one
+        else:
+            self.outputs.append(output)
+
+    @property
+    def text(self):
+        return "".join(output.text for output in self.outputs if output.output_type == "stream")
+
+    @property
+    def data(self):
+        return {mime: data for output in self.outputs for mime, data in output.get("data", {}).items()}
+
+    @property
+    def error(self):
+        """A compiler's error is an error to Jupyter; a `?` that fails and a panic are lines of stderr."""
+        lines = ["\n".join(output.traceback) for output in self.outputs if output.output_type == "error"]
+        return "\n".join(lines + [output.text for output in self.outputs if output.get("name") == "stderr"])
 
 
 class Kernel:
     """`with Kernel() as kernel: kernel.run("1 + 1")`. Started in the notebooks' folder, as JupyterLab does."""
 
-    def __init__(self, cwd=NOTEBOOKS):
-        self.cwd = cwd
-
     def __enter__(self):
         began = time.monotonic()
         self.manager = KernelManager(kernel_name="rust")
-        self.manager.start_kernel(cwd=str(self.cwd))
+        self.manager.start_kernel(cwd=str(NOTEBOOKS))
         self.client = self.manager.client()
         self.client.start_channels()
         self.client.wait_for_ready(timeout=600)
@@ -43,23 +72,15 @@ class Kernel:
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
 
-    def run(self, code, timeout=1800):
-        output, errors, began = Output(), [], time.monotonic()
-
-        def collect(message):
-            content = message["content"]
-            # A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
-            if message["msg_type"] == "stream" and content["name"] == "stderr":
-                errors.append(content["text"])
-            elif message["msg_type"] == "stream":
-                output.text += content["text"]
-            elif message["msg_type"] in ("execute_result", "display_data"):
-                output.data.update(content["data"])
-            elif message["msg_type"] == "error":
-                errors.append("\n".join(content["traceback"]))
-
-        self.client.execute_interactive(code, output_hook=collect, timeout=timeout)
-        output.seconds = time.monotonic() - began
-        if errors:
-            raise CellFailed("".join(errors))
-        return output
+    def run(self, code):
+        result, began = Result(), time.monotonic()
+        self.client.execute_interactive(code, output_hook=result.add, timeout=None)
+        result.seconds = time.monotonic() - began
+        try:
+            while True:
+                result.add(self.client.get_iopub_msg(timeout=LATE))
+        except Empty:
+            pass
+        if result.error:
+            raise CellFailed(code, result.error)
+        return result

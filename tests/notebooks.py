@@ -7,13 +7,10 @@
 import base64
 import sys
 import time
-from pathlib import Path
 
 import nbformat
-from kernel import CellFailed
-from nbclient import NotebookClient
+from kernel import NOTEBOOKS, Kernel
 
-NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 IMAGES = NOTEBOOKS / "images"
 
 
@@ -38,15 +35,13 @@ def execute(notebook, parameters=None):
     """Runs all cells top to bottom in a new kernel; `parameters` is code put in after the cell tagged so."""
     if parameters:
         notebook.cells.insert(parameters_at(notebook) + 1, nbformat.v4.new_code_cell(parameters))
-    client = NotebookClient(
-        notebook, timeout=None, startup_timeout=600, kernel_name="rust", resources={"metadata": {"path": str(NOTEBOOKS)}},
-        record_timing=False, coalesce_streams=True,
-    )
-    client.execute()
-    # A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
-    for cell in code_cells(notebook):
-        if lines := "".join(output.text for output in cell.outputs if output.get("name") == "stderr"):
-            raise CellFailed(f"{cell.source}\n\n{lines}")
+    with Kernel() as kernel:
+        for count, cell in enumerate(code_cells(notebook), 1):
+            cell.outputs = kernel.run(cell.source).outputs
+            cell.execution_count = count
+            for output in cell.outputs:
+                if output.output_type == "execute_result":
+                    output.execution_count = count
     return notebook
 
 
@@ -67,7 +62,6 @@ def main(names):
             continue
         began = time.monotonic()
         notebook = execute(read(path))
-        notebook.metadata.kernelspec = {"display_name": "Rust", "language": "rust", "name": "rust"}
         nbformat.write(notebook, path)
         keep_pictures(path, notebook)
         print(f"{path.name}: {len(code_cells(notebook))} cells in {time.monotonic() - began:.0f} s, "

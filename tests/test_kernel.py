@@ -105,5 +105,5 @@ def test_an_error_is_one_line_with_its_reason(kernel):
     ]:
         with pytest.raises(CellFailed) as failed:
             kernel.run(code)
-        assert reason in str(failed.value)
-        assert len(str(failed.value).strip().splitlines()) == 1, failed.value
+        assert reason in failed.value.error
+        assert len(failed.value.error.strip().splitlines()) == 1, failed.value

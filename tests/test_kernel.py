@@ -32,12 +32,11 @@ def test_tensor_ids_increase_from_cell_to_cell(kernel):
 
 
 def test_gradients_are_right_when_model_loss_and_backward_are_in_cells_of_their_own(kernel):
-    kernel.run("""
-        let mut rng = Rng::new(1);
-        let x = rng.randn((5, 4), &Device::Cpu)?.to_dtype(DType::F64)?;
-        let w = Var::from_tensor(&rng.randn((4, 3), &Device::Cpu)?.to_dtype(DType::F64)?)?;
-    """)
-    kernel.run("let v = Var::from_tensor(&rng.randn((3, 2), &Device::Cpu)?.to_dtype(DType::F64)?)?;")
+    kernel.run("let mut rng = Rng::new(1);")
+    kernel.run("let x = rng.randn((5, 4), &Device::Cpu)?.to_dtype(DType::F64)?;")
+    # Two parameters that are made in the same way, each in a cell of its own: with a counter per cell they get the same id.
+    for name in ("w", "v"):
+        kernel.run(f"let {name} = Var::from_tensor(&rng.randn((4, 4), &Device::Cpu)?.to_dtype(DType::F64)?)?;")
     kernel.run("fn net(x: &Tensor, w: &Tensor, v: &Tensor) -> diffusion_core::candle::Result<Tensor> {"
                " x.matmul(w)?.tanh()?.matmul(v)?.sqr()?.mean_all() }")
     kernel.run("let hidden = x.matmul(w.as_tensor())?.tanh()?;")

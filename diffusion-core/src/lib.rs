@@ -2,8 +2,8 @@
 //!
 //! A diffusion model learns to undo noise. The *forward process* turns an image step by step into Gaussian noise and needs
 //! no learning; a network is trained to see the noise in what comes out; run backwards from pure noise, it makes new
-//! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process, the data
-//! and the pictures.
+//! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process, a
+//! network, the data and the pictures.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, data::Dataset, diffusion::q_sample, rng::Rng, schedule::Schedule, show::Grid};
@@ -37,6 +37,9 @@
 //! |---|---|---|
 //! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid | `01_forward` |
 //! | [`diffusion`] | q(x_t given x_0), the posterior, ε / x_0 / v | `01_forward` |
+//! | [`ops`] | convolution, normalisation, attention, …, differentiable | |
+//! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
+//! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet) | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
@@ -56,10 +59,13 @@ pub use candle_nn;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod nn;
+pub mod ops;
 pub mod progress;
 pub mod rng;
 pub mod schedule;
 pub mod show;
+pub mod unet;
 
 /// An error with all its reasons in its own message: a notebook shows the outermost message only.
 pub(crate) fn whole(error: anyhow::Error) -> anyhow::Error {

@@ -1,0 +1,173 @@
+//! How a network makes its parameters: by name, from a seeded generator.
+
+use super::Params;
+use crate::rng::Rng;
+use candle_core::{Device, Result, Shape, Tensor, bail};
+use std::fmt::Display;
+
+/// More numbers than one parameter of any network has.
+const LARGEST: usize = 1 << 31;
+
+/// What a parameter is before training.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub enum Init {
+    /// Every number 0.
+    Zeros,
+    /// Every number 1.
+    Ones,
+    /// Normal numbers of mean 0 and variance 1.
+    Normal,
+    /// Uniform in ±1/√n, where n is the number of inputs that are summed up for one output: PyTorch's default for the
+    /// weights and biases of convolutions and linear layers (`kaiming_uniform_` with a = √5).
+    FanIn(usize),
+}
+
+impl Init {
+    fn values(self, n: usize, rng: &mut Rng) -> Vec<f64> {
+        let mut draw = || match self {
+            Self::Zeros => 0.0,
+            Self::Ones => 1.0,
+            Self::Normal => rng.normal(),
+            Self::FanIn(inputs) => (2.0 * rng.uniform() - 1.0) / (inputs.max(1) as f64).sqrt(),
+        };
+        (0..n).map(|_| draw()).collect()
+    }
+}
+
+/// Adds parameters to a [`Params`], under a name within a name within a name: from [`Params::builder`].
+///
+/// ```
+/// use diffusion_core::candle::{DType, Device};
+/// use diffusion_core::{nn::{Init, Params}, rng::Rng};
+/// let (mut rng, mut params) = (Rng::new(0), Params::new(DType::F32, &Device::Cpu));
+/// params.builder(&mut rng).at("down").at("conv").param("bias", 64, Init::Zeros)?;
+/// assert_eq!(params.names().collect::<Vec<_>>(), ["down.conv.bias"]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Builder<'a> {
+    params: &'a mut Params,
+    rng: &'a mut Rng,
+    prefix: String,
+}
+
+impl<'a> Builder<'a> {
+    pub(super) fn new(params: &'a mut Params, rng: &'a mut Rng) -> Self {
+        Self {
+            params,
+            rng,
+            prefix: String::new(),
+        }
+    }
+
+    /// The builder of the part called `name`: what it makes is called `name.…`.
+    pub fn at(&mut self, name: impl Display) -> Builder<'_> {
+        Builder {
+            prefix: format!("{}{name}.", self.prefix),
+            params: self.params,
+            rng: self.rng,
+        }
+    }
+
+    /// Makes a parameter called `name` here, and returns its tensor.
+    ///
+    /// Random numbers are drawn on the host in row-major order, so that every device gets the same.
+    ///
+    /// # Errors
+    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers.
+    pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
+        let (name, shape) = (format!("{}{name}", self.prefix), shape.into());
+        let count = shape
+            .dims()
+            .iter()
+            .try_fold(1, |n: usize, d| n.checked_mul(*d));
+        let Some(count) = count.filter(|n| (1..=LARGEST).contains(n)) else {
+            bail!(
+                "parameter {name} would have shape {shape:?}: it must have at least one number and at most {LARGEST}"
+            )
+        };
+        if self.params.get(&name).is_some() {
+            bail!("there is a parameter {name} already: give each part a name of its own")
+        }
+        let values = init.values(count, self.rng);
+        let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
+        self.params.add(name, &values)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::DType;
+
+    #[test]
+    fn initial_values_are_what_they_are_said_to_be() {
+        let mut rng = Rng::new(1);
+        let mut moments = |init: Init| {
+            let x = init.values(40_000, &mut rng);
+            let largest = x.iter().fold(0f64, |m, x| m.max(x.abs()));
+            let n = x.len() as f64;
+            (
+                x.iter().sum::<f64>() / n,
+                x.iter().map(|x| x * x).sum::<f64>() / n,
+                largest,
+            )
+        };
+        assert_eq!(moments(Init::Zeros), (0.0, 0.0, 0.0));
+        assert_eq!(moments(Init::Ones), (1.0, 1.0, 1.0));
+        let (mean, square, _) = moments(Init::Normal);
+        assert!(
+            mean.abs() < 0.02 && (square - 1.0).abs() < 0.03,
+            "{mean} {square}"
+        );
+        // ±1/3: variance 1/27.
+        let (mean, square, largest) = moments(Init::FanIn(9));
+        assert!(
+            mean.abs() < 0.004 && (square * 27.0 - 1.0).abs() < 0.03,
+            "{mean} {square}"
+        );
+        assert!(largest < 1.0 / 3.0 && largest > 0.33, "{largest}");
+    }
+
+    #[test]
+    fn a_seed_gives_the_same_numbers_in_every_type() -> Result<()> {
+        let made = |dtype, seed| {
+            let mut params = Params::new(dtype, &Device::Cpu);
+            params
+                .builder(&mut Rng::new(seed))
+                .param("w", (2, 3), Init::FanIn(4))?
+                .to_dtype(DType::F32)?
+                .to_vec2::<f32>()
+        };
+        assert_eq!(made(DType::F32, 1)?, made(DType::F64, 1)?);
+        assert_ne!(made(DType::F32, 1)?, made(DType::F32, 2)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_name_is_given_once_and_a_shape_is_not_empty() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F32, &Device::Cpu));
+        let mut build = params.builder(&mut rng);
+        build.at(1).param("w", 3, Init::Ones)?;
+        build.at(2).param("w", 3, Init::Ones)?;
+        let twice = build
+            .at(1)
+            .param("w", 3, Init::Ones)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            twice.contains("there is a parameter 1.w already"),
+            "{twice}"
+        );
+        let empty = build
+            .param("v", (3, 0), Init::Ones)
+            .unwrap_err()
+            .to_string();
+        assert!(
+            empty.contains("parameter v would have shape [3, 0]"),
+            "{empty}"
+        );
+        assert!(build.param("v", (usize::MAX, 2), Init::Ones).is_err());
+        Ok(())
+    }
+}

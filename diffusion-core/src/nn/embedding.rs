@@ -1,0 +1,32 @@
+//! The layer that turns labels into vectors.
+
+use super::{Builder, Init};
+use crate::ops::embedding;
+use candle_core::{Result, Tensor};
+
+/// A learned vector for each of N labels: [`embedding`].
+#[derive(Clone, Debug)]
+pub struct Embedding {
+    /// (N, D), at first normal numbers of mean 0 and variance 1.
+    pub weight: Tensor,
+}
+
+impl Embedding {
+    /// `labels` vectors of `width` numbers; parameter `weight`.
+    ///
+    /// # Errors
+    /// One of the two numbers is 0, or the name is taken.
+    pub fn new(mut build: Builder, labels: usize, width: usize) -> Result<Self> {
+        let weight = build.param("weight", (labels, width), Init::Normal)?;
+        Ok(Self { weight })
+    }
+
+    /// # Shapes
+    /// `labels` B numbers in 0 … N−1; the result is (B, D).
+    ///
+    /// # Errors
+    /// As [`embedding`].
+    pub fn forward(&self, labels: &[usize]) -> Result<Tensor> {
+        embedding(&self.weight, labels)
+    }
+}

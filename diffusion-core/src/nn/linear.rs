@@ -1,0 +1,37 @@
+//! The linear layer.
+
+use super::{Builder, Init};
+use crate::ops::linear;
+use candle_core::{Result, Tensor};
+
+/// An affine map with weights and bias of its own: [`linear`].
+#[derive(Clone, Debug)]
+pub struct Linear {
+    /// (O, I), at first uniform in ±1/√I.
+    pub weight: Tensor,
+    /// (O,), at first uniform as the weights.
+    pub bias: Tensor,
+}
+
+impl Linear {
+    /// From `inputs` to `outputs` numbers; parameters `weight` and `bias`.
+    ///
+    /// # Errors
+    /// One of the two numbers is 0, or the names are taken.
+    pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
+        let init = Init::FanIn(inputs);
+        Ok(Self {
+            weight: build.param("weight", (outputs, inputs), init)?,
+            bias: build.param("bias", outputs, init)?,
+        })
+    }
+
+    /// # Shapes
+    /// `x` (…, I); the result is (…, O).
+    ///
+    /// # Errors
+    /// As [`linear`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        linear(x, &self.weight, Some(&self.bias))
+    }
+}

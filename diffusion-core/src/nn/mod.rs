@@ -1,0 +1,86 @@
+//! Layers, and the parameters in them by name.
+//!
+//! A layer is a plain struct: tensors and a `forward`, which calls the operation of the same name in [`ops`](crate::ops).
+//! Its parameters are also in a [`Params`], by the names that PyTorch would give them, from where they are trained, saved
+//! and loaded. Training and loading change them in place: the layer sees it.
+//!
+//! ```
+//! use diffusion_core::candle::{DType, Device};
+//! use diffusion_core::{nn::{Linear, Params}, rng::Rng};
+//!
+//! let (mut rng, mut params) = (Rng::new(42), Params::new(DType::F32, &Device::Cpu));
+//! let mut build = params.builder(&mut rng);
+//! let first = Linear::new(build.at("first"), 2, 16)?;
+//! let second = Linear::new(build.at("second"), 16, 1)?;
+//! assert_eq!(params.count(), 2 * 16 + 16 + 16 + 1);
+//! assert_eq!(params.names().next(), Some("first.weight"));
+//!
+//! let x = rng.randn((5, 2), &Device::Cpu)?;
+//! let y = second.forward(&first.forward(&x)?.relu()?)?;
+//! let gradients = y.sqr()?.mean_all()?.backward()?;
+//! assert!(params.iter().all(|(_, var)| gradients.get(var).is_some()));
+//! # Ok::<(), diffusion_core::candle::Error>(())
+//! ```
+
+mod builder;
+mod conv;
+mod embedding;
+mod linear;
+mod norm;
+mod params;
+
+pub use builder::{Builder, Init};
+pub use conv::Conv2d;
+pub use embedding::Embedding;
+pub use linear::Linear;
+pub use norm::GroupNorm;
+pub use params::Params;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::gradients::{check_params, random};
+    use crate::ops::{Activation, Geometry};
+    use crate::rng::Rng;
+    use candle_core::{DType, Device, Result};
+
+    #[test]
+    fn every_layer_has_the_right_gradients() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let mut build = params.builder(&mut rng);
+        let embedding = Embedding::new(build.at("embedding"), 3, 4)?;
+        let linear = Linear::new(build.at("linear"), 4, 12)?;
+        let halved = Geometry::same(3).stride(2);
+        let conv = Conv2d::new(build.at("conv"), 2, 4, 3, halved)?;
+        let norm = GroupNorm::new(build.at("norm"), 2, 4, Activation::Silu)?;
+        let x = random(1, (2, 4))?;
+        check_params("all in a row", &params, || {
+            let x = linear.forward(&(&x + embedding.forward(&[2, 0])?)?)?;
+            let x = conv.forward(&x.reshape((2, 2, 3, 2))?)?;
+            assert_eq!(x.dims(), &[2, 4, 2, 1]);
+            norm.forward(&x)
+        })
+    }
+
+    #[test]
+    fn weights_and_biases_begin_within_one_over_the_root_of_the_inputs() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F32, &Device::Cpu));
+        let mut build = params.builder(&mut rng);
+        Conv2d::new(build.at("conv"), 4, 50, 3, Geometry::default())?;
+        Linear::new(build.at("linear"), 25, 50)?;
+        for (name, bound) in [
+            ("conv.weight", 1.0 / 6.0),
+            ("conv.bias", 1.0 / 6.0),
+            ("linear.weight", 0.2),
+            ("linear.bias", 0.2),
+        ] {
+            let values = params.get(name).unwrap().abs()?;
+            let largest = values.max_all()?.to_scalar::<f32>()?;
+            assert!(
+                largest <= bound && largest > 0.8 * bound,
+                "{name}: {largest}"
+            );
+        }
+        Ok(())
+    }
+}

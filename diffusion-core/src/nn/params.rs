@@ -1,0 +1,341 @@
+//! The parameters of a network, by name.
+
+use super::Builder;
+use crate::rng::Rng;
+use anyhow::Context;
+use candle_core::{DType, Device, Result, Tensor, Var, bail, safetensors};
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// How many names a message lists before it only counts the others.
+const LISTED: usize = 8;
+
+/// The parameters of a network in the order in which they were made, each with its name; all of one type on one device.
+///
+/// The tensors are shared with the layers: what is set here is used there.
+#[derive(Debug)]
+pub struct Params {
+    vars: Vec<(String, Var)>,
+    dtype: DType,
+    device: Device,
+}
+
+impl Params {
+    /// No parameters yet; those to come will have this type and be on this device.
+    pub fn new(dtype: DType, device: &Device) -> Self {
+        Self {
+            vars: Vec::new(),
+            dtype,
+            device: device.clone(),
+        }
+    }
+
+    /// What layers are made with; initial values are drawn from `rng`.
+    pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
+        Builder::new(self, rng)
+    }
+
+    pub(super) fn add(&mut self, name: String, values: &Tensor) -> Result<Tensor> {
+        let values = values.to_dtype(self.dtype)?.to_device(&self.device)?;
+        let var = Var::from_tensor(&values)?;
+        let tensor = var.as_tensor().clone();
+        self.vars.push((name, var));
+        Ok(tensor)
+    }
+
+    /// The type of the numbers.
+    pub fn dtype(&self) -> DType {
+        self.dtype
+    }
+
+    /// Where they are.
+    pub fn device(&self) -> &Device {
+        &self.device
+    }
+
+    /// How many numbers there are in all.
+    pub fn count(&self) -> usize {
+        self.vars.iter().map(|(_, var)| var.elem_count()).sum()
+    }
+
+    /// The parameter called `name`.
+    pub fn get(&self, name: &str) -> Option<&Var> {
+        self.iter().find(|(n, _)| *n == name).map(|(_, var)| var)
+    }
+
+    /// The names in order, `down1.conv1.weight` and so on.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.vars.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Names and parameters in order.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.vars.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// The parameters in order, as an optimiser wants them.
+    pub fn vars(&self) -> Vec<Var> {
+        self.vars.iter().map(|(_, var)| var.clone()).collect()
+    }
+
+    /// Gives every parameter the values of the tensor of its name, converted to the type and device of the parameters.
+    ///
+    /// # Errors
+    /// A name is missing or superfluous, a shape differs, or a tensor's numbers are integers: the message lists every such
+    /// name, with both shapes. Nothing has been changed then.
+    pub fn assign(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
+        let mut missing = Vec::new();
+        let mut unfit = Vec::new();
+        let mut fit = Vec::new();
+        for (name, var) in self.iter() {
+            match tensors.get(name) {
+                None => missing.push(name.to_owned()),
+                Some(tensor) if tensor.dims() != var.dims() => unfit.push(format!(
+                    "{name} has shape {:?} and must have {:?}",
+                    tensor.dims(),
+                    var.dims()
+                )),
+                Some(tensor) if !is_float(tensor.dtype()) => {
+                    unfit.push(format!("{name} has numbers of type {:?}", tensor.dtype()))
+                }
+                Some(tensor) => fit.push((var, tensor)),
+            }
+        }
+        let mut superfluous: Vec<String> = tensors
+            .keys()
+            .filter(|name| self.get(name).is_none())
+            .cloned()
+            .collect();
+        superfluous.sort();
+        let problems: Vec<String> = [
+            ("missing: ", missing),
+            ("superfluous: ", superfluous),
+            ("", unfit),
+        ]
+        .into_iter()
+        .filter(|(_, names)| !names.is_empty())
+        .map(|(what, names)| format!("{what}{}", list(&names)))
+        .collect();
+        if !problems.is_empty() {
+            bail!(
+                "these are not the network's {} parameters; {}",
+                self.vars.len(),
+                problems.join("; ")
+            )
+        }
+        for (var, tensor) in fit {
+            // A copy, since a variable cannot be set to a tensor that shares its memory.
+            let values = tensor
+                .to_dtype(self.dtype)?
+                .to_device(&self.device)?
+                .copy()?;
+            var.set(&values)?;
+        }
+        Ok(())
+    }
+
+    /// Writes all parameters to a safetensors file, under another name first, so that a file that was there stays whole
+    /// until the new one is.
+    ///
+    /// # Errors
+    /// The file cannot be written: the message names it.
+    pub fn save(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
+        let path = path.as_ref();
+        let write = || {
+            let on_host = |(name, var): (&str, &Var)| {
+                let values = var.as_detached_tensor().to_device(&Device::Cpu)?;
+                Ok((name.to_owned(), values))
+            };
+            let tensors = self
+                .iter()
+                .map(on_host)
+                .collect::<Result<HashMap<_, _>>>()?;
+            let mut unfinished = OsString::from(path);
+            unfinished.push(".part");
+            let unfinished = PathBuf::from(unfinished);
+            safetensors::save(&tensors, &unfinished)?;
+            fs::rename(&unfinished, path)?;
+            anyhow::Ok(())
+        };
+        write()
+            .with_context(|| format!("cannot write {}", path.display()))
+            .map_err(crate::whole)
+    }
+
+    /// Reads all parameters from a safetensors file, one of [`Params::save`] or a PyTorch state dict of the same names.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged, or as [`Params::assign`]: the message names the file. Nothing has been
+    /// changed then.
+    pub fn load(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
+        let path = path.as_ref();
+        safetensors::load(path, &Device::Cpu)
+            .and_then(|tensors| self.assign(&tensors))
+            .with_context(|| format!("cannot load {}", path.display()))
+            .map_err(crate::whole)
+    }
+}
+
+fn is_float(dtype: DType) -> bool {
+    matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+}
+
+fn list(names: &[String]) -> String {
+    let listed = names[..names.len().min(LISTED)].join(", ");
+    match names.len().saturating_sub(LISTED) {
+        0 => listed,
+        more => format!("{listed} and {more} more"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::{Init, Linear};
+
+    fn two_layers(seed: u64, dtype: DType) -> Result<(Params, Linear)> {
+        let (mut rng, mut params) = (Rng::new(seed), Params::new(dtype, &Device::Cpu));
+        let mut build = params.builder(&mut rng);
+        let first = Linear::new(build.at("first"), 3, 4)?;
+        Linear::new(build.at("second"), 4, 1)?;
+        Ok((params, first))
+    }
+
+    fn values(params: &Params) -> Result<Vec<Vec<f32>>> {
+        let values = |(_, v): (&str, &Var)| v.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
+        params.iter().map(values).collect()
+    }
+
+    #[test]
+    fn saved_is_loaded_to_the_bit_and_the_layers_see_it() -> anyhow::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("net.safetensors");
+        let ((a, _), (b, layer)) = (two_layers(1, DType::F32)?, two_layers(2, DType::F32)?);
+        b.save(&path)?;
+        a.save(&path)?;
+        b.load(&path)?;
+        assert_eq!(values(&a)?, values(&b)?);
+        let seen = layer.weight.flatten_all()?.to_vec1::<f32>()?;
+        assert_eq!(seen, values(&a)?[0]);
+        assert_eq!(
+            fs::read_dir(&folder)?.count(),
+            1,
+            "no half-written file is left"
+        );
+
+        let (wide, _) = two_layers(3, DType::F64)?;
+        wide.load(&path)?;
+        assert_eq!(values(&wide)?, values(&a)?);
+        assert_eq!(wide.get("first.bias").unwrap().dtype(), DType::F64);
+        Ok(())
+    }
+
+    #[test]
+    fn names_are_in_the_order_of_making() -> Result<()> {
+        let (params, _) = two_layers(1, DType::F32)?;
+        let names = ["first.weight", "first.bias", "second.weight", "second.bias"];
+        assert_eq!(params.names().collect::<Vec<_>>(), names);
+        assert_eq!((params.count(), params.vars().len()), (12 + 4 + 4 + 1, 4));
+        assert!(params.get("first").is_none());
+        Ok(())
+    }
+
+    #[test]
+    fn every_misfit_is_listed_and_nothing_is_changed() -> anyhow::Result<()> {
+        let (params, _) = two_layers(1, DType::F32)?;
+        let before = values(&params)?;
+        let tensor = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu);
+        let file: HashMap<String, Tensor> = [
+            ("first.weight", tensor(&[3, 4], DType::F32)?),
+            ("first.bias", tensor(&[4], DType::U32)?),
+            ("second.bias", tensor(&[1], DType::F32)?),
+            ("third.bias", tensor(&[1], DType::F32)?),
+        ]
+        .map(|(name, tensor)| (name.to_owned(), tensor))
+        .into();
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("other.safetensors");
+        safetensors::save(&file, &path)?;
+        let message = params.load(&path).unwrap_err().to_string();
+        for wants in [
+            "other.safetensors",
+            "missing: second.weight; superfluous: third.bias; ",
+            "first.weight has shape [3, 4] and must have [4, 3]",
+            "first.bias has numbers of type U32",
+        ] {
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+        assert_eq!(values(&params)?, before);
+        Ok(())
+    }
+
+    #[test]
+    fn a_long_list_is_cut() -> Result<()> {
+        let mut params = Params::new(DType::F32, &Device::Cpu);
+        for i in 0..20 {
+            let mut rng = Rng::new(i);
+            params
+                .builder(&mut rng)
+                .param(&i.to_string(), 1, Init::Ones)?;
+        }
+        let message = params.assign(&HashMap::new()).unwrap_err().to_string();
+        assert!(
+            message.contains("missing: 0, 1, 2, 3, 4, 5, 6, 7 and 12 more"),
+            "{message}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn damaged_files_and_wrong_paths_are_errors_that_name_them() -> anyhow::Result<()> {
+        let (params, _) = two_layers(1, DType::F32)?;
+        let before = values(&params)?;
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("net.safetensors");
+        params.save(&path)?;
+        let whole = fs::read(&path)?;
+        let mut absurd = whole.clone();
+        absurd[..8].copy_from_slice(&u64::MAX.to_le_bytes());
+        for bytes in [
+            &whole[..whole.len() - 1],
+            &whole[..20],
+            &[],
+            &absurd[..],
+            &b"not a file"[..],
+        ] {
+            fs::write(&path, bytes)?;
+            let message = params.load(&path).unwrap_err().to_string();
+            assert!(
+                message.contains("cannot load") && message.contains("net.safetensors: "),
+                "{message}"
+            );
+        }
+        assert_eq!(values(&params)?, before);
+        let nowhere = folder.path().join("no folder").join("net.safetensors");
+        let message = params.load(&nowhere).unwrap_err().to_string();
+        assert!(message.contains("no folder"), "{message}");
+        let message = params.save(&nowhere).unwrap_err().to_string();
+        assert!(
+            message.contains("cannot write") && message.contains("no folder"),
+            "{message}"
+        );
+        Ok(())
+    }
+
+    /// A network's own tensors can be put back: undo, or one network's values into another.
+    #[test]
+    fn values_of_a_network_can_be_assigned_to_itself() -> Result<()> {
+        let ((a, _), (b, _)) = (two_layers(1, DType::F32)?, two_layers(2, DType::F32)?);
+        let own = |p: &Params| -> HashMap<_, _> {
+            p.iter()
+                .map(|(n, v)| (n.to_owned(), v.as_detached_tensor()))
+                .collect()
+        };
+        a.assign(&own(&a))?;
+        b.assign(&own(&a))?;
+        assert_eq!(values(&a)?, values(&b)?);
+        Ok(())
+    }
+}

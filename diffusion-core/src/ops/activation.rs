@@ -1,0 +1,116 @@
+//! SiLU and GELU, and the choice between an activation and none.
+
+use candle_core::{Result, Tensor};
+use std::f64::consts::FRAC_1_SQRT_2;
+
+/// What is applied to each number at the end of an operation that can do both in one pass.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Activation {
+    /// Nothing: the number itself.
+    #[default]
+    None,
+    /// [`silu`].
+    Silu,
+}
+
+impl Activation {
+    /// The activation of every number of `x`.
+    ///
+    /// # Shapes
+    /// Any; the result is as `x`.
+    pub fn apply(self, x: &Tensor) -> Result<Tensor> {
+        match self {
+            Self::None => Ok(x.clone()),
+            Self::Silu => silu(x),
+        }
+    }
+}
+
+/// SiLU, x · σ(x) with σ(x) = 1/(1 + e^−x), also called swish
+/// ([Ramachandran et al. 2017](https://arxiv.org/abs/1710.05941)).
+///
+/// # Shapes
+/// Any; the result is as `x`.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, ops::silu};
+/// let y = silu(&Tensor::new(&[-100f32, 0.0, 1.0, 100.0], &Device::Cpu)?)?;
+/// assert_eq!(y.to_vec1::<f32>()?, [0.0, 0.0, 0.7310586, 100.0]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn silu(x: &Tensor) -> Result<Tensor> {
+    x.silu()
+}
+
+/// GELU, x · Φ(x) = x/2 · (1 + erf(x/√2)), exact as in PyTorch's default and not the approximation by tanh
+/// ([Hendrycks & Gimpel 2016](https://arxiv.org/abs/1606.08415)).
+///
+/// # Shapes
+/// Any; the result is as `x`.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, ops::gelu};
+/// let y = gelu(&Tensor::new(&[-1f64, 0.0, 1.0], &Device::Cpu)?)?.to_vec1::<f64>()?;
+/// assert!((y[0] + 0.15865525393145707).abs() < 1e-12 && (y[2] - 0.8413447460685429).abs() < 1e-12);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    // From erf, because the gradient of candle's own `gelu_erf` has constants of six digits.
+    (x * 0.5)? * ((x * FRAC_1_SQRT_2)?.erf()? + 1.0)?
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::gradients::{check, random};
+    use candle_core::{DType, Device, Var};
+
+    #[test]
+    fn gradients_are_those_of_central_differences() -> Result<()> {
+        for shape in [vec![1], vec![7], vec![3, 1, 5, 2]] {
+            let x = (random(1, shape.as_slice())? * 2.0)?;
+            check("silu", std::slice::from_ref(&x), |x| silu(&x[0]))?;
+            check("gelu", std::slice::from_ref(&x), |x| gelu(&x[0]))?;
+        }
+        let x = random(2, (3, 1, 5, 2))?;
+        check("silu of a transposed", std::slice::from_ref(&x), |x| {
+            silu(&x[0].transpose(0, 3)?)
+        })?;
+        check("gelu of a part", &[x], |x| gelu(&x[0].narrow(2, 1, 3)?))
+    }
+
+    #[test]
+    fn large_numbers_have_finite_values_and_gradients() -> Result<()> {
+        let far = Tensor::new(&[-1e4f32, -200.0, -90.0, 90.0, 200.0, 1e4], &Device::Cpu)?;
+        for f in [silu, gelu] {
+            let x = Var::from_tensor(&far)?;
+            let y = f(&x)?;
+            let grads = y.backward()?;
+            let slope = grads.get(&x).unwrap().to_vec1::<f32>()?;
+            let close = |got: f32, want: f32| (got - want).abs() < 1e-6;
+            for (i, (y, slope)) in y.to_vec1::<f32>()?.into_iter().zip(slope).enumerate() {
+                let (value, one) = if i < 3 {
+                    (0.0, 0.0)
+                } else {
+                    (far.get(i)?.to_scalar()?, 1.0)
+                };
+                assert!(close(y, value) && close(slope, one), "{i}: {y}, {slope}");
+            }
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn none_is_the_input() -> Result<()> {
+        let x = random(3, (2, 2))?.to_dtype(DType::F32)?;
+        assert_eq!(
+            Activation::None.apply(&x)?.to_vec2::<f32>()?,
+            x.to_vec2::<f32>()?
+        );
+        assert_eq!(
+            Activation::Silu.apply(&x)?.to_vec2::<f32>()?,
+            silu(&x)?.to_vec2::<f32>()?
+        );
+        Ok(())
+    }
+}

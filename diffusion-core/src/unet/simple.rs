@@ -1,0 +1,389 @@
+//! The network of the first notebooks.
+
+use super::{ResBlock, TimeEmbedding};
+use crate::nn::{Builder, Conv2d, GroupNorm, Params};
+use crate::ops::{Activation, Geometry, four, upsample_nearest2x};
+use crate::rng::Rng;
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// The largest `channels` and `base`: beyond, a slip of the pen would fill the memory.
+const WIDEST: usize = 1024;
+
+/// What [`SimpleUNet`] can be made with.
+///
+/// ```
+/// use diffusion_core::unet::SimpleUNetConfig;
+/// let rgb = SimpleUNetConfig { channels: 3, ..Default::default() };
+/// assert_eq!((rgb.channels, rgb.base, rgb.groups), (3, 64, 8));
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct SimpleUNetConfig {
+    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    pub channels: usize,
+    /// The network's channels at full resolution; twice as many at half, four times at a quarter. Even, 4 … 1024.
+    pub base: usize,
+    /// The groups of every group norm; they divide `base`.
+    pub groups: usize,
+}
+
+impl Default for SimpleUNetConfig {
+    /// Grey images, 64 channels, 8 groups.
+    fn default() -> Self {
+        Self {
+            channels: 1,
+            base: 64,
+            groups: 8,
+        }
+    }
+}
+
+impl SimpleUNetConfig {
+    fn check(&self) -> Result<()> {
+        let Self {
+            channels,
+            base,
+            groups,
+        } = *self;
+        if channels == 0 || channels > WIDEST {
+            bail!("SimpleUNet: channels = {channels} must be in 1 … {WIDEST}")
+        }
+        if base < 4 || !base.is_multiple_of(2) || base > WIDEST {
+            bail!("SimpleUNet: base = {base} must be even and in 4 … {WIDEST}")
+        }
+        if !base.is_multiple_of(groups) {
+            bail!("SimpleUNet: groups = {groups} does not divide base = {base}")
+        }
+        Ok(())
+    }
+}
+
+/// A U-Net of three resolutions with one [`ResBlock`] each on the way down, in the middle and on the way up: for 28×28,
+/// 28 → 14 → 7 → 14 → 28.
+///
+/// Its parameters have the names and shapes of the PyTorch network that the tests compare it with, so that either reads
+/// the other's files.
+///
+/// ```
+/// use diffusion_core::{candle::Device, rng::Rng, unet::{SimpleUNet, SimpleUNetConfig}};
+/// let (mut rng, config) = (Rng::new(42), SimpleUNetConfig { base: 8, ..Default::default() });
+/// let net = SimpleUNet::new(config, &mut rng, &Device::Cpu)?;
+/// let xt = rng.randn((2, 1, 28, 28), &Device::Cpu)?;
+/// assert_eq!(net.forward(&xt, &[0, 999])?.dims(), &[2, 1, 28, 28]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct SimpleUNet {
+    config: SimpleUNetConfig,
+    params: Params,
+    layers: Layers,
+}
+
+#[derive(Debug)]
+struct Layers {
+    time_embedding: TimeEmbedding,
+    conv_in: Conv2d,
+    down1: ResBlock,
+    downsample1: Conv2d,
+    down2: ResBlock,
+    downsample2: Conv2d,
+    mid: ResBlock,
+    upsample2: Conv2d,
+    up2: ResBlock,
+    upsample1: Conv2d,
+    up1: ResBlock,
+    norm_out: GroupNorm,
+    conv_out: Conv2d,
+}
+
+impl Layers {
+    fn new(mut build: Builder, config: &SimpleUNetConfig) -> Result<Self> {
+        let SimpleUNetConfig {
+            channels,
+            base,
+            groups,
+        } = *config;
+        let time = 4 * base;
+        let same = Geometry::same(3);
+        let half = same.stride(2);
+        let conv = |build: &mut Builder, name, inputs, outputs, geometry| {
+            Conv2d::new(build.at(name), inputs, outputs, 3, geometry)
+        };
+        let block = |build: &mut Builder, name, inputs, outputs| {
+            ResBlock::new(build.at(name), inputs, outputs, time, groups)
+        };
+        let b = &mut build;
+        Ok(Self {
+            time_embedding: TimeEmbedding::new(b.at("time_embedding"), base, time)?,
+            conv_in: conv(b, "conv_in", channels, base, same)?,
+            down1: block(b, "down1", base, base)?,
+            downsample1: conv(b, "downsample1", base, base, half)?,
+            down2: block(b, "down2", base, 2 * base)?,
+            downsample2: conv(b, "downsample2", 2 * base, 2 * base, half)?,
+            mid: block(b, "mid", 2 * base, 4 * base)?,
+            upsample2: conv(b, "upsample2", 4 * base, 2 * base, same)?,
+            up2: block(b, "up2", 4 * base, 2 * base)?,
+            upsample1: conv(b, "upsample1", 2 * base, base, same)?,
+            up1: block(b, "up1", 2 * base, base)?,
+            norm_out: GroupNorm::new(b.at("norm_out"), groups, base, Activation::Silu)?,
+            conv_out: conv(b, "conv_out", base, channels, same)?,
+        })
+    }
+}
+
+impl SimpleUNet {
+    /// A new network, in f32, with random weights from `rng`.
+    ///
+    /// # Errors
+    /// A field of `config` is out of its range: the message names it and its value.
+    pub fn new(config: SimpleUNetConfig, rng: &mut Rng, device: &Device) -> Result<Self> {
+        Self::with_dtype(config, rng, DType::F32, device)
+    }
+
+    /// A new network with numbers of type `dtype`, which its images must have too.
+    ///
+    /// # Errors
+    /// As [`SimpleUNet::new`].
+    pub fn with_dtype(
+        config: SimpleUNetConfig,
+        rng: &mut Rng,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Self> {
+        config.check()?;
+        let mut params = Params::new(dtype, device);
+        let layers = Layers::new(params.builder(rng), &config)?;
+        Ok(Self {
+            config,
+            params,
+            layers,
+        })
+    }
+
+    /// What it was made with.
+    pub fn config(&self) -> &SimpleUNetConfig {
+        &self.config
+    }
+
+    /// Its parameters: to train, save and load.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The network's answer to noisy images.
+    ///
+    /// # Shapes
+    /// `xt` (B, C, H, W), H and W divisible by 4; `t` B time steps, one for each image; the result is as `xt`.
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn forward(&self, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
+        let (b, c, h, w) = four("SimpleUNet", "xt", xt)?;
+        if c != self.config.channels {
+            bail!(
+                "SimpleUNet: xt has shape {:?} and conv_in.weight {:?}; the network is for images of {} channels",
+                xt.dims(),
+                self.layers.conv_in.weight.dims(),
+                self.config.channels
+            )
+        }
+        if t.len() != b {
+            bail!(
+                "SimpleUNet: xt has shape {:?} and t [{}]; give one time step per image",
+                xt.dims(),
+                t.len()
+            )
+        }
+        if !h.is_multiple_of(4) || !w.is_multiple_of(4) {
+            bail!(
+                "SimpleUNet: xt has shape {:?}; height and width are halved twice, so they must be divisible by 4",
+                xt.dims()
+            )
+        }
+        let net = &self.layers;
+        let e = net.time_embedding.forward(t)?;
+        let s1 = net.down1.forward(&net.conv_in.forward(xt)?, &e)?;
+        let s2 = net.down2.forward(&net.downsample1.forward(&s1)?, &e)?;
+        let x = net.mid.forward(&net.downsample2.forward(&s2)?, &e)?;
+        let x = net.upsample2.forward(&upsample_nearest2x(&x)?)?;
+        let x = net.up2.forward(&Tensor::cat(&[&x, &s2], 1)?, &e)?;
+        let x = net.upsample1.forward(&upsample_nearest2x(&x)?)?;
+        let x = net.up1.forward(&Tensor::cat(&[&x, &s1], 1)?, &e)?;
+        net.conv_out.forward(&net.norm_out.forward(&x)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::gradients::random;
+    use candle_core::Var;
+
+    fn small(seed: u64, dtype: DType) -> Result<SimpleUNet> {
+        let config = SimpleUNetConfig {
+            base: 4,
+            groups: 2,
+            ..Default::default()
+        };
+        SimpleUNet::with_dtype(config, &mut Rng::new(seed), dtype, &Device::Cpu)
+    }
+
+    #[test]
+    fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
+        let net = SimpleUNet::new(Default::default(), &mut Rng::new(0), &Device::Cpu)?;
+        assert_eq!(net.params().count(), 2_620_545);
+        Ok(())
+    }
+
+    #[test]
+    fn it_answers_in_the_shape_of_the_question() -> Result<()> {
+        let net = small(1, DType::F32)?;
+        for (b, h, w) in [(1, 4, 4), (3, 8, 12), (1, 28, 28)] {
+            let x = Rng::new(2).randn((b, 1, h, w), &Device::Cpu)?;
+            assert_eq!(net.forward(&x, &vec![7; b])?.dims(), &[b, 1, h, w]);
+        }
+        Ok(())
+    }
+
+    /// An image's answer does not depend on what else is in the batch, but on its own time step.
+    #[test]
+    fn images_of_a_batch_do_not_mix() -> Result<()> {
+        let net = small(1, DType::F64)?;
+        let x = random(2, (3, 1, 8, 8))?;
+        let together = net.forward(&x, &[3, 500, 999])?;
+        let alone = net.forward(&x.narrow(0, 1, 1)?, &[500])?;
+        let earlier = net.forward(&x.narrow(0, 1, 1)?, &[499])?;
+        let off = |a: &Tensor, b: &Tensor| (a - b)?.abs()?.max_all()?.to_scalar::<f64>();
+        assert!(off(&together.narrow(0, 1, 1)?, &alone)? < 1e-12);
+        assert!(off(&alone, &earlier)? > 1e-6);
+        Ok(())
+    }
+
+    #[test]
+    fn every_parameter_gets_a_gradient() -> Result<()> {
+        let net = small(1, DType::F32)?;
+        let mut rng = Rng::new(3);
+        let x = rng.randn((2, 1, 8, 8), &Device::Cpu)?;
+        let eps = rng.randn_like(&x)?;
+        let loss = (net.forward(&x, &[10, 700])? - eps)?.sqr()?.mean_all()?;
+        let grads = loss.backward()?;
+        for (name, var) in net.params().iter() {
+            let grad = grads
+                .get(var)
+                .map(|g| g.abs()?.max_all()?.to_scalar::<f32>());
+            let largest = grad.transpose()?.unwrap_or(0.0);
+            assert!(largest > 1e-9 && largest.is_finite(), "{name}: {largest}");
+        }
+        Ok(())
+    }
+
+    /// Through the whole network, in f64: the input's gradient, and along a random direction that of all parameters.
+    #[test]
+    fn gradients_are_those_of_central_differences() -> Result<()> {
+        const STEP: f64 = 1e-5;
+        let net = small(4, DType::F64)?;
+        let x = Var::from_tensor(&random(5, (2, 1, 4, 8))?)?;
+        let weights = random(6, (2, 1, 4, 8))?;
+        let loss = |x: &Tensor| (net.forward(x, &[5, 900])? * &weights)?.sum_all();
+        let grads = loss(&x)?.backward()?;
+        let slope =
+            |direction: &Tensor, grad: &Tensor| (direction * grad)?.sum_all()?.to_scalar::<f64>();
+
+        let direction = random(7, x.shape())?;
+        let mut want = slope(&direction, grads.get(&x).unwrap())?;
+        let moved = |by: f64| loss(&(x.as_tensor() + (&direction * by)?)?)?.to_scalar::<f64>();
+        let got = (moved(STEP)? - moved(-STEP)?) / (2.0 * STEP);
+        assert!(
+            (got - want).abs() < 1e-6 * (1.0 + want.abs()),
+            "{got} {want}"
+        );
+
+        want = 0.0;
+        let mut steps = Vec::new();
+        for (i, (_, var)) in net.params().iter().enumerate() {
+            let direction = random(100 + i as u64, var.shape())?;
+            want += slope(&direction, grads.get(var).unwrap())?;
+            steps.push((var, var.as_detached_tensor().copy()?, direction));
+        }
+        let moved = |by: f64| {
+            for (var, at, direction) in &steps {
+                var.set(&(at + (direction * by)?)?)?;
+            }
+            loss(&x)?.to_scalar::<f64>()
+        };
+        let got = (moved(STEP)? - moved(-STEP)?) / (2.0 * STEP);
+        assert!(
+            (got - want).abs() < 1e-5 * (1.0 + want.abs()),
+            "{got} {want}"
+        );
+        Ok(())
+    }
+
+    #[test]
+    fn one_batch_is_learned_by_heart() -> Result<()> {
+        use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+        let net = small(1, DType::F32)?;
+        let mut rng = Rng::new(8);
+        let x = rng.randn((2, 1, 8, 8), &Device::Cpu)?;
+        let eps = rng.randn_like(&x)?;
+        let mut adam = AdamW::new(
+            net.params().vars(),
+            ParamsAdamW {
+                lr: 1e-2,
+                weight_decay: 0.0,
+                ..Default::default()
+            },
+        )?;
+        let mut loss = f32::NAN;
+        for _ in 0..150 {
+            let l = (net.forward(&x, &[10, 700])? - &eps)?.sqr()?.mean_all()?;
+            adam.backward_step(&l)?;
+            loss = l.to_scalar()?;
+        }
+        assert!(loss < 0.05, "{loss}");
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_arguments_are_named() -> Result<()> {
+        let net = small(1, DType::F32)?;
+        let image = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
+        let fail = |shape: &[usize], t: &[usize]| -> Result<String> {
+            Ok(net.forward(&image(shape)?, t).unwrap_err().to_string())
+        };
+        let config = |channels, base, groups| {
+            let config = SimpleUNetConfig {
+                channels,
+                base,
+                groups,
+            };
+            SimpleUNet::new(config, &mut Rng::new(1), &Device::Cpu)
+                .unwrap_err()
+                .to_string()
+        };
+        for (message, wants) in [
+            (
+                fail(&[2, 1, 28, 30], &[1, 2])?,
+                "SimpleUNet: xt has shape [2, 1, 28, 30]; height and width are halved twice, so they must be divisible by 4",
+            ),
+            (
+                fail(&[2, 3, 8, 8], &[1, 2])?,
+                "xt has shape [2, 3, 8, 8] and conv_in.weight [4, 1, 3, 3]",
+            ),
+            (
+                fail(&[2, 1, 8, 8], &[1])?,
+                "xt has shape [2, 1, 8, 8] and t [1]",
+            ),
+            (fail(&[1, 8, 8], &[1])?, "xt has shape [1, 8, 8]"),
+            (config(0, 64, 8), "channels = 0"),
+            (config(1, 2, 1), "base = 2"),
+            (config(1, 9, 3), "base = 9"),
+            (config(1, usize::MAX - 1, 2), "base = "),
+            (config(usize::MAX, 64, 8), "channels = "),
+            (config(1, 12, 8), "groups = 8 does not divide base = 12"),
+            (config(1, 12, 0), "groups = 0"),
+        ] {
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,129 @@
+//! SimpleUNet is PyTorch's, to 1e-4: `golden/simple_unet.py` wrote down its output, loss, gradients and first steps.
+
+use anyhow::{Context, Result};
+use diffusion_core::candle::{DType, Device, Tensor, safetensors};
+use diffusion_core::candle_nn::{AdamW, Optimizer, ParamsAdamW};
+use diffusion_core::rng::Rng;
+use diffusion_core::unet::{SimpleUNet, SimpleUNetConfig};
+use std::collections::HashMap;
+
+const TOLERANCE: f32 = 1e-4;
+
+struct Golden(HashMap<String, Tensor>);
+
+impl Golden {
+    fn load() -> Result<Self> {
+        let file = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/golden/simple_unet.safetensors"
+        );
+        Ok(Self(safetensors::load(file, &Device::Cpu)?))
+    }
+
+    fn get(&self, name: &str) -> Result<&Tensor> {
+        self.0
+            .get(name)
+            .with_context(|| format!("{name} is not in the golden file"))
+    }
+
+    fn starting_with(&self, prefix: &str) -> HashMap<String, Tensor> {
+        let rest = |(name, tensor): (&String, &Tensor)| {
+            Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
+        };
+        self.0.iter().filter_map(rest).collect()
+    }
+
+    /// Our network with their weights.
+    fn network(&self) -> Result<SimpleUNet> {
+        let config = SimpleUNetConfig {
+            base: 8,
+            ..Default::default()
+        };
+        let net = SimpleUNet::new(config, &mut Rng::new(1), &Device::Cpu)?;
+        net.params().assign(&self.starting_with("weights."))?;
+        Ok(net)
+    }
+
+    fn loss(&self, net: &SimpleUNet) -> Result<(Tensor, Tensor)> {
+        let t = self.get("t")?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        let t: Vec<usize> = t.into_iter().map(|t| t as usize).collect();
+        let output = net.forward(self.get("x")?, &t)?;
+        let loss = (&output - self.get("target")?)?.sqr()?.mean_all()?;
+        Ok((output, loss))
+    }
+}
+
+fn difference(a: &Tensor, b: &Tensor) -> Result<f32> {
+    Ok((a - b)?.abs()?.max_all()?.to_scalar()?)
+}
+
+#[test]
+fn output_loss_and_every_gradient_are_those_of_pytorch() -> Result<()> {
+    let golden = Golden::load()?;
+    let net = golden.network()?;
+    let (output, loss) = golden.loss(&net)?;
+    let off = difference(&output, golden.get("output")?)?;
+    assert!(off < TOLERANCE, "output: off by {off:e}");
+    let off = difference(&loss.reshape(1)?, golden.get("loss")?)?;
+    assert!(off < TOLERANCE, "loss: off by {off:e}");
+
+    let grads = loss.backward()?;
+    let theirs = golden.starting_with("grads.");
+    assert_eq!(theirs.len(), net.params().names().count());
+    for (name, var) in net.params().iter() {
+        let grad = grads
+            .get(var)
+            .with_context(|| format!("no gradient: {name}"))?;
+        let off = difference(grad, &theirs[name])?;
+        let largest = theirs[name].abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < TOLERANCE, "{name}: off by {off:e}");
+        // Many gradients are not much larger than 1e-4: compare in proportion too.
+        assert!(
+            off < 1e-3 * largest + 1e-6,
+            "{name}: off by {off:e} of {largest:e}"
+        );
+        assert!(largest > 0.0, "{name}: no gradient");
+    }
+    Ok(())
+}
+
+/// Adam with PyTorch's constants, from candle: weight decay 0 makes it of AdamW.
+#[test]
+fn ten_training_steps_have_the_losses_of_pytorch() -> Result<()> {
+    let golden = Golden::load()?;
+    let net = golden.network()?;
+    let adam = ParamsAdamW {
+        lr: 2e-4,
+        weight_decay: 0.0,
+        ..Default::default()
+    };
+    let mut adam = AdamW::new(net.params().vars(), adam)?;
+    let theirs = golden.get("losses")?.to_vec1::<f32>()?;
+    assert_eq!(theirs.len(), 10);
+    for (step, theirs) in theirs.into_iter().enumerate() {
+        let (_, loss) = golden.loss(&net)?;
+        adam.backward_step(&loss)?;
+        let off = (loss.to_scalar::<f32>()? - theirs).abs();
+        assert!(off < 1e-3, "step {step}: off by {off:e}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_state_dict_goes_there_and_back() -> Result<()> {
+    let golden = Golden::load()?;
+    let net = golden.network()?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("simple.safetensors");
+    net.params().save(&path)?;
+    let saved = safetensors::load(&path, &Device::Cpu)?;
+    let theirs = golden.starting_with("weights.");
+    assert_eq!(saved.len(), theirs.len());
+    for (name, tensor) in &saved {
+        assert_eq!(difference(tensor, &theirs[name])?, 0.0, "{name}");
+    }
+    let names: Vec<&str> = net.params().names().collect();
+    assert_eq!(names[0], "time_embedding.linear1.weight");
+    assert_eq!(names[names.len() - 1], "conv_out.bias");
+    Ok(())
+}

@@ -37,6 +37,7 @@
 //! |---|---|---|
 //! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid | `01_forward` |
 //! | [`diffusion`] | q(x_t given x_0), the posterior, ε / x_0 / v | `01_forward` |
+//! | [`train`] | Adam and AdamW, gradient clipping, the average of the weights | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
@@ -60,6 +61,7 @@ pub mod progress;
 pub mod rng;
 pub mod schedule;
 pub mod show;
+pub mod train;
 
 /// An error with all its reasons in its own message: a notebook shows the outermost message only.
 pub(crate) fn whole(error: anyhow::Error) -> anyhow::Error {

@@ -332,6 +332,25 @@ fn a_state_that_does_not_fit_is_an_error_and_changes_nothing() -> Result<()> {
     Ok(())
 }
 
+/// What `backward` of a transposition or a broadcast may leave behind.
+#[test]
+fn a_gradient_may_lie_in_memory_in_any_way() -> Result<()> {
+    let x = Rng::new(1).randn((30_001, 7), &Device::Cpu)?;
+    for grad in [x.t()?, x.narrow(0, 5, 1)?.t()?.broadcast_as((7, 30_001))?] {
+        let mut results = vec![];
+        for grad in [grad.contiguous()?, grad] {
+            let params = params(10)?;
+            let mut grads = GradStore::default();
+            grads.insert(&params["b"], grad);
+            let clip = clip_grad_norm(&params, &grads, 1.0)?;
+            AdamW::new(&params, AdamWConfig::default())?.step_scaled(&grads, clip.scale)?;
+            results.push(bits(values(&params))?);
+        }
+        assert!(results[0] == results[1]);
+    }
+    Ok(())
+}
+
 #[test]
 fn wrong_gradients_are_errors_and_change_nothing() -> Result<()> {
     let params = params(7)?;

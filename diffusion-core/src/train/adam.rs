@@ -1,10 +1,9 @@
 //! Adam and AdamW, with a state that can be saved.
 
-use super::in_place::{CHUNK, Real, lerp, lerp_tensors, write, write_from};
 use super::state::{Expected, check_params, check_state, count_tensor, read_count};
+use super::update::Update;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Shape, Tensor, Var, bail};
-use rayon::prelude::*;
 use std::collections::{BTreeMap, HashMap};
 
 /// The numbers of [`AdamW`]. The default is PyTorch's `AdamW`; [`AdamWConfig::adam`] is plain Adam.
@@ -199,11 +198,7 @@ impl AdamW {
         for (slot, grad) in found {
             slot.step += 1;
             let update = Update::new(&self.config, slot.step, scale);
-            match (slot.var.device().is_cpu(), slot.var.dtype()) {
-                (true, DType::F32) => update.fused::<f32>(slot, grad)?,
-                (true, DType::F64) => update.fused::<f64>(slot, grad)?,
-                _ => update.composed(slot, grad)?,
-            }
+            update.apply(&slot.var, &slot.exp_avg, &slot.exp_avg_sq, grad)?;
         }
         Ok(())
     }
@@ -257,186 +252,37 @@ impl AdamW {
     }
 }
 
-/// The coefficients of one step of one parameter.
-struct Update {
-    scale: f64,
-    /// 1 − β₁
-    mean_weight: f64,
-    beta2: f64,
-    /// 1 − lr·λ
-    keep: f64,
-    /// lr / (1−β₁ᵏ)
-    step_size: f64,
-    /// √(1−β₂ᵏ)
-    correction: f64,
-    eps: f64,
-}
-
-impl Update {
-    fn new(config: &AdamWConfig, step: u64, scale: f64) -> Self {
-        let left = |beta: f64| 1.0 - libm::pow(beta, step as f64);
-        Self {
-            scale,
-            mean_weight: 1.0 - config.beta1,
-            beta2: config.beta2,
-            keep: 1.0 - config.lr * config.weight_decay,
-            step_size: config.lr / left(config.beta1),
-            correction: left(config.beta2).sqrt(),
-            eps: config.eps,
-        }
-    }
-
-    /// On the CPU: each element of θ, g, m and v is read once, and those of θ, m and v written once.
-    fn fused<T: Real>(&self, slot: &Slot, grad: &Tensor) -> Result<()> {
-        write::<T>(&slot.exp_avg, |m| {
-            write::<T>(&slot.exp_avg_sq, |v| {
-                write_from::<T>(&slot.var, grad, |theta, g| {
-                    if theta.len() <= CHUNK {
-                        self.elements(theta, g, m, v);
-                    } else {
-                        let (theta, g) = (theta.par_chunks_mut(CHUNK), g.par_chunks(CHUNK));
-                        let (m, v) = (m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK));
-                        (theta, g, m, v)
-                            .into_par_iter()
-                            .for_each(|(theta, g, m, v)| self.elements(theta, g, m, v));
-                    }
-                    Ok(())
-                })
-            })
-        })
-    }
-
-    fn elements<T: Real>(&self, theta: &mut [T], g: &[T], m: &mut [T], v: &mut [T]) {
-        let [scale, mean_weight, beta2, square_weight] =
-            [self.scale, self.mean_weight, self.beta2, 1.0 - self.beta2].map(T::from_f64);
-        let [keep, step_size, correction, eps] =
-            [self.keep, self.step_size, self.correction, self.eps].map(T::from_f64);
-        for (((theta, g), m), v) in theta.iter_mut().zip(g).zip(m).zip(v) {
-            let g = scale * *g;
-            *m = lerp(*m, g, mean_weight);
-            *v = beta2 * *v + square_weight * g * g;
-            *theta = keep * *theta - step_size * *m / (v.sqrt() / correction + eps);
-        }
-    }
-
-    /// The same by candle's operations, on any device.
-    fn composed(&self, slot: &Slot, grad: &Tensor) -> Result<()> {
-        let theta = slot.var.as_detached_tensor();
-        let g = (grad.detach() * self.scale)?;
-        let m = lerp_tensors(&slot.exp_avg.as_detached_tensor(), &g, self.mean_weight)?;
-        let v = ((slot.exp_avg_sq.as_detached_tensor() * self.beta2)?
-            + (g.sqr()? * (1.0 - self.beta2))?)?;
-        let denominator = ((v.sqrt()? / self.correction)? + self.eps)?;
-        let theta = ((theta * self.keep)? - ((&m * self.step_size)? / denominator)?)?;
-        slot.exp_avg.set(&m)?;
-        slot.exp_avg_sq.set(&v)?;
-        slot.var.set(&theta)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
     use candle_core::Device;
-
-    /// The path of other devices, tried on the CPU: equal to the one pass but for rounding, in both halves of `lerp`.
-    #[test]
-    fn the_composition_equals_the_one_pass() -> Result<()> {
-        let mut rng = Rng::new(1);
-        for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-14)] {
-            for beta1 in [0.9, 0.2, 0.0] {
-                let config = AdamWConfig {
-                    lr: 0.01,
-                    beta1,
-                    ..AdamWConfig::default()
-                };
-                let mut random = || rng.randn((CHUNK + 3, 2), &Device::Cpu)?.to_dtype(dtype);
-                let start = random()?;
-                let slots = (0..2)
-                    .map(|_| {
-                        let params = BTreeMap::from([("w".to_string(), Var::from_tensor(&start)?)]);
-                        Ok(AdamW::new(&params, config)?.slots.remove(0))
-                    })
-                    .collect::<Result<Vec<_>>>()?;
-                for step in 1..4 {
-                    let update = Update::new(&config, step, 0.7);
-                    let grad = random()?;
-                    match dtype {
-                        DType::F32 => update.fused::<f32>(&slots[0], &grad)?,
-                        _ => update.fused::<f64>(&slots[0], &grad)?,
-                    }
-                    update.composed(&slots[1], &grad)?;
-                }
-                let tensors = |slot: &Slot| {
-                    [&slot.var, &slot.exp_avg, &slot.exp_avg_sq].map(Var::as_detached_tensor)
-                };
-                for (one_pass, composed) in tensors(&slots[0]).iter().zip(tensors(&slots[1])) {
-                    let off = (one_pass - composed)?
-                        .abs()?
-                        .max_all()?
-                        .to_dtype(DType::F64)?
-                        .to_scalar::<f64>()?;
-                    assert!(off < tolerance, "{dtype:?}, beta1 = {beta1}: {off:e}");
-                }
-                let moved = (&slots[0].var.as_detached_tensor() - &start)?
-                    .abs()?
-                    .max_all()?;
-                assert!(moved.to_dtype(DType::F64)?.to_scalar::<f64>()? > 0.01);
-            }
-        }
-        Ok(())
-    }
 
     #[test]
     fn numbers_out_of_range_are_errors_that_name_the_field() -> Result<()> {
         let params = BTreeMap::from([("w".to_string(), Var::new(1f32, &Device::Cpu)?)]);
-        let ok = AdamWConfig::default();
-        for (config, want) in [
-            (AdamWConfig { lr: -1.0, ..ok }, "lr = -1 must be"),
-            (
-                AdamWConfig {
-                    lr: f64::INFINITY,
-                    ..ok
-                },
-                "lr = inf must be",
-            ),
-            (
-                AdamWConfig { beta1: 1.0, ..ok },
-                "beta1 = 1 must be in [0, 1)",
-            ),
-            (
-                AdamWConfig { beta2: -0.1, ..ok },
-                "beta2 = -0.1 must be in [0, 1)",
-            ),
-            (
-                AdamWConfig {
-                    beta2: f64::NAN,
-                    ..ok
-                },
-                "beta2 = NaN must be",
-            ),
-            (AdamWConfig { eps: 0.0, ..ok }, "eps = 0 must be"),
-            (
-                AdamWConfig {
-                    weight_decay: -0.5,
-                    ..ok
-                },
-                "weight_decay = -0.5 must be",
-            ),
-        ] {
+        type Change = fn(&mut AdamWConfig);
+        let changes: [(Change, &str); 7] = [
+            (|c| c.lr = -1.0, "lr = -1 must be"),
+            (|c| c.lr = f64::INFINITY, "lr = inf must be"),
+            (|c| c.beta1 = 1.0, "beta1 = 1 must be in [0, 1)"),
+            (|c| c.beta2 = -0.1, "beta2 = -0.1 must be in [0, 1)"),
+            (|c| c.beta2 = f64::NAN, "beta2 = NaN must be"),
+            (|c| c.eps = 0.0, "eps = 0 must be"),
+            (|c| c.weight_decay = -0.5, "weight_decay = -0.5 must be"),
+        ];
+        for (change, want) in changes {
+            let mut config = AdamWConfig::default();
+            change(&mut config);
             let message = AdamW::new(&params, config).unwrap_err().to_string();
             assert!(message.contains(want), "{message:?} lacks {want:?}");
         }
-        let mut adam = AdamW::new(
-            &params,
-            AdamWConfig {
-                lr: 0.0,
-                beta1: 0.0,
-                beta2: 0.0,
-                ..ok
-            },
-        )?;
+        let edge = AdamWConfig {
+            lr: 0.0,
+            beta1: 0.0,
+            beta2: 0.0,
+            ..AdamWConfig::default()
+        };
+        let mut adam = AdamW::new(&params, edge)?;
         assert!(adam.set_lr(f64::NAN).is_err());
         assert_eq!(adam.config().lr, 0.0, "a refused learning rate is not kept");
         adam.set_lr(0.5)?;

@@ -31,6 +31,7 @@ mod clip;
 mod ema;
 mod in_place;
 mod state;
+mod update;
 
 pub use adam::{AdamW, AdamWConfig};
 pub use clip::{Clip, clip_grad_norm};

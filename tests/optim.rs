@@ -173,7 +173,8 @@ fn training_goes_on_from_a_saved_state_to_the_bit() -> Result<()> {
     let second = params(2)?;
     let mut adam_again = AdamW::new(&second, AdamWConfig::default())?;
     let mut ema_again = Ema::new(&second, EmaConfig::default())?;
-    // Something to overwrite.
+    // Something to overwrite, another number of steps too.
+    train(&second, &mut adam_again, &mut ema_again, 12)?;
     train(&second, &mut adam_again, &mut ema_again, 12)?;
     for (name, var) in &second {
         var.set(&weights[name])?;
@@ -202,17 +203,20 @@ fn training_goes_on_from_a_saved_state_to_the_bit() -> Result<()> {
 
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() -> Result<()> {
-    let with = |threads: usize| -> Result<Vec<u32>> {
+    let with = |threads: usize| -> Result<(u64, Vec<u32>)> {
         let pool = rayon::ThreadPoolBuilder::new()
             .num_threads(threads)
             .build()?;
         pool.install(|| {
             let params = params(3)?;
+            let grads = random_grads(&params, &mut Rng::new(13))?;
+            let norm = clip_grad_norm(&params, &grads, 1.0)?.norm.to_bits();
             let mut adam = AdamW::new(&params, AdamWConfig::default())?;
             let mut ema = Ema::new(&params, EmaConfig::default())?;
             train(&params, &mut adam, &mut ema, 13)?;
             let averages: BTreeMap<_, _> = ema.averages()?.into_iter().collect();
-            bits(values(&params).chain(averages.values()))
+            let bits = bits(values(&params).chain(averages.values()))?;
+            Ok((norm, bits))
         })
     };
     let one = with(1)?;

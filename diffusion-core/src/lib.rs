@@ -40,6 +40,7 @@
 //! | [`ops`] | convolution, normalisation, attention, …, differentiable | |
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet) | |
+//! | [`train`] | Adam and AdamW, gradient clipping, the average of the weights | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
@@ -65,6 +66,7 @@ pub mod progress;
 pub mod rng;
 pub mod schedule;
 pub mod show;
+pub mod train;
 pub mod unet;
 
 /// An error with all its reasons in its own message: a notebook shows the outermost message only.

@@ -1,0 +1,292 @@
+//! Adam and AdamW, with a state that can be saved.
+
+use super::state::{Expected, check_params, check_state, count_tensor, read_count};
+use super::update::Update;
+use candle_core::backprop::GradStore;
+use candle_core::{DType, Result, Shape, Tensor, Var, bail};
+use std::collections::{BTreeMap, HashMap};
+
+/// The numbers of [`AdamW`]. The default is PyTorch's `AdamW`; [`AdamWConfig::adam`] is plain Adam.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct AdamWConfig {
+    /// The learning rate, not negative. Each element of a parameter moves by about this much in a step.
+    pub lr: f64,
+    /// β₁ in [0, 1): how much of the mean gradient is kept from step to step.
+    pub beta1: f64,
+    /// β₂ in [0, 1): how much of the mean squared gradient is kept.
+    pub beta2: f64,
+    /// ε > 0, which keeps the quotient finite where there was no gradient yet.
+    pub eps: f64,
+    /// λ ≥ 0: each step shrinks the parameters by the factor 1 − lr·λ; 0 is Adam.
+    pub weight_decay: f64,
+}
+
+impl Default for AdamWConfig {
+    fn default() -> Self {
+        Self {
+            lr: 1e-3,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            weight_decay: 0.01,
+        }
+    }
+}
+
+impl AdamWConfig {
+    /// Adam as in the paper and in PyTorch: no weight decay, else as the default.
+    pub fn adam() -> Self {
+        Self {
+            weight_decay: 0.0,
+            ..Self::default()
+        }
+    }
+
+    fn check(&self) -> Result<()> {
+        let not_negative = 0.0..=f64::MAX;
+        let below_one = 0.0..=1.0f64.next_down();
+        // Not so small that f32 would round it to 0.
+        let positive = f64::from(f32::MIN_POSITIVE)..=f64::MAX;
+        for (field, value, range, want) in [
+            ("lr", self.lr, &not_negative, "a finite number ≥ 0"),
+            ("beta1", self.beta1, &below_one, "in [0, 1)"),
+            ("beta2", self.beta2, &below_one, "in [0, 1)"),
+            ("eps", self.eps, &positive, "a finite number ≥ 1.2e-38"),
+            (
+                "weight_decay",
+                self.weight_decay,
+                &not_negative,
+                "a finite number ≥ 0",
+            ),
+        ] {
+            if !range.contains(&value) {
+                bail!("adamw: {field} = {value} must be {want}")
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Adam ([Kingma & Ba 2015](https://arxiv.org/abs/1412.6980), Algorithm 1) with decoupled weight decay
+/// ([Loshchilov & Hutter 2019](https://arxiv.org/abs/1711.05101), Algorithm 2; the decay is multiplied by the learning
+/// rate as in PyTorch).
+///
+/// With g the gradient of a parameter θ, and k the number of gradients that θ has had, this one included:
+///
+/// m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g²,
+/// θ ← (1 − lr·λ) θ − lr · m̂ / (√v̂ + ε), where m̂ = m / (1−β₁ᵏ) and v̂ = v / (1−β₂ᵏ).
+///
+/// The arithmetic is PyTorch's, operation by operation. m and v have the type of θ, f32 or f64, and begin at 0.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Var}, train::{AdamW, AdamWConfig}};
+/// use std::collections::BTreeMap;
+/// let w = Var::new(&[1f32, -2.0], &Device::Cpu)?;
+/// let params = BTreeMap::from([("w".to_string(), w.clone())]);
+/// let mut adam = AdamW::new(&params, AdamWConfig { lr: 0.1, ..AdamWConfig::adam() })?;
+/// adam.step(&w.sqr()?.sum_all()?.backward()?)?;
+/// // The first step is lr in the direction of the sign.
+/// let moved = w.to_vec1::<f32>()?;
+/// assert!((moved[0] - 0.9).abs() < 1e-6 && (moved[1] + 1.9).abs() < 1e-6);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct AdamW {
+    config: AdamWConfig,
+    slots: Vec<Slot>,
+}
+
+/// A parameter and what is remembered of its gradients.
+#[derive(Debug)]
+struct Slot {
+    name: String,
+    var: Var,
+    /// m
+    exp_avg: Var,
+    /// v
+    exp_avg_sq: Var,
+    /// k
+    step: u64,
+}
+
+impl Slot {
+    /// The names in a saved state, PyTorch's with the parameter's in front: m, v, k.
+    fn names(&self) -> [String; 3] {
+        ["exp_avg", "exp_avg_sq", "step"].map(|part| format!("{}.{part}", self.name))
+    }
+}
+
+impl AdamW {
+    /// An optimiser of `params`, which it shares with the network that they belong to.
+    ///
+    /// # Errors
+    /// A number of `config` is out of its range; `params` is empty, has one that is neither f32 nor f64, or one variable
+    /// under two names.
+    pub fn new(params: &BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
+        config.check()?;
+        check_params("adamw", params)?;
+        let slot = |(name, var): (&String, &Var)| {
+            Ok(Slot {
+                name: name.clone(),
+                var: var.clone(),
+                exp_avg: Var::zeros(var.shape(), var.dtype(), var.device())?,
+                exp_avg_sq: Var::zeros(var.shape(), var.dtype(), var.device())?,
+                step: 0,
+            })
+        };
+        Ok(Self {
+            config,
+            slots: params.iter().map(slot).collect::<Result<_>>()?,
+        })
+    }
+
+    /// The numbers that the next step uses.
+    pub fn config(&self) -> &AdamWConfig {
+        &self.config
+    }
+
+    /// Another learning rate from the next step on.
+    ///
+    /// # Errors
+    /// `lr` is negative or not finite.
+    pub fn set_lr(&mut self, lr: f64) -> Result<()> {
+        let config = AdamWConfig { lr, ..self.config };
+        config.check()?;
+        self.config = config;
+        Ok(())
+    }
+
+    /// One step down the gradients. A parameter that has none is left as it is, weight decay included.
+    ///
+    /// # Errors
+    /// No parameter has a gradient; a gradient differs from its parameter in shape, type or device. Nothing is changed
+    /// then.
+    pub fn step(&mut self, grads: &GradStore) -> Result<()> {
+        self.step_scaled(grads, 1.0)
+    }
+
+    /// [`AdamW::step`] with all gradients multiplied by `scale` as they are read: a [`Clip`](super::Clip)'s, or 1/n for n
+    /// accumulated batches.
+    ///
+    /// # Errors
+    /// As [`AdamW::step`], and if `scale` is not finite.
+    pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
+        if !scale.is_finite() {
+            bail!(
+                "adamw: scale = {scale} must be finite; leave the step out if the gradient is not"
+            )
+        }
+        let mut found = Vec::new();
+        for slot in &mut self.slots {
+            if let Some(grad) = grads.get(&slot.var) {
+                let kind = |x: &Tensor| (x.dims().to_vec(), x.dtype(), x.device().location());
+                let (var, grad_is) = (kind(&slot.var), kind(grad));
+                if var != grad_is {
+                    bail!(
+                        "adamw: {} is {var:?} and its gradient {grad_is:?}; they must be alike",
+                        slot.name
+                    )
+                }
+                found.push((slot, grad));
+            }
+        }
+        if found.is_empty() {
+            bail!(
+                "adamw: none of the parameters has a gradient; is the loss computed from these very variables?"
+            )
+        }
+        for (slot, grad) in found {
+            slot.step += 1;
+            let update = Update::new(&self.config, slot.step, scale);
+            update.apply(&slot.var, &slot.exp_avg, &slot.exp_avg_sq, grad)?;
+        }
+        Ok(())
+    }
+
+    /// What is remembered, as named tensors for a file: for a parameter `w` its m, v and k as `w.exp_avg`,
+    /// `w.exp_avg_sq` and `w.step`.
+    ///
+    /// They are copies. The configuration is not among them.
+    ///
+    /// # Errors
+    /// There is no memory for the copies.
+    pub fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let mut state = HashMap::new();
+        for slot in &self.slots {
+            let [exp_avg, exp_avg_sq, step] = slot.names();
+            state.insert(exp_avg, slot.exp_avg.as_detached_tensor().copy()?);
+            state.insert(exp_avg_sq, slot.exp_avg_sq.as_detached_tensor().copy()?);
+            state.insert(step, count_tensor(slot.step)?);
+        }
+        Ok(state)
+    }
+
+    /// Goes on from a [`AdamW::state`]: with the same parameters, configuration and gradients the next steps are the same
+    /// to the bit.
+    ///
+    /// # Errors
+    /// A tensor is missing, has another shape or type, or belongs to none of the parameters. Nothing is changed then.
+    pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let mut expected = Expected::new();
+        for slot in &self.slots {
+            let [exp_avg, exp_avg_sq, step] = slot.names();
+            let like = (slot.var.shape().clone(), slot.var.dtype());
+            expected.insert(exp_avg, like.clone());
+            expected.insert(exp_avg_sq, like);
+            expected.insert(step, (Shape::from(()), DType::I64));
+        }
+        check_state("adamw", &expected, state)?;
+        let mut steps = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            steps.push(read_count("adamw", state, &slot.names()[2])?);
+        }
+        for (slot, step) in self.slots.iter_mut().zip(steps) {
+            let [exp_avg, exp_avg_sq, _] = slot.names();
+            let device = slot.var.device();
+            slot.exp_avg.set(&state[&exp_avg].to_device(device)?)?;
+            slot.exp_avg_sq
+                .set(&state[&exp_avg_sq].to_device(device)?)?;
+            slot.step = step;
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use candle_core::Device;
+
+    #[test]
+    fn numbers_out_of_range_are_errors_that_name_the_field() -> Result<()> {
+        let params = BTreeMap::from([("w".to_string(), Var::new(1f32, &Device::Cpu)?)]);
+        type Change = fn(&mut AdamWConfig);
+        let changes: [(Change, &str); 7] = [
+            (|c| c.lr = -1.0, "lr = -1 must be"),
+            (|c| c.lr = f64::INFINITY, "lr = inf must be"),
+            (|c| c.beta1 = 1.0, "beta1 = 1 must be in [0, 1)"),
+            (|c| c.beta2 = -0.1, "beta2 = -0.1 must be in [0, 1)"),
+            (|c| c.beta2 = f64::NAN, "beta2 = NaN must be"),
+            (|c| c.eps = 0.0, "eps = 0 must be"),
+            (|c| c.weight_decay = -0.5, "weight_decay = -0.5 must be"),
+        ];
+        for (change, want) in changes {
+            let mut config = AdamWConfig::default();
+            change(&mut config);
+            let message = AdamW::new(&params, config).unwrap_err().to_string();
+            assert!(message.contains(want), "{message:?} lacks {want:?}");
+        }
+        let edge = AdamWConfig {
+            lr: 0.0,
+            beta1: 0.0,
+            beta2: 0.0,
+            ..AdamWConfig::default()
+        };
+        let mut adam = AdamW::new(&params, edge)?;
+        assert!(adam.set_lr(f64::NAN).is_err());
+        assert_eq!(adam.config().lr, 0.0, "a refused learning rate is not kept");
+        adam.set_lr(0.5)?;
+        assert_eq!(adam.config().lr, 0.5);
+        Ok(())
+    }
+}

@@ -2,8 +2,8 @@
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, safetensors};
-use diffusion_core::candle_nn::{AdamW, Optimizer, ParamsAdamW};
 use diffusion_core::rng::Rng;
+use diffusion_core::train::{AdamW, AdamWConfig};
 use diffusion_core::unet::{SimpleUNet, SimpleUNetConfig};
 use std::collections::HashMap;
 
@@ -87,22 +87,20 @@ fn output_loss_and_every_gradient_are_those_of_pytorch() -> Result<()> {
     Ok(())
 }
 
-/// Adam with PyTorch's constants, from candle: weight decay 0 makes it of AdamW.
 #[test]
 fn ten_training_steps_have_the_losses_of_pytorch() -> Result<()> {
     let golden = Golden::load()?;
     let net = golden.network()?;
-    let adam = ParamsAdamW {
+    let config = AdamWConfig {
         lr: 2e-4,
-        weight_decay: 0.0,
-        ..Default::default()
+        ..AdamWConfig::adam()
     };
-    let mut adam = AdamW::new(net.params().vars(), adam)?;
+    let mut adam = AdamW::new(&net.params().by_name(), config)?;
     let theirs = golden.get("losses")?.to_vec1::<f32>()?;
     assert_eq!(theirs.len(), 10);
     for (step, theirs) in theirs.into_iter().enumerate() {
         let (_, loss) = golden.loss(&net)?;
-        adam.backward_step(&loss)?;
+        adam.step(&loss.backward()?)?;
         let off = (loss.to_scalar::<f32>()? - theirs).abs();
         assert!(off < 1e-3, "step {step}: off by {off:e}");
     }

@@ -4,7 +4,7 @@ use super::Builder;
 use crate::rng::Rng;
 use anyhow::Context;
 use candle_core::{DType, Device, Result, Tensor, Var, bail, safetensors};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::ffi::OsString;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -75,9 +75,9 @@ impl Params {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    /// The parameters in order, as an optimiser wants them.
-    pub fn vars(&self) -> Vec<Var> {
-        self.vars.iter().map(|(_, var)| var.clone()).collect()
+    /// The parameters by name, as [`train`](crate::train) wants them. They are shared, not copied.
+    pub fn by_name(&self) -> BTreeMap<String, Var> {
+        self.vars.iter().cloned().collect()
     }
 
     /// Gives every parameter the values of the tensor of its name, converted to the type and device of the parameters.
@@ -237,7 +237,10 @@ mod tests {
         let (params, _) = two_layers(1, DType::F32)?;
         let names = ["first.weight", "first.bias", "second.weight", "second.bias"];
         assert_eq!(params.names().collect::<Vec<_>>(), names);
-        assert_eq!((params.count(), params.vars().len()), (12 + 4 + 4 + 1, 4));
+        assert_eq!(
+            (params.count(), params.by_name().len()),
+            (12 + 4 + 4 + 1, 4)
+        );
         assert!(params.get("first").is_none());
         Ok(())
     }

@@ -320,23 +320,22 @@ mod tests {
 
     #[test]
     fn one_batch_is_learned_by_heart() -> Result<()> {
-        use candle_nn::{AdamW, Optimizer, ParamsAdamW};
+        use crate::train::{AdamW, AdamWConfig};
         let net = small(1, DType::F32)?;
         let mut rng = Rng::new(8);
         let x = rng.randn((2, 1, 8, 8), &Device::Cpu)?;
         let eps = rng.randn_like(&x)?;
         let mut adam = AdamW::new(
-            net.params().vars(),
-            ParamsAdamW {
+            &net.params().by_name(),
+            AdamWConfig {
                 lr: 1e-2,
-                weight_decay: 0.0,
-                ..Default::default()
+                ..AdamWConfig::adam()
             },
         )?;
         let mut loss = f32::NAN;
         for _ in 0..150 {
             let l = (net.forward(&x, &[10, 700])? - &eps)?.sqr()?.mean_all()?;
-            adam.backward_step(&l)?;
+            adam.step(&l.backward()?)?;
             loss = l.to_scalar()?;
         }
         assert!(loss < 0.05, "{loss}");

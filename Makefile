@@ -15,10 +15,13 @@ FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
 # One thing after the other: each needs what the one before has set up.
 .NOTPARALLEL:
-.PHONY: lab setup test rust-tests notebook-tests bench notebooks clean python
+.PHONY: lab help setup test rust-tests notebook-tests bench notebooks clean python
 
 lab: python
 	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
+
+help:
+	@sed -n "s/^# \\{0,1\\}//p; /^$$/q" Makefile
 
 setup: python
 	@$(LAB) setup $(FEATURE_FLAGS)

@@ -17,6 +17,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -26,6 +27,7 @@ FIRST = "01_forward.ipynb"
 KERNELS = LAB / "kernels"
 PYTHON, RUST, KERNEL = (3, 10), (1, 95), (0, 22)
 FEATURES = ("cuda", "metal")
+INTERRUPTED = 130
 
 
 class Problem(Exception):
@@ -174,7 +176,10 @@ def fill_cache(kernel, features):
     shutil.copy(ROOT / "Cargo.lock", folder / "Cargo.lock")
     script = "from lab import warm_up; warm_up()"
     environment = dict(os.environ, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(folder))
-    if subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode:
+    code = subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode
+    if code == INTERRUPTED:
+        raise KeyboardInterrupt
+    if code:
         raise Problem("The kernel could not build diffusion-core: see the messages above. Run the command again once that is mended.")
     stamp.write_text(want)
     print(f"… done in {time.time() - began:.0f} s.", flush=True)
@@ -186,13 +191,19 @@ def warm_up():
 
     cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
     dep = next("".join(c["source"]) for c in cells if c["cell_type"] == "code" and ":dep" in "".join(c["source"]))
-    failed = []
+    failed, began = [], time.time()
+
+    def tick():
+        while True:
+            time.sleep(20)
+            print(f"  … {time.time() - began:.0f} s; candle and diffusion-core come last and take longest", flush=True)
 
     def show(message):
         if message["msg_type"] == "error":
             failed.append(message)
             print("\n".join(message["content"]["traceback"]), flush=True)
 
+    threading.Thread(target=tick, daemon=True).start()
     manager = KernelManager(kernel_name="rust")
     manager.start_kernel(cwd=str(NOTEBOOKS))
     client = manager.client()
@@ -202,6 +213,8 @@ def warm_up():
         for code in (dep, "use diffusion_core::candle;"):
             if not failed:
                 client.execute_interactive(code, output_hook=show, timeout=None)
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
     finally:
         client.stop_channels()
         manager.shutdown_kernel(now=True)
@@ -218,7 +231,11 @@ def setup(features):
 
 
 def open_lab(features, arguments):
+    if os.geteuid() == 0 and "--allow-root" not in arguments:
+        raise Problem("JupyterLab does not start for root unless it is told to: make lab ARGS=\"--allow-root\".")
     setup(features)
+    if "--no-browser" in arguments:
+        print(f"In the address below, put /lab/tree/{FIRST} in the place of /lab to open the first notebook.", flush=True)
     environment = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")
     command = [str(VENV / "bin" / "jupyter"), "lab", *arguments, str(NOTEBOOKS / FIRST)]
     os.chdir(ROOT)

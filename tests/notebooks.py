@@ -56,6 +56,9 @@ def keep_pictures(path, notebook):
 
 
 def main(names):
+    known = [path.stem for path in all_notebooks()]
+    if unknown := [name for name in names if name not in known]:
+        sys.exit(f"there is no notebook {unknown[0]!r}; there is: {', '.join(known)}")
     IMAGES.mkdir(exist_ok=True)
     for path in all_notebooks():
         if names and path.stem not in names:

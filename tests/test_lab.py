@@ -60,6 +60,13 @@ def test_a_device_that_cannot_be_built_for_is_an_error(tmp_path, monkeypatch, fe
     assert sentence in str(problem.value)
 
 
+def test_root_is_told_before_anything_is_built(monkeypatch):
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(lab, "setup", lambda features: pytest.fail("it was built first"))
+    with pytest.raises(lab.Problem, match='make lab ARGS="--allow-root"'):
+        lab.open_lab([], [])
+
+
 def test_the_makefile_says_which_python_it_lacks():
     run = subprocess.run(["make", "lab", "PYTHON=no-such-python"], cwd=ROOT, capture_output=True, text=True)
     assert run.returncode != 0
@@ -101,7 +108,7 @@ def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypat
             return really_run(command, **options)
         calls.append(options["env"]["EVCXR_TMPDIR"])
         if len(calls) == 1:
-            raise KeyboardInterrupt
+            return subprocess.CompletedProcess(command, lab.INTERRUPTED)
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(lab.subprocess, "run", build)

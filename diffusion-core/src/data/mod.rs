@@ -428,12 +428,12 @@ impl Dataset {
 
     /// Shows name, number, size and classes in a notebook.
     pub fn evcxr_display(&self) {
-        println!("EVCXR_BEGIN_CONTENT text/plain\n{self:?}\nEVCXR_END_CONTENT");
+        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
     }
 }
 
 /// `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`
-impl fmt::Debug for Dataset {
+impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [c, h, w] = self.shape;
         let counted = self.class_names.iter().zip(self.class_counts());
@@ -444,6 +444,13 @@ impl fmt::Debug for Dataset {
             "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})",
             counted.join(", ")
         )
+    }
+}
+
+/// As [`Display`](fmt::Display): millions of pixels say less than their summary.
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
     }
 }
 

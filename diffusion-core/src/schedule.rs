@@ -13,6 +13,9 @@ use std::fmt;
 /// √ᾱ of the last step above which [`Schedule::warning`] speaks: a tenth of the image's amplitude, an SNR of −20 dB.
 pub const MAX_FINAL_SIGNAL: f64 = 0.1;
 
+/// The most time steps that [`Schedule::new`] makes, a thousand times what the papers use.
+pub const MAX_STEPS: usize = 1_000_000;
+
 /// The named ways to choose the variances β_0 … β_{T−1}.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Betas {
@@ -155,13 +158,18 @@ pub struct Schedule {
 }
 
 impl Schedule {
-    /// A schedule of `steps` = T time steps, T ≥ 2.
+    /// A schedule of `steps` = T time steps, 2 ≤ T ≤ [`MAX_STEPS`].
     ///
     /// # Errors
-    /// T below 2, or a field of `betas` outside its range: the message names the field and its value.
+    /// T below 2 or above [`MAX_STEPS`], or a field of `betas` outside its range: the message names the field and its value.
     pub fn new(steps: usize, betas: Betas) -> Result<Self> {
         if steps < 2 {
             bail!("steps = {steps}: a schedule needs at least 2 time steps (the papers use 1000)")
+        }
+        if steps > MAX_STEPS {
+            bail!(
+                "steps = {steps}: a schedule has at most {MAX_STEPS} time steps (the papers use 1000)"
+            )
         }
         betas.check()?;
         Self::from_betas(betas.name(), betas.values(steps))
@@ -389,6 +397,10 @@ mod tests {
         for (message, wants) in [
             (fail(Betas::LINEAR, 0), "steps = 0"),
             (fail(Betas::LINEAR, 1), "steps = 1"),
+            (
+                fail(Betas::LINEAR, usize::MAX),
+                "at most 1000000 time steps",
+            ),
             (fail(linear(0.0, 0.02), 10), "start = 0"),
             (fail(linear(1e-4, 1.0), 10), "end = 1"),
             (fail(linear(f64::NAN, 0.5), 10), "start = NaN"),

@@ -40,6 +40,9 @@ pub const FASHION_CLASSES: [&str; 10] = [
     "ankle boot",
 ];
 
+/// The most sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
+pub const MAX_SPRITES: usize = 1_000_000;
+
 /// Which part of a data set: the one to learn from, or the one kept aside to test on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Part {
@@ -83,10 +86,13 @@ impl Dataset {
     /// `seed`. The first 100 of 10,000 are the same as 100.
     ///
     /// # Errors
-    /// `n` = 0.
+    /// `n` = 0 or above [`MAX_SPRITES`].
     pub fn sprites(n: usize, seed: u64) -> Result<Self> {
         const SIDE: usize = sprites::SIDE;
-        ensure!(n > 0, "n = 0 sprites: ask for at least 1");
+        ensure!(
+            (1..=MAX_SPRITES).contains(&n),
+            "n = {n} sprites: ask for 1 … {MAX_SPRITES}"
+        );
         let (pixels, labels) = sprites::generate(n, seed);
         let by_channel = to_channels_first(&pixels, 3, SIDE * SIDE);
         Self::new(
@@ -618,6 +624,10 @@ mod tests {
             (d.resize(0, Resize::Nearest).map(drop), "side = 0"),
             (d.batches(0, &mut Rng::new(0)).map(drop), "size = 0"),
             (Dataset::sprites(0, 0).map(drop), "n = 0"),
+            (
+                Dataset::sprites(usize::MAX, 0).map(drop),
+                "ask for 1 … 1000000",
+            ),
         ] {
             let message = result.unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

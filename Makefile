@@ -4,6 +4,9 @@
 #   PYTHON=python3.12           which Python to use
 # make test                     every check there is
 # make bench                    speeds, side by side with what they are compared with
+#   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
+#   ONLY="steps ops"            only these of kernel, steps, ops, scaling
+#   ARGS="--threads 4"          options; ARGS=--help lists them
 # make notebooks                run the notebooks with the values they are committed with, and keep the results
 #   NAMES="01_forward"          only these
 # make clean                    remove everything that the commands above have made, except downloaded data
@@ -37,8 +40,10 @@ rust-tests:
 notebook-tests: .venv/tests.stamp
 	$(VENV) -m pytest tests
 
-bench: setup
-	$(VENV) tests/bench.py
+# Only the kernel's part needs Jupyter.
+BENCH_KERNEL = $(if $(ONLY),$(filter kernel,$(ONLY)),kernel)
+bench: $(if $(BENCH_KERNEL),setup,python)
+	$(if $(BENCH_KERNEL),$(VENV),$(PYTHON)) tests/bench.py $(ONLY) $(if $(TORCH),--torch) $(ARGS)
 
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)

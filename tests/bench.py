@@ -1,66 +1,114 @@
 #!/usr/bin/env python3
 """`make bench`: speeds, each side by side in the same run with what it is compared with. Writes target/bench.json.
 
-1. The crate inside the notebook kernel against the same code in a release build: tests/kernel_speed.rs, in turn.
-2. What a reader waits for: the first picture of 01_forward, and a small cell.
+    kernel      the crate inside the notebook kernel against a release build, and what a reader waits for
+    steps       a network's training step and denoising step: seconds, images per second, peak memory
+    ops         the operations one by one, as a share of what the machine can do, and where a training step goes
+    scaling     the steps for growing batches and images
+
+The last three compare the crate with stock candle's operations (in the same build, whose matrix product is faster than
+candle's own) and with PyTorch, if there is one.
 """
+import argparse
 import json
-import re
-import statistics
-import subprocess
+import os
+import platform
+import resource
+import sys
+import time
 from pathlib import Path
 
-from kernel import DEP, ROOT, Kernel
-from notebooks import NOTEBOOKS, code_cells, read
+from speed import compare
+from speed.sides import REQUIREMENTS, ROOT, Problem, Sides
 
-ROUNDS = 9
-
-
-def kernel_against_release():
-    subprocess.run(["cargo", "build", "--quiet", "--locked", "--release", "--example", "kernel_speed"], cwd=ROOT, check=True)
-    binary = ROOT / "target" / "release" / "examples" / "kernel_speed"
-    code = (ROOT / "tests" / "kernel_speed.rs").read_text()
-    functions = code[code.index("fn normals"):code.index("fn main")]
-    seconds = {}
-    with Kernel() as kernel:
-        kernel.run(DEP)
-        kernel.run("use diffusion_core::{candle::Device, data::sprites, rng::Rng};\nuse std::time::Instant;")
-        kernel.run(functions)
-        for name in re.findall(r"fn (\w+)\(", functions):
-            sides = {"kernel": [], "release": []}
-            for _ in range(ROUNDS):
-                sides["kernel"].append(float(kernel.run(f'println!("{{}}", {name}());').text))
-                sides["release"].append(float(subprocess.check_output([binary, name])))
-            seconds[name] = {side: statistics.median(times) for side, times in sides.items()}
-    for name, sides in seconds.items():
-        ratio = sides["kernel"] / sides["release"]
-        print(f"{name:10} kernel {sides['kernel'] * 1e3:7.1f} ms   release build {sides['release'] * 1e3:7.1f} ms   ratio {ratio:.2f}")
-        yield {"name": f"in the kernel: {name}", "ours_s": sides["kernel"], "release_s": sides["release"], "ratio": ratio}
+PARTS = ("kernel", "steps", "ops", "scaling")
+# So many cores that are busy with something else spoil a measurement.
+BUSY = 0.1
 
 
-def a_readers_waits():
-    with Kernel() as kernel:
-        # The sum of what the reader waits for, without what the measurement adds.
-        first, everything, cells = None, kernel.started_in, code_cells(read(NOTEBOOKS / "01_forward.ipynb"))
-        print(f"kernel starts in {kernel.started_in:.1f} s")
-        for cell in cells:
-            output = kernel.run(cell.source)
-            everything += output.seconds
-            if first is None and any(mime.startswith("image/") for mime in output.data):
-                first = everything
-        small = statistics.median(kernel.run(f"let small_{i} = {i} + 1;").seconds for i in range(9))
-    print(f"01_forward: first picture after {first:.1f} s (wanted: 30), all {len(cells)} cells in {everything:.1f} s")
-    print(f"a small cell takes {small:.2f} s, the median of nine (wanted: 1.5)")
-    yield {"name": "first picture of 01_forward", "ours_s": first}
-    yield {"name": "all of 01_forward", "ours_s": everything}
-    yield {"name": "a small cell", "ours_s": small}
+def parse():
+    p = argparse.ArgumentParser(prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them if none is named")
+    p.add_argument("--network", default="simple_unet", help="which network (default: %(default)s)")
+    p.add_argument("--base", type=int, nargs="+", help="its widths (steps: 32 64, ops: 64, scaling: 32)")
+    p.add_argument("--batch", type=int, nargs="+", help="images at a time (steps: 64 1, ops: 64)")
+    p.add_argument("--threads", type=int, default=2, help="for every side (default: %(default)s)")
+    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps: 5, ops and scaling: 3)")
+    p.add_argument("--torch", action="store_true",
+                   help=f"install PyTorch into target/torch-env if it is not there ({REQUIREMENTS.name} names the version)")
+    p.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"), metavar="PATH",
+                   help="a Python that has PyTorch (default: $TORCH_PYTHON, else target/torch-env)")
+    options = p.parse_args()
+    if unknown := [part for part in options.parts if part not in PARTS]:
+        p.error(f"there is no part {unknown[0]}; choose from {', '.join(PARTS)}")
+    for name in ("base", "batch", "threads", "rounds"):
+        values = getattr(options, name)
+        if values is not None and min(values if isinstance(values, list) else [values]) < 1:
+            p.error(f"--{name} {values}: it must be at least 1")
+    return options
+
+
+def processor():
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        return platform.processor() or platform.machine()
+
+
+def used_by_others():
+    """The seconds of processor time that everybody else has used so far; None where that is not known."""
+    try:
+        user, nice, system = map(int, Path("/proc/stat").read_text().split()[1:4])
+    except OSError:
+        return None
+    own = (resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    return (user + nice + system) / os.sysconf("SC_CLK_TCK") - sum(used.ru_utime + used.ru_stime for used in own)
+
+
+def measure(options):
+    parts = options.parts or PARTS
+    if "kernel" in parts:
+        from speed import in_kernel  # needs Jupyter, which the other parts do not
+
+        for result in (*in_kernel.kernel_against_release(), *in_kernel.a_readers_waits()):
+            yield {**compare.entry(result["name"], {}, None), **result}
+    if set(parts) == {"kernel"}:
+        return
+    sides = Sides(options.threads, options.torch_python, options.torch)
+    print(f"\n{processor()}, {os.cpu_count()} cores")
+    if sides.torch:
+        print(f"PyTorch {sides.torch['version']}, {sides.torch['adam']}")
+    else:
+        print("PyTorch is not compared with: `make bench TORCH=1` installs it into target/torch-env, TORCH_PYTHON=PATH names one")
+    began, others = time.monotonic(), used_by_others()
+    if "steps" in parts:
+        yield from compare.steps(sides, options.network, options.base or [32, 64], options.batch or [64, 1], options.rounds or 5)
+    if "ops" in parts:
+        for base in options.base or [64]:
+            for batch in options.batch or [64]:
+                yield from compare.one_by_one(sides, base, batch, options.rounds or 3)
+    if "scaling" in parts:
+        for base in options.base or [32]:
+            yield from compare.scaling(sides, options.network, base, options.rounds or 3)
+    if others is not None and (busy := (used_by_others() - others) / (time.monotonic() - began)) > BUSY:
+        print(f"\nOther programs kept {busy:.1f} cores busy meanwhile: the figures are not to be trusted, PyTorch's least of all. "
+              "Measure again on an idle machine.")
 
 
 def main():
-    results = [*kernel_against_release(), *a_readers_waits()]
-    out = ROOT / "target" / "bench.json"
-    out.write_text(json.dumps(results, indent=1))
-    print(f"written to {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out.name}")
+    options = parse()
+    results, failure = [], None
+    try:
+        for result in measure(options):
+            results.append(result)
+    except Problem as problem:
+        failure = f"bench: {problem}"
+    if results:
+        out = ROOT / "target" / "bench.json"
+        out.write_text(json.dumps(results, indent=1))
+        print(f"\nwritten to {out.relative_to(Path.cwd()) if out.is_relative_to(Path.cwd()) else out.name}")
+    sys.exit(failure)
 
 
 if __name__ == "__main__":

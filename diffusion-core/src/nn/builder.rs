@@ -46,16 +46,30 @@ impl Init {
 /// ```
 #[derive(Debug)]
 pub struct Builder<'a> {
-    params: &'a mut Params,
-    rng: &'a mut Rng,
+    source: Source<'a>,
     prefix: String,
+}
+
+/// Where parameters come from.
+#[derive(Debug)]
+enum Source<'a> {
+    /// They are made.
+    New(&'a mut Params, &'a mut Rng),
+    /// They are there.
+    Constants(&'a Params),
 }
 
 impl<'a> Builder<'a> {
     pub(super) fn new(params: &'a mut Params, rng: &'a mut Rng) -> Self {
         Self {
-            params,
-            rng,
+            source: Source::New(params, rng),
+            prefix: String::new(),
+        }
+    }
+
+    pub(super) fn constants(params: &'a Params) -> Self {
+        Self {
+            source: Source::Constants(params),
             prefix: String::new(),
         }
     }
@@ -64,17 +78,20 @@ impl<'a> Builder<'a> {
     pub fn at(&mut self, name: impl Display) -> Builder<'_> {
         Builder {
             prefix: format!("{}{name}.", self.prefix),
-            params: self.params,
-            rng: self.rng,
+            source: match &mut self.source {
+                Source::New(params, rng) => Source::New(params, rng),
+                Source::Constants(params) => Source::Constants(params),
+            },
         }
     }
 
-    /// Makes a parameter called `name` here, and returns its tensor.
+    /// Makes a parameter called `name` here, and returns its tensor; or, from [`Params::constants`], returns the one there is.
     ///
     /// Random numbers are drawn on the host in row-major order, so that every device gets the same.
     ///
     /// # Errors
-    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers.
+    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers. From [`Params::constants`]: there is
+    /// none of this name, or it has another shape.
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
         let (name, shape) = (format!("{}{name}", self.prefix), shape.into());
         let count = shape
@@ -86,12 +103,23 @@ impl<'a> Builder<'a> {
                 "parameter {name} would have shape {shape:?}: it must have at least one number and at most {LARGEST}"
             )
         };
-        if self.params.get(&name).is_some() {
-            bail!("there is a parameter {name} already: give each part a name of its own")
+        match &mut self.source {
+            Source::New(params, _) if params.get(&name).is_some() => {
+                bail!("there is a parameter {name} already: give each part a name of its own")
+            }
+            Source::New(params, rng) => {
+                let values = init.values(count, rng);
+                params.add(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)
+            }
+            Source::Constants(params) => match params.get(&name) {
+                Some(var) if var.shape() == &shape => Ok(var.as_detached_tensor()),
+                Some(var) => bail!(
+                    "parameter {name} has shape {:?} and should have {shape:?}",
+                    var.dims()
+                ),
+                None => bail!("there is no parameter {name}"),
+            },
         }
-        let values = init.values(count, self.rng);
-        let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
-        self.params.add(name, &values)
     }
 }
 

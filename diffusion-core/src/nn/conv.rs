@@ -1,7 +1,7 @@
 //! The convolution layer.
 
 use super::{Builder, Init};
-use crate::ops::{Geometry, conv2d};
+use crate::ops::{Geometry, conv2d, upsample_nearest2x_conv2d};
 use candle_core::{Result, Tensor};
 
 /// A convolution with weights and bias of its own: [`conv2d`].
@@ -41,6 +41,28 @@ impl Conv2d {
     /// # Errors
     /// As [`conv2d`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        conv2d(x, &self.weight, Some(&self.bias), self.geometry)
+        self.forward_with_bias(x, &self.bias)
+    }
+
+    /// With another bias, such as one for each image.
+    ///
+    /// # Shapes
+    /// `x` (B, I, H, W); `bias` (O,) or (B, O); the result is (B, O, H', W') as [`conv2d`] says.
+    ///
+    /// # Errors
+    /// As [`conv2d`].
+    pub fn forward_with_bias(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        conv2d(x, &self.weight, Some(bias), self.geometry)
+    }
+
+    /// Of the image with each pixel four times, twice as high and wide: [`upsample_nearest2x_conv2d`].
+    ///
+    /// # Shapes
+    /// `x` (B, I, H, W); the result is (B, O, 2H, 2W) if the geometry is that of the same size.
+    ///
+    /// # Errors
+    /// As [`conv2d`].
+    pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
+        upsample_nearest2x_conv2d(x, &self.weight, Some(&self.bias), self.geometry)
     }
 }

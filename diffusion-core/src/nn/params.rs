@@ -37,6 +37,12 @@ impl Params {
         Builder::new(self, rng)
     }
 
+    /// What the same layers are made with once more, from the parameters that are there: as constants, of which no gradient is
+    /// wanted, so that candle need not keep what it would take. They share their numbers with the parameters.
+    pub fn constants(&self) -> Builder<'_> {
+        Builder::constants(self)
+    }
+
     pub(super) fn add(&mut self, name: String, values: &Tensor) -> Result<Tensor> {
         let values = values.to_dtype(self.dtype)?.to_device(&self.device)?;
         let var = Var::from_tensor(&values)?;

@@ -1,5 +1,6 @@
 //! SiLU and GELU, and the choice between an activation and none.
 
+use super::cpu::{activation::Function, takes};
 use candle_core::{Result, Tensor};
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -39,6 +40,9 @@ impl Activation {
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
+    if takes(&[x]) {
+        return x.contiguous()?.apply_op1(Function::Silu);
+    }
     x.silu()
 }
 
@@ -55,6 +59,9 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
+    if takes(&[x]) {
+        return x.contiguous()?.apply_op1(Function::Gelu);
+    }
     // From erf, because the gradient of candle's own `gelu_erf` has constants of six digits.
     (x * 0.5)? * ((x * FRAC_1_SQRT_2)?.erf()? + 1.0)?
 }
@@ -62,6 +69,7 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
     use candle_core::{DType, Device, Var};
 
@@ -77,6 +85,28 @@ mod tests {
             silu(&x[0].transpose(0, 3)?)
         })?;
         check("gelu of a part", &[x], |x| gelu(&x[0].narrow(2, 1, 3)?))
+    }
+
+    #[test]
+    fn kernels_do_what_the_compositions_do() -> Result<()> {
+        for f in [silu, gelu] {
+            for shape in [
+                vec![1],
+                vec![7],
+                vec![3, 1, 5, 2],
+                vec![16, 17],
+                vec![3, 40_001],
+            ] {
+                let x = [(random(1, shape.as_slice())? * 3.0)?];
+                compare(&format!("{shape:?}"), &x, 1e-6, |x| f(&x[0]))?;
+            }
+            let x = [random(2, (3, 6, 5, 2))?];
+            compare("transposed, narrowed and twice", &x, 1e-6, |x| {
+                f(&x[0].transpose(0, 3)?.narrow(1, 1, 4)?)?
+                    * f(&x[0].transpose(0, 3)?.narrow(1, 2, 4)?)?
+            })?;
+        }
+        Ok(())
     }
 
     #[test]

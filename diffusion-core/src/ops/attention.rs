@@ -1,5 +1,6 @@
 //! Multi-head attention over positions.
 
+use super::cpu::{attention::Attention, takes};
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
@@ -52,6 +53,11 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
             q.dims()
         )
     }
+    if takes(&[q, k, v]) {
+        return q
+            .contiguous()?
+            .apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
+    }
     let d = c / heads;
     let per_head = |x: &Tensor, positions: usize| {
         x.reshape((b, positions, heads, d))?
@@ -71,6 +77,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
 
     #[test]
@@ -97,6 +104,36 @@ mod tests {
         })
     }
 
+    #[test]
+    fn kernel_does_what_the_composition_does() -> Result<()> {
+        for (b, n, m, c, heads) in [
+            (1, 1, 1, 1, 1),
+            (1, 5, 3, 4, 2),
+            (3, 2, 7, 3, 3),
+            (2, 49, 49, 32, 4),
+            (1, 150, 33, 24, 1),
+            (3, 64, 129, 6, 2),
+        ] {
+            let qkv = [
+                random(1, (b, n, c))?,
+                random(2, (b, m, c))?,
+                random(3, (b, m, c))?,
+            ];
+            let what = format!("{:?}, {heads} heads", (b, n, m, c));
+            compare(&what, &qkv, 1e-5, |x| attention(&x[0], &x[1], &x[2], heads))?;
+        }
+        let pictures = [random(4, (2, 6, 9, 8))?];
+        compare(
+            "self-attention over part of a picture",
+            &pictures,
+            1e-5,
+            |x| {
+                let x = x[0].narrow(1, 1, 4)?.flatten_from(2)?.transpose(1, 2)?;
+                attention(&x, &x, &x, 2)
+            },
+        )
+    }
+
     /// Equal keys: every position gets the mean of the values.
     #[test]
     fn equal_scores_give_the_mean_of_the_values() -> Result<()> {
@@ -116,6 +153,10 @@ mod tests {
         let best = scores.argmax(0)?.to_scalar::<u32>()? as usize;
         let off = (attention(&q, &k, &v, 1)? - v.narrow(1, best, 1)?)?;
         assert!(off.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        let [q, k, v] = [q, k, v].map(|x| x.to_dtype(candle_core::DType::F32));
+        let (k, v) = (k?, v?);
+        let off = (attention(&q?, &k, &v, 1)? - v.narrow(1, best, 1)?)?;
+        assert!(off.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
         Ok(())
     }
 

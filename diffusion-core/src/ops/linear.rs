@@ -1,5 +1,6 @@
 //! The affine map.
 
+use super::cpu::{linear::Linear, takes};
 use super::one_per_channel;
 use candle_core::{Result, Tensor, bail};
 
@@ -33,13 +34,18 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
             weight.dims()
         )
     }
-    let y = x.reshape(((), *c))?.matmul(&weight.t()?)?;
+    if let Some(bias) = bias {
+        one_per_channel(OP, ("bias", bias), out, ("weight", weight))?;
+    }
+    let x = x.reshape(((), *c))?;
     let y = match bias {
-        Some(bias) => {
-            one_per_channel(OP, ("bias", bias), out, ("weight", weight))?;
-            y.broadcast_add(bias)?
+        Some(bias) if takes(&[&x, weight, bias]) => {
+            x.contiguous()?
+                .apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
         }
-        None => y,
+        None if takes(&[&x, weight]) => x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?,
+        Some(bias) => x.matmul(&weight.t()?)?.broadcast_add(bias)?,
+        None => x.matmul(&weight.t()?)?,
     };
     y.reshape([rows, &[out]].concat())
 }
@@ -47,6 +53,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
 
     #[test]
@@ -74,6 +81,35 @@ mod tests {
         let inputs = [random(4, (4, 3, 2))?, random(5, (4, 3))?];
         check("transposed and narrowed", &inputs, |x| {
             linear(&x[0].transpose(0, 2)?.narrow(1, 1, 2)?, &x[1].t()?, None)
+        })
+    }
+
+    #[test]
+    fn kernel_does_what_the_composition_does() -> Result<()> {
+        for (x, out) in [
+            (vec![1], 1),
+            (vec![5], 3),
+            (vec![1, 33], 70),
+            (vec![3, 1], 4),
+            (vec![2, 3, 5], 2),
+            (vec![150, 40], 131),
+            (vec![2, 300], 200),
+        ] {
+            let inner = x[x.len() - 1];
+            let inputs = [
+                random(1, x.as_slice())?,
+                random(2, (out, inner))?,
+                random(3, out)?,
+            ];
+            let what = format!("{x:?} → {out}");
+            compare(&what, &inputs, 2e-6, |x| linear(&x[0], &x[1], Some(&x[2])))?;
+            compare(&what, &inputs[..2], 2e-6, |x| linear(&x[0], &x[1], None))?;
+        }
+        let inputs = [random(4, (4, 3, 4))?, random(5, (4, 4))?];
+        compare("transposed, narrowed and twice", &inputs, 2e-6, |x| {
+            let (input, weight) = (x[0].transpose(0, 2)?.narrow(1, 1, 2)?, x[1].t()?);
+            let bias = x[1].get(0)?;
+            linear(&linear(&input, &weight, Some(&bias))?, &weight, None)
         })
     }
 

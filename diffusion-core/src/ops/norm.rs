@@ -1,7 +1,8 @@
 //! Normalisation: of activations by groups of channels, and of a convolution's weights.
 
+use super::cpu::{group_norm::GroupNorm, takes};
 use super::{Activation, one_per_channel};
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 
 /// Group normalisation ([Wu & He 2018](https://arxiv.org/abs/1803.08494)) and then `activation`.
 ///
@@ -46,6 +47,16 @@ pub fn group_norm(
             x.dims()
         )
     }
+    if takes(&[x, weight, bias]) {
+        let kernel = GroupNorm {
+            groups,
+            eps,
+            activation,
+        };
+        return x
+            .contiguous()?
+            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
+    }
     let normal = standardize(&x.reshape((batch, groups, ()))?, eps)?.reshape(x.shape())?;
     let mut per_channel = vec![1; x.rank()];
     per_channel[1] = channels;
@@ -80,6 +91,13 @@ pub fn weight_standardize(weight: &Tensor, eps: f64) -> Result<Tensor> {
             weight.dims()
         )
     }
+    if takes(&[weight]) {
+        // Each output channel is an image of one group.
+        let one = Tensor::ones(1, DType::F32, weight.device())?;
+        let rows = weight.flatten_from(1)?.unsqueeze(1)?;
+        return group_norm(&rows, 1, &one, &one.zeros_like()?, eps, Activation::None)?
+            .reshape(weight.shape());
+    }
     standardize(&weight.flatten_from(1)?, eps)?.reshape(weight.shape())
 }
 
@@ -93,6 +111,7 @@ fn standardize(x: &Tensor, eps: f64) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
 
     #[test]
@@ -124,6 +143,72 @@ mod tests {
             let x = x[0].transpose(1, 3)?.narrow(2, 1, 3)?;
             group_norm(&x, 2, &weight, &bias, 1e-5, Activation::Silu)
         })
+    }
+
+    /// Rows of every length about that of a vector, one group shared among the threads and many each on its own.
+    #[test]
+    fn kernel_does_what_the_composition_does() -> Result<()> {
+        for (x, groups) in [
+            (vec![1, 1, 3, 5], 1),
+            (vec![3, 4, 3, 2], 2),
+            (vec![1, 3, 1, 1], 3),
+            (vec![3, 6, 1, 1], 2),
+            (vec![2, 4], 2),
+            (vec![3, 8, 7, 7], 4),
+            (vec![1, 32, 14, 17], 8),
+            (vec![2, 5, 65], 1),
+            (vec![1, 7, 70, 71], 1),
+            (vec![2, 1, 200, 300], 1),
+        ] {
+            let inputs = [
+                ((random(1, x.as_slice())? * 2.0)? + 3.0)?,
+                random(2, x[1])?,
+                random(3, x[1])?,
+            ];
+            for activation in [Activation::None, Activation::Silu] {
+                compare(
+                    &format!("{x:?}, {groups} groups, {activation:?}"),
+                    &inputs,
+                    1e-5,
+                    |x| group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation),
+                )?;
+            }
+        }
+        let inputs = [random(4, (3, 6, 5, 4))?, random(5, (2, 2))?];
+        compare("transposed and narrowed", &inputs, 2e-6, |x| {
+            let (weight, bias) = (x[1].t()?.flatten_all()?, x[1].flatten_all()?);
+            let x = x[0].transpose(1, 3)?.narrow(2, 1, 3)?;
+            let y = group_norm(&x, 2, &weight, &bias, 1e-5, Activation::Silu)?;
+            y + group_norm(&x, 1, &bias, &weight, 1e-3, Activation::None)?
+        })?;
+        for shape in [vec![1, 1, 3, 3], vec![3, 2, 1, 3], vec![40, 9, 3, 3]] {
+            let weight = [(random(6, shape.as_slice())? * 0.1)?];
+            compare(&format!("weights {shape:?}"), &weight, 2e-6, |w| {
+                weight_standardize(&w[0], 1e-5)
+            })?;
+        }
+        compare(
+            "transposed weights",
+            &[random(7, (3, 2, 5, 4))?],
+            2e-6,
+            |w| weight_standardize(&w[0].transpose(0, 3)?, 1e-5),
+        )
+    }
+
+    /// In one pass, or with a mean rounded to f32, all digits would be lost.
+    #[test]
+    fn a_small_spread_around_a_large_mean_is_seen() -> Result<()> {
+        let x = [
+            ((random(1, (2, 4, 9, 9))? * 1e-2)? + 1000.0)?,
+            random(2, 4)?,
+            random(3, 4)?,
+        ];
+        for activation in [Activation::None, Activation::Silu] {
+            compare(&format!("{activation:?}"), &x, 1e-5, |x| {
+                group_norm(&x[0], 2, &x[1], &x[2], 1e-9, activation)
+            })?;
+        }
+        Ok(())
     }
 
     #[test]

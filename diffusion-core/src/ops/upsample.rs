@@ -1,5 +1,6 @@
 //! Images of twice the height and width.
 
+use super::cpu::{planes::Planes, takes};
 use super::four;
 use candle_core::{Result, Tensor};
 
@@ -18,8 +19,11 @@ use candle_core::{Result, Tensor};
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
-    // Not candle's `upsample_nearest2d`: its gradient overwrites what x got from where else it is used.
     let (b, c, h, w) = four("upsample_nearest2x", "x", x)?;
+    if takes(&[x]) {
+        return x.contiguous()?.apply_op1(Planes::Nearest2x);
+    }
+    // Not candle's `upsample_nearest2d`: its gradient overwrites what x got from where else it is used.
     x.reshape((b, c, h, 1, w, 1))?
         .broadcast_as((b, c, h, 2, w, 2))?
         .reshape((b, c, 2 * h, 2 * w))
@@ -44,6 +48,9 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
 /// ```
 pub fn upsample_bilinear2x(x: &Tensor) -> Result<Tensor> {
     four("upsample_bilinear2x", "x", x)?;
+    if takes(&[x]) {
+        return x.contiguous()?.apply_op1(Planes::Bilinear2x);
+    }
     linear2x(&linear2x(x, 2)?, 3)
 }
 
@@ -68,6 +75,7 @@ fn linear2x(x: &Tensor, dim: usize) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
 
     #[test]
@@ -87,6 +95,28 @@ mod tests {
             check("twice, and beside itself", &x, |x| {
                 let y = upsample(&x[0])?;
                 (upsample(&x[0])? * y.sqr()?)? + upsample(&(&x[0] * 2.0)?)?
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn kernels_do_what_the_compositions_do() -> Result<()> {
+        for upsample in [upsample_nearest2x, upsample_bilinear2x] {
+            for shape in [
+                [1, 1, 1, 1],
+                [3, 1, 2, 3],
+                [1, 2, 1, 5],
+                [2, 3, 19, 17],
+                [3, 40, 28, 28],
+            ] {
+                let x = [random(1, shape.as_slice())?];
+                compare(&format!("{shape:?}"), &x, 1e-6, |x| upsample(&x[0]))?;
+            }
+            let x = [random(2, (2, 4, 5, 3))?];
+            compare("transposed, narrowed and twice", &x, 1e-6, |x| {
+                let x = x[0].transpose(1, 3)?.narrow(3, 1, 2)?;
+                upsample(&x)? + upsample(&x.transpose(2, 3)?.contiguous()?)?.transpose(2, 3)?
             })?;
         }
         Ok(())

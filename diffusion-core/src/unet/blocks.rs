@@ -138,9 +138,11 @@ impl ResBlock {
                 e.dims()
             )
         }
-        let h = self.conv1.forward(&self.norm1.forward(x)?)?;
-        let time = self.time.forward(&silu(e)?)?.unsqueeze(2)?.unsqueeze(3)?;
-        let h = h.broadcast_add(&time)?;
+        // The time is added as a bias that each image has of its own: no pass over the pixels.
+        let time = self.time.forward(&silu(e)?)?;
+        let bias = time.broadcast_add(&self.conv1.bias)?;
+        let h = self.norm1.forward(x)?;
+        let h = self.conv1.forward_with_bias(&h, &bias)?;
         let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
         match &self.skip {
             Some(skip) => skip.forward(x)? + h,

@@ -2,7 +2,7 @@
 
 use super::{ResBlock, TimeEmbedding};
 use crate::nn::{Builder, Conv2d, GroupNorm, Params};
-use crate::ops::{Activation, Geometry, four, upsample_nearest2x};
+use crate::ops::{Activation, Geometry, concat_channels, four};
 use crate::rng::Rng;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -76,6 +76,8 @@ pub struct SimpleUNet {
     config: SimpleUNetConfig,
     params: Params,
     layers: Layers,
+    /// The same, without gradients.
+    constant: Layers,
 }
 
 #[derive(Debug)]
@@ -152,10 +154,12 @@ impl SimpleUNet {
         config.check()?;
         let mut params = Params::new(dtype, device);
         let layers = Layers::new(params.builder(rng), &config)?;
+        let constant = Layers::new(params.constants(), &config)?;
         Ok(Self {
             config,
             params,
             layers,
+            constant,
         })
     }
 
@@ -169,7 +173,7 @@ impl SimpleUNet {
         &self.params
     }
 
-    /// The network's answer to noisy images.
+    /// The network's answer to noisy images, to train it with.
     ///
     /// # Shapes
     /// `xt` (B, C, H, W), H and W divisible by 4; `t` B time steps, one for each image; the result is as `xt`.
@@ -177,6 +181,22 @@ impl SimpleUNet {
     /// # Errors
     /// Other shapes.
     pub fn forward(&self, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
+        self.answer(&self.layers, xt, t)
+    }
+
+    /// The same answer, to sample with: no gradient with respect to the parameters, and much less memory, since nothing is
+    /// kept that it would take.
+    ///
+    /// # Shapes
+    /// As [`SimpleUNet::forward`].
+    ///
+    /// # Errors
+    /// As [`SimpleUNet::forward`].
+    pub fn predict(&self, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
+        self.answer(&self.constant, xt, t)
+    }
+
+    fn answer(&self, net: &Layers, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
         let (b, c, h, w) = four("SimpleUNet", "xt", xt)?;
         if c != self.config.channels {
             bail!(
@@ -199,15 +219,14 @@ impl SimpleUNet {
                 xt.dims()
             )
         }
-        let net = &self.layers;
         let e = net.time_embedding.forward(t)?;
         let s1 = net.down1.forward(&net.conv_in.forward(xt)?, &e)?;
         let s2 = net.down2.forward(&net.downsample1.forward(&s1)?, &e)?;
         let x = net.mid.forward(&net.downsample2.forward(&s2)?, &e)?;
-        let x = net.upsample2.forward(&upsample_nearest2x(&x)?)?;
-        let x = net.up2.forward(&Tensor::cat(&[&x, &s2], 1)?, &e)?;
-        let x = net.upsample1.forward(&upsample_nearest2x(&x)?)?;
-        let x = net.up1.forward(&Tensor::cat(&[&x, &s1], 1)?, &e)?;
+        let x = net.upsample2.forward_upsampled(&x)?;
+        let x = net.up2.forward(&concat_channels(&x, &s2)?, &e)?;
+        let x = net.upsample1.forward_upsampled(&x)?;
+        let x = net.up1.forward(&concat_channels(&x, &s1)?, &e)?;
         net.conv_out.forward(&net.norm_out.forward(&x)?)
     }
 }
@@ -241,6 +260,25 @@ mod tests {
             let x = Rng::new(2).randn((b, 1, h, w), &Device::Cpu)?;
             assert_eq!(net.forward(&x, &vec![7; b])?.dims(), &[b, 1, h, w]);
         }
+        Ok(())
+    }
+
+    /// Also after the parameters have changed, and without a graph.
+    #[test]
+    fn predict_is_forward_without_gradients() -> Result<()> {
+        let (net, other) = (small(1, DType::F32)?, small(2, DType::F32)?);
+        let x = Rng::new(3).randn((2, 1, 8, 8), &Device::Cpu)?;
+        let values = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
+        net.params()
+            .assign(&other.params().iter().map(values).collect())?;
+        let numbers = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let (forward, predict) = (net.forward(&x, &[1, 2])?, net.predict(&x, &[1, 2])?);
+        assert!(forward.track_op() && !predict.track_op());
+        assert_eq!(numbers(forward)?, numbers(predict)?);
+        assert_eq!(
+            numbers(net.predict(&x, &[1, 2])?)?,
+            numbers(other.predict(&x, &[1, 2])?)?
+        );
         Ok(())
     }
 

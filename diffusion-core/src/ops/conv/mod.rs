@@ -1,7 +1,12 @@
 //! Convolution and its transpose.
 
-use super::{four, one_per_channel};
+mod cpu;
+mod lowered;
+mod winograd;
+
+use super::{cpu::takes, four, upsample_nearest2x};
 use candle_core::{Result, Tensor, bail};
+use cpu::Convolution;
 
 /// How a convolution's windows lie on the image.
 ///
@@ -47,8 +52,8 @@ impl Geometry {
 /// with x = 0 outside the image.
 ///
 /// # Shapes
-/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,); the result is (B, O, H', W') with
-/// H' = ⌊(H + 2·padding − K) / stride⌋ + 1 and W' alike.
+/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,), or (B, O) for a bias of each image's own, such as its time step;
+/// the result is (B, O, H', W') with H' = ⌊(H + 2·padding − K) / stride⌋ + 1 and W' alike.
 ///
 /// # Errors
 /// Other shapes, a kernel larger than the padded image, stride 0.
@@ -68,7 +73,7 @@ pub fn conv2d(
     geometry: Geometry,
 ) -> Result<Tensor> {
     const OP: &str = "conv2d";
-    let (_, c, h, w) = four(OP, "x", x)?;
+    let (b, c, h, w) = four(OP, "x", x)?;
     let (out, c_weight, k_h, k_w) = four(OP, "weight", weight)?;
     let Geometry { stride, padding } = geometry;
     if c != c_weight {
@@ -78,9 +83,7 @@ pub fn conv2d(
             weight.dims()
         )
     }
-    if let Some(bias) = bias {
-        one_per_channel(OP, ("bias", bias), out, ("weight", weight))?;
-    }
+    check_bias(OP, bias, (b, out), weight)?;
     let (Some(rest_h), Some(rest_w)) =
         (rest(h, k_h, stride, padding), rest(w, k_w, stride, padding))
     else {
@@ -91,6 +94,20 @@ pub fn conv2d(
             weight.dims()
         )
     };
+    if takes(&[x, weight]) {
+        let size = |size, kernel| (size + 2 * padding - kernel) / stride + 1;
+        let problem = lowered::Problem {
+            batch: b,
+            inputs: c,
+            outputs: out,
+            image: (h, w),
+            kernel: (k_h, k_w),
+            out: (size(h, k_h), size(w, k_w)),
+            stride,
+            padding,
+        };
+        return Convolution::new(problem).apply(x, weight, bias);
+    }
     let (x, weight) = (x.contiguous()?, weight.contiguous()?);
     let y = if rest_h == rest_w && rest_h <= h.min(w) {
         x.conv2d(&weight, padding, stride, 1, 1)?
@@ -139,7 +156,7 @@ pub fn conv_transpose2d(
     geometry: Geometry,
 ) -> Result<Tensor> {
     const OP: &str = "conv_transpose2d";
-    let (_, c, h, w) = four(OP, "x", x)?;
+    let (b, c, h, w) = four(OP, "x", x)?;
     let (c_weight, out, k_h, k_w) = four(OP, "weight", weight)?;
     let Geometry { stride, padding } = geometry;
     if c != c_weight {
@@ -149,9 +166,7 @@ pub fn conv_transpose2d(
             weight.dims()
         )
     }
-    if let Some(bias) = bias {
-        one_per_channel(OP, ("bias", bias), out, ("weight", weight))?;
-    }
+    check_bias(OP, bias, (b, out), weight)?;
     let grown = |size: usize, kernel: usize| {
         (size - 1)
             .checked_mul(stride)?
@@ -159,13 +174,26 @@ pub fn conv_transpose2d(
             .checked_sub(padding.checked_mul(2)?)
             .filter(|size| stride > 0 && *size > 0)
     };
-    if grown(h, k_h).is_none() || grown(w, k_w).is_none() {
+    let (Some(grown_h), Some(grown_w)) = (grown(h, k_h), grown(w, k_w)) else {
         bail!(
             "{OP}: x has shape {:?} and weight {:?}; with stride {stride} and padding {padding} the result has no \
              pixel (the padding is cut off, and the stride must be at least 1)",
             x.dims(),
             weight.dims()
         )
+    };
+    if takes(&[x, weight]) {
+        let problem = lowered::Problem {
+            batch: b,
+            inputs: out,
+            outputs: c,
+            image: (grown_h, grown_w),
+            kernel: (k_h, k_w),
+            out: (h, w),
+            stride,
+            padding,
+        };
+        return Convolution::Transposed(problem).apply(x, weight, bias);
     }
     let y = x
         .contiguous()?
@@ -173,9 +201,79 @@ pub fn conv_transpose2d(
     add_bias(y, bias)
 }
 
+/// [`conv2d`] of [`upsample_nearest2x`], without the large image in between: for the way up of a U-Net.
+///
+/// # Shapes
+/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,) or (B, O); the result is as of the two, (B, O, 2H, 2W) for
+/// [`Geometry::same`].
+///
+/// # Errors
+/// As [`conv2d`].
+///
+/// ```
+/// use diffusion_core::{candle::Device, ops::{Geometry, upsample_nearest2x_conv2d}, rng::Rng};
+/// let mut rng = Rng::new(0);
+/// let (x, weight) = (rng.randn((2, 8, 7, 7), &Device::Cpu)?, rng.randn((4, 8, 3, 3), &Device::Cpu)?);
+/// let y = upsample_nearest2x_conv2d(&x, &weight, None, Geometry::same(3))?;
+/// assert_eq!(y.dims(), &[2, 4, 14, 14]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn upsample_nearest2x_conv2d(
+    x: &Tensor,
+    weight: &Tensor,
+    bias: Option<&Tensor>,
+    geometry: Geometry,
+) -> Result<Tensor> {
+    const OP: &str = "upsample_nearest2x_conv2d";
+    let (batch, inputs, height, width) = four(OP, "x", x)?;
+    let (outputs, c_weight, k_h, k_w) = four(OP, "weight", weight)?;
+    if inputs != c_weight {
+        bail!(
+            "{OP}: x has shape {:?} and weight {:?}; the second dimensions, the channels, must be equal",
+            x.dims(),
+            weight.dims()
+        )
+    }
+    check_bias(OP, bias, (batch, outputs), weight)?;
+    if takes(&[x, weight]) && (k_h, k_w) == (3, 3) && geometry == Geometry::same(3) {
+        let problem = winograd::Problem {
+            batch,
+            inputs,
+            outputs,
+            height,
+            width,
+            padding: 1,
+            doubled: true,
+        };
+        return Convolution::Winograd(problem).apply(x, weight, bias);
+    }
+    conv2d(&upsample_nearest2x(x)?, weight, bias, geometry)
+}
+
+/// An error unless `bias` has a number for each of the `outputs` channels, or so many for each of the `batch` images.
+fn check_bias(
+    op: &str,
+    bias: Option<&Tensor>,
+    (batch, outputs): (usize, usize),
+    weight: &Tensor,
+) -> Result<()> {
+    match bias {
+        Some(bias) if bias.dims() != [outputs] && bias.dims() != [batch, outputs] => bail!(
+            "{op}: bias has shape {:?} and weight {:?}; bias must have shape [{outputs}], one number per channel, \
+             or [{batch}, {outputs}], one per image and channel",
+            bias.dims(),
+            weight.dims()
+        ),
+        _ => Ok(()),
+    }
+}
+
 fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
     match bias {
-        Some(bias) => y.broadcast_add(&bias.reshape((1, (), 1, 1))?),
+        Some(bias) => {
+            let images = if bias.rank() == 2 { bias.dims()[0] } else { 1 };
+            y.broadcast_add(&bias.reshape((images, bias.dims()[bias.rank() - 1], 1, 1))?)
+        }
         None => Ok(y),
     }
 }
@@ -183,8 +281,12 @@ fn add_bias(y: Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
     use candle_core::Device;
+
+    /// Of f32 after some hundred additions, and Winograd's transforms.
+    const TOLERANCE: f64 = 1e-5;
 
     /// x, weight, stride, padding.
     type Case = ([usize; 4], [usize; 4], usize, usize);
@@ -252,6 +354,14 @@ mod tests {
             check(&what, &inputs, |x| {
                 conv2d(&x[0], &x[1], Some(&x[2]), geometry)
             })?;
+            let one_per_image = [
+                inputs[0].clone(),
+                inputs[1].clone(),
+                random(4, (x.dims()[0], weight.dims()[0]))?,
+            ];
+            check(&what, &one_per_image, |x| {
+                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
+            })?;
             check(&what, &inputs[..2], |x| {
                 conv2d(&x[0], &x[1], None, geometry)
             })?;
@@ -303,6 +413,99 @@ mod tests {
             );
             conv_transpose2d(&x, &weight, None, Geometry::default().stride(2))
         })
+    }
+
+    /// What the CPU does in f32 by its own algorithms, against candle's operations in f64.
+    #[test]
+    fn the_kernels_agree_with_the_composition() -> Result<()> {
+        let large: [Case; 10] = [
+            // Winograd's: odd sizes, one channel, more channels than a block and than a panel, one image and three.
+            ([1, 4, 17, 17], [1, 4, 3, 3], 1, 1),
+            ([3, 16, 9, 11], [70, 16, 3, 3], 1, 1),
+            ([3, 33, 14, 7], [5, 33, 3, 3], 1, 1),
+            ([1, 130, 16, 19], [20, 130, 3, 3], 1, 1),
+            ([3, 5, 12, 11], [3, 5, 3, 3], 1, 0),
+            ([4, 4, 8, 8], [2, 4, 3, 3], 1, 3),
+            ([70, 5, 2, 2], [6, 5, 3, 3], 1, 1),
+            // Products: more rows than a tile of one has, all widths of a tile.
+            ([2, 7, 13, 9], [13, 7, 1, 1], 1, 0),
+            ([3, 20, 14, 14], [18, 20, 3, 3], 2, 1),
+            ([1, 3, 21, 10], [9, 3, 5, 4], 1, 2),
+        ];
+        for (x, weight, stride, padding) in CASES.into_iter().chain(large) {
+            let geometry = Geometry { stride, padding };
+            let what = format!("{x:?} {weight:?} {geometry:?}");
+            let [image, kernel] = [random(1, x.as_slice())?, random(2, weight.as_slice())?];
+            let one_for_all = [image.clone(), kernel.clone(), random(3, weight[0])?];
+            compare(&what, &one_for_all, TOLERANCE, |x| {
+                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
+            })?;
+            compare(&what, &one_for_all[..2], TOLERANCE, |x| {
+                conv2d(&x[0], &x[1], None, geometry)
+            })?;
+            let one_per_image = [image, kernel, random(3, (x[0], weight[0]))?];
+            compare(&what, &one_per_image, TOLERANCE, |x| {
+                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
+            })?;
+        }
+        let inputs = [random(1, (2, 20, 19, 5))?, random(2, (3, 3, 6, 5))?];
+        compare("transposed and narrowed", &inputs, TOLERANCE, |x| {
+            let image = x[0].transpose(1, 3)?.narrow(2, 1, 17)?;
+            conv2d(
+                &image,
+                &x[1].permute((2, 3, 0, 1))?,
+                None,
+                Geometry::same(3),
+            )
+        })
+    }
+
+    #[test]
+    fn upsampling_before_a_convolution_is_upsampling_and_a_convolution() -> Result<()> {
+        for (x, outputs) in [
+            ([1, 1, 1, 1], 1),
+            ([3, 5, 4, 7], 6),
+            ([1, 70, 5, 3], 40),
+            ([2, 16, 7, 7], 66),
+        ] {
+            let inputs = [
+                random(1, x.as_slice())?,
+                random(2, (outputs, x[1], 3, 3))?,
+                random(3, (x[0], outputs))?,
+            ];
+            compare(&format!("{x:?} to {outputs}"), &inputs, TOLERANCE, |x| {
+                upsample_nearest2x_conv2d(&x[0], &x[1], Some(&x[2]), Geometry::same(3))
+            })?;
+        }
+        let inputs = [random(1, (2, 3, 4, 5))?, random(2, (4, 3, 1, 1))?];
+        compare("1×1", &inputs, TOLERANCE, |x| {
+            upsample_nearest2x_conv2d(&x[0], &x[1], None, Geometry::same(1))
+        })
+    }
+
+    #[test]
+    fn the_kernels_of_the_transpose_agree_with_the_composition() -> Result<()> {
+        for (x, weight, stride, padding) in [
+            ([1, 1, 1, 1], [1, 1, 1, 1], 1, 0),
+            ([3, 2, 3, 4], [2, 1, 2, 2], 2, 0),
+            ([1, 20, 4, 3], [20, 7, 3, 3], 1, 1),
+            ([2, 1, 3, 5], [1, 18, 4, 3], 2, 1),
+            ([3, 9, 5, 5], [9, 4, 1, 1], 1, 0),
+        ] {
+            let geometry = Geometry { stride, padding };
+            let inputs = [
+                random(1, x.as_slice())?,
+                random(2, weight.as_slice())?,
+                random(3, weight[1])?,
+            ];
+            compare(
+                &format!("{x:?} {weight:?} {geometry:?}"),
+                &inputs,
+                TOLERANCE,
+                |x| conv_transpose2d(&x[0], &x[1], Some(&x[2]), geometry),
+            )?;
+        }
+        Ok(())
     }
 
     /// ⟨conv(x), y⟩ = ⟨x, transpose(y)⟩ says that one is the other's transpose.

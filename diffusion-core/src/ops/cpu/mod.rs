@@ -1,0 +1,69 @@
+//! What the CPU kernels of [`ops`](super) share: the numbers of tensors as slices, threads, vector instructions.
+//!
+//! The kernels are for f32. Other types, and other devices, take the composition of candle operations that stands
+//! beside each of them, which is also what the tests hold them against.
+
+pub(in crate::ops) mod activation;
+pub(in crate::ops) mod attention;
+pub(in crate::ops) mod blocks;
+#[cfg(test)]
+pub(in crate::ops) mod compare;
+pub(in crate::ops) mod concat;
+pub(in crate::ops) mod embedding;
+pub(in crate::ops) mod group_norm;
+pub(in crate::ops) mod linear;
+pub(in crate::ops) mod loops;
+pub(in crate::ops) mod matrix;
+mod memory;
+pub(in crate::ops) mod parallel;
+pub(in crate::ops) mod planes;
+pub(in crate::ops) mod product;
+pub(in crate::ops) mod scratch;
+pub(in crate::ops) mod vector;
+
+use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+
+/// Whether our kernels can take these: f32, on the CPU.
+pub(in crate::ops) fn takes(tensors: &[&Tensor]) -> bool {
+    let takes = tensors
+        .iter()
+        .all(|x| x.dtype() == DType::F32 && x.device().is_cpu());
+    if takes {
+        memory::keep();
+    }
+    takes
+}
+
+/// The numbers of an argument of a custom operation, which must be contiguous and of f32.
+pub(in crate::ops) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+    match layout.contiguous_offsets() {
+        Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
+        None => bail!("a tensor of shape {:?} is not contiguous", layout.dims()),
+    }
+}
+
+/// What a custom operation returns.
+pub(in crate::ops) fn stored(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
+    (CpuStorage::F32(values), shape.into())
+}
+
+/// Calls `f` with the numbers of `tensors`, which [`takes`] has said yes to.
+pub(in crate::ops) fn read<const N: usize, R>(
+    tensors: [&Tensor; N],
+    f: impl FnOnce([&[f32]; N]) -> R,
+) -> Result<R> {
+    let contiguous = tensors.map(Tensor::contiguous);
+    let mut tensors = Vec::with_capacity(N);
+    for x in contiguous {
+        tensors.push(x?);
+    }
+    let guards: Vec<_> = tensors.iter().map(Tensor::storage_and_layout).collect();
+    let mut slices = [&[] as &[f32]; N];
+    for (slice_of, (storage, layout)) in slices.iter_mut().zip(&guards) {
+        match &**storage {
+            Storage::Cpu(storage) => *slice_of = slice(storage, layout)?,
+            _ => bail!("a tensor of shape {:?} is not on the CPU", layout.dims()),
+        }
+    }
+    Ok(f(slices))
+}

@@ -1,0 +1,128 @@
+"""Who is timed: the crate, PyTorch and stock candle, each in processes of its own, which measure when they are asked."""
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parent.parent.parent
+BINARY = ROOT / "target" / "release" / "examples" / "speed"
+TORCH_ENV = ROOT / "target" / "torch-env"
+REQUIREMENTS = ROOT / "tests" / "bench-requirements.txt"
+NAMES = {"ours": "ours", "torch": "PyTorch", "candle": "stock candle"}
+
+
+class Problem(Exception):
+    """Something that the user can mend; the message says how."""
+
+
+def build():
+    command = ["cargo", "build", "--quiet", "--locked", "--release", "--example", "speed"]
+    if subprocess.run(command, cwd=ROOT).returncode:
+        raise Problem("the crate could not be built: cargo says above why")
+
+
+def install_torch():
+    """PyTorch in an environment of its own, which `make clean` removes."""
+    stamp, wanted = TORCH_ENV / "requirements.stamp", REQUIREMENTS.read_text()
+    if stamp.is_file() and stamp.read_text() == wanted:
+        return
+    print(f"Installing PyTorch into {TORCH_ENV.relative_to(ROOT)} …", flush=True)
+    pip = [TORCH_ENV / "bin" / "python", "-m", "pip", "install", "--disable-pip-version-check", "-r", REQUIREMENTS]
+    for command in ([sys.executable, "-m", "venv", "--clear", TORCH_ENV], pip):
+        if subprocess.run(command).returncode:
+            raise Problem(f"PyTorch could not be installed: pip says above why. With TORCH_PYTHON=/path/to/python the bench "
+                          f"uses one that you have; {REQUIREMENTS.relative_to(ROOT)} names the version.")
+    stamp.write_text(wanted)
+
+
+class Process:
+    """A process that measures what it is asked for."""
+
+    def __init__(self, who, command, environment):
+        self.who = who
+        self.process = subprocess.Popen(command, env=environment, text=True, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.end()
+
+    def end(self):
+        self.process.kill()
+        self.process.wait()
+
+    def ask(self, line=""):
+        """{"seconds": …, "peak_bytes": …}"""
+        try:
+            self.process.stdin.write(line + "\n")
+            self.process.stdin.flush()
+            return json.loads(self.process.stdout.readline())
+        except (BrokenPipeError, json.JSONDecodeError):
+            ended = self.process.wait()
+            why = "it was killed, perhaps for want of memory" if ended < 0 else "it says above why"
+            asked = " ".join([*map(str, self.process.args[1:]), *line.split()])
+            raise Problem(f"{NAMES[self.who]} ended at `{asked}`: {why}") from None
+
+
+class Sides:
+    """Those that can be timed here, in the order in which they take turns: ours, PyTorch if there is one, stock candle."""
+
+    def __init__(self, threads, torch_python=None, install=False):
+        build()
+        if install and not torch_python:
+            install_torch()
+        if not torch_python and (TORCH_ENV / "requirements.stamp").is_file():
+            torch_python = TORCH_ENV / "bin" / "python"
+        self.threads = threads
+        variables = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
+        self.environment = dict(os.environ, RUST_BACKTRACE="0", **{name: str(threads) for name in variables})
+        self.commands = {"ours": [BINARY], "candle": [BINARY]}
+        self.torch, self.adam = None, []
+        if torch_python:
+            in_torch = [torch_python, "-W", "ignore", Path(__file__).with_name("in_torch.py")]
+            self.commands = {"ours": [BINARY], "torch": in_torch, "candle": [BINARY]}
+            self.torch = self.look_at_torch(torch_python)
+        self.networks = {**self.tell("ours", "about"), **(self.torch or {})}
+
+    def look_at_torch(self, torch_python):
+        try:
+            about = self.tell("torch", "about")
+        except (OSError, Problem):
+            raise Problem(f"{torch_python} has no PyTorch that can be used. TORCH_PYTHON must be a Python with "
+                          f"{REQUIREMENTS.read_text().split()[-1]}; without it, `make bench TORCH=1` installs one.") from None
+        with self.start("torch", "ops", "torch") as plain, self.start("torch", "ops", "torch", "fused") as fused:
+            took = [[process.ask("both 1 adam 64")["seconds"] for process in (plain, fused)] for _ in range(3)]
+        plain, fused = map(min, zip(*took))
+        self.adam = ["fused"] if fused < plain else []
+        about["adam"] = f"Adam({'fused=True' if self.adam else ''}): {plain * 1e3:.1f} ms by default, {fused * 1e3:.1f} ms fused"
+        return about
+
+    def adam_of(self, who):
+        """PyTorch has two Adams; the faster one takes part."""
+        return self.adam if who == "torch" else []
+
+    def tell(self, who, *arguments):
+        done = subprocess.run([*self.commands[who], *arguments], env=self.environment, text=True, stdout=subprocess.PIPE)
+        if done.returncode:
+            raise Problem(f"{NAMES[who]} failed at {' '.join(arguments)}: it says above why")
+        return json.loads(done.stdout)
+
+    def start(self, who, command, *arguments):
+        return Process(who, [*self.commands[who], command, *map(str, arguments)], self.environment)
+
+    def check(self, network):
+        """Those that have the network. They must answer the same with the same weights, and train alike."""
+        if network not in self.networks["ours"]:
+            raise Problem(f"there is no network {network}; choose from {', '.join(self.networks['ours'])}")
+        have = [who for who in self.commands if network in self.networks[who]]
+        results = {who: self.tell(who, "check", who, network) for who in have}
+        for what in ("answer", "losses"):
+            ours = results["ours"][what]
+            for who in have[1:]:
+                off = max(map(lambda a, b: abs(a - b), ours, results[who][what])) / max(map(abs, ours))
+                if not off < 1e-3 or len(ours) != len(results[who][what]):
+                    raise Problem(f"{network}: {NAMES[who]} has other {what} than ours (off by {off:.1e}); "
+                                  "to compare their speed would mean nothing")
+        return have

@@ -50,16 +50,15 @@ impl Problem {
         first.min(out)..end.min(out).max(first.min(out))
     }
 
-    /// Calls `f` for each row of the columns and each row of y: with the numbers there that lie within the image, where in
-    /// the plane of the input channel they come from, `stride` apart, and which outputs they are of the row of `out` numbers.
+    /// Calls `run` for all that windows and image have in common, in runs along a row: with the number of the kernel, where
+    /// the run begins in the plane of the input channel (each number `stride` after the last), and which outputs it is for.
     #[inline(always)]
-    fn rows(&self, f: &mut impl Runs) {
+    fn runs(&self, mut run: impl FnMut(usize, usize, Range<usize>)) {
         let (height, width) = self.image;
         for u in 0..self.kernel.0 {
             let rows = self.seen(u, height, self.out.0);
             for v in 0..self.kernel.1 {
                 let columns = self.seen(v, width, self.out.1);
-                f.tap(u * self.kernel.1 + v);
                 if columns.is_empty() {
                     continue;
                 }
@@ -67,10 +66,10 @@ impl Problem {
                 for row in rows.clone() {
                     let y = row * self.stride + u - self.padding;
                     let at = row * self.out.1;
-                    f.run(
+                    run(
+                        u * self.kernel.1 + v,
                         y * width + x,
                         at + columns.start..at + columns.end,
-                        self.stride,
                     );
                 }
             }
@@ -78,66 +77,92 @@ impl Problem {
     }
 }
 
-/// What is done with the runs of numbers that windows and image have in common.
-trait Runs {
-    /// From now on for this number of the kernel.
-    fn tap(&mut self, tap: usize);
-    /// The outputs of `out` are seen in the image from `from` on, each `stride` after the last.
-    fn run(&mut self, from: usize, out: Range<usize>, stride: usize);
-}
-
-/// From an image to its columns.
-struct Gather<'a> {
-    plane: &'a [f32],
-    columns: &'a mut [f32],
-    pixels: usize,
-    tap: usize,
-}
-
-impl Runs for Gather<'_> {
-    #[inline(always)]
-    fn tap(&mut self, tap: usize) {
-        self.tap = tap;
-        self.columns[tap * self.pixels..][..self.pixels].fill(0.0);
-    }
-    #[inline(always)]
-    fn run(&mut self, from: usize, out: Range<usize>, stride: usize) {
-        let to = &mut self.columns[self.tap * self.pixels..][out];
-        if stride == 1 {
-            to.copy_from_slice(&self.plane[from..from + to.len()]);
-        } else {
-            for (to, x) in to.iter_mut().zip(self.plane[from..].iter().step_by(stride)) {
-                *to = *x;
+/// From the plane of a channel to its columns.
+#[inline(always)]
+fn gather<S: Simd>(
+    simd: S,
+    problem: &Problem,
+    plane: &[f32],
+    columns: &mut [f32],
+    sorted: &mut [f32],
+) {
+    let pixels = problem.out_pixels();
+    columns.fill(0.0);
+    match problem.stride {
+        1 => problem.runs(
+            #[inline(always)]
+            |tap, from, out| {
+                let to = &mut columns[tap * pixels..][out];
+                copy(simd, &plane[from..from + to.len()], to);
+            },
+        ),
+        // Even rows of pixels: the numbers that belong together are put side by side first.
+        2 if problem.image.1.is_multiple_of(2) => {
+            let (even, odd) = sorted.split_at_mut(plane.len() / 2);
+            for ((even, odd), pair) in even.iter_mut().zip(odd).zip(plane.chunks_exact(2)) {
+                *even = pair[0];
+                *odd = pair[1];
             }
+            problem.runs(
+                #[inline(always)]
+                |tap, from, out| {
+                    let to = &mut columns[tap * pixels..][out];
+                    let from = from % 2 * (plane.len() / 2) + from / 2;
+                    copy(simd, &sorted[from..from + to.len()], to);
+                },
+            );
         }
+        stride => problem.runs(
+            #[inline(always)]
+            |tap, from, out| {
+                let to = &mut columns[tap * pixels..][out];
+                for (to, x) in to.iter_mut().zip(plane[from..].iter().step_by(stride)) {
+                    *to = *x;
+                }
+            },
+        ),
     }
 }
 
-/// From the gradient of the columns to that of the image: the sum over the windows that a pixel is in.
-struct Scatter<'a> {
-    plane: &'a mut [f32],
-    columns: &'a [f32],
-    pixels: usize,
-    tap: usize,
+/// From the gradient of the columns to that of the plane: the sum over the windows that a pixel is in.
+#[inline(always)]
+fn scatter(problem: &Problem, columns: &[f32], plane: &mut [f32]) {
+    let pixels = problem.out_pixels();
+    problem.runs(
+        #[inline(always)]
+        |tap, from, out| {
+            let columns = &columns[tap * pixels..][out];
+            match problem.stride {
+                1 => {
+                    for (sum, x) in plane[from..].iter_mut().zip(columns) {
+                        *sum += x;
+                    }
+                }
+                2 => {
+                    for (i, x) in columns.iter().enumerate() {
+                        plane[from + 2 * i] += x;
+                    }
+                }
+                stride => {
+                    for (sum, x) in plane[from..].iter_mut().step_by(stride).zip(columns) {
+                        *sum += x;
+                    }
+                }
+            }
+        },
+    );
 }
 
-impl Runs for Scatter<'_> {
-    #[inline(always)]
-    fn tap(&mut self, tap: usize) {
-        self.tap = tap;
+/// Copies a few numbers: for the short rows of small images a call of the C library's function takes longer.
+#[inline(always)]
+fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
+    let (from, from_rest) = S::as_simd_f32s(from);
+    let (to, to_rest) = S::as_mut_simd_f32s(to);
+    for (to, from) in to.iter_mut().zip(from) {
+        *to = *from;
     }
-    #[inline(always)]
-    fn run(&mut self, from: usize, out: Range<usize>, stride: usize) {
-        let columns = &self.columns[self.tap * self.pixels..][out];
-        if stride == 1 {
-            for (sum, x) in self.plane[from..].iter_mut().zip(columns) {
-                *sum += x;
-            }
-        } else {
-            for (sum, x) in self.plane[from..].iter_mut().step_by(stride).zip(columns) {
-                *sum += x;
-            }
-        }
+    if !to_rest.is_empty() {
+        simd.partial_store_f32s(to_rest, simd.partial_load_f32s(from_rest));
     }
 }
 
@@ -175,29 +200,30 @@ pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]
     y
 }
 
-/// How many numbers the columns of an image are.
+/// How many numbers the columns of an image are, with a plane to sort pixels in.
 fn columns_len(problem: &Problem) -> usize {
     match problem.is_product() {
         true => 0,
-        false => problem.inputs * problem.taps() * problem.out_pixels(),
+        false => problem.inputs * problem.taps() * problem.out_pixels() + problem.pixels(),
     }
 }
 
-/// The columns of the image, made if they are not the image itself.
+/// The columns of some channels of an image, made if they are not the image itself.
 #[inline(always)]
-fn columns_of<'a>(problem: &Problem, x: &'a [f32], columns: &'a mut [f32]) -> &'a [f32] {
+fn columns_of<'a, S: Simd>(
+    simd: S,
+    problem: &Problem,
+    x: &'a [f32],
+    scratch: &'a mut [f32],
+) -> &'a [f32] {
     if problem.is_product() {
         return x;
     }
+    let (columns, sorted) = scratch.split_at_mut(scratch.len() - problem.pixels());
     let pixels = problem.out_pixels();
     let planes = x.chunks_exact(problem.pixels());
     for (plane, columns) in planes.zip(columns.chunks_exact_mut(problem.taps() * pixels)) {
-        problem.rows(&mut Gather {
-            plane,
-            columns,
-            pixels,
-            tap: 0,
-        });
+        gather(simd, problem, plane, columns, sorted);
     }
     columns
 }
@@ -228,7 +254,7 @@ impl WithSimd for Forward<'_> {
         let (pixels, depth) = (problem.out_pixels(), problem.inputs * problem.taps());
         let per_image = problem.inputs * problem.pixels();
         let x = &self.x[image * per_image..][..per_image];
-        let columns = columns_of(problem, x, self.columns);
+        let columns = columns_of(simd, problem, x, self.columns);
         if !self.bias.is_empty() {
             let per_image = self.bias.len() > problem.outputs;
             let first = outputs.start
@@ -430,12 +456,7 @@ impl WithSimd for InputGradient<'_> {
         );
         let planes = dx.chunks_exact_mut(problem.pixels());
         for (plane, columns) in planes.zip(self.columns.chunks_exact(taps * pixels)) {
-            problem.rows(&mut Scatter {
-                plane,
-                columns,
-                pixels,
-                tap: 0,
-            });
+            scatter(problem, columns, plane);
         }
     }
 }
@@ -533,7 +554,7 @@ impl WithSimd for WeightGradient<'_> {
             }
             let from = (image * problem.inputs + channels.start) * problem.pixels();
             let x = &self.x[from..from + channels.len() * problem.pixels()];
-            let columns = columns_of(problem, x, self.columns);
+            let columns = columns_of(simd, problem, x, self.columns);
             product(
                 simd,
                 Size {

@@ -2,15 +2,21 @@
 //!
 //! C += A·B with the columns of B and C as vectors and the numbers of A one at a time: a tile of 6 rows and, with AVX-512,
 //! 64 columns of C stays in registers while it runs through the whole inner dimension (the "outer product" form of
-//! [Goto & van de Geijn 2008](https://doi.org/10.1145/1356052.1356053), section 4). Nothing is packed here: who calls has
-//! put the numbers where they are read in order.
+//! [Goto & van de Geijn 2008](https://doi.org/10.1145/1356052.1356053), section 4). Rows of B that are far apart
+//! are put side by side first.
 
 use pulp::Simd;
+use std::mem::MaybeUninit;
 
 /// The rows of C that a tile has.
 const ROWS: usize = 6;
 /// How much of the inner dimension is done at a time, so that 64 columns of B stay in the first-level cache.
 const DEPTH: usize = 192;
+
+/// From so far apart on, rows of B are on so many pages that their addresses have to be looked up each time.
+const FAR: usize = 512;
+/// The widest vectors' numbers times the most of them in a tile.
+const WIDEST: usize = 64;
 
 /// A: the number in row i and column p is `numbers[i * row + p * column]`.
 #[derive(Clone, Copy)]
@@ -62,6 +68,7 @@ pub(in crate::ops) fn product<S: Simd>(simd: S, size: Size, a: Left, b: Right, c
     // As many as there are registers for, beside one row of B and one number of A.
     let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
     let c_start = c.numbers.as_mut_ptr();
+    let mut packed = [const { MaybeUninit::<f32>::uninit() }; DEPTH * WIDEST];
     for p in (0..depth).step_by(DEPTH) {
         let depth = DEPTH.min(depth - p);
         let add = add || p > 0;
@@ -73,6 +80,26 @@ pub(in crate::ops) fn product<S: Simd>(simd: S, size: Size, a: Left, b: Right, c
                 left if left >= 2 => 2,
                 _ => 1,
             };
+            let columns = match vectors {
+                0 => n - j,
+                _ => vectors * lanes,
+            };
+            // SAFETY: the rows p … p + depth − 1 and the columns from j on are in B.
+            let (mut b_start, mut b_row) =
+                (unsafe { b.numbers.as_ptr().add(p * b.row + j) }, b.row);
+            if vectors > 0 && b.row >= FAR && m > 3 * ROWS {
+                for (i, row) in packed.chunks_exact_mut(columns).take(depth).enumerate() {
+                    let row = row.as_mut_ptr().cast::<S::f32s>();
+                    for v in 0..vectors {
+                        // SAFETY: `vectors` registers are `columns` numbers, of B and of the row.
+                        unsafe {
+                            let from = b_start.add(i * b.row + v * lanes).cast::<S::f32s>();
+                            row.add(v).write_unaligned(from.read_unaligned());
+                        }
+                    }
+                }
+                (b_start, b_row) = (packed.as_ptr().cast(), columns);
+            }
             let mut i = 0;
             while i < m {
                 let rows = ROWS.min(m - i);
@@ -83,8 +110,8 @@ pub(in crate::ops) fn product<S: Simd>(simd: S, size: Size, a: Left, b: Right, c
                         a: a.numbers.as_ptr().add(i * a.row + p * a.column),
                         a_row: a.row,
                         a_column: a.column,
-                        b: b.numbers.as_ptr().add(p * b.row + j),
-                        b_row: b.row,
+                        b: b_start,
+                        b_row,
                         c: c_start.add(i * c.row + j),
                         c_row: c.row,
                         add,
@@ -93,12 +120,12 @@ pub(in crate::ops) fn product<S: Simd>(simd: S, size: Size, a: Left, b: Right, c
                         4 => tile.rows::<S, 4>(simd, rows),
                         2 => tile.rows::<S, 2>(simd, rows),
                         1 => tile.rows::<S, 1>(simd, rows),
-                        _ => tile.edge(simd, rows, n - j),
+                        _ => tile.edge(simd, rows, columns),
                     }
                 }
                 i += rows;
             }
-            j += if vectors == 0 { n - j } else { vectors * lanes };
+            j += columns;
         }
     }
 }

@@ -28,7 +28,7 @@ use transforms::{Four, Matrix, Transform, Two, ZERO_IF_DOUBLED, column};
 /// The columns of a panel of transformed filters: as many as the product works on at a time.
 const PANEL: usize = 64;
 /// How many tiles are transformed before they are multiplied, at least if there are so many.
-const TILES: usize = 64;
+const TILES: usize = 48;
 
 /// y of (B, O, H', W') from x, weight (O, I, 3, 3), and bias of O numbers or of O for each image (or none, if empty).
 pub(super) fn forward(problem: Problem, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
@@ -478,14 +478,10 @@ fn strips(rows_per_image: usize, range: Range<usize>) -> Vec<Strip> {
     strips
 }
 
-/// How many rows of tiles are a unit of work: whole images if there are enough of them for all threads.
+/// How many rows of tiles are a unit of work: about [`TILES`] tiles, but not so many that a thread has none.
 fn rows_per_unit<const N: usize, const M: usize>(plan: &Plan<N, M>) -> usize {
-    let threads = threads();
-    let images = plan.problem.batch / threads;
-    match images {
-        0 => (plan.problem.batch * plan.tiles_h).div_ceil(threads),
-        _ => (TILES / plan.tiles()).clamp(1, images) * plan.tiles_h,
-    }
+    let rows = plan.problem.batch * plan.tiles_h;
+    (TILES / plan.tiles_w).clamp(1, rows.div_ceil(threads()))
 }
 
 #[cfg(test)]

@@ -36,6 +36,8 @@ rust-tests:
 	cargo clippy --locked --workspace --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
 	cargo test --locked --workspace
+	TEST_INSTRUCTIONS=avx2 cargo test --locked --package diffusion-core --lib ops::
+	TEST_INSTRUCTIONS=plain cargo test --locked --package diffusion-core --lib ops::
 
 notebook-tests: .venv/tests.stamp
 	$(VENV) -m pytest tests

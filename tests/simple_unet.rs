@@ -107,6 +107,36 @@ fn ten_training_steps_have_the_losses_of_pytorch() -> Result<()> {
     Ok(())
 }
 
+/// With all threads at work, whoever does which part.
+#[test]
+fn the_same_training_twice_gives_the_same_bits() -> Result<()> {
+    let train = || {
+        let golden = Golden::load()?;
+        let net = golden.network()?;
+        let mut adam = AdamW::new(&net.params().by_name(), AdamWConfig::adam())?;
+        let mut bits = Vec::new();
+        for _ in 0..3 {
+            let (_, loss) = golden.loss(&net)?;
+            adam.step(&loss.backward()?)?;
+            bits.push(loss.to_scalar::<f32>()?.to_bits());
+        }
+        for (_, var) in net.params().iter() {
+            bits.extend(
+                var.flatten_all()?
+                    .to_vec1::<f32>()?
+                    .into_iter()
+                    .map(f32::to_bits),
+            );
+        }
+        Ok::<_, anyhow::Error>(bits)
+    };
+    assert!(
+        train()? == train()?,
+        "two trainings from the same start differ"
+    );
+    Ok(())
+}
+
 #[test]
 fn a_state_dict_goes_there_and_back() -> Result<()> {
     let golden = Golden::load()?;

@@ -5,11 +5,12 @@
 //! columns: the image is them.
 
 use super::winograd::{Gradients, Wanted};
+use crate::ops::cpu::arch::arch;
 use crate::ops::cpu::blocks::{BLOCK, to_block};
 use crate::ops::cpu::parallel::{Shared, for_each, threads};
 use crate::ops::cpu::product::{Left, Out, Right, Size, product};
 use crate::ops::cpu::scratch::Scratch;
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::ops::Range;
 
 /// The sizes of a convolution.
@@ -185,7 +186,7 @@ pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]
     for_each(batch * parts, columns, |columns, i| {
         let (image, outputs) = (i / parts, part(outputs, parts, i % parts));
         let from = (image * problem.outputs + outputs.start) * problem.out_pixels();
-        Arch::new().dispatch(Forward {
+        arch().dispatch(Forward {
             problem,
             x,
             weight,
@@ -330,7 +331,7 @@ pub(super) fn plane_sums(planes: &[f32], pixels: usize) -> Vec<f32> {
         || (),
         |(), i, sums| {
             let planes = planes[i * at_once * pixels..].chunks_exact(pixels);
-            Arch::new().dispatch(|| {
+            arch().dispatch(|| {
                 for (sum, plane) in sums.iter_mut().zip(planes) {
                     let mut lanes = [0.0; LANES];
                     let chunks = plane.chunks_exact(LANES);
@@ -364,7 +365,7 @@ pub(super) fn input_gradient(
     for_each(batch * parts, columns, |columns, i| {
         let (image, channels) = (i / parts, part(inputs, parts, i % parts));
         let from = (image * inputs + channels.start) * problem.pixels();
-        Arch::new().dispatch(InputGradient {
+        arch().dispatch(InputGradient {
             problem,
             weight,
             dy,
@@ -490,7 +491,7 @@ pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f
         |(columns, transposed, block), i| {
             let channels = part(inputs, parts, i % parts);
             let from = i / parts * group + channels.start * taps * width;
-            Arch::new().dispatch(WeightGradient {
+            arch().dispatch(WeightGradient {
                 problem,
                 x,
                 dy,

@@ -1,10 +1,11 @@
 //! SiLU and GELU, each number by itself: one pass for the values, one for the gradient.
 
+use super::arch::arch;
 use super::loops::{map, normal, silu, silu_slope, written};
 use super::parallel::for_each_piece;
 use super::{read, slice, stored};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
 /// How many numbers are a piece of work.
@@ -49,7 +50,7 @@ impl Function {
                     || (),
                     |(), i, out| {
                         let part = |x: &'_ [f32]| i * PIECE..x.len().min((i + 1) * PIECE);
-                        Arch::new().dispatch(Piece {
+                        arch().dispatch(Piece {
                             function: self,
                             x: &x[part(x)],
                             dy: dy.map(|dy| &dy[part(dy)]),

@@ -3,12 +3,13 @@
 //! The scores of these queries stay in the cache until the values have been weighed by them, and are never written to
 //! memory; the gradient computes them again.
 
+use super::arch::arch;
 use super::loops::{exp, maximum, sums, update, written};
 use super::matrix::{Matrix, Sizes, Target, product};
 use super::parallel::for_each;
 use super::{read, slice, stored};
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 
 /// How many queries are looked at together.
 const QUERIES: usize = 64;
@@ -101,7 +102,7 @@ impl Heads {
         // SAFETY: `scores` has room for as many queries.
         unsafe { product(size, scale, q, k.t(), target, false) };
         let scores = &mut scores[..m * n];
-        Arch::new().dispatch(Softmax { scores, row: n });
+        arch().dispatch(Softmax { scores, row: n });
     }
 
     fn forward(self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
@@ -190,7 +191,7 @@ impl Heads {
                             };
                             product(size, 1.0, dout, v.t(), Target::rows(ds, keys), false);
                             let (p, ds) = (&p[..n * keys], &mut ds[..n * keys]);
-                            Arch::new().dispatch(SoftmaxSlopes { p, ds, row: keys });
+                            arch().dispatch(SoftmaxSlopes { p, ds, row: keys });
                             let [p, ds] = [p, ds].map(|x| Matrix::rows(x, keys));
                             product(by_key, 1.0, p.t(), dout, to_v, block > 0);
                             product(by_key, scale, ds.t(), q, to_k, block > 0);

@@ -4,12 +4,13 @@
 //! normalisation and activation are loops over numbers that are still near. The gradient computes mean and variance again
 //! rather than have them kept.
 
+use super::arch::arch;
 use super::loops::{Pieces, map, silu, silu_slope, sums, update, written};
 use super::parallel::{for_each, threads};
 use super::{read, slice, stored};
 use crate::ops::Activation;
 use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
 /// About how many numbers are a piece of work, and how many are added up in f32 before the sum is added to one of f64.
@@ -200,7 +201,7 @@ impl Group<'_> {
             let part = self.part(i, normal);
             // SAFETY: each i once at a time.
             let y = unsafe { y.get(i) };
-            Arch::new().dispatch(Forward { part, y });
+            arch().dispatch(Forward { part, y });
         });
     }
 
@@ -215,7 +216,7 @@ impl Group<'_> {
             let dy = &dy[i * size..][..part.x.len()];
             // SAFETY: each i once at a time.
             let (dz, sums) = unsafe { (dz.get(i), of_pieces.get(i)) };
-            Arch::new().dispatch(Slopes { part, dy, dz, sums });
+            arch().dispatch(Slopes { part, dy, dz, sums });
         });
         // SAFETY: the pieces have written all of it.
         let dx = unsafe { dx.assume_init_mut() };
@@ -232,7 +233,7 @@ impl Group<'_> {
             let part = self.part(i, normal);
             // SAFETY: each i once at a time.
             let dx = unsafe { dx.get(i) };
-            Arch::new().dispatch(Shares { part, share, dx });
+            arch().dispatch(Shares { part, share, dx });
         });
     }
 
@@ -258,7 +259,7 @@ impl Group<'_> {
         let add = |[a, b]: [f64; 2], [c, d]: [f64; 2]| [a + c, b + d];
         let size = self.piece * self.pixels;
         if !self.shared {
-            let of_piece = |x| Arch::new().dispatch(Moments { x, shift });
+            let of_piece = |x| arch().dispatch(Moments { x, shift });
             return self.x.chunks(size).map(of_piece).fold([0.0; 2], add);
         }
         let mut of_pieces = vec![[0.0; 2]; self.x.len().div_ceil(size)];
@@ -267,7 +268,7 @@ impl Group<'_> {
             let x = &self.x[i * size..][..size.min(self.x.len() - i * size)];
             // SAFETY: each i once at a time.
             let of_piece = unsafe { pieces.get(i) };
-            of_piece[0] = Arch::new().dispatch(Moments { x, shift });
+            of_piece[0] = arch().dispatch(Moments { x, shift });
         });
         of_pieces.into_iter().fold([0.0; 2], add)
     }

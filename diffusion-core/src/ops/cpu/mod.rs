@@ -4,6 +4,7 @@
 //! beside each of them, which is also what the tests hold them against.
 
 pub(in crate::ops) mod activation;
+pub(in crate::ops) mod arch;
 pub(in crate::ops) mod attention;
 pub(in crate::ops) mod blocks;
 #[cfg(test)]

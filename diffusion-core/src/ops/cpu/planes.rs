@@ -2,11 +2,12 @@
 //!
 //! The loops are plain ones, over whole rows and without branches, that the compiler turns into vector instructions.
 
+use super::arch::arch;
 use super::loops::{Pieces, written};
 use super::parallel::for_each;
 use super::{read, slice, stored};
 use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
 /// About how many numbers are a piece of work.
@@ -71,7 +72,7 @@ impl Planes {
                 || (),
                 |(), i| {
                     let (from, to) = (i * block, count.min((i + 1) * block));
-                    Arch::new().dispatch(Block {
+                    arch().dispatch(Block {
                         planes: self,
                         w,
                         h,

@@ -1,6 +1,7 @@
 //! From the gradient of y to those of x, weight and bias.
 
 use super::*;
+use crate::ops::cpu::arch::arch;
 use crate::ops::cpu::blocks::from_block;
 use crate::ops::cpu::loops::written;
 use crate::ops::cpu::product::{Left, Out, Right, Size, product};
@@ -79,7 +80,7 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
             let (group, split) = (i / splits, i % splits);
             let images = group * batch / groups..(group + 1) * batch / groups;
             let channels = (split * per_split).min(inputs)..((split + 1) * per_split).min(inputs);
-            Arch::new().dispatch(Part::<W, N, M> {
+            arch().dispatch(Part::<W, N, M> {
                 plan: &plan,
                 x,
                 dy,
@@ -449,7 +450,7 @@ fn weight_gradient<W: Transform<N, M>, const N: usize, const M: usize>(
         inputs,
         || (),
         |(), input| {
-            Arch::new().dispatch(WeightPart::<W, N, M> {
+            arch().dispatch(WeightPart::<W, N, M> {
                 plan,
                 sums,
                 groups,

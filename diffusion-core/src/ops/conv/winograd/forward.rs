@@ -1,6 +1,7 @@
 //! From x to y.
 
 use super::*;
+use crate::ops::cpu::arch::arch;
 use crate::ops::cpu::blocks::from_block;
 use crate::ops::cpu::loops::written;
 use crate::ops::cpu::product::{Left, Out, Right, Size, product};
@@ -38,7 +39,7 @@ pub(super) fn forward<W: Transform<N, M>, const N: usize, const M: usize>(
     let write = |y: &mut [MaybeUninit<f32>]| {
         let y = Shared::new(y);
         for_each(rows.div_ceil(unit), scratch, |scratch, i| {
-            Arch::new().dispatch(Part::<W, N, M> {
+            arch().dispatch(Part::<W, N, M> {
                 plan: &plan,
                 x,
                 filters: &filters,

@@ -16,12 +16,13 @@ mod backward;
 mod forward;
 mod transforms;
 
+use crate::ops::cpu::arch::arch;
 use crate::ops::cpu::blocks::{BLOCK, to_block};
 use crate::ops::cpu::parallel::{Shared, for_each, threads};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::vector::Vector;
 pub(super) use backward::{Gradients, Wanted};
-use pulp::{Arch, Simd, WithSimd};
+use pulp::{Simd, WithSimd};
 use std::ops::Range;
 use transforms::{Four, Matrix, Transform, Two, ZERO_IF_DOUBLED, column};
 
@@ -321,7 +322,7 @@ fn filters<W: Transform<N, M>, const N: usize, const M: usize>(
         blocks,
         || (),
         |(), block| {
-            Arch::new().dispatch(FilterBlock::<W, N, M> {
+            arch().dispatch(FilterBlock::<W, N, M> {
                 plan,
                 weight,
                 rows,

@@ -6,7 +6,7 @@
     lab.py kernel CACHE KERNEL ...      what Jupyter runs: starts the kernel on a copy of the build cache
 
 Everything stays inside the project: .venv (JupyterLab and the kernel's registration), .evcxr (the kernel, unless a
-fitting one is on PATH) and .lab (the kernel's build cache). Only cargo's and evcxr's own caches lie elsewhere.
+fitting one is on PATH) and .lab (the kernel's build cache). Only cargo's own cache lies elsewhere.
 Any step that was interrupted is taken up again by the next call. Standard library only.
 """
 import hashlib

@@ -2,7 +2,7 @@
 import re
 
 import pytest
-from kernel import DEP, CellFailed, Kernel
+from kernel import DEP, ROOT, CellFailed, Kernel
 
 
 @pytest.fixture(scope="module")
@@ -67,6 +67,18 @@ def test_gradients_are_right_when_model_loss_and_backward_are_in_cells_of_their_
         assert len(taken) == len(by_hand) > 0, f"{name}: the gradient was lost between cells"
         assert max(abs(a - b) for a, b in zip(taken, by_hand)) < 1e-6
         assert max(map(abs, by_hand)) > 1e-3
+
+
+def test_nothing_is_compiled_again(kernel):
+    """A kernel begins with the crate as `make setup` has built it, and no cell builds it again."""
+    def built(folder):
+        files = (ROOT / ".lab").glob(f"{folder}/target/*/debug/deps/libdiffusion_core*")
+        return {file.name: file.stat().st_mtime for file in files if not file.name.endswith(".d")}
+
+    ready = built("build-cpu")
+    assert ready
+    kernel.run("let fresh = 1;")
+    assert built("kernels/*") == ready
 
 
 def test_values_show_themselves(kernel):

@@ -8,6 +8,9 @@ use super::{cpu::takes, four, upsample_nearest2x};
 use candle_core::{Result, Tensor, bail};
 use cpu::Convolution;
 
+/// The numbers of the largest result: 64 GB of f32.
+const LARGEST: usize = 1 << 34;
+
 /// How a convolution's windows lie on the image.
 ///
 /// ```
@@ -94,15 +97,17 @@ pub fn conv2d(
             weight.dims()
         )
     };
+    let size = |size, kernel| (size + 2 * padding - kernel) / stride + 1;
+    let (out_h, out_w) = (size(h, k_h), size(w, k_w));
+    check_size(OP, [b, out, out_h, out_w], geometry)?;
     if takes(&[x, weight]) {
-        let size = |size, kernel| (size + 2 * padding - kernel) / stride + 1;
         let problem = lowered::Problem {
             batch: b,
             inputs: c,
             outputs: out,
             image: (h, w),
             kernel: (k_h, k_w),
-            out: (size(h, k_h), size(w, k_w)),
+            out: (out_h, out_w),
             stride,
             padding,
         };
@@ -182,6 +187,7 @@ pub fn conv_transpose2d(
             weight.dims()
         )
     };
+    check_size(OP, [b, out, grown_h, grown_w], geometry)?;
     if takes(&[x, weight]) {
         let problem = lowered::Problem {
             batch: b,
@@ -265,6 +271,17 @@ fn check_bias(
             weight.dims()
         ),
         _ => Ok(()),
+    }
+}
+
+/// An error if a stride or a padding beyond reason makes the result larger than any memory.
+fn check_size(op: &str, shape: [usize; 4], geometry: Geometry) -> Result<()> {
+    let count = shape.iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
+    match count.filter(|n| *n <= LARGEST) {
+        Some(_) => Ok(()),
+        None => bail!(
+            "{op}: with {geometry:?} the result would have shape {shape:?}, more than {LARGEST} numbers"
+        ),
     }
 }
 
@@ -560,6 +577,18 @@ mod tests {
                     },
                 )),
                 "there is no window",
+            ),
+            (
+                fail(conv2d(
+                    &x,
+                    &good,
+                    None,
+                    Geometry {
+                        stride: 1,
+                        padding: 1 << 40,
+                    },
+                )),
+                "conv2d: with Geometry { stride: 1, padding: 1099511627776 } the result would have shape [2, 5, 2199023255554, 2199023255554]",
             ),
             (
                 fail(conv_transpose2d(&x, &good, None, plain)),

@@ -140,8 +140,8 @@ fn rest(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usi
 /// y\[b, o, i·stride + u − padding, j·stride + v − padding\] sums weight\[c, o, u, v\] · x\[b, c, i, j\], plus bias\[o\].
 ///
 /// # Shapes
-/// `x` (B, C, H, W); `weight` (C, O, K, L), inputs first as in PyTorch; `bias` (O,); the result is (B, O, H', W') with
-/// H' = (H − 1)·stride + K − 2·padding and W' alike.
+/// `x` (B, C, H, W); `weight` (C, O, K, L), inputs first as in PyTorch; `bias` (O,) or (B, O); the result is (B, O, H', W')
+/// with H' = (H − 1)·stride + K − 2·padding and W' alike.
 ///
 /// # Errors
 /// Other shapes, nothing left after the padding is cut off, stride 0.

@@ -1,9 +1,8 @@
 //! What becomes of memory that is free again.
 //!
 //! Every tensor is new memory. The C library of Linux gives large pieces back to the system as soon as they are free, and the
-//! system then hands out the next ones page by page, each by an interrupt and filled with zeros. In a training step that is
-//! as much work as all normalisations together (`make bench` shows it if `MALLOC_TRIM_THRESHOLD_` is set to its default,
-//! 131072). So the library is told to keep what it has for the next step.
+//! system then hands out the next ones page by page, each by an interrupt and filled with zeros. So the library is told to keep
+//! what it has for the next step. (`MALLOC_TRIM_THRESHOLD_=131072 make bench ONLY=steps` measures without.)
 
 /// Tells it so, once, unless `MALLOC_TRIM_THRESHOLD_` or `MALLOC_MMAP_MAX_` are set in the environment: then the user decides.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

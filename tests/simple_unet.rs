@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, safetensors};
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
-use diffusion_core::unet::{SimpleUNet, SimpleUNetConfig};
+use diffusion_core::unet::{Condition, Network, SimpleUNet};
 use std::collections::HashMap;
 
 const TOLERANCE: f32 = 1e-4;
@@ -34,20 +34,20 @@ impl Golden {
     }
 
     /// Our network with their weights.
-    fn network(&self) -> Result<SimpleUNet> {
-        let config = SimpleUNetConfig {
+    fn network(&self) -> Result<Network> {
+        let config = SimpleUNet {
             base: 8,
             ..Default::default()
         };
-        let net = SimpleUNet::new(config, &mut Rng::new(1), &Device::Cpu)?;
+        let net = Network::new(config, &mut Rng::new(1), &Device::Cpu)?;
         net.params().assign(&self.starting_with("weights."))?;
         Ok(net)
     }
 
-    fn loss(&self, net: &SimpleUNet) -> Result<(Tensor, Tensor)> {
+    fn loss(&self, net: &Network) -> Result<(Tensor, Tensor)> {
         let t = self.get("t")?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
         let t: Vec<usize> = t.into_iter().map(|t| t as usize).collect();
-        let output = net.forward(self.get("x")?, &t)?;
+        let output = net.forward(self.get("x")?, &t, &Condition::None)?;
         let loss = (&output - self.get("target")?)?.sqr()?.mean_all()?;
         Ok((output, loss))
     }

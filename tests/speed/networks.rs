@@ -6,7 +6,7 @@ use diffusion_core::candle::{self, DType, Device, Tensor, Var, backprop::GradSto
 use diffusion_core::candle_nn::{self, Optimizer, ParamsAdamW, VarBuilder, VarMap};
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
-use diffusion_core::unet::{SimpleUNet, SimpleUNetConfig};
+use diffusion_core::unet::{Condition, Network as Unet, SimpleUNet};
 use std::collections::{BTreeMap, HashMap};
 
 pub type Parameters = BTreeMap<String, Var>;
@@ -24,15 +24,15 @@ const NETWORKS: &[Entry] = &[Entry {
     name: "simple_unet",
     channels: 1,
     ours: |base, rng, purpose| {
-        let config = SimpleUNetConfig {
+        let architecture = SimpleUNet {
             base,
             ..Default::default()
         };
-        let net = SimpleUNet::new(config, rng, &Device::Cpu)?;
+        let net = Unet::new(architecture, rng, &Device::Cpu)?;
         let parameters = net.params().by_name();
         let answer = move |xt: &_, t: &_| match purpose {
-            Purpose::Train => net.forward(xt, t),
-            Purpose::Denoise => net.predict(xt, t),
+            Purpose::Train => net.forward(xt, t, &Condition::None),
+            Purpose::Denoise => net.predict(xt, t, &Condition::None),
         };
         Ok((parameters, Box::new(answer)))
     },

@@ -1,1 +1,3 @@
+//! The command line: train, sample and look at diffusion models.
+
 fn main() {}

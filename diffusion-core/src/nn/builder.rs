@@ -1,8 +1,11 @@
 //! How a network makes its parameters: by name, from a seeded generator.
 
 use super::Params;
+use super::params::is_float;
+use super::trace::Probe;
 use crate::rng::Rng;
-use candle_core::{Device, Result, Shape, Tensor, bail};
+use candle_core::{Device, Result, Shape, Tensor, Var, bail};
+use std::collections::HashMap;
 use std::fmt::Display;
 
 /// More numbers than one parameter of any network has.
@@ -55,6 +58,8 @@ pub struct Builder<'a> {
 enum Source<'a> {
     /// They are made.
     New(&'a mut Params, &'a mut Rng),
+    /// They are those of a file.
+    Given(&'a mut Params, &'a HashMap<String, Tensor>),
     /// They are there.
     Constants(&'a Params),
 }
@@ -63,6 +68,13 @@ impl<'a> Builder<'a> {
     pub(super) fn new(params: &'a mut Params, rng: &'a mut Rng) -> Self {
         Self {
             source: Source::New(params, rng),
+            prefix: String::new(),
+        }
+    }
+
+    pub(super) fn given(params: &'a mut Params, tensors: &'a HashMap<String, Tensor>) -> Self {
+        Self {
+            source: Source::Given(params, tensors),
             prefix: String::new(),
         }
     }
@@ -80,6 +92,7 @@ impl<'a> Builder<'a> {
             prefix: format!("{}{name}.", self.prefix),
             source: match &mut self.source {
                 Source::New(params, rng) => Source::New(params, rng),
+                Source::Given(params, tensors) => Source::Given(params, tensors),
                 Source::Constants(params) => Source::Constants(params),
             },
         }
@@ -91,8 +104,42 @@ impl<'a> Builder<'a> {
     ///
     /// # Errors
     /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers. From [`Params::constants`]: there is
-    /// none of this name, or it has another shape.
+    /// none of this name, or it has another shape; so also from [`Params::given`].
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
+        let var = self.make(name, shape, init, Role::Trained)?;
+        Ok(match &self.source {
+            Source::Constants(_) => var.as_detached_tensor(),
+            _ => var.as_tensor().clone(),
+        })
+    }
+
+    /// Makes numbers called `name` that belong to the network without being trained, as the running mean of a batch norm:
+    /// they are saved and loaded with the parameters, and whoever has the variable may set it.
+    ///
+    /// # Errors
+    /// As [`Builder::param`].
+    pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
+        self.make(name, shape, init, Role::Buffer)
+    }
+
+    /// Whether the layers are made to answer only, from [`Params::constants`], and not to be trained.
+    pub fn is_constant(&self) -> bool {
+        matches!(self.source, Source::Constants(_))
+    }
+
+    /// With what the layer that is made here tells a summary what it did.
+    pub(crate) fn probe(&self) -> Probe {
+        let trace = match &self.source {
+            Source::New(params, _) | Source::Given(params, _) => params.trace(),
+            Source::Constants(params) => params.trace(),
+        };
+        Probe {
+            name: self.prefix.trim_end_matches('.').to_owned(),
+            trace: trace.clone(),
+        }
+    }
+
+    fn make(&mut self, name: &str, shape: impl Into<Shape>, init: Init, role: Role) -> Result<Var> {
         let (name, shape) = (format!("{}{name}", self.prefix), shape.into());
         let count = shape
             .dims()
@@ -104,15 +151,29 @@ impl<'a> Builder<'a> {
             )
         };
         match &mut self.source {
-            Source::New(params, _) if params.get(&name).is_some() => {
+            Source::New(params, _) | Source::Given(params, _) if params.get(&name).is_some() => {
                 bail!("there is a parameter {name} already: give each part a name of its own")
             }
             Source::New(params, rng) => {
                 let values = init.values(count, rng);
-                params.add(name, &Tensor::from_vec(values, shape, &Device::Cpu)?)
+                let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
+                params.add(name, &values, role)
             }
+            // What is not in the file is not even allocated.
+            Source::Given(params, tensors) => match tensors.get(&name) {
+                Some(found) if !is_float(found.dtype()) => {
+                    bail!("{name} has numbers of type {:?}", found.dtype())
+                }
+                Some(found) if found.shape() == &shape => params.add(name, found, role),
+                Some(found) => bail!(
+                    "{name} has shape {:?} and must have {:?}",
+                    found.dims(),
+                    shape.dims()
+                ),
+                None => bail!("missing: {name}, of shape {:?}", shape.dims()),
+            },
             Source::Constants(params) => match params.get(&name) {
-                Some(var) if var.shape() == &shape => Ok(var.as_detached_tensor()),
+                Some(var) if var.shape() == &shape => Ok(var.clone()),
                 Some(var) => bail!(
                     "parameter {name} has shape {:?} and should have {shape:?}",
                     var.dims()
@@ -121,6 +182,13 @@ impl<'a> Builder<'a> {
             },
         }
     }
+}
+
+/// Whether a number of a network is learned by gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Trained,
+    Buffer,
 }
 
 #[cfg(test)]

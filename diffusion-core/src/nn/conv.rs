@@ -1,6 +1,6 @@
 //! The convolution layer.
 
-use super::{Builder, Init};
+use super::{Builder, Init, Probe};
 use crate::ops::{Geometry, conv2d, upsample_nearest2x_conv2d};
 use candle_core::{Result, Tensor};
 
@@ -13,6 +13,7 @@ pub struct Conv2d {
     pub bias: Tensor,
     /// Stride and padding.
     pub geometry: Geometry,
+    probe: Probe,
 }
 
 impl Conv2d {
@@ -21,14 +22,40 @@ impl Conv2d {
     /// # Errors
     /// One of the three numbers is 0, or the names are taken.
     pub fn new(
-        mut build: Builder,
+        build: Builder,
         inputs: usize,
         outputs: usize,
         kernel: usize,
         geometry: Geometry,
     ) -> Result<Self> {
         let init = Init::FanIn(inputs.saturating_mul(kernel).saturating_mul(kernel));
+        Self::with_init(build, inputs, outputs, kernel, geometry, init)
+    }
+
+    /// The same with weights and biases that are 0 at first: a network that ends in it begins with the answer 0.
+    ///
+    /// # Errors
+    /// As [`Conv2d::new`].
+    pub fn zeros(
+        build: Builder,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        Self::with_init(build, inputs, outputs, kernel, geometry, Init::Zeros)
+    }
+
+    fn with_init(
+        mut build: Builder,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        geometry: Geometry,
+        init: Init,
+    ) -> Result<Self> {
         Ok(Self {
+            probe: build.probe(),
             weight: build.param("weight", (outputs, inputs, kernel, kernel), init)?,
             bias: build.param("bias", outputs, init)?,
             geometry,
@@ -52,7 +79,7 @@ impl Conv2d {
     /// # Errors
     /// As [`conv2d`].
     pub fn forward_with_bias(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        conv2d(x, &self.weight, Some(bias), self.geometry)
+        self.seen(conv2d(x, &self.weight, Some(bias), self.geometry)?)
     }
 
     /// Of the image with each pixel four times, twice as high and wide: [`upsample_nearest2x_conv2d`].
@@ -63,6 +90,21 @@ impl Conv2d {
     /// # Errors
     /// As [`conv2d`].
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
-        upsample_nearest2x_conv2d(x, &self.weight, Some(&self.bias), self.geometry)
+        let bias = Some(&self.bias);
+        self.seen(upsample_nearest2x_conv2d(
+            x,
+            &self.weight,
+            bias,
+            self.geometry,
+        )?)
+    }
+
+    fn seen(&self, y: Tensor) -> Result<Tensor> {
+        let (_, inputs, kernel, _) = self.weight.dims4()?;
+        let kind = || format!("conv {kernel}×{kernel}");
+        let products = inputs * kernel * kernel;
+        self.probe
+            .saw(kind, &[&self.weight, &self.bias], &y, products);
+        Ok(y)
     }
 }

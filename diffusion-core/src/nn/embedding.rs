@@ -1,6 +1,6 @@
 //! The layer that turns labels into vectors.
 
-use super::{Builder, Init};
+use super::{Builder, Init, Probe};
 use crate::ops::embedding;
 use candle_core::{Result, Tensor};
 
@@ -9,6 +9,7 @@ use candle_core::{Result, Tensor};
 pub struct Embedding {
     /// (N, D), at first normal numbers of mean 0 and variance 1.
     pub weight: Tensor,
+    probe: Probe,
 }
 
 impl Embedding {
@@ -17,8 +18,10 @@ impl Embedding {
     /// # Errors
     /// One of the two numbers is 0, or the name is taken.
     pub fn new(mut build: Builder, labels: usize, width: usize) -> Result<Self> {
-        let weight = build.param("weight", (labels, width), Init::Normal)?;
-        Ok(Self { weight })
+        Ok(Self {
+            probe: build.probe(),
+            weight: build.param("weight", (labels, width), Init::Normal)?,
+        })
     }
 
     /// # Shapes
@@ -27,6 +30,9 @@ impl Embedding {
     /// # Errors
     /// As [`embedding`].
     pub fn forward(&self, labels: &[usize]) -> Result<Tensor> {
-        embedding(&self.weight, labels)
+        let y = embedding(&self.weight, labels)?;
+        let kind = || "embedding".to_owned();
+        self.probe.saw(kind, &[&self.weight], &y, 0);
+        Ok(y)
     }
 }

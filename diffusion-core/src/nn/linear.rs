@@ -1,6 +1,6 @@
 //! The linear layer.
 
-use super::{Builder, Init};
+use super::{Builder, Init, Probe};
 use crate::ops::linear;
 use candle_core::{Result, Tensor};
 
@@ -11,6 +11,7 @@ pub struct Linear {
     pub weight: Tensor,
     /// (O,), at first uniform as the weights.
     pub bias: Tensor,
+    probe: Probe,
 }
 
 impl Linear {
@@ -21,6 +22,7 @@ impl Linear {
     pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let init = Init::FanIn(inputs);
         Ok(Self {
+            probe: build.probe(),
             weight: build.param("weight", (outputs, inputs), init)?,
             bias: build.param("bias", outputs, init)?,
         })
@@ -32,6 +34,10 @@ impl Linear {
     /// # Errors
     /// As [`linear`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        linear(x, &self.weight, Some(&self.bias))
+        let y = linear(x, &self.weight, Some(&self.bias))?;
+        let kind = || "linear".to_owned();
+        self.probe
+            .saw(kind, &[&self.weight, &self.bias], &y, self.weight.dim(1)?);
+        Ok(y)
     }
 }

@@ -25,16 +25,21 @@
 mod builder;
 mod conv;
 mod embedding;
+mod file;
 mod linear;
 mod norm;
 mod params;
+mod trace;
 
 pub use builder::{Builder, Init};
 pub use conv::Conv2d;
 pub use embedding::Embedding;
+pub use file::Contents;
 pub use linear::Linear;
 pub use norm::GroupNorm;
 pub use params::Params;
+pub(crate) use trace::Probe;
+pub use trace::Row;
 
 #[cfg(test)]
 mod tests {

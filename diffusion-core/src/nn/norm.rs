@@ -1,6 +1,6 @@
 //! The normalisation layer.
 
-use super::{Builder, Init};
+use super::{Builder, Init, Probe};
 use crate::ops::{Activation, group_norm};
 use candle_core::{Result, Tensor, bail};
 
@@ -17,6 +17,7 @@ pub struct GroupNorm {
     pub eps: f64,
     /// What is applied afterwards.
     pub activation: Activation,
+    probe: Probe,
 }
 
 impl GroupNorm {
@@ -34,6 +35,7 @@ impl GroupNorm {
             bail!("GroupNorm: groups = {groups} does not divide channels = {channels}")
         }
         Ok(Self {
+            probe: build.probe(),
             weight: build.param("weight", channels, Init::Ones)?,
             bias: build.param("bias", channels, Init::Zeros)?,
             groups,
@@ -54,7 +56,11 @@ impl GroupNorm {
             groups,
             eps,
             activation,
+            probe,
         } = self;
-        group_norm(x, *groups, weight, bias, *eps, *activation)
+        let y = group_norm(x, *groups, weight, bias, *eps, *activation)?;
+        let kind = || format!("group norm {groups}");
+        probe.saw(kind, &[weight, bias], &y, 1);
+        Ok(y)
     }
 }

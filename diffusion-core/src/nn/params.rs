@@ -1,13 +1,13 @@
 //! The parameters of a network, by name.
 
-use super::Builder;
+use super::builder::Role;
+use super::trace::Trace;
+use super::{Builder, Contents};
 use crate::rng::Rng;
 use anyhow::Context;
-use candle_core::{DType, Device, Result, Tensor, Var, bail, safetensors};
+use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use std::collections::{BTreeMap, HashMap};
-use std::ffi::OsString;
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 /// How many names a message lists before it only counts the others.
 const LISTED: usize = 8;
@@ -15,9 +15,13 @@ const LISTED: usize = 8;
 /// The parameters of a network in the order in which they were made, each with its name; all of one type on one device.
 ///
 /// The tensors are shared with the layers: what is set here is used there.
+/// Some networks also have numbers that are not trained, the running means of a batch norm: [`Params::buffers`]. They are
+/// saved, loaded and looked up like parameters.
 #[derive(Debug)]
 pub struct Params {
     vars: Vec<(String, Var)>,
+    buffers: Vec<(String, Var)>,
+    trace: Trace,
     dtype: DType,
     device: Device,
 }
@@ -27,6 +31,8 @@ impl Params {
     pub fn new(dtype: DType, device: &Device) -> Self {
         Self {
             vars: Vec::new(),
+            buffers: Vec::new(),
+            trace: Trace::default(),
             dtype,
             device: device.clone(),
         }
@@ -37,18 +43,31 @@ impl Params {
         Builder::new(self, rng)
     }
 
+    /// What layers are made with whose values are there already, in a file say: each takes the tensor of its name,
+    /// converted to the type and device of the parameters. What is left over in `tensors` is the caller's to look for.
+    pub fn given<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
+        Builder::given(self, tensors)
+    }
+
     /// What the same layers are made with once more, from the parameters that are there: as constants, of which no gradient is
     /// wanted, so that candle need not keep what it would take. They share their numbers with the parameters.
     pub fn constants(&self) -> Builder<'_> {
         Builder::constants(self)
     }
 
-    pub(super) fn add(&mut self, name: String, values: &Tensor) -> Result<Tensor> {
+    pub(super) fn add(&mut self, name: String, values: &Tensor, role: Role) -> Result<Var> {
         let values = values.to_dtype(self.dtype)?.to_device(&self.device)?;
-        let var = Var::from_tensor(&values)?;
-        let tensor = var.as_tensor().clone();
-        self.vars.push((name, var));
-        Ok(tensor)
+        let var = Var::from_tensor(&values.detach())?;
+        match role {
+            Role::Trained => self.vars.push((name, var.clone())),
+            Role::Buffer => self.buffers.push((name, var.clone())),
+        }
+        Ok(var)
+    }
+
+    /// Where the layers tell what they do.
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
     }
 
     /// The type of the numbers.
@@ -61,22 +80,32 @@ impl Params {
         &self.device
     }
 
-    /// How many numbers there are in all.
+    /// How many numbers are trained.
     pub fn count(&self) -> usize {
         self.vars.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// The parameter called `name`.
+    /// The parameter, or the buffer, called `name`.
     pub fn get(&self, name: &str) -> Option<&Var> {
-        self.iter().find(|(n, _)| *n == name).map(|(_, var)| var)
+        self.all().find(|(n, _)| *n == name).map(|(_, var)| var)
     }
 
-    /// The names in order, `down1.conv1.weight` and so on.
+    /// What belongs to the network without being trained, by name.
+    pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.buffers.iter().map(|(name, var)| (name.as_str(), var))
+    }
+
+    /// The parameters, then the buffers.
+    pub fn all(&self) -> impl Iterator<Item = (&str, &Var)> {
+        self.iter().chain(self.buffers())
+    }
+
+    /// The parameters' names in order, `down1.conv1.weight` and so on.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.vars.iter().map(|(name, _)| name.as_str())
     }
 
-    /// Names and parameters in order.
+    /// Names and parameters in order, without the buffers.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
@@ -95,7 +124,7 @@ impl Params {
         let mut missing = Vec::new();
         let mut unfit = Vec::new();
         let mut fit = Vec::new();
-        for (name, var) in self.iter() {
+        for (name, var) in self.all() {
             match tensors.get(name) {
                 None => missing.push(name.to_owned()),
                 Some(tensor) if tensor.dims() != var.dims() => unfit.push(format!(
@@ -142,49 +171,46 @@ impl Params {
         Ok(())
     }
 
-    /// Writes all parameters to a safetensors file, under another name first, so that a file that was there stays whole
-    /// until the new one is.
+    /// Copies of the values of all parameters and buffers, by name.
+    ///
+    /// # Errors
+    /// There is no memory for them.
+    pub fn values(&self) -> Result<HashMap<String, Tensor>> {
+        let copy =
+            |(name, var): (&str, &Var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?));
+        self.all().map(copy).collect()
+    }
+
+    /// Writes all parameters and buffers to a safetensors file, under another name first, so that a file that was there
+    /// stays whole until the new one is.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
     pub fn save(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
-        let path = path.as_ref();
-        let write = || {
-            let on_host = |(name, var): (&str, &Var)| {
-                let values = var.as_detached_tensor().to_device(&Device::Cpu)?;
-                Ok((name.to_owned(), values))
-            };
-            let tensors = self
-                .iter()
-                .map(on_host)
-                .collect::<Result<HashMap<_, _>>>()?;
-            let mut unfinished = OsString::from(path);
-            unfinished.push(".part");
-            let unfinished = PathBuf::from(unfinished);
-            safetensors::save(&tensors, &unfinished)?;
-            fs::rename(&unfinished, path)?;
-            anyhow::Ok(())
+        let tensor = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
+        let tensors = self.all().map(tensor).collect();
+        let contents = Contents {
+            tensors,
+            ..Default::default()
         };
-        write()
-            .with_context(|| format!("cannot write {}", path.display()))
-            .map_err(crate::whole)
+        contents.save(path)
     }
 
-    /// Reads all parameters from a safetensors file, one of [`Params::save`] or a PyTorch state dict of the same names.
+    /// Reads all parameters and buffers from a safetensors file, one of [`Params::save`] or a PyTorch state dict of the
+    /// same names.
     ///
     /// # Errors
     /// The file cannot be read or is damaged, or as [`Params::assign`]: the message names the file. Nothing has been
     /// changed then.
     pub fn load(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
         let path = path.as_ref();
-        safetensors::load(path, &Device::Cpu)
-            .and_then(|tensors| self.assign(&tensors))
+        self.assign(&Contents::load(path)?.tensors)
             .with_context(|| format!("cannot load {}", path.display()))
             .map_err(crate::whole)
     }
 }
 
-fn is_float(dtype: DType) -> bool {
+pub(super) fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
 }
 
@@ -200,6 +226,8 @@ fn list(names: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::nn::{Init, Linear};
+    use candle_core::safetensors;
+    use std::fs;
 
     fn two_layers(seed: u64, dtype: DType) -> Result<(Params, Linear)> {
         let (mut rng, mut params) = (Rng::new(seed), Params::new(dtype, &Device::Cpu));

@@ -1,6 +1,8 @@
 //! What the networks are made of: the time step as a vector, and the residual block that takes it in.
 
-use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
+use super::Condition;
+use super::network::Takes;
+use crate::nn::{Builder, Conv2d, Embedding, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, silu};
 use candle_core::{DType, Device, Result, Tensor, bail};
 
@@ -76,6 +78,71 @@ impl TimeEmbedding {
         let weight = &self.linear1.weight;
         let waves = sinusoidal(t, self.width, weight.dtype(), weight.device())?;
         self.linear2.forward(&silu(&self.linear1.forward(&waves)?)?)
+    }
+}
+
+/// What the images should show as a vector, to be added to that of the time
+/// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), section 3): a learned one for each class and one for any
+/// class, or of a context linear → SiLU → linear.
+#[derive(Clone, Debug)]
+pub enum ConditionEmbedding {
+    /// For a network that is told nothing.
+    None,
+    /// K + 1 vectors: of each class, and of any.
+    Labels(Embedding),
+    /// From the context to the hidden width, and from that to the same.
+    Context(Linear, Linear),
+}
+
+impl ConditionEmbedding {
+    /// For what `takes` says, to vectors of `hidden` numbers: part `label_embedding`, or `context_embedding.linear1` and
+    /// `.linear2`.
+    ///
+    /// # Errors
+    /// `hidden` is 0.
+    pub fn new(build: &mut Builder, takes: Takes, hidden: usize) -> Result<Self> {
+        if takes.classes > 0 {
+            let labels = build.at("label_embedding");
+            return Embedding::new(labels, takes.classes + 1, hidden).map(Self::Labels);
+        }
+        if takes.context > 0 {
+            let mut build = build.at("context_embedding");
+            return Ok(Self::Context(
+                Linear::new(build.at("linear1"), takes.context, hidden)?,
+                Linear::new(build.at("linear2"), hidden, hidden)?,
+            ));
+        }
+        Ok(Self::None)
+    }
+
+    /// `e` with the condition's vector added.
+    ///
+    /// # Shapes
+    /// `e` (B, hidden); the result is as `e`.
+    ///
+    /// # Errors
+    /// The condition is not for B images, or of another kind.
+    pub fn add(&self, e: &Tensor, condition: &Condition) -> Result<Tensor> {
+        let batch = e.dim(0)?;
+        match (self, condition) {
+            (Self::None, Condition::None) => Ok(e.clone()),
+            (Self::Labels(table), Condition::None | Condition::Labels(_)) => {
+                let any = table.weight.dim(0)? - 1;
+                let ids: Vec<usize> = match condition {
+                    Condition::Labels(labels) => labels.iter().map(|l| l.unwrap_or(any)).collect(),
+                    _ => vec![any; batch],
+                };
+                e + table.forward(&ids)?
+            }
+            (Self::Context(linear1, linear2), Condition::None | Condition::Context(_)) => {
+                let context = match condition {
+                    Condition::Context(context) => context.to_dtype(e.dtype())?,
+                    _ => Tensor::zeros((batch, linear1.weight.dim(1)?), e.dtype(), e.device())?,
+                };
+                e + linear2.forward(&silu(&linear1.forward(&context)?)?)?
+            }
+            _ => bail!("condition: the network understands another kind than {condition:?}"),
+        }
     }
 }
 

@@ -1,52 +1,76 @@
 //! The network of the first notebooks.
 
-use super::{ResBlock, TimeEmbedding};
-use crate::nn::{Builder, Conv2d, GroupNorm, Params};
-use crate::ops::{Activation, Geometry, concat_channels, four};
-use crate::rng::Rng;
-use candle_core::{DType, Device, Result, Tensor, bail};
+use super::network::{Architecture, Blueprint, Layers, Takes};
+use super::{Condition, ConditionEmbedding, ResBlock, TimeEmbedding, WIDEST, divisible};
+use crate::nn::{Builder, Conv2d, GroupNorm};
+use crate::ops::{Activation, Geometry, concat_channels};
+use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
 
-/// The largest `channels` and `base`: beyond, a slip of the pen would fill the memory.
-const WIDEST: usize = 1024;
-
-/// What [`SimpleUNet`] can be made with.
+/// A U-Net of three resolutions with one [`ResBlock`] each on the way down, in the middle and on the way up: for 28×28,
+/// 28 → 14 → 7 → 14 → 28. It can be told classes, or a context, which join the time.
+///
+/// With the default, 2.6 million parameters (2,620,545). Height and width must be divisible by 4.
 ///
 /// ```
-/// use diffusion_core::unet::SimpleUNetConfig;
-/// let rgb = SimpleUNetConfig { channels: 3, ..Default::default() };
-/// assert_eq!((rgb.channels, rgb.base, rgb.groups), (3, 64, 8));
+/// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, SimpleUNet}};
+/// let (mut rng, small) = (Rng::new(42), SimpleUNet { base: 8, ..Default::default() });
+/// let net = Network::new(small, &mut rng, &Device::Cpu)?;
+/// let xt = rng.randn((2, 1, 28, 28), &Device::Cpu)?;
+/// assert_eq!(net.forward(&xt, &[0, 999], &Condition::None)?.dims(), &[2, 1, 28, 28]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct SimpleUNetConfig {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct SimpleUNet {
     /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
     pub channels: usize,
     /// The network's channels at full resolution; twice as many at half, four times at a quarter. Even, 4 … 1024.
     pub base: usize,
     /// The groups of every group norm; they divide `base`.
     pub groups: usize,
+    /// How many classes it can be told; 0 for none.
+    pub classes: usize,
+    /// How many numbers of context it can be told, if not classes; 0 for none.
+    pub context: usize,
 }
 
-impl Default for SimpleUNetConfig {
-    /// Grey images, 64 channels, 8 groups.
+impl Default for SimpleUNet {
+    /// Grey images, 64 channels, 8 groups, no condition.
     fn default() -> Self {
         Self {
             channels: 1,
             base: 64,
             groups: 8,
+            classes: 0,
+            context: 0,
         }
     }
 }
 
-impl SimpleUNetConfig {
-    fn check(&self) -> Result<()> {
-        let Self {
-            channels,
-            base,
-            groups,
-        } = *self;
-        if channels == 0 || channels > WIDEST {
-            bail!("SimpleUNet: channels = {channels} must be in 1 … {WIDEST}")
+impl From<SimpleUNet> for Architecture {
+    fn from(it: SimpleUNet) -> Self {
+        Self::SimpleUNet(it)
+    }
+}
+
+impl Blueprint for SimpleUNet {
+    fn takes(&self) -> Takes {
+        Takes {
+            channels: self.channels,
+            classes: self.classes,
+            context: self.context,
         }
+    }
+
+    fn set_takes(&mut self, takes: Takes) {
+        (self.channels, self.classes, self.context) =
+            (takes.channels, takes.classes, takes.context);
+    }
+
+    fn check(&self) -> Result<()> {
+        let Self { base, groups, .. } = *self;
+        self.takes().check("SimpleUNet")?;
         if base < 4 || !base.is_multiple_of(2) || base > WIDEST {
             bail!("SimpleUNet: base = {base} must be even and in 4 … {WIDEST}")
         }
@@ -55,34 +79,20 @@ impl SimpleUNetConfig {
         }
         Ok(())
     }
-}
 
-/// A U-Net of three resolutions with one [`ResBlock`] each on the way down, in the middle and on the way up: for 28×28,
-/// 28 → 14 → 7 → 14 → 28.
-///
-/// Its parameters have the names and shapes of the PyTorch network that the tests compare it with, so that either reads
-/// the other's files.
-///
-/// ```
-/// use diffusion_core::{candle::Device, rng::Rng, unet::{SimpleUNet, SimpleUNetConfig}};
-/// let (mut rng, config) = (Rng::new(42), SimpleUNetConfig { base: 8, ..Default::default() });
-/// let net = SimpleUNet::new(config, &mut rng, &Device::Cpu)?;
-/// let xt = rng.randn((2, 1, 28, 28), &Device::Cpu)?;
-/// assert_eq!(net.forward(&xt, &[0, 999])?.dims(), &[2, 1, 28, 28]);
-/// # Ok::<(), diffusion_core::candle::Error>(())
-/// ```
-#[derive(Debug)]
-pub struct SimpleUNet {
-    config: SimpleUNetConfig,
-    params: Params,
-    layers: Layers,
-    /// The same, without gradients.
-    constant: Layers,
+    fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        divisible("SimpleUNet", height, width, 4)
+    }
+
+    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
+        Ok(Box::new(Parts::new(build, self)?))
+    }
 }
 
 #[derive(Debug)]
-struct Layers {
+struct Parts {
     time_embedding: TimeEmbedding,
+    condition: ConditionEmbedding,
     conv_in: Conv2d,
     down1: ResBlock,
     downsample1: Conv2d,
@@ -97,13 +107,14 @@ struct Layers {
     conv_out: Conv2d,
 }
 
-impl Layers {
-    fn new(mut build: Builder, config: &SimpleUNetConfig) -> Result<Self> {
-        let SimpleUNetConfig {
+impl Parts {
+    fn new(mut build: Builder, net: &SimpleUNet) -> Result<Self> {
+        let SimpleUNet {
             channels,
             base,
             groups,
-        } = *config;
+            ..
+        } = *net;
         let time = 4 * base;
         let same = Geometry::same(3);
         let half = same.stride(2);
@@ -116,6 +127,7 @@ impl Layers {
         let b = &mut build;
         Ok(Self {
             time_embedding: TimeEmbedding::new(b.at("time_embedding"), base, time)?,
+            condition: ConditionEmbedding::new(b, net.takes(), time)?,
             conv_in: conv(b, "conv_in", channels, base, same)?,
             down1: block(b, "down1", base, base)?,
             downsample1: conv(b, "downsample1", base, base, half)?,
@@ -127,107 +139,23 @@ impl Layers {
             upsample1: conv(b, "upsample1", 2 * base, base, same)?,
             up1: block(b, "up1", 2 * base, base)?,
             norm_out: GroupNorm::new(b.at("norm_out"), groups, base, Activation::Silu)?,
-            conv_out: conv(b, "conv_out", base, channels, same)?,
+            conv_out: Conv2d::zeros(b.at("conv_out"), base, channels, 3, same)?,
         })
     }
 }
 
-impl SimpleUNet {
-    /// A new network, in f32, with random weights from `rng`.
-    ///
-    /// # Errors
-    /// A field of `config` is out of its range: the message names it and its value.
-    pub fn new(config: SimpleUNetConfig, rng: &mut Rng, device: &Device) -> Result<Self> {
-        Self::with_dtype(config, rng, DType::F32, device)
-    }
-
-    /// A new network with numbers of type `dtype`, which its images must have too.
-    ///
-    /// # Errors
-    /// As [`SimpleUNet::new`].
-    pub fn with_dtype(
-        config: SimpleUNetConfig,
-        rng: &mut Rng,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Self> {
-        config.check()?;
-        let mut params = Params::new(dtype, device);
-        let layers = Layers::new(params.builder(rng), &config)?;
-        let constant = Layers::new(params.constants(), &config)?;
-        Ok(Self {
-            config,
-            params,
-            layers,
-            constant,
-        })
-    }
-
-    /// What it was made with.
-    pub fn config(&self) -> &SimpleUNetConfig {
-        &self.config
-    }
-
-    /// Its parameters: to train, save and load.
-    pub fn params(&self) -> &Params {
-        &self.params
-    }
-
-    /// The network's answer to noisy images, to train it with.
-    ///
-    /// # Shapes
-    /// `xt` (B, C, H, W), H and W divisible by 4; `t` B time steps, one for each image; the result is as `xt`.
-    ///
-    /// # Errors
-    /// Other shapes.
-    pub fn forward(&self, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
-        self.answer(&self.layers, xt, t)
-    }
-
-    /// The same answer, to sample with: no gradient with respect to the parameters, and much less memory, since nothing is
-    /// kept that it would take.
-    ///
-    /// # Shapes
-    /// As [`SimpleUNet::forward`].
-    ///
-    /// # Errors
-    /// As [`SimpleUNet::forward`].
-    pub fn predict(&self, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
-        self.answer(&self.constant, xt, t)
-    }
-
-    fn answer(&self, net: &Layers, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
-        let (b, c, h, w) = four("SimpleUNet", "xt", xt)?;
-        if c != self.config.channels {
-            bail!(
-                "SimpleUNet: xt has shape {:?} and conv_in.weight {:?}; the network is for images of {} channels",
-                xt.dims(),
-                self.layers.conv_in.weight.dims(),
-                self.config.channels
-            )
-        }
-        if t.len() != b {
-            bail!(
-                "SimpleUNet: xt has shape {:?} and t [{}]; give one time step per image",
-                xt.dims(),
-                t.len()
-            )
-        }
-        if !h.is_multiple_of(4) || !w.is_multiple_of(4) {
-            bail!(
-                "SimpleUNet: xt has shape {:?}; height and width are halved twice, so they must be divisible by 4",
-                xt.dims()
-            )
-        }
-        let e = net.time_embedding.forward(t)?;
-        let s1 = net.down1.forward(&net.conv_in.forward(xt)?, &e)?;
-        let s2 = net.down2.forward(&net.downsample1.forward(&s1)?, &e)?;
-        let x = net.mid.forward(&net.downsample2.forward(&s2)?, &e)?;
-        let x = net.upsample2.forward_upsampled(&x)?;
-        let x = net.up2.forward(&concat_channels(&x, &s2)?, &e)?;
-        let x = net.upsample1.forward_upsampled(&x)?;
-        let x = net.up1.forward(&concat_channels(&x, &s1)?, &e)?;
-        net.conv_out.forward(&net.norm_out.forward(&x)?)
+impl Layers for Parts {
+    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+        let e = self.time_embedding.forward(t)?;
+        let e = self.condition.add(&e, condition)?;
+        let s1 = self.down1.forward(&self.conv_in.forward(xt)?, &e)?;
+        let s2 = self.down2.forward(&self.downsample1.forward(&s1)?, &e)?;
+        let x = self.mid.forward(&self.downsample2.forward(&s2)?, &e)?;
+        let x = self.upsample2.forward_upsampled(&x)?;
+        let x = self.up2.forward(&concat_channels(&x, &s2)?, &e)?;
+        let x = self.upsample1.forward_upsampled(&x)?;
+        let x = self.up1.forward(&concat_channels(&x, &s1)?, &e)?;
+        self.conv_out.forward(&self.norm_out.forward(&x)?)
     }
 }
 
@@ -235,20 +163,28 @@ impl SimpleUNet {
 mod tests {
     use super::*;
     use crate::ops::gradients::random;
-    use candle_core::Var;
+    use crate::rng::Rng;
+    use crate::unet::Network;
+    use candle_core::{DType, Device, Var};
 
-    fn small(seed: u64, dtype: DType) -> Result<SimpleUNet> {
-        let config = SimpleUNetConfig {
+    const FREE: Condition = Condition::None;
+
+    /// With a last layer that is not 0, so that the others have gradients.
+    fn small(seed: u64, dtype: DType) -> Result<Network> {
+        let architecture = SimpleUNet {
             base: 4,
             groups: 2,
             ..Default::default()
         };
-        SimpleUNet::with_dtype(config, &mut Rng::new(seed), dtype, &Device::Cpu)
+        let net = Network::with_dtype(architecture, &mut Rng::new(seed), dtype, &Device::Cpu)?;
+        let last = net.params().get("conv_out.weight").unwrap();
+        last.set(&(random(seed, last.shape())? * 0.3)?.to_dtype(dtype)?)?;
+        Ok(net)
     }
 
     #[test]
     fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
-        let net = SimpleUNet::new(Default::default(), &mut Rng::new(0), &Device::Cpu)?;
+        let net = Network::new(SimpleUNet::default(), &mut Rng::new(0), &Device::Cpu)?;
         assert_eq!(net.params().count(), 2_620_545);
         Ok(())
     }
@@ -258,7 +194,7 @@ mod tests {
         let net = small(1, DType::F32)?;
         for (b, h, w) in [(1, 4, 4), (3, 8, 12), (1, 28, 28)] {
             let x = Rng::new(2).randn((b, 1, h, w), &Device::Cpu)?;
-            assert_eq!(net.forward(&x, &vec![7; b])?.dims(), &[b, 1, h, w]);
+            assert_eq!(net.forward(&x, &vec![7; b], &FREE)?.dims(), &[b, 1, h, w]);
         }
         Ok(())
     }
@@ -268,16 +204,17 @@ mod tests {
     fn predict_is_forward_without_gradients() -> Result<()> {
         let (net, other) = (small(1, DType::F32)?, small(2, DType::F32)?);
         let x = Rng::new(3).randn((2, 1, 8, 8), &Device::Cpu)?;
-        let values = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
-        net.params()
-            .assign(&other.params().iter().map(values).collect())?;
+        net.params().assign(&other.params().values()?)?;
         let numbers = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
-        let (forward, predict) = (net.forward(&x, &[1, 2])?, net.predict(&x, &[1, 2])?);
+        let (forward, predict) = (
+            net.forward(&x, &[1, 2], &FREE)?,
+            net.predict(&x, &[1, 2], &FREE)?,
+        );
         assert!(forward.track_op() && !predict.track_op());
         assert_eq!(numbers(forward)?, numbers(predict)?);
         assert_eq!(
-            numbers(net.predict(&x, &[1, 2])?)?,
-            numbers(other.predict(&x, &[1, 2])?)?
+            numbers(net.predict(&x, &[1, 2], &FREE)?)?,
+            numbers(other.predict(&x, &[1, 2], &FREE)?)?
         );
         Ok(())
     }
@@ -287,9 +224,9 @@ mod tests {
     fn images_of_a_batch_do_not_mix() -> Result<()> {
         let net = small(1, DType::F64)?;
         let x = random(2, (3, 1, 8, 8))?;
-        let together = net.forward(&x, &[3, 500, 999])?;
-        let alone = net.forward(&x.narrow(0, 1, 1)?, &[500])?;
-        let earlier = net.forward(&x.narrow(0, 1, 1)?, &[499])?;
+        let together = net.forward(&x, &[3, 500, 999], &FREE)?;
+        let alone = net.forward(&x.narrow(0, 1, 1)?, &[500], &FREE)?;
+        let earlier = net.forward(&x.narrow(0, 1, 1)?, &[499], &FREE)?;
         let off = |a: &Tensor, b: &Tensor| (a - b)?.abs()?.max_all()?.to_scalar::<f64>();
         assert!(off(&together.narrow(0, 1, 1)?, &alone)? < 1e-12);
         assert!(off(&alone, &earlier)? > 1e-6);
@@ -302,7 +239,9 @@ mod tests {
         let mut rng = Rng::new(3);
         let x = rng.randn((2, 1, 8, 8), &Device::Cpu)?;
         let eps = rng.randn_like(&x)?;
-        let loss = (net.forward(&x, &[10, 700])? - eps)?.sqr()?.mean_all()?;
+        let loss = (net.forward(&x, &[10, 700], &FREE)? - eps)?
+            .sqr()?
+            .mean_all()?;
         let grads = loss.backward()?;
         for (name, var) in net.params().iter() {
             let grad = grads
@@ -321,7 +260,7 @@ mod tests {
         let net = small(4, DType::F64)?;
         let x = Var::from_tensor(&random(5, (2, 1, 4, 8))?)?;
         let weights = random(6, (2, 1, 4, 8))?;
-        let loss = |x: &Tensor| (net.forward(x, &[5, 900])? * &weights)?.sum_all();
+        let loss = |x: &Tensor| (net.forward(x, &[5, 900], &FREE)? * &weights)?.sum_all();
         let grads = loss(&x)?.backward()?;
         let slope =
             |direction: &Tensor, grad: &Tensor| (direction * grad)?.sum_all()?.to_scalar::<f64>();
@@ -372,7 +311,9 @@ mod tests {
         )?;
         let mut loss = f32::NAN;
         for _ in 0..150 {
-            let l = (net.forward(&x, &[10, 700])? - &eps)?.sqr()?.mean_all()?;
+            let l = (net.forward(&x, &[10, 700], &FREE)? - &eps)?
+                .sqr()?
+                .mean_all()?;
             adam.step(&l.backward()?)?;
             loss = l.to_scalar()?;
         }
@@ -385,26 +326,30 @@ mod tests {
         let net = small(1, DType::F32)?;
         let image = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let fail = |shape: &[usize], t: &[usize]| -> Result<String> {
-            Ok(net.forward(&image(shape)?, t).unwrap_err().to_string())
+            Ok(net
+                .forward(&image(shape)?, t, &FREE)
+                .unwrap_err()
+                .to_string())
         };
         let config = |channels, base, groups| {
-            let config = SimpleUNetConfig {
+            let architecture = SimpleUNet {
                 channels,
                 base,
                 groups,
+                ..Default::default()
             };
-            SimpleUNet::new(config, &mut Rng::new(1), &Device::Cpu)
+            Network::new(architecture, &mut Rng::new(1), &Device::Cpu)
                 .unwrap_err()
                 .to_string()
         };
         for (message, wants) in [
             (
                 fail(&[2, 1, 28, 30], &[1, 2])?,
-                "SimpleUNet: xt has shape [2, 1, 28, 30]; height and width are halved twice, so they must be divisible by 4",
+                "SimpleUNet: an image of 28×30; height and width are halved 2 times, so they must be divisible by 4",
             ),
             (
                 fail(&[2, 3, 8, 8], &[1, 2])?,
-                "xt has shape [2, 3, 8, 8] and conv_in.weight [4, 1, 3, 3]",
+                "simple-unet: xt has shape [2, 3, 8, 8]; the network is for images of 1 channels",
             ),
             (
                 fail(&[2, 1, 8, 8], &[1])?,

@@ -1,0 +1,80 @@
+//! Tensors by name, with words about them, in a safetensors file.
+
+use anyhow::{Context, Result, bail};
+use candle_core::{Device, Tensor};
+use safetensors::SafeTensors;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+/// What a safetensors file holds: tensors by name on the CPU, and texts by name.
+#[derive(Debug, Default)]
+pub struct Contents {
+    /// The tensors.
+    pub tensors: HashMap<String, Tensor>,
+    /// The file's `__metadata__`.
+    pub metadata: HashMap<String, String>,
+}
+
+impl Contents {
+    /// Writes the file under another name first, so that one that was there stays whole until the new one is.
+    ///
+    /// # Errors
+    /// The file cannot be written: the message names it.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let write = || {
+            // Only contiguous tensors can be written.
+            let tensors: Vec<(&String, Tensor)> = self
+                .tensors
+                .iter()
+                .map(|(name, tensor)| {
+                    let tensor = tensor.detach().to_device(&Device::Cpu)?.contiguous()?;
+                    candle_core::Result::Ok((name, tensor))
+                })
+                .collect::<candle_core::Result<_>>()?;
+            let metadata = (!self.metadata.is_empty()).then(|| self.metadata.clone());
+            let bytes = safetensors::serialize(tensors, metadata)?;
+            write_whole(path.as_ref(), &bytes)
+        };
+        write()
+            .with_context(|| format!("cannot write {}", path.as_ref().display()))
+            .map_err(crate::whole)
+    }
+
+    /// Reads a file of [`Contents::save`], or any other of its kind.
+    ///
+    /// # Errors
+    /// The file cannot be read or is damaged: the message names it.
+    pub fn load(path: impl AsRef<Path>) -> Result<Self> {
+        let read = || {
+            let bytes = fs::read(path.as_ref())?;
+            // Looked at in full before anything is believed.
+            let Ok(file) = SafeTensors::deserialize(&bytes) else {
+                bail!("it is no whole safetensors file: it was cut off, or is something else")
+            };
+            drop(file);
+            let (_, header) = SafeTensors::read_metadata(&bytes)?;
+            Ok(Self {
+                tensors: candle_core::safetensors::load_buffer(&bytes, &Device::Cpu)?,
+                metadata: header.metadata().clone().unwrap_or_default(),
+            })
+        };
+        read()
+            .with_context(|| format!("cannot load {}", path.as_ref().display()))
+            .map_err(crate::whole)
+    }
+}
+
+/// Writes a file so that, whenever the machine stops, either the old one or the new one is there, whole.
+pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut unfinished = OsString::from(path);
+    unfinished.push(".part");
+    let unfinished = PathBuf::from(unfinished);
+    let mut file = File::create(&unfinished)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(&unfinished, path)?;
+    Ok(())
+}

@@ -1,0 +1,85 @@
+//! A network as a table: what each layer makes of an image.
+
+use crate::nn::Row;
+use std::fmt;
+
+/// A network's layers in the order in which an image goes through them: from [`Network::summary`](super::Network::summary).
+///
+/// It prints as a table. Multiply-adds are those of the plain algorithms, for one image.
+#[derive(Clone, Debug)]
+pub struct Summary {
+    title: String,
+    image: [usize; 3],
+    rows: Vec<Row>,
+}
+
+impl Summary {
+    pub(super) fn new(title: String, image: [usize; 3], rows: Vec<Row>) -> Self {
+        Self { title, image, rows }
+    }
+
+    /// The layers.
+    pub fn rows(&self) -> &[Row] {
+        &self.rows
+    }
+
+    /// The parameters of all layers that were called.
+    pub fn parameters(&self) -> usize {
+        self.rows.iter().map(|row| row.parameters).sum()
+    }
+
+    /// The products of all layers, each added to a sum, for one image.
+    pub fn multiply_adds(&self) -> u64 {
+        self.rows.iter().map(|row| row.multiply_adds).sum()
+    }
+
+    /// Shows the table in a notebook.
+    pub fn evcxr_display(&self) {
+        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shape = |dims: &[usize]| {
+            let dims: Vec<String> = dims.iter().map(usize::to_string).collect();
+            dims.join("×")
+        };
+        let line = |[layer, kind, out, parameters, products]: [String; 5]| {
+            format!("{layer:<34} {kind:<16} {out:>13} {parameters:>11} {products:>14}\n")
+        };
+        let words = ["layer", "kind", "output", "parameters", "multiply-adds"];
+        writeln!(f, "{} on {}", self.title, shape(&self.image))?;
+        f.write_str(&line(words.map(str::to_owned)))?;
+        for row in &self.rows {
+            f.write_str(&line([
+                row.name.clone(),
+                row.kind.clone(),
+                shape(&row.shape),
+                thousands(row.parameters as u64),
+                thousands(row.multiply_adds),
+            ]))?;
+        }
+        let all = [
+            "in all".to_owned(),
+            String::new(),
+            String::new(),
+            thousands(self.parameters() as u64),
+            thousands(self.multiply_adds()),
+        ];
+        f.write_str(line(all).trim_end())
+    }
+}
+
+/// 1,234,567
+fn thousands(n: u64) -> String {
+    let digits = n.to_string();
+    let mut text = String::new();
+    for (i, digit) in digits.chars().enumerate() {
+        if i > 0 && (digits.len() - i).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}

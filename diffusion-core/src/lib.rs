@@ -57,13 +57,16 @@
 pub use candle_core as candle;
 pub use candle_nn;
 
+pub mod config;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod progress;
 pub mod rng;
+pub mod sampler;
 pub mod schedule;
 pub mod show;
 pub mod train;

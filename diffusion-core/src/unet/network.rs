@@ -67,6 +67,14 @@ impl Architecture {
         self.blueprint().takes().context
     }
 
+    /// An error unless it can look at images of this size.
+    ///
+    /// # Errors
+    /// The network cannot halve the height or width as often as it does.
+    pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        self.blueprint().check_size(height, width)
+    }
+
     /// The same for images and conditions of another kind: the rest of its numbers stay.
     pub fn with(mut self, takes: Takes) -> Self {
         self.blueprint_mut().set_takes(takes);
@@ -265,7 +273,7 @@ impl Network {
                 t.len()
             )
         }
-        self.architecture.blueprint().check_size(h, w)?;
+        self.architecture.check_size(h, w)?;
         condition.check(b, classes, context)
     }
 

@@ -16,10 +16,10 @@
 //! Every key may be left out. A choice with numbers of its own can be written as its name alone, or as a table. The same
 //! file stands in every run's folder.
 
-use crate::data::Source;
+use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
 use crate::train::TrainingConfig;
-use crate::unet::{Architecture, SimpleUNet};
+use crate::unet::{Architecture, SimpleUNet, Takes};
 use anyhow::{Context, Result};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
@@ -37,11 +37,26 @@ use std::path::Path;
 pub struct RunConfig {
     /// What it learns from.
     pub data: Source,
-    /// The network.
+    /// What the network is told of an image.
+    pub condition: Told,
+    /// The network. Its channels, classes and context follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
     pub network: Architecture,
     /// How it is trained.
     pub training: TrainingConfig,
+}
+
+/// What a network is told of the images that it learns from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Told {
+    /// The number of the class.
+    #[default]
+    Classes,
+    /// The class as a vector of zeros and a one, which can be mixed with others when sampling.
+    Context,
+    /// Nothing.
+    Nothing,
 }
 
 impl Default for RunConfig {
@@ -54,6 +69,7 @@ impl Default for RunConfig {
         };
         Self {
             data: Source::default(),
+            condition: Told::default(),
             network: network.into(),
             training: TrainingConfig::default(),
         }
@@ -61,6 +77,22 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
+    /// The network for the images and classes of `data`.
+    pub fn architecture(&self, data: &Dataset) -> Architecture {
+        let classes = data.class_names().len();
+        let (classes, context) = match self.condition {
+            Told::Classes => (classes, 0),
+            Told::Context => (0, classes),
+            Told::Nothing => (0, 0),
+        };
+        let [channels, ..] = data.shape();
+        self.network.clone().with(Takes {
+            channels,
+            classes,
+            context,
+        })
+    }
+
     /// Reads a file; what it does not say is as in the default.
     ///
     /// # Errors
@@ -101,6 +133,22 @@ impl RunConfig {
             .with_context(|| format!("cannot write {}", path.display()))
             .map_err(crate::whole)
     }
+}
+
+/// The choice of this name, with the defaults of its numbers: `cosine` is a schedule, `simple-unet` a network.
+///
+/// # Errors
+/// There is none of this name: the message says which there are.
+///
+/// ```
+/// use diffusion_core::{config::parse_choice, schedule::Betas};
+/// assert_eq!(parse_choice::<Betas>("cosine")?, Betas::COSINE);
+/// assert!(parse_choice::<Betas>("cosin").unwrap_err().to_string().contains("`cosine`"));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+pub fn parse_choice<T: for<'a> Deserialize<'a>>(name: &str) -> Result<T> {
+    let choice: Result<T, de::value::Error> = T::deserialize(Name(name, PhantomData));
+    Ok(choice?)
 }
 
 /// Reads an enum from its variant's name alone, with the defaults of its fields, or from a table with that name as its only
@@ -228,19 +276,37 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_line_and_what_there_is() {
         for (text, wants) in [
-            ("[training]\nbatch = 8\nlearning_rate = 1", &["line 3", "learning_rate", "`lr`"][..]),
+            (
+                "[training]\nbatch = 8\nlearning_rate = 1",
+                &["line 3", "learning_rate", "`lr`"][..],
+            ),
             ("[training]\nbatch = \"many\"", &["line 2", "many"]),
             ("[training]\nbatch = -1", &["line 2", "-1"]),
-            ("[training]\nbetas = \"cosin\"", &["line 2", "cosin", "`cosine`", "`linear`"]),
-            ("[training]\nbetas = { cosine = { ofset = 1 } }", &["line 2", "ofset", "`offset`"]),
-            ("network = \"resnet\"", &["line 1", "resnet", "`simple-unet`"]),
-            ("[network.simple-unet]\nbasis = 3", &["line", "basis", "`base`"]),
+            (
+                "[training]\nbetas = \"cosin\"",
+                &["line 2", "cosin", "`cosine`", "`linear`"],
+            ),
+            (
+                "[training]\nbetas = { cosine = { ofset = 1 } }",
+                &["line 2", "ofset", "`offset`"],
+            ),
+            (
+                "network = \"resnet\"",
+                &["line 1", "resnet", "`simple-unet`"],
+            ),
+            (
+                "[network.simple-unet]\nbasis = 3",
+                &["line", "basis", "`base`"],
+            ),
             ("[dta]", &["line 1", "dta", "`data`"]),
             ("[training\n", &["line 1"]),
         ] {
             let message = format!("{:#}", RunConfig::from_toml(text).unwrap_err());
             for want in wants {
-                assert!(message.contains(want), "{text:?}: {message:?} lacks {want:?}");
+                assert!(
+                    message.contains(want),
+                    "{text:?}: {message:?} lacks {want:?}"
+                );
             }
         }
     }

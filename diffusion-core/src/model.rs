@@ -160,7 +160,10 @@ mod tests {
         };
         process(&mut it);
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
-        let last = network.params().get("conv_out.weight").context("the last layer")?;
+        let last = network
+            .params()
+            .get("conv_out.weight")
+            .context("the last layer")?;
         last.set(&last.ones_like()?)?;
         Ok(Model {
             network,
@@ -180,8 +183,12 @@ mod tests {
         let again = Model::load(&path, &Device::Cpu)?;
         assert_eq!(again.process, model.process);
         assert_eq!(again.network.architecture(), model.network.architecture());
-        let sampler = Sampler { steps: 5, ..Default::default() };
-        let sample = |m: &Model| m.sample(2, &Condition::labels([0, 1]), &sampler, &mut Rng::new(2));
+        let sampler = Sampler {
+            steps: 5,
+            ..Default::default()
+        };
+        let sample =
+            |m: &Model| m.sample(2, &Condition::labels([0, 1]), &sampler, &mut Rng::new(2));
         assert_eq!(numbers(&sample(&model)?)?, numbers(&sample(&again)?)?);
 
         let half = folder.path().join("half.safetensors");
@@ -201,11 +208,18 @@ mod tests {
         assert!(fail().contains("m.safetensors"));
         let good = model(|_| ())?;
         good.network.save(&path)?;
-        assert!(fail().contains("does not say what it was trained for"), "{}", fail());
+        assert!(
+            fail().contains("does not say what it was trained for"),
+            "{}",
+            fail()
+        );
         good.network.params().save(&path)?;
         assert!(fail().contains("does not say what network"), "{}", fail());
         for (process, wants) in [
-            (model(|p| p.shape = [3, 8, 8])?, "images of 3 channels, and its network for 1"),
+            (
+                model(|p| p.shape = [3, 8, 8])?,
+                "images of 3 channels, and its network for 1",
+            ),
             (model(|p| p.shape = [1, 8, 9])?, "an image of 8×9"),
             (model(|p| p.steps = 1)?, "steps = 1"),
         ] {
@@ -215,9 +229,14 @@ mod tests {
         // A file that claims to be larger than it is must not be believed.
         let mut file = Contents::default();
         let absurd = r#"{"simple-unet":{"base":1024,"groups":8}}"#;
-        file.metadata.insert("architecture".to_owned(), absurd.to_owned());
+        file.metadata
+            .insert("architecture".to_owned(), absurd.to_owned());
         file.save(&path)?;
-        assert!(fail().contains("missing: time_embedding.linear1.weight"), "{}", fail());
+        assert!(
+            fail().contains("missing: time_embedding.linear1.weight"),
+            "{}",
+            fail()
+        );
         Ok(())
     }
 }

@@ -119,7 +119,10 @@ mod tests {
     fn the_steps_begin_at_the_last_and_are_equally_spaced() -> Result<()> {
         let schedule = Schedule::linear(1000)?;
         let visited = |steps| {
-            let sampler = Sampler { steps, ..Default::default() };
+            let sampler = Sampler {
+                steps,
+                ..Default::default()
+            };
             sampler.visited(&schedule)
         };
         assert_eq!(visited(4)?, [999, 749, 499, 249]);
@@ -127,7 +130,10 @@ mod tests {
         assert_eq!(visited(1000)?, (0..1000).rev().collect::<Vec<_>>());
         for steps in [0, 1001] {
             let message = visited(steps).unwrap_err().to_string();
-            assert!(message.contains(&format!("steps = {steps} must be in 1 … 1000")), "{message}");
+            assert!(
+                message.contains(&format!("steps = {steps} must be in 1 … 1000")),
+                "{message}"
+            );
         }
         Ok(())
     }
@@ -143,10 +149,17 @@ mod tests {
             xt * ((1.0 - a).sqrt() / (a * s2 + 1.0 - a))
         };
         for eta in [0.0, 0.5, 1.0] {
-            let sampler = Sampler { steps: 1000, eta, clip: false };
+            let sampler = Sampler {
+                steps: 1000,
+                eta,
+                clip: false,
+            };
             let x = sampler.sample(best, &schedule, Param::Eps, &noise, &mut rng)?;
             let variance = f64::from(x.sqr()?.mean_all()?.to_scalar::<f32>()?);
-            assert!((variance / s2 - 1.0).abs() < 0.05, "eta = {eta}: {variance}");
+            assert!(
+                (variance / s2 - 1.0).abs() < 0.05,
+                "eta = {eta}: {variance}"
+            );
         }
         Ok(())
     }
@@ -157,8 +170,18 @@ mod tests {
         let noise = Rng::new(3).randn((1, 1, 2, 2), &Device::Cpu)?;
         for (eta, draws) in [(0.0, false), (1.0, true)] {
             let mut rng = Rng::new(4);
-            let sampler = Sampler { steps: 10, eta, clip: true };
-            sampler.sample(|x, _| Ok(x.clone()), &schedule, Param::Eps, &noise, &mut rng)?;
+            let sampler = Sampler {
+                steps: 10,
+                eta,
+                clip: true,
+            };
+            sampler.sample(
+                |x, _| Ok(x.clone()),
+                &schedule,
+                Param::Eps,
+                &noise,
+                &mut rng,
+            )?;
             assert_eq!(rng != Rng::new(4), draws);
         }
         Ok(())

@@ -140,7 +140,10 @@ impl TrainingConfig {
             }
         }
         if self.clip.is_nan() || self.clip <= 0.0 {
-            bail!("training: clip = {} must be positive; inf does not clip", self.clip)
+            bail!(
+                "training: clip = {} must be positive; inf does not clip",
+                self.clip
+            )
         }
         if self.sample_every > 0 && !(1..=self.steps).contains(&self.sample_steps) {
             bail!(
@@ -194,30 +197,121 @@ mod tests {
     fn a_value_out_of_range_is_named() {
         let config = TrainingConfig::default;
         for (config, wants) in [
-            (TrainingConfig { batch: 0, ..config() }, "batch = 0"),
-            (TrainingConfig { epochs: 0, ..config() }, "epochs = 0"),
-            (TrainingConfig { drop: 1.0, ..config() }, "drop = 1"),
-            (TrainingConfig { ema: -0.1, ..config() }, "ema = -0.1"),
-            (TrainingConfig { clip: 0.0, ..config() }, "clip = 0"),
-            (TrainingConfig { lr: f64::NAN, ..config() }, "lr = NaN"),
-            (TrainingConfig { steps: 1, ..config() }, "sample_steps = 50"),
-            (TrainingConfig { steps: 1, sample_every: 0, ..config() }, "steps = 1"),
-            (TrainingConfig { sample_steps: 1001, ..config() }, "sample_steps = 1001 must be in 1 … 1000"),
-            (TrainingConfig { loss: Loss::Huber { delta: 0.0 }, ..config() }, "delta = 0"),
-            (TrainingConfig { weighting: Weighting::MinSnr { gamma: -1.0 }, ..config() }, "gamma = -1"),
+            (
+                TrainingConfig {
+                    batch: 0,
+                    ..config()
+                },
+                "batch = 0",
+            ),
+            (
+                TrainingConfig {
+                    epochs: 0,
+                    ..config()
+                },
+                "epochs = 0",
+            ),
+            (
+                TrainingConfig {
+                    drop: 1.0,
+                    ..config()
+                },
+                "drop = 1",
+            ),
+            (
+                TrainingConfig {
+                    ema: -0.1,
+                    ..config()
+                },
+                "ema = -0.1",
+            ),
+            (
+                TrainingConfig {
+                    clip: 0.0,
+                    ..config()
+                },
+                "clip = 0",
+            ),
+            (
+                TrainingConfig {
+                    lr: f64::NAN,
+                    ..config()
+                },
+                "lr = NaN",
+            ),
+            (
+                TrainingConfig {
+                    steps: 1,
+                    ..config()
+                },
+                "sample_steps = 50",
+            ),
+            (
+                TrainingConfig {
+                    steps: 1,
+                    sample_every: 0,
+                    ..config()
+                },
+                "steps = 1",
+            ),
+            (
+                TrainingConfig {
+                    sample_steps: 1001,
+                    ..config()
+                },
+                "sample_steps = 1001 must be in 1 … 1000",
+            ),
+            (
+                TrainingConfig {
+                    loss: Loss::Huber { delta: 0.0 },
+                    ..config()
+                },
+                "delta = 0",
+            ),
+            (
+                TrainingConfig {
+                    weighting: Weighting::MinSnr { gamma: -1.0 },
+                    ..config()
+                },
+                "gamma = -1",
+            ),
         ] {
             let message = config.check().unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
         config().check().unwrap();
-        TrainingConfig { clip: f64::INFINITY, ..config() }.check().unwrap();
+        TrainingConfig {
+            clip: f64::INFINITY,
+            ..config()
+        }
+        .check()
+        .unwrap();
     }
 
     #[test]
     fn steps_are_whole_batches() {
-        let config = TrainingConfig { epochs: 3, batch: 10, accumulate: 2, ..Default::default() };
+        let config = TrainingConfig {
+            epochs: 3,
+            batch: 10,
+            accumulate: 2,
+            ..Default::default()
+        };
         assert_eq!(config.total_steps(109), 15);
-        assert_eq!(TrainingConfig { max_steps: 4, ..config.clone() }.total_steps(109), 4);
-        assert_eq!(TrainingConfig { epochs: usize::MAX, ..config }.total_steps(109), usize::MAX);
+        assert_eq!(
+            TrainingConfig {
+                max_steps: 4,
+                ..config.clone()
+            }
+            .total_steps(109),
+            4
+        );
+        assert_eq!(
+            TrainingConfig {
+                epochs: usize::MAX,
+                ..config
+            }
+            .total_steps(109),
+            usize::MAX
+        );
     }
 }

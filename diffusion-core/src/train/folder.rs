@@ -54,8 +54,11 @@ impl RunFolder {
                 same_run(&RunConfig::load(&config)?, run, has_source)?;
             }
             run.save(&config)?;
-            let log = OpenOptions::new().create(true).append(true).open(path.join(LOG))?;
-            Ok(Self {
+            let log = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path.join(LOG))?;
+            anyhow::Ok(Self {
                 path: path.to_owned(),
                 log,
                 last_saved: None,
@@ -151,7 +154,10 @@ impl RunFolder {
         let mut text = String::new();
         for line in BufReader::new(File::open(&path)?).lines() {
             // A line that was cut off ends what can be known.
-            let Some(step) = line.ok().and_then(|l| serde_json::from_str::<Step>(&l).ok()) else {
+            let Some(step) = line
+                .ok()
+                .and_then(|l| serde_json::from_str::<Step>(&l).ok())
+            else {
                 break;
             };
             if step.index >= steps {
@@ -167,7 +173,10 @@ impl RunFolder {
     }
 
     pub(super) fn save_samples(&mut self, epoch: usize, images: &Tensor) -> Result<()> {
-        let path = self.path.join("samples").join(format!("epoch-{epoch:04}.png"));
+        let path = self
+            .path
+            .join("samples")
+            .join(format!("epoch-{epoch:04}.png"));
         Grid::new(images)?.columns(8).save(&path)?;
         self.last_samples = Some(path);
         Ok(())
@@ -193,7 +202,11 @@ fn same_run(there: &RunConfig, here: &RunConfig, has_source: bool) -> Result<()>
             continue;
         }
         let known = there.get(section);
-        differ(section, known.unwrap_or(&toml::Value::Boolean(false)), values)?;
+        differ(
+            section,
+            known.unwrap_or(&toml::Value::Boolean(false)),
+            values,
+        )?;
     }
     Ok(())
 }
@@ -204,7 +217,9 @@ fn differ(name: &str, there: &toml::Value, here: &toml::Value) -> Result<()> {
             match a.get(key) {
                 _ if MAY_DIFFER.contains(&key.as_str()) => {}
                 Some(other) => differ(&format!("{name}.{key}"), other, value)?,
-                None => bail!("its run has no {name}.{key}, and this one has {value}; {WHAT_TO_DO}"),
+                None => {
+                    bail!("its run has no {name}.{key}, and this one has {value}; {WHAT_TO_DO}")
+                }
             }
         }
         return Ok(());
@@ -215,5 +230,4 @@ fn differ(name: &str, there: &toml::Value, here: &toml::Value) -> Result<()> {
     Ok(())
 }
 
-const WHAT_TO_DO: &str =
-    "give this run a folder of its own, or remove that one to begin anew";
+const WHAT_TO_DO: &str = "give this run a folder of its own, or remove that one to begin anew";

@@ -68,10 +68,10 @@ impl Loss {
         let d = (prediction - target)?;
         let each = match self {
             Self::Mse => d.sqr()?,
-            Self::L1 => d.abs()?,
+            Self::L1 => absolute(&d)?,
             Self::Huber { delta } => {
                 // m = min(|d|, δ) as a constant gives the value m(|d| − m/2) and its gradient, m·sign(d).
-                let size = d.abs()?;
+                let size = absolute(&d)?;
                 let m = size.detach().minimum(delta)?;
                 (&m * (size - (&m * 0.5)?)?)?
             }
@@ -115,6 +115,11 @@ impl Weighting {
     }
 }
 
+/// |x|. The gradient of candle's own is 1 at 0; this one's is 0 there, as PyTorch's.
+fn absolute(x: &Tensor) -> Result<Tensor> {
+    x * x.detach().sign()?
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -135,10 +140,16 @@ mod tests {
         ] {
             let each = loss.per_image(&x, &target)?;
             let got = each.to_vec1::<f64>()?;
-            assert!(got.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-12), "{loss:?} {got:?}");
+            assert!(
+                got.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-12),
+                "{loss:?} {got:?}"
+            );
             let grad = each.sum_all()?.backward()?.get(&x).unwrap().flatten_all()?;
             let got = grad.to_vec1::<f64>()?;
-            assert!(got.iter().zip(grads).all(|(a, b)| (a - b).abs() < 1e-12), "{loss:?} {got:?}");
+            assert!(
+                got.iter().zip(grads).all(|(a, b)| (a - b).abs() < 1e-12),
+                "{loss:?} {got:?}"
+            );
         }
         assert!(Loss::Mse.per_image(&x, &target.narrow(0, 0, 1)?).is_err());
         Ok(())

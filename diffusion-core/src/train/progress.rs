@@ -80,8 +80,16 @@ impl Training {
         Plot::new("Loss")
             .x("step")
             .log_y()
-            .scatter("each step", history.iter().map(|s| s.index).collect::<Vec<_>>(), history.iter().map(|s| s.loss).collect::<Vec<_>>())
-            .line("mean", parts().map(middle).collect::<Vec<_>>(), parts().map(mean).collect::<Vec<_>>())
+            .scatter(
+                "each step",
+                history.iter().map(|s| s.index).collect::<Vec<_>>(),
+                history.iter().map(|s| s.loss).collect::<Vec<_>>(),
+            )
+            .line(
+                "mean",
+                parts().map(middle).collect::<Vec<_>>(),
+                parts().map(mean).collect::<Vec<_>>(),
+            )
     }
 }
 
@@ -104,7 +112,10 @@ impl fmt::Display for Report {
             seconds,
             ..
         } = self;
-        write!(f, "{state}: {steps} of {total} steps in {seconds:.0} s, loss {loss:.4}")?;
+        write!(
+            f,
+            "{state}: {steps} of {total} steps in {seconds:.0} s, loss {loss:.4}"
+        )?;
         if let Some(folder) = &self.folder {
             write!(f, ", in {}", folder.display())?;
         }

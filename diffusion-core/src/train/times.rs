@@ -41,9 +41,16 @@ impl TimeSteps {
 /// Few steps first is how the conditional MNIST network of the original was to be trained; with it, coarse denoising is
 /// learned before fine.
 pub(super) fn stride(stages: usize, part: f64, done: f64, steps: usize) -> usize {
-    let stage = if part > 0.0 { done / part * stages as f64 } else { stages as f64 };
+    let stage = if part > 0.0 {
+        done / part * stages as f64
+    } else {
+        stages as f64
+    };
     let left = (stages as f64 - 1.0 - stage.floor()).max(0.0) as u32;
-    1usize.checked_shl(left).unwrap_or(usize::MAX).clamp(1, steps / 2)
+    1usize
+        .checked_shl(left)
+        .unwrap_or(usize::MAX)
+        .clamp(1, steps / 2)
 }
 
 /// `t` moved to the grid of every `stride`-th step, which always has the last, noisiest one.

@@ -4,7 +4,7 @@ use super::folder::{Resumed, RunFolder};
 use super::progress::Report;
 use super::times::{on_grid, stride};
 use super::{AdamW, Ema, TrainingConfig, clip_grad_norm};
-use crate::config::RunConfig;
+use crate::config::{RunConfig, Told};
 use crate::data::{Dataset, Source};
 use crate::diffusion::q_sample;
 use crate::model::{Model, Process};
@@ -210,6 +210,11 @@ impl Training {
     pub fn in_folder(mut self, folder: impl AsRef<Path>) -> Result<Self> {
         let run = RunConfig {
             data: self.source.clone().unwrap_or_default(),
+            condition: match self.model.network.architecture() {
+                it if it.classes() > 0 => Told::Classes,
+                it if it.context() > 0 => Told::Context,
+                _ => Told::Nothing,
+            },
             network: self.model.network.architecture().clone(),
             training: self.config.clone(),
         };
@@ -347,8 +352,8 @@ impl Training {
         Ok(Condition::None)
     }
 
-    /// What the images with these indices show, some of it kept from the network.
-    fn told(&self, images: &[usize], rng: &mut Rng) -> Result<Condition> {
+    /// What these images show, without what is kept from the network.
+    fn told(&self, images: &[usize], drop: &[bool]) -> Result<Condition> {
         let architecture = self.model.network.architecture();
         let condition = if architecture.classes() > 0 {
             Condition::labels(images.iter().map(|i| self.data.labels()[*i] as usize))
@@ -356,14 +361,13 @@ impl Training {
             let device = self.model.network.device();
             Condition::Context(self.data.context(images.iter().copied(), device)?)
         } else {
-            return Ok(Condition::None);
+            Condition::None
         };
-        let drop: Vec<bool> = images.iter().map(|_| rng.uniform() < self.config.drop).collect();
-        Ok(condition.dropped(&drop)?)
+        Ok(condition.dropped(drop)?)
     }
 
-    /// The images of batch `batch` of step `index`.
-    fn images(&mut self, index: usize, batch: usize) -> Vec<usize> {
+    /// The images of step `index`.
+    fn images(&mut self, index: usize) -> Vec<usize> {
         let per_epoch = self.steps_per_epoch();
         let (epoch, step) = (index / per_epoch, index % per_epoch);
         if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
@@ -371,37 +375,66 @@ impl Training {
             self.order = Some((epoch, rng.permutation(self.data.len())));
         }
         let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
-        let size = self.config.batch;
-        let from = (step * self.config.accumulate + batch) * size;
-        order[from..from + size].to_vec()
+        let size = self.config.batch * self.config.accumulate;
+        order[step * size..(step + 1) * size].to_vec()
     }
 
-    /// The loss of one batch and its gradients.
-    fn batch(&mut self, index: usize, batch: usize, rng: &mut Rng) -> Result<(f64, GradStore)> {
-        let images = self.images(index, batch);
-        let device = self.model.network.device().clone();
+    /// The time steps of step `index`.
+    fn times(&self, index: usize, rng: &mut Rng) -> Result<Vec<usize>> {
         let config = &self.config;
-        let x0 = self.data.images(images.iter().copied(), &device)?;
+        let part = if config.stages > 1 { 0.5 } else { 0.0 };
         let done = index as f64 / self.total.max(1) as f64;
-        let stride = stride(config.stages, if config.stages > 1 { 0.5 } else { 0.0 }, done, config.steps);
-        let t = config.times.draw(images.len(), config.steps, rng)?;
-        let t: Vec<usize> = t.iter().map(|t| on_grid(*t, stride, config.steps)).collect();
-        let eps = rng.randn_like(&x0)?;
-        let condition = self.told(&images, rng)?;
+        let stride = stride(config.stages, part, done, config.steps);
+        let n = config.batch * config.accumulate;
+        let t = config.times.draw(n, config.steps, rng)?;
+        let onto = |t: &usize| on_grid(*t, stride, config.steps);
+        Ok(t.iter().map(onto).collect())
+    }
 
-        let xt = q_sample(&self.schedule, &x0, &t, &eps)?;
-        let target = config.param.target(&self.schedule, &x0, &t, &eps)?;
-        let answer = self.model.network.forward(&xt, &t, &condition)?;
+    /// The loss of one batch, as a tensor of one number.
+    fn loss(&self, images: &[usize], t: &[usize], drop: &[bool], rng: &mut Rng) -> Result<Tensor> {
+        let (config, device) = (&self.config, self.model.network.device());
+        let x0 = self.data.images(images.iter().copied(), device)?;
+        let eps = rng.randn_like(&x0)?;
+        let xt = q_sample(&self.schedule, &x0, t, &eps)?;
+        let target = config.param.target(&self.schedule, &x0, t, &eps)?;
+        let condition = self.told(images, drop)?;
+        let answer = self.model.network.forward(&xt, t, &condition)?;
         let each = config.loss.per_image(&answer, &target)?;
         let weight = |t: &usize| config.weighting.at(&self.schedule, config.param, *t) as f32;
         let weights: Vec<f32> = t.iter().map(weight).collect();
-        let weights = Tensor::from_vec(weights, t.len(), &device)?;
-        let loss = (each * weights)?.mean_all()?;
-        let value = f64::from(loss.to_scalar::<f32>()?);
-        if !value.is_finite() {
-            bail!(self.not_finite("loss", index, value))
+        Ok((each * Tensor::from_vec(weights, t.len(), device)?)?.mean_all()?)
+    }
+
+    /// The mean loss of all batches of step `index`, and the sum of their gradients.
+    fn gradients(&mut self, index: usize) -> Result<(f64, GradStore)> {
+        // Drawn for all images of the step together, so that small batches see what one large one would.
+        let mut rng = self.rng.fork(index as u64 + 1);
+        let images = self.images(index);
+        let t = self.times(index, &mut rng)?;
+        let drop: Vec<bool> = t.iter().map(|_| rng.uniform() < self.config.drop).collect();
+        let (size, mut sum, mut all) = (self.config.batch, 0.0, GradStore::default());
+        for from in (0..images.len()).step_by(size) {
+            let part = from..from + size;
+            let loss = self.loss(&images[part.clone()], &t[part.clone()], &drop[part], &mut rng)?;
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                bail!(self.not_finite("loss", index, value))
+            }
+            sum += value;
+            let grads = loss.backward()?;
+            if images.len() == size {
+                all = grads;
+                break;
+            }
+            for var in self.params.values() {
+                if let Some(grad) = grads.get(var) {
+                    let so_far = all.get(var).map_or_else(|| Ok(grad.clone()), |x| x + grad)?;
+                    all.insert(var, so_far.detach());
+                }
+            }
         }
-        Ok((value, loss.backward()?))
+        Ok((sum / self.config.accumulate as f64, all))
     }
 
     fn not_finite(&self, what: &str, index: usize, value: f64) -> String {
@@ -419,23 +452,8 @@ impl Training {
 
     fn step(&mut self) -> Result<Step> {
         let (index, began) = (self.done, Instant::now());
-        let mut rng = self.rng.fork(index as u64 + 1);
+        let (loss, grads) = self.gradients(index)?;
         let batches = self.config.accumulate;
-        let (mut loss, mut grads) = self.batch(index, 0, &mut rng)?;
-        for batch in 1..batches {
-            let (more, other) = self.batch(index, batch, &mut rng)?;
-            loss += more;
-            for var in self.params.values() {
-                if let Some(grad) = other.get(var) {
-                    let sum = match grads.get(var) {
-                        Some(so_far) => (so_far + grad)?,
-                        None => grad.clone(),
-                    };
-                    grads.insert(var, sum.detach());
-                }
-            }
-        }
-        let loss = loss / batches as f64;
         let share = 1.0 / batches as f64;
         // The gradients are sums over the batches; their mean is what is clipped.
         let clip = clip_grad_norm(&self.params, &grads, self.config.clip / share)?;
@@ -496,7 +514,10 @@ impl Training {
         Ok(samples.to_device(&Device::Cpu)?)
     }
 
-    fn with_folder<R>(&mut self, with: impl FnOnce(&mut RunFolder) -> Result<R>) -> Result<Option<R>> {
+    fn with_folder<R>(
+        &mut self,
+        with: impl FnOnce(&mut RunFolder) -> Result<R>,
+    ) -> Result<Option<R>> {
         self.folder.as_mut().map(with).transpose()
     }
 
@@ -547,7 +568,10 @@ impl Training {
 
     /// Goes on from a checkpoint. Nothing is changed unless all of it fits.
     fn load(&mut self, file: &Contents) -> Result<usize> {
-        let progress = file.metadata.get(METADATA).context("it is no checkpoint of a training")?;
+        let progress = file
+            .metadata
+            .get(METADATA)
+            .context("it is no checkpoint of a training")?;
         let progress: Progress = serde_json::from_str(progress)?;
         ensure!(
             progress.data == self.fingerprint,
@@ -575,7 +599,8 @@ impl Training {
     }
 
     fn asked_to_stop(&self) -> bool {
-        self.stop.load(Ordering::Relaxed) || self.folder.as_ref().is_some_and(RunFolder::stop_requested)
+        self.stop.load(Ordering::Relaxed)
+            || self.folder.as_ref().is_some_and(RunFolder::stop_requested)
     }
 }
 

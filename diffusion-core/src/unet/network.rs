@@ -67,6 +67,11 @@ impl Architecture {
         self.blueprint().takes().context
     }
 
+    /// The height and width of the images that it is usually used for.
+    pub fn usual_side(&self) -> usize {
+        self.blueprint().usual_side()
+    }
+
     /// An error unless it can look at images of this size.
     ///
     /// # Errors
@@ -122,6 +127,9 @@ impl Takes {
 pub(super) trait Blueprint {
     /// What it is for.
     fn takes(&self) -> Takes;
+
+    /// The height and width of the images that it is usually used for.
+    fn usual_side(&self) -> usize;
 
     /// Makes it one for other images and conditions.
     fn set_takes(&mut self, takes: Takes);

@@ -41,7 +41,7 @@
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet) | |
 //! | [`train`] | Adam and AdamW, gradient clipping, the average of the weights | |
-//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, batches | `01_forward` |
+//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
 //! | [`show`] | pictures, plots and GIFs that show themselves in a notebook | all |

@@ -83,6 +83,24 @@ impl Model {
         Ok(sampler.sample(predict, &schedule, param, &noise, rng)?)
     }
 
+    /// What `n` images can show: all classes in turn, each alone; nothing for an unconditional network.
+    ///
+    /// # Errors
+    /// The device has no room for a context.
+    pub fn conditions(&self, n: usize) -> Result<Condition> {
+        let architecture = self.network.architecture();
+        let (classes, k) = (architecture.classes(), architecture.context());
+        if classes > 0 {
+            return Ok(Condition::labels((0..n).map(|i| i % classes)));
+        }
+        if k > 0 && n > 0 {
+            let rows: Vec<f32> = (0..n * k).map(|i| f32::from(i / k % k == i % k)).collect();
+            let rows = Tensor::from_vec(rows, (n, k), self.network.device())?;
+            return Ok(Condition::Context(rows));
+        }
+        Ok(Condition::None)
+    }
+
     /// Writes everything to a safetensors file, weights in f32.
     ///
     /// # Errors

@@ -44,6 +44,12 @@ pub(super) struct RunFolder {
     last_samples: Option<PathBuf>,
 }
 
+/// Where a folder has the checkpoint after so many steps.
+pub(super) fn checkpoint(folder: &Path, steps: usize) -> PathBuf {
+    let name = format!("step-{steps:09}.safetensors");
+    folder.join(CHECKPOINTS).join(name)
+}
+
 impl RunFolder {
     /// Makes the folder, or opens one with a run of the same configuration.
     pub(super) fn open(path: &Path, run: &RunConfig, has_source: bool) -> Result<Self> {
@@ -126,8 +132,7 @@ impl RunFolder {
         file: &Contents,
         keep: usize,
     ) -> Result<PathBuf> {
-        let name = format!("step-{steps:09}.safetensors");
-        let path = self.path.join(CHECKPOINTS).join(name);
+        let path = checkpoint(&self.path, steps);
         // So that the log never lacks a step that the checkpoint has.
         self.log.sync_data()?;
         file.save(&path)?;
@@ -172,12 +177,17 @@ impl RunFolder {
         Ok(history)
     }
 
-    pub(super) fn save_samples(&mut self, epoch: usize, images: &Tensor) -> Result<()> {
+    pub(super) fn save_samples(
+        &mut self,
+        epoch: usize,
+        images: &Tensor,
+        columns: usize,
+    ) -> Result<()> {
         let path = self
             .path
             .join("samples")
             .join(format!("epoch-{epoch:04}.png"));
-        Grid::new(images)?.columns(8).save(&path)?;
+        Grid::new(images)?.columns(columns).save(&path)?;
         self.last_samples = Some(path);
         Ok(())
     }

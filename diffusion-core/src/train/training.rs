@@ -1,6 +1,6 @@
 //! The training loop, as an iterator of its steps.
 
-use super::folder::{Resumed, RunFolder};
+use super::folder::{self, Resumed, RunFolder};
 use super::progress::Report;
 use super::times::{on_grid, stride};
 use super::{AdamW, Ema, TrainingConfig, clip_grad_norm};
@@ -226,6 +226,19 @@ impl Training {
         Ok(self)
     }
 
+    /// This training as it was after `steps` steps, from a checkpoint in the folder of its run; the folder stays as it is.
+    ///
+    /// # Errors
+    /// There is no such checkpoint, or it is of another training.
+    pub fn at_checkpoint(mut self, folder: impl AsRef<Path>, steps: usize) -> Result<Self> {
+        let path = folder::checkpoint(folder.as_ref(), steps);
+        Contents::load(&path)
+            .and_then(|file| self.load(&file))
+            .with_context(|| format!("cannot go back to {}", path.display()))
+            .map_err(crate::whole)?;
+        Ok(self)
+    }
+
     /// From where it goes on, and what could not be used; `None` if it begins.
     pub fn resumed(&self) -> Option<&Resumed> {
         self.resumed.as_ref()
@@ -290,7 +303,7 @@ impl Training {
     /// # Errors
     /// `n` = 0, or there is no memory.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
-        let condition = self.conditions(n)?;
+        let condition = self.model.conditions(n)?;
         let mut rng = self.rng.fork(SAMPLES);
         let sampler = Sampler {
             steps: self.config.sample_steps.min(self.config.steps),
@@ -333,23 +346,6 @@ impl Training {
 
     fn images_seen(&self) -> u64 {
         (self.done * self.config.batch * self.config.accumulate) as u64
-    }
-
-    /// For each of `n` images another class.
-    fn conditions(&self, n: usize) -> Result<Condition> {
-        let architecture = self.model.network.architecture();
-        if architecture.classes() > 0 {
-            let classes = architecture.classes();
-            return Ok(Condition::labels((0..n).map(|i| i % classes)));
-        }
-        if architecture.context() > 0 {
-            let k = architecture.context();
-            let rows = (0..n).flat_map(|i| (0..k).map(move |j| f32::from(i % k == j)));
-            let rows: Vec<f32> = rows.collect();
-            let context = Tensor::from_vec(rows, (n, k), self.model.network.device())?;
-            return Ok(Condition::Context(context));
-        }
-        Ok(Condition::None)
     }
 
     /// What these images show, without what is kept from the network.
@@ -416,7 +412,12 @@ impl Training {
         let (size, mut sum, mut all) = (self.config.batch, 0.0, GradStore::default());
         for from in (0..images.len()).step_by(size) {
             let part = from..from + size;
-            let loss = self.loss(&images[part.clone()], &t[part.clone()], &drop[part], &mut rng)?;
+            let loss = self.loss(
+                &images[part.clone()],
+                &t[part.clone()],
+                &drop[part],
+                &mut rng,
+            )?;
             let value = f64::from(loss.to_scalar::<f32>()?);
             if !value.is_finite() {
                 bail!(self.not_finite("loss", index, value))
@@ -429,7 +430,9 @@ impl Training {
             }
             for var in self.params.values() {
                 if let Some(grad) = grads.get(var) {
-                    let so_far = all.get(var).map_or_else(|| Ok(grad.clone()), |x| x + grad)?;
+                    let so_far = all
+                        .get(var)
+                        .map_or_else(|| Ok(grad.clone()), |x| x + grad)?;
                     all.insert(var, so_far.detach());
                 }
             }
@@ -443,7 +446,7 @@ impl Training {
             None => "there is no checkpoint yet".to_owned(),
         };
         format!(
-            "training: the {what} of step {index} is {value}. Most often the learning rate is too high (lr = {}: try a tenth, or \
+            "training: the {what} of step {index} is {value}. Most often the learning rate is too high (lr = {:e}: try a tenth, or \
              warmup = 500), or gradients are not clipped (clip = {}); else a pixel or a condition is not a number. The step was \
              not taken; {left}.",
             self.config.lr, self.config.clip
@@ -493,8 +496,9 @@ impl Training {
         let epochs = self.done / per_epoch;
         let wanted = self.config.sample_every;
         if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
-            let sheet = self.sheet()?;
-            self.with_folder(|folder| folder.save_samples(epochs, &sheet))?;
+            let sheet = self.samples(self.config.samples)?;
+            let columns = self.sheet_columns();
+            self.with_folder(|folder| folder.save_samples(epochs, &sheet, columns))?;
         }
         let due = match self.config.checkpoint_every {
             0 => epoch_ends,
@@ -509,9 +513,13 @@ impl Training {
         Ok(())
     }
 
-    fn sheet(&mut self) -> Result<Tensor> {
-        let samples = self.samples(self.config.samples)?;
-        Ok(samples.to_device(&Device::Cpu)?)
+    /// One for each class, so that each has a column of its own.
+    fn sheet_columns(&self) -> usize {
+        let architecture = self.model.network.architecture();
+        match architecture.classes().max(architecture.context()) {
+            classes @ 2..=16 => classes,
+            _ => 8,
+        }
     }
 
     fn with_folder<R>(

@@ -1,5 +1,6 @@
 //! The command line: the same code as the notebooks, for long runs and for scripts.
 
+mod export;
 mod train;
 
 use anyhow::{Context, Result, bail};
@@ -21,6 +22,8 @@ struct Arguments {
 enum Command {
     /// Trains a network, in a folder from which it can be taken up again
     Train(Box<train::Options>),
+    /// Writes the model of a run as weights, a card and a picture
+    Export(export::Options),
     /// What the data sets need
     Data {
         #[command(subcommand)]
@@ -62,6 +65,7 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Train(options) => return train::run(*options),
+        Command::Export(options) => export::run(options)?,
         Command::Data {
             action: Data::Fetch { name },
         } => {

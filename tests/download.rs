@@ -1,4 +1,5 @@
-//! Downloads from a server on this computer that behaves well or badly, and IDX files that are right or damaged.
+//! Downloads from a server on this computer that behaves well or badly, and IDX files and archives of CIFAR-10 that are right or
+//! damaged.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -11,9 +12,10 @@ use std::time::Duration;
 
 use anyhow::Result;
 use diffusion_core::data::download::{
-    Fetch, RemoteFile, data_dir_from, fashion_mnist, fetch, mnist,
+    Fetch, RemoteFile, cifar10, data_dir_from, fashion_mnist, fetch, mnist,
 };
 use diffusion_core::data::idx::{self, Idx};
+use diffusion_core::data::{Part, cifar};
 use flate2::{Compression, write::GzEncoder};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
@@ -709,6 +711,9 @@ fn the_known_files_are_distinct_and_complete() {
         assert_eq!(file.name.contains("images"), file.bytes > 1_000_000);
         assert_eq!(file.name.contains("images"), file.name.contains("idx3"));
     }
+    let archive = cifar10();
+    assert_eq!((archive.sha256.len(), archive.bytes), (64, 170_052_171));
+    assert!(archive.urls[0].ends_with(&archive.name));
 }
 
 #[test]
@@ -897,6 +902,158 @@ fn images_and_labels_must_belong_together() {
         );
         for fact in facts {
             assert!(message.contains(fact), "no {fact:?} in {message}");
+        }
+    }
+}
+
+// ---------------------------------------------------------------------------------------------------------------------
+// The archive of CIFAR-10.
+
+const BATCHES: [&str; 6] = [
+    "data_batch_1.bin",
+    "data_batch_2.bin",
+    "data_batch_3.bin",
+    "data_batch_4.bin",
+    "data_batch_5.bin",
+    "test_batch.bin",
+];
+
+/// Two records of one label.
+fn batch(label: u8) -> Vec<u8> {
+    [vec![label; 3073], vec![label; 3073]].concat()
+}
+
+/// Adds an entry; its path is written as it is, also where it leads out of the folder.
+fn add(tar: &mut tar::Builder<Vec<u8>>, path: &str, kind: tar::EntryType, size: u64, data: &[u8]) {
+    let mut header = tar::Header::new_gnu();
+    header.as_gnu_mut().unwrap().name[..path.len()].copy_from_slice(path.as_bytes());
+    header.set_entry_type(kind);
+    header.set_size(size);
+    header.set_mode(0o644);
+    header.set_cksum();
+    tar.append(&header, data).unwrap();
+}
+
+fn add_file(tar: &mut tar::Builder<Vec<u8>>, path: &str, data: &[u8]) {
+    add(tar, path, tar::EntryType::Regular, data.len() as u64, data);
+}
+
+/// The six files with the labels 0 … 5, between others that lead elsewhere.
+fn archive() -> Vec<u8> {
+    let mut tar = tar::Builder::new(Vec::new());
+    add(
+        &mut tar,
+        "cifar-10-batches-bin/",
+        tar::EntryType::Directory,
+        0,
+        &[],
+    );
+    add_file(&mut tar, "../outside.bin", b"outside");
+    add_file(&mut tar, "/tmp/data_batch_1.bin", b"absolute");
+    add_file(&mut tar, "cifar-10-batches-bin/../data_batch_1.bin", b"up");
+    for (label, name) in BATCHES.iter().enumerate() {
+        add_file(
+            &mut tar,
+            &format!("cifar-10-batches-bin/{name}"),
+            &batch(label as u8),
+        );
+        add_file(&mut tar, "cifar-10-batches-bin/readme.html", b"<html>");
+    }
+    gzip(&tar.into_inner().unwrap())
+}
+
+#[test]
+fn cifar10_is_downloaded_once_and_only_its_six_files_are_unpacked() {
+    let bytes = archive();
+    let server = Server::new(&bytes, &[Act::Break(100), Act::Serve]);
+    let file = remote(&bytes, &[&server]);
+    let dir = folder();
+    let inside = dir.path().join("data");
+    let train = cifar::files(Part::Train, &inside, &file, &mut quick()).unwrap();
+    let test = cifar::files(Part::Test, &inside, &file, &mut quick()).unwrap();
+    assert_eq!((train.len(), test.len(), server.ranges().len()), (5, 1, 2));
+    for (label, (path, name)) in (0..).zip(train.iter().chain(&test).zip(BATCHES)) {
+        assert_eq!(*path, inside.join("cifar-10-batches-bin").join(name));
+        assert_eq!(
+            cifar::read(path).unwrap(),
+            (vec![label as u8; 2 * 3072], vec![label; 2])
+        );
+    }
+    // Neither the archive nor anything else from it.
+    let names = |dir: &Path| {
+        listing(dir)
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(names(dir.path()), ["data"]);
+    assert_eq!(names(&inside), ["cifar-10-batches-bin"]);
+    assert_eq!(names(&inside.join("cifar-10-batches-bin")), BATCHES);
+}
+
+#[test]
+fn an_archive_put_there_by_hand_is_kept_and_completes_what_is_missing() {
+    let bytes = archive();
+    let dir = folder();
+    fs::write(dir.path().join("file.gz"), &bytes).unwrap();
+    let unpacked = dir.path().join("cifar-10-batches-bin");
+    fs::create_dir(&unpacked).unwrap();
+    fs::write(unpacked.join("data_batch_2.bin"), batch(9)).unwrap();
+    let files = cifar::files(Part::Train, dir.path(), &remote(&bytes, &[]), &mut quick()).unwrap();
+    let labels: Vec<u32> = files
+        .iter()
+        .map(|file| cifar::read(file).unwrap().1[0])
+        .collect();
+    assert_eq!(labels, [0, 9, 2, 3, 4]);
+    assert!(dir.path().join("file.gz").is_file());
+
+    // A part that is there needs no archive.
+    fs::remove_file(dir.path().join("file.gz")).unwrap();
+    fs::remove_file(unpacked.join("data_batch_1.bin")).unwrap();
+    cifar::files(Part::Test, dir.path(), &remote(&bytes, &[]), &mut quick()).unwrap();
+    let missing = cifar::files(Part::Train, dir.path(), &remote(&bytes, &[]), &mut quick());
+    let message = missing.unwrap_err().to_string();
+    assert!(message.contains("by hand: "), "{message}");
+}
+
+#[test]
+fn a_damaged_archive_is_an_error_that_leaves_no_half_file() {
+    use tar::EntryType::{Regular, Symlink};
+    let first = "cifar-10-batches-bin/data_batch_1.bin";
+    let with = |kind, size, data: &[u8]| {
+        let mut tar = tar::Builder::new(Vec::new());
+        add(&mut tar, first, kind, size, data);
+        gzip(&tar.into_inner().unwrap())
+    };
+    let whole = archive();
+    let mut wrong_sum = whole.clone();
+    wrong_sum[20..60].fill(0x55);
+    for (bytes, fact) in [
+        (whole[..whole.len() / 2].to_vec(), "file.gz"),
+        (wrong_sum, "file.gz"),
+        (b"no archive".to_vec(), "file.gz"),
+        (gzip(b"no archive"), "file.gz"),
+        (gzip(&[]), "there is no data_batch_1.bin"),
+        (with(Regular, 6146, &batch(1)), "there is no "),
+        (with(Symlink, 0, &[]), "data_batch_1.bin: it is no file"),
+        (
+            with(Regular, 1 << 40, &[1]),
+            "too large (1099511627776 bytes)",
+        ),
+        (with(Regular, 6146, &[1; 600]), "data_batch_1.bin"),
+    ] {
+        let dir = folder();
+        fs::write(dir.path().join("file.gz"), &bytes).unwrap();
+        let result = cifar::files(Part::Test, dir.path(), &remote(&bytes, &[]), &mut quick());
+        let message = result.unwrap_err().to_string();
+        for fact in [fact, "cannot unpack", "file.gz"] {
+            assert!(message.contains(fact), "no {fact:?} in {message}");
+        }
+        for (name, length) in listing(&dir.path().join("cifar-10-batches-bin")) {
+            assert!(
+                name.ends_with(".part") || length == 6146,
+                "{name}: {length}"
+            );
         }
     }
 }

@@ -4,6 +4,7 @@ use candle_core::utils::{cuda_is_available, get_num_threads, metal_is_available}
 use candle_core::{Device, DeviceLocation};
 use std::fmt;
 use std::process::Command;
+use std::str::FromStr;
 
 /// The best device at hand: CUDA, else Metal, else the CPU.
 ///
@@ -30,6 +31,56 @@ fn choose() -> (Device, Option<String>) {
         }
     }
     (Device::Cpu, note)
+}
+
+/// A device by its name, as a command line has it: `auto`, `cpu`, `cuda` or `metal`.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Choice {
+    /// [`best`].
+    #[default]
+    Auto,
+    /// The CPU.
+    Cpu,
+    /// The first CUDA device.
+    Cuda,
+    /// The Metal device.
+    Metal,
+}
+
+impl Choice {
+    /// Opens the device.
+    ///
+    /// # Errors
+    /// The crate was built without it, or it does not work: the message says what to do.
+    pub fn device(self) -> anyhow::Result<Device> {
+        let opened = match self {
+            Self::Auto => return Ok(best()),
+            Self::Cpu => return Ok(Device::Cpu),
+            Self::Cuda if !cuda_is_available() => anyhow::bail!(
+                "this build knows no CUDA: build it with `--features cuda`, or take the CPU"
+            ),
+            Self::Metal if !metal_is_available() => {
+                anyhow::bail!("this build knows no Metal, which exists on Apple machines only")
+            }
+            Self::Cuda => Device::new_cuda(0),
+            Self::Metal => Device::new_metal(0),
+        };
+        Ok(opened.map_err(|e| e.context(format!("{self:?} cannot be used; take the CPU")))?)
+    }
+}
+
+impl FromStr for Choice {
+    type Err = anyhow::Error;
+
+    fn from_str(name: &str) -> anyhow::Result<Self> {
+        match name {
+            "auto" => Ok(Self::Auto),
+            "cpu" => Ok(Self::Cpu),
+            "cuda" => Ok(Self::Cuda),
+            "metal" => Ok(Self::Metal),
+            _ => anyhow::bail!("there is no device {name:?}: choose auto, cpu, cuda or metal"),
+        }
+    }
 }
 
 /// What a notebook's set-up cell shows: device, threads, memory, versions, seed.

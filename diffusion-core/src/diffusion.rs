@@ -8,6 +8,7 @@
 
 use crate::schedule::Schedule;
 use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
 
 /// x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: any step of the forward process in one
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 4).
@@ -72,7 +73,8 @@ pub fn posterior(schedule: &Schedule, x0: &Tensor, xt: &Tensor, t: &[usize]) -> 
 ///
 /// All three say the same, since x_t = √ᾱ x_0 + √(1−ᾱ) ε ties them together; each is a row of a table of coefficients.
 /// They differ in what a loss on them weighs ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), section 4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Param {
     /// The noise ε ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 14).
     #[default]

@@ -41,7 +41,7 @@
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet) | |
 //! | [`train`] | Adam and AdamW, gradient clipping, the average of the weights | |
-//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, batches | `01_forward` |
+//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
 //! | [`show`] | pictures, plots and GIFs that show themselves in a notebook | all |
@@ -57,13 +57,16 @@
 pub use candle_core as candle;
 pub use candle_nn;
 
+pub mod config;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod model;
 pub mod nn;
 pub mod ops;
 pub mod progress;
 pub mod rng;
+pub mod sampler;
 pub mod schedule;
 pub mod show;
 pub mod train;

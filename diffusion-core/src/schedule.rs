@@ -7,6 +7,7 @@
 //! Built by hand in `notebooks/01_forward.ipynb`.
 
 use candle_core::{Result, bail};
+use serde::{Deserialize, Serialize};
 use std::f64::consts::FRAC_PI_2;
 use std::fmt;
 
@@ -17,40 +18,71 @@ pub const MAX_FINAL_SIGNAL: f64 = 0.1;
 pub const MAX_STEPS: usize = 1_000_000;
 
 /// The named ways to choose the variances β_0 … β_{T−1}.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Betas {
     /// Equally spaced from `start` to `end`
     /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4: 1e-4 → 0.02 for T = 1000).
     Linear {
         /// β of the first step, in (0, 1).
+        #[serde(default = "defaults::start")]
         start: f64,
         /// β of the last step, in (0, 1), not below `start`.
+        #[serde(default = "defaults::end")]
         end: f64,
     },
     /// √β equally spaced: slower at first
     /// ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), with 0.00085 → 0.012).
     ScaledLinear {
         /// β of the first step, in (0, 1).
+        #[serde(default = "defaults::scaled_start")]
         start: f64,
         /// β of the last step, in (0, 1), not below `start`.
+        #[serde(default = "defaults::scaled_end")]
         end: f64,
     },
     /// ᾱ falls as cos²(π/2 · (t/T + s)/(1 + s))
     /// ([Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), equation 17: s = 0.008, β at most 0.999).
     Cosine {
         /// s: keeps the first β from being too small; not negative.
+        #[serde(default = "defaults::offset")]
         offset: f64,
         /// β is cut off here, in (0, 1), because it would reach 1 at the last step.
+        #[serde(default = "defaults::max_beta")]
         max_beta: f64,
     },
     /// β follows a logistic curve over −6 … 6
     /// ([Xu et al. 2022](https://arxiv.org/abs/2203.02923), as in their code and in diffusers).
     Sigmoid {
         /// β far to the left of the curve, in (0, 1).
+        #[serde(default = "defaults::start")]
         start: f64,
         /// β far to the right of the curve, in (0, 1), not below `start`.
+        #[serde(default = "defaults::end")]
         end: f64,
     },
+}
+
+/// What a file that names a schedule alone means.
+mod defaults {
+    pub(super) fn start() -> f64 {
+        1e-4
+    }
+    pub(super) fn end() -> f64 {
+        0.02
+    }
+    pub(super) fn scaled_start() -> f64 {
+        0.00085
+    }
+    pub(super) fn scaled_end() -> f64 {
+        0.012
+    }
+    pub(super) fn offset() -> f64 {
+        0.008
+    }
+    pub(super) fn max_beta() -> f64 {
+        0.999
+    }
 }
 
 impl Betas {

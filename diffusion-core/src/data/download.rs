@@ -26,7 +26,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail, ensure};
 use sha2::{Digest, Sha256};
 
-pub use known::{fashion_mnist, mnist};
+pub use known::{cifar10, fashion_mnist, mnist};
 use part::Part;
 use transfer::{Failure, transfer};
 

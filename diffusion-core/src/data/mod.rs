@@ -1,47 +1,46 @@
-//! Images to learn from: built-in sprites, MNIST, Fashion-MNIST.
+//! Images to learn from: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, folders of images.
 //!
 //! A [`Dataset`] keeps 8-bit pixels and hands out tensors in \[−1, 1\], where diffusion models work. The built-in sprites
-//! ([`Dataset::sprites`]) need no file and no network; the others are downloaded on first use into [`download::data_dir`].
+//! ([`Dataset::sprites`]) need no file and no network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into
+//! [`download::data_dir`]; [`fetch`] does so ahead of time. Images of your own come from a folder
+//! ([`Dataset::from_folder`]), from NumPy ([`Dataset::from_npy`]), from IDX files ([`Dataset::from_idx`]) or from memory
+//! ([`Dataset::new`]). [`Source`] names any of them in one line of a configuration.
 
 mod batches;
+pub mod cifar;
 pub mod download;
+mod fingerprint;
+mod folder;
 pub mod idx;
+mod locate;
+mod mnist;
+mod npy;
+mod resize;
+mod source;
 pub mod sprites;
 
 pub use batches::{Batch, Batches};
+pub use cifar::CIFAR10_CLASSES;
+pub use locate::{DOWNLOADS, fetch};
+pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
+pub use resize::Resize;
+pub use source::{Source, TASKS};
 
-use crate::progress::{Progress, Unit};
 use crate::rng::Rng;
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
-use download::{Fetch, RemoteFile};
-use image::imageops::{self, FilterType};
-use image::{GrayImage, RgbImage};
-use std::cell::RefCell;
+use resize::to_channels_first;
 use std::fmt;
-use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::sync::Arc;
-
-/// The names of MNIST's classes.
-pub const MNIST_CLASSES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
-
-/// The names of Fashion-MNIST's classes.
-pub const FASHION_CLASSES: [&str; 10] = [
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-];
 
 /// The most sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
 pub const MAX_SPRITES: usize = 1_000_000;
+
+/// The most bytes of pixels that are read from files or made by [`Dataset::resize`]: 8 GiB.
+pub const MAX_BYTES: u64 = 8 << 30;
+
+/// The most classes that labels without names can have.
+pub const MAX_CLASSES: usize = 10_000;
 
 /// Which part of a data set: the one to learn from, or the one kept aside to test on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -50,15 +49,6 @@ pub enum Part {
     Train,
     /// The test images.
     Test,
-}
-
-/// How [`Dataset::resize`] fills in between pixels.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Resize {
-    /// Weighted means of the neighbours: for photographs and handwriting.
-    Bilinear,
-    /// The nearest pixel: keeps the hard edges of pixel art.
-    Nearest,
 }
 
 /// Labelled images of one size.
@@ -79,6 +69,8 @@ pub struct Dataset {
     shape: [usize; 3],
     labels: Arc<[u32]>,
     class_names: Arc<[String]>,
+    /// How many entries of a folder were no images.
+    skipped: usize,
 }
 
 impl Dataset {
@@ -101,76 +93,6 @@ impl Dataset {
             [3, SIDE, SIDE],
             labels,
             &sprites::CLASSES,
-        )
-    }
-
-    /// MNIST: 28×28 grey handwritten digits, 60,000 to learn from and 10,000 to test on, downloaded on first use
-    /// (11.6 MB) into `mnist` in [`download::data_dir`].
-    ///
-    /// Authors: Y. LeCun, C. Cortes, C. Burges; licence CC BY-SA 3.0.
-    ///
-    /// # Errors
-    /// A file is neither there nor to be had, or is damaged: the message says where to put it by hand.
-    pub fn mnist(part: Part) -> Result<Self> {
-        Self::idx_files(
-            "mnist",
-            &download::mnist(),
-            part,
-            &MNIST_CLASSES,
-            &download::data_dir(),
-        )
-    }
-
-    /// Fashion-MNIST ([Xiao et al. 2017](https://arxiv.org/abs/1708.07747)): articles of clothing in MNIST's format,
-    /// downloaded on first use (30.9 MB) into `fashion-mnist` in [`download::data_dir`]. Licence MIT.
-    ///
-    /// # Errors
-    /// As [`Dataset::mnist`].
-    pub fn fashion_mnist(part: Part) -> Result<Self> {
-        let files = download::fashion_mnist();
-        Self::idx_files(
-            "fashion-mnist",
-            &files,
-            part,
-            &FASHION_CLASSES,
-            &download::data_dir(),
-        )
-    }
-
-    /// Four IDX files (images and labels to learn from, images and labels to test on) in the folder `name` of `data_dir`.
-    fn idx_files(
-        name: &str,
-        files: &[RemoteFile; 4],
-        part: Part,
-        classes: &[&str],
-        data_dir: &Path,
-    ) -> Result<Self> {
-        let [images, labels] = match part {
-            Part::Train => [&files[0], &files[1]],
-            Part::Test => [&files[2], &files[3]],
-        };
-        let dir = data_dir.join(name);
-        Self::from_idx(
-            name,
-            &locate(images, &dir)?,
-            &locate(labels, &dir)?,
-            classes,
-        )
-    }
-
-    /// Grey images and labels from a pair of IDX files of your own, gzip or raw.
-    ///
-    /// # Errors
-    /// A file cannot be read or is not what it should be, the two differ in number, or a label has no class name.
-    pub fn from_idx(name: &str, images: &Path, labels: &Path, classes: &[&str]) -> Result<Self> {
-        let read = idx::read_labelled(images, labels, classes.len())?;
-        let labels = read.labels.into_iter().map(u32::from).collect();
-        Self::new(
-            name,
-            read.pixels,
-            [1, read.height, read.width],
-            labels,
-            classes,
         )
     }
 
@@ -219,10 +141,11 @@ impl Dataset {
             shape,
             labels: labels.into(),
             class_names: classes.iter().map(|c| (*c).to_owned()).collect(),
+            skipped: 0,
         })
     }
 
-    /// `sprites`, `mnist`, `fashion-mnist`, or the name given.
+    /// `sprites`, `mnist`, `fashion-mnist`, `cifar10`, the name of the folder, or the name given.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -388,42 +311,6 @@ impl Dataset {
         ))
     }
 
-    /// The same images `side` pixels high and wide: 28 → 32 or 32 → 64, say.
-    ///
-    /// # Errors
-    /// `side` = 0 or above 1024.
-    pub fn resize(&self, side: usize, how: Resize) -> Result<Self> {
-        ensure!(
-            (1..=1024).contains(&side),
-            "side = {side}: 1 … 1024 pixels are possible"
-        );
-        let [channels, height, width] = self.shape;
-        let filter = match how {
-            Resize::Bilinear => FilterType::Triangle,
-            Resize::Nearest => FilterType::Nearest,
-        };
-        let (from, to) = ((width as u32, height as u32), side as u32);
-        let mut pixels = Vec::with_capacity(self.len() * channels * side * side);
-        for image in self.pixels.chunks_exact(channels * height * width) {
-            if channels == 1 {
-                let image =
-                    GrayImage::from_raw(from.0, from.1, image.to_vec()).context("a grey image")?;
-                pixels.extend(imageops::resize(&image, to, to, filter).into_raw());
-            } else {
-                let interleaved = to_channels_last(image, channels, height * width);
-                let image =
-                    RgbImage::from_raw(from.0, from.1, interleaved).context("an RGB image")?;
-                let resized = imageops::resize(&image, to, to, filter).into_raw();
-                pixels.extend(to_channels_first(&resized, channels, side * side));
-            }
-        }
-        Ok(Self {
-            pixels: pixels.into(),
-            shape: [channels, side, side],
-            ..self.clone()
-        })
-    }
-
     /// One pass over all images in random order, in batches; the last may be smaller.
     ///
     /// # Errors
@@ -438,7 +325,7 @@ impl Dataset {
     }
 }
 
-/// `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`
+/// `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and how much of a folder was skipped.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [c, h, w] = self.shape;
@@ -449,7 +336,11 @@ impl fmt::Display for Dataset {
             f,
             "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})",
             counted.join(", ")
-        )
+        )?;
+        match self.skipped {
+            0 => Ok(()),
+            skipped => write!(f, "; {skipped} other files or folders skipped"),
+        }
     }
 }
 
@@ -458,45 +349,6 @@ impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
     }
-}
-
-/// The file in `dir`: unpacked if somebody put it there so, else as distributed, downloaded if need be.
-fn locate(file: &RemoteFile, dir: &Path) -> Result<PathBuf> {
-    let unpacked = dir.join(file.name.trim_end_matches(".gz"));
-    if unpacked.is_file() {
-        return Ok(unpacked);
-    }
-    let bar: Rc<RefCell<Option<Progress>>> = Rc::default();
-    let (shown, name) = (bar.clone(), file.name.clone());
-    let report = move |done: u64, total: u64| {
-        let mut bar = shown.borrow_mut();
-        bar.get_or_insert_with(|| Progress::new(total, &name).unit(Unit::Bytes))
-            .set(done);
-    };
-    let mut options = Fetch {
-        progress: Some(Box::new(report)),
-        ..Fetch::default()
-    };
-    let path = download::fetch(file, dir, &mut options)?;
-    if let Some(bar) = bar.borrow_mut().as_mut() {
-        bar.finish();
-    }
-    Ok(path)
-}
-
-fn to_channels_first(interleaved: &[u8], channels: usize, area: usize) -> Vec<u8> {
-    let images = interleaved.chunks_exact(channels * area);
-    images
-        .flat_map(|image| {
-            (0..channels).flat_map(move |c| (0..area).map(move |i| image[i * channels + c]))
-        })
-        .collect()
-}
-
-fn to_channels_last(planes: &[u8], channels: usize, area: usize) -> Vec<u8> {
-    (0..area)
-        .flat_map(|i| (0..channels).map(move |c| planes[c * area + i]))
-        .collect()
 }
 
 #[cfg(test)]
@@ -581,21 +433,6 @@ mod tests {
     }
 
     #[test]
-    fn resizing_keeps_flat_images_flat_and_channels_apart() -> Result<()> {
-        let pixels = [10u8, 20, 30].iter().flat_map(|p| [*p; 6]).collect();
-        let flat = Dataset::new("flat", pixels, [3, 2, 3], vec![0], &["a"])?;
-        for how in [Resize::Bilinear, Resize::Nearest] {
-            let large = flat.resize(8, how)?;
-            assert_eq!(large.shape(), [3, 8, 8]);
-            let want: Vec<u8> = [10u8, 20, 30].iter().flat_map(|p| [*p; 64]).collect();
-            assert_eq!(&large.pixels[..], want);
-        }
-        let doubled = tiny().resize(4, Resize::Nearest)?;
-        assert_eq!(doubled.pixels[..8], [0, 0, 255, 255, 0, 0, 255, 255]);
-        Ok(())
-    }
-
-    #[test]
     fn what_does_not_fit_is_an_error_that_says_so() {
         let new = |pixels: usize, shape, labels| {
             Dataset::new("x", vec![0; pixels], shape, labels, &["a", "b"])
@@ -632,25 +469,5 @@ mod tests {
             let message = result.unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
-    }
-
-    /// Runs on the real files where they are, and on nothing where they are not.
-    #[test]
-    fn mnist_is_what_it_should_be() -> Result<()> {
-        let dir = download::data_dir();
-        if !dir.join("mnist/t10k-images-idx3-ubyte.gz").is_file() {
-            eprintln!(
-                "MNIST is not in {}: only the made-up files were tested",
-                dir.display()
-            );
-            return Ok(());
-        }
-        let test = Dataset::mnist(Part::Test)?;
-        assert_eq!(test.shape(), [1, 28, 28]);
-        assert_eq!(
-            test.class_counts(),
-            [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-        );
-        Ok(())
     }
 }

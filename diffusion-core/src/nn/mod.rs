@@ -39,6 +39,7 @@ pub use conv::Conv2d;
 pub use conv_transpose::ConvTranspose2d;
 pub use embedding::Embedding;
 pub use file::Contents;
+pub(crate) use file::write_whole;
 pub use linear::Linear;
 pub use norm::GroupNorm;
 pub use params::Params;

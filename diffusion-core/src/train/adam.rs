@@ -42,7 +42,7 @@ impl AdamWConfig {
         }
     }
 
-    fn check(&self) -> Result<()> {
+    pub(super) fn check(&self) -> Result<()> {
         let not_negative = 0.0..=f64::MAX;
         let below_one = 0.0..=1.0f64.next_down();
         // Not so small that f32 would round it to 0.

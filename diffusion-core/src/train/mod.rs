@@ -28,11 +28,25 @@
 
 mod adam;
 mod clip;
+mod config;
 mod ema;
+mod folder;
 mod in_place;
+mod loss;
+mod progress;
+mod rate;
 mod state;
+mod times;
+mod training;
 mod update;
 
 pub use adam::{AdamW, AdamWConfig};
 pub use clip::{Clip, clip_grad_norm};
+pub use config::TrainingConfig;
 pub use ema::{Ema, EmaConfig, Warmup};
+pub use folder::Resumed;
+pub use loss::{Loss, Weighting};
+pub use progress::Report;
+pub use rate::Decay;
+pub use times::TimeSteps;
+pub use training::{State, Step, Training};

@@ -97,6 +97,19 @@ impl Architecture {
         self.blueprint().takes().context
     }
 
+    /// The height and width of the images that it is usually used for.
+    pub fn usual_side(&self) -> usize {
+        self.blueprint().usual_side()
+    }
+
+    /// An error unless it can look at images of this size.
+    ///
+    /// # Errors
+    /// The network cannot halve the height or width as often as it does.
+    pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        self.blueprint().check_size(height, width)
+    }
+
     /// The same for images and conditions of another kind: the rest of its numbers stay.
     pub fn with(mut self, takes: Takes) -> Self {
         self.blueprint_mut().set_takes(takes);
@@ -144,6 +157,9 @@ impl Takes {
 pub(super) trait Blueprint {
     /// What it is for.
     fn takes(&self) -> Takes;
+
+    /// The height and width of the images that it is usually used for.
+    fn usual_side(&self) -> usize;
 
     /// Makes it one for other images and conditions.
     fn set_takes(&mut self, takes: Takes);
@@ -295,7 +311,7 @@ impl Network {
                 t.len()
             )
         }
-        self.architecture.blueprint().check_size(h, w)?;
+        self.architecture.check_size(h, w)?;
         condition.check(b, classes, context)
     }
 

@@ -63,6 +63,10 @@ impl Blueprint for SimpleUNet {
         }
     }
 
+    fn usual_side(&self) -> usize {
+        28
+    }
+
     fn set_takes(&mut self, takes: Takes) {
         (self.channels, self.classes, self.context) =
             (takes.channels, takes.classes, takes.context);

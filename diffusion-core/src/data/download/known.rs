@@ -62,6 +62,18 @@ pub fn fashion_mnist() -> [RemoteFile; 4] {
     )
 }
 
+/// The archive of [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html), binary version: five batches of 10,000 images to
+/// learn from and one to test on.
+pub fn cifar10() -> RemoteFile {
+    let name = "cifar-10-binary.tar.gz";
+    RemoteFile {
+        name: name.to_owned(),
+        urls: vec![format!("https://www.cs.toronto.edu/~kriz/{name}")],
+        sha256: "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd".to_owned(),
+        bytes: 170_052_171,
+    }
+}
+
 fn idx_files(homes: &[&str], contents: [(u64, &str); 4]) -> [RemoteFile; 4] {
     let names = [
         "train-images-idx3-ubyte.gz",

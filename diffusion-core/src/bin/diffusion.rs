@@ -1,3 +1,0 @@
-//! The command line: train, sample and look at diffusion models.
-
-fn main() {}

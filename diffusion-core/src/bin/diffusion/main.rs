@@ -1,0 +1,109 @@
+//! The command line: the same code as the notebooks, for long runs and for scripts.
+
+mod export;
+mod train;
+
+use anyhow::{Context, Result, bail};
+use clap::{Parser, Subcommand};
+use diffusion_core::candle::Device;
+use diffusion_core::unet::{Architecture, Network};
+use diffusion_core::{config, data, rng::Rng};
+use std::process::ExitCode;
+
+/// Trains and looks at diffusion models.
+#[derive(Parser)]
+#[command(version, arg_required_else_help = true)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Trains a network, in a folder from which it can be taken up again
+    Train(Box<train::Options>),
+    /// Writes the model of a run as weights, a card and a picture
+    Export(export::Options),
+    /// What the data sets need
+    Data {
+        #[command(subcommand)]
+        action: Data,
+    },
+    /// The layers of a network: shapes, parameters, multiply-adds
+    Summary {
+        /// simple-unet, context-unet, …; or the file of a model
+        #[arg(long, default_value = "simple-unet")]
+        model: String,
+        /// A TOML file with a [network] to take in its place
+        #[arg(long, conflicts_with = "model")]
+        config: Option<std::path::PathBuf>,
+        /// Height and width of the image
+        #[arg(long)]
+        side: Option<usize>,
+    },
+}
+
+#[derive(Subcommand)]
+enum Data {
+    /// Downloads a data set, or checks that it is there: mnist, fashion-mnist, cifar10
+    Fetch {
+        /// Its name
+        name: String,
+    },
+}
+
+fn main() -> ExitCode {
+    match run(Arguments::parse().command) {
+        Ok(code) => code,
+        Err(problem) => {
+            eprintln!("diffusion: {problem:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(command: Command) -> Result<ExitCode> {
+    match command {
+        Command::Train(options) => return train::run(*options),
+        Command::Export(options) => export::run(options)?,
+        Command::Data {
+            action: Data::Fetch { name },
+        } => {
+            for path in data::fetch(&name)? {
+                println!("{}", path.display());
+            }
+        }
+        Command::Summary {
+            model,
+            config,
+            side,
+        } => summary(&model, config, side)?,
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn summary(model: &str, config: Option<std::path::PathBuf>, side: Option<usize>) -> Result<()> {
+    let device = Device::Cpu;
+    let network = match config {
+        Some(path) => {
+            let architecture = config::RunConfig::load(path)?.network;
+            Network::new(architecture, &mut Rng::new(0), &device)?
+        }
+        None if Architecture::NAMES.contains(&model) => Network::new(
+            config::parse_choice::<Architecture>(model)?,
+            &mut Rng::new(0),
+            &device,
+        )?,
+        None if std::path::Path::new(model).is_file() => Network::load(model, &device)?,
+        None => bail!(
+            "--model {model}: neither a file nor one of {}",
+            Architecture::NAMES.join(", ")
+        ),
+    };
+    let side = side.unwrap_or_else(|| network.architecture().usual_side());
+    let summary = network
+        .summary(side, side)
+        .with_context(|| format!("--side {side}"))?;
+    println!("{summary}");
+    Ok(())
+}

@@ -1,0 +1,210 @@
+//! `diffusion train`.
+
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use diffusion_core::config::{RunConfig, Told, parse_choice};
+use diffusion_core::data::Part;
+use diffusion_core::device::Choice;
+use diffusion_core::schedule::Betas;
+use diffusion_core::train::{State, Training};
+use diffusion_core::unet::Architecture;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// What a shell expects of a command that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+/// Steps that are not counted, and steps that are, to see how many a budget of minutes allows.
+const WARM_UP: usize = 3;
+const TIMED: usize = 12;
+
+#[derive(Args)]
+pub struct Options {
+    /// What to learn from: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    #[arg(long)]
+    task: Option<String>,
+    /// A TOML file with any of [data], [network.NAME] and [training]; flags go before it
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The network: simple-unet, context-unet, …
+    #[arg(long)]
+    model: Option<String>,
+    /// Passes over the images
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Ends after so many steps
+    #[arg(long)]
+    max_steps: Option<usize>,
+    /// Makes as many steps as fit into so many minutes on this machine
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Images in a batch
+    #[arg(long)]
+    batch: Option<usize>,
+    /// The learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// T, the number of time steps
+    #[arg(long)]
+    steps: Option<usize>,
+    /// linear, scaled-linear, cosine or sigmoid
+    #[arg(long)]
+    betas: Option<String>,
+    /// What the network is told of an image
+    #[arg(long, value_enum)]
+    condition: Option<Condition>,
+    /// How many sprites are drawn to learn from
+    #[arg(long)]
+    images: Option<usize>,
+    /// The height and width that images are resized to
+    #[arg(long)]
+    side: Option<usize>,
+    /// The seed of everything that is random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The folder of the run [default: runs/TASK]; if it holds a run already, that goes on
+    #[arg(long, conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Goes on with the run in this folder
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "steps", "lr", "batch"])]
+    resume: Option<PathBuf>,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Condition {
+    Classes,
+    Context,
+    Nothing,
+}
+
+impl Options {
+    /// The file, or the folder's own, with what the flags say in its place.
+    fn config(&self) -> Result<RunConfig> {
+        let mut run = match (&self.resume, &self.config) {
+            (Some(folder), _) => {
+                RunConfig::load(folder.join("config.toml")).with_context(|| {
+                    format!("--resume {}: it is no folder of a run", folder.display())
+                })?
+            }
+            (None, Some(path)) => RunConfig::load(path)?,
+            (None, None) => RunConfig::default(),
+        };
+        if let Some(name) = &self.model
+            && *name != run.network.name()
+        {
+            run.network = parse_choice::<Architecture>(name).context("--model")?;
+        }
+        if let Some(name) = &self.betas {
+            run.training.betas = parse_choice::<Betas>(name).context("--betas")?;
+        }
+        let training = &mut run.training;
+        set(&mut training.epochs, self.epochs);
+        set(&mut training.max_steps, self.max_steps);
+        set(&mut training.batch, self.batch);
+        set(&mut training.lr, self.lr);
+        set(&mut training.steps, self.steps);
+        set(&mut training.seed, self.seed);
+        set(&mut run.data.task, self.task.clone());
+        set(&mut run.data.images, self.images);
+        if self.side.is_some() {
+            run.data.side = self.side;
+        }
+        let told = self.condition.map(|condition| match condition {
+            Condition::Classes => Told::Classes,
+            Condition::Context => Told::Context,
+            Condition::Nothing => Told::Nothing,
+        });
+        set(&mut run.condition, told);
+        Ok(run)
+    }
+
+    fn folder(&self, run: &RunConfig) -> PathBuf {
+        let name = run.data.task.replace(['/', '\\'], "-");
+        let default = || PathBuf::from("runs").join(name.trim_matches(['-', '.']));
+        self.resume
+            .clone()
+            .or(self.out.clone())
+            .unwrap_or_else(default)
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+pub fn run(options: Options) -> Result<ExitCode> {
+    let run = options.config()?;
+    let folder = options.folder(&run);
+    let device = options.device.device()?;
+    run.training.check()?;
+    let data = run.data.load(Part::Train, run.training.seed)?;
+    let architecture = run.architecture(&data);
+    println!("{data}");
+    let mut config = run.training.clone();
+    if let Some(minutes) = options.minutes {
+        ensure!(
+            minutes > 0.0 && minutes.is_finite(),
+            "--minutes {minutes}: it must be a positive number"
+        );
+        let began = Instant::now();
+        let mut trial = Training::new(config.clone(), architecture.clone(), &data, &device)?;
+        for step in trial.by_ref().take(WARM_UP) {
+            step?;
+        }
+        let timed = Instant::now();
+        for step in trial.take(TIMED) {
+            step?;
+        }
+        let each = timed.elapsed().as_secs_f64() / TIMED as f64;
+        // A little is kept for checkpoints and samples, and the trial counts.
+        let left = 0.96 * (minutes * 60.0 - began.elapsed().as_secs_f64());
+        config.max_steps = ((left / each) as usize).max(1);
+        let per_epoch = data.len() / (config.batch * config.accumulate);
+        config.epochs = config.max_steps.div_ceil(per_epoch);
+        println!(
+            "{:.0} ms a step: {} steps in {minutes} minutes",
+            each * 1e3,
+            config.max_steps
+        );
+    }
+    let mut training = Training::new(config, architecture, &data, &device)?
+        .source(run.data.clone())
+        .in_folder(&folder)?;
+    println!(
+        "{}: {} parameters; {} steps of {} images; {}",
+        training.network().architecture().name(),
+        training.network().params().count(),
+        training.total_steps(),
+        training.config().batch * training.config().accumulate,
+        folder.display()
+    );
+    stop_on_interrupt(&training)?;
+    let report = training.run()?;
+    println!("{report}");
+    println!("model: {}", folder.join("model.safetensors").display());
+    if report.state == State::Stopped {
+        println!("go on: diffusion train --resume {}", folder.display());
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first Ctrl-C stops after the step, with a checkpoint; the second ends the process.
+fn stop_on_interrupt(training: &Training) -> Result<()> {
+    let (stop, asked) = (training.stopper(), AtomicBool::new(false));
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        eprintln!("\nstopping after this step and saving a checkpoint; Ctrl-C again ends at once");
+        stop.store(true, Ordering::Relaxed);
+    })
+    .context("Ctrl-C cannot be caught")
+}

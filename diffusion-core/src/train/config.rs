@@ -1,0 +1,317 @@
+//! The numbers of a training.
+
+use super::{AdamWConfig, Decay, EmaConfig, Loss, TimeSteps, Warmup, Weighting};
+use crate::config::name_or_table;
+use crate::diffusion::Param;
+use crate::schedule::{Betas, Schedule};
+use candle_core::{Result, bail};
+use serde::{Deserialize, Serialize};
+
+/// How a network is trained: [`Training`](super::Training). The default is the original's
+/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4 and appendix B), for a laptop.
+///
+/// ```
+/// use diffusion_core::{schedule::Betas, train::TrainingConfig};
+/// let config = TrainingConfig { epochs: 5, lr: 1e-3, betas: Betas::COSINE, ..Default::default() };
+/// assert_eq!((config.batch, config.steps), (64, 1000));
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct TrainingConfig {
+    /// The seed of the initial weights, of the order of the images, of time steps and of noise.
+    pub seed: u64,
+    /// How often every image is seen.
+    pub epochs: usize,
+    /// Ends the training after so many optimiser steps, if that is sooner; 0 for no such end.
+    pub max_steps: usize,
+    /// Images in a batch. The images of an epoch that do not fill one are left out; these are others in every epoch.
+    pub batch: usize,
+    /// Batches whose gradients make one step of the optimiser: the effect of a larger batch without its memory.
+    pub accumulate: usize,
+    /// T, the number of time steps.
+    pub steps: usize,
+    /// The variances of the forward process.
+    #[serde(deserialize_with = "name_or_table")]
+    pub betas: Betas,
+    /// What the network's answer means.
+    pub param: Param,
+    /// The distance of its answer from the right one.
+    #[serde(deserialize_with = "name_or_table")]
+    pub loss: Loss,
+    /// How much each level of noise counts.
+    #[serde(deserialize_with = "name_or_table")]
+    pub weighting: Weighting,
+    /// How t is drawn.
+    pub times: TimeSteps,
+    /// In how many stages the number of different t grows to T, doubling from one to the next, over the first half of the
+    /// training; 1 for all from the beginning.
+    pub stages: usize,
+    /// The learning rate, after the warm-up.
+    pub lr: f64,
+    /// Optimiser steps over which the learning rate rises from 0.
+    pub warmup: usize,
+    /// What becomes of it then.
+    #[serde(deserialize_with = "name_or_table")]
+    pub decay: Decay,
+    /// β₂ of Adam: how much of the mean squared gradient is kept; less follows faster.
+    pub beta2: f64,
+    /// λ of AdamW; 0 is Adam.
+    pub weight_decay: f64,
+    /// The norm to which longer gradients are shortened; infinite for none.
+    pub clip: f64,
+    /// The decay of the running average of the weights that samples are made with, after a warm-up; 0 for none.
+    pub ema: f64,
+    /// The share of images whose label or context is kept from the network, so that it also learns to do without; it is
+    /// what guidance needs.
+    pub drop: f64,
+    /// Optimiser steps from one checkpoint to the next; 0 for one at the end of each epoch.
+    pub checkpoint_every: usize,
+    /// How many checkpoints are kept, the newest.
+    pub keep: usize,
+    /// Epochs from one sheet of samples to the next, before the first epoch included; 0 for none.
+    pub sample_every: usize,
+    /// Images in a sheet of samples.
+    pub samples: usize,
+    /// Steps of DDIM for each of them.
+    pub sample_steps: usize,
+}
+
+impl Default for TrainingConfig {
+    fn default() -> Self {
+        Self {
+            seed: 42,
+            epochs: 20,
+            max_steps: 0,
+            batch: 64,
+            accumulate: 1,
+            steps: 1000,
+            betas: Betas::LINEAR,
+            param: Param::Eps,
+            loss: Loss::Mse,
+            weighting: Weighting::Uniform,
+            times: TimeSteps::Uniform,
+            stages: 1,
+            lr: 2e-4,
+            warmup: 0,
+            decay: Decay::Constant,
+            beta2: 0.999,
+            weight_decay: 0.0,
+            clip: 1.0,
+            ema: 0.9999,
+            drop: 0.1,
+            checkpoint_every: 0,
+            keep: 2,
+            sample_every: 1,
+            samples: 32,
+            sample_steps: 50,
+        }
+    }
+}
+
+impl TrainingConfig {
+    /// The forward process.
+    ///
+    /// # Errors
+    /// As [`Schedule::new`].
+    pub fn schedule(&self) -> Result<Schedule> {
+        Schedule::new(self.steps, self.betas)
+    }
+
+    /// An error that names the first field outside its range, and the value.
+    ///
+    /// # Errors
+    /// There is one.
+    pub fn check(&self) -> Result<()> {
+        for (field, value) in [
+            ("epochs", self.epochs),
+            ("batch", self.batch),
+            ("accumulate", self.accumulate),
+            ("stages", self.stages),
+            ("keep", self.keep),
+            ("samples", self.samples),
+        ] {
+            if value == 0 {
+                bail!("training: {field} = 0 must be at least 1")
+            }
+        }
+        for (field, value) in [("ema", self.ema), ("drop", self.drop)] {
+            if !(0.0..1.0).contains(&value) {
+                bail!("training: {field} = {value} must be in [0, 1)")
+            }
+        }
+        if self.clip.is_nan() || self.clip <= 0.0 {
+            bail!(
+                "training: clip = {} must be positive; inf does not clip",
+                self.clip
+            )
+        }
+        if self.sample_every > 0 && !(1..=self.steps).contains(&self.sample_steps) {
+            bail!(
+                "training: sample_steps = {} must be in 1 … {}, the time steps there are",
+                self.sample_steps,
+                self.steps
+            )
+        }
+        self.loss.check()?;
+        self.weighting.check()?;
+        self.decay.check()?;
+        self.adam().check()?;
+        self.schedule().map(drop)
+    }
+
+    pub(super) fn adam(&self) -> AdamWConfig {
+        AdamWConfig {
+            lr: self.lr,
+            beta2: self.beta2,
+            weight_decay: self.weight_decay,
+            ..AdamWConfig::default()
+        }
+    }
+
+    pub(super) fn ema(&self) -> EmaConfig {
+        EmaConfig {
+            decay: self.ema,
+            warmup: Warmup::Ramp,
+        }
+    }
+
+    /// How many optimiser steps the whole training has, for `images` images.
+    pub(super) fn total_steps(&self, images: usize) -> usize {
+        let all = self.epochs.saturating_mul(self.steps_per_epoch(images));
+        match self.max_steps {
+            0 => all,
+            most => all.min(most),
+        }
+    }
+
+    pub(super) fn steps_per_epoch(&self, images: usize) -> usize {
+        images / self.batch.saturating_mul(self.accumulate)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_value_out_of_range_is_named() {
+        let config = TrainingConfig::default;
+        for (config, wants) in [
+            (
+                TrainingConfig {
+                    batch: 0,
+                    ..config()
+                },
+                "batch = 0",
+            ),
+            (
+                TrainingConfig {
+                    epochs: 0,
+                    ..config()
+                },
+                "epochs = 0",
+            ),
+            (
+                TrainingConfig {
+                    drop: 1.0,
+                    ..config()
+                },
+                "drop = 1",
+            ),
+            (
+                TrainingConfig {
+                    ema: -0.1,
+                    ..config()
+                },
+                "ema = -0.1",
+            ),
+            (
+                TrainingConfig {
+                    clip: 0.0,
+                    ..config()
+                },
+                "clip = 0",
+            ),
+            (
+                TrainingConfig {
+                    lr: f64::NAN,
+                    ..config()
+                },
+                "lr = NaN",
+            ),
+            (
+                TrainingConfig {
+                    steps: 1,
+                    ..config()
+                },
+                "sample_steps = 50",
+            ),
+            (
+                TrainingConfig {
+                    steps: 1,
+                    sample_every: 0,
+                    ..config()
+                },
+                "steps = 1",
+            ),
+            (
+                TrainingConfig {
+                    sample_steps: 1001,
+                    ..config()
+                },
+                "sample_steps = 1001 must be in 1 … 1000",
+            ),
+            (
+                TrainingConfig {
+                    loss: Loss::Huber { delta: 0.0 },
+                    ..config()
+                },
+                "delta = 0",
+            ),
+            (
+                TrainingConfig {
+                    weighting: Weighting::MinSnr { gamma: -1.0 },
+                    ..config()
+                },
+                "gamma = -1",
+            ),
+        ] {
+            let message = config.check().unwrap_err().to_string();
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+        config().check().unwrap();
+        TrainingConfig {
+            clip: f64::INFINITY,
+            ..config()
+        }
+        .check()
+        .unwrap();
+    }
+
+    #[test]
+    fn steps_are_whole_batches() {
+        let config = TrainingConfig {
+            epochs: 3,
+            batch: 10,
+            accumulate: 2,
+            ..Default::default()
+        };
+        assert_eq!(config.total_steps(109), 15);
+        assert_eq!(
+            TrainingConfig {
+                max_steps: 4,
+                ..config.clone()
+            }
+            .total_steps(109),
+            4
+        );
+        assert_eq!(
+            TrainingConfig {
+                epochs: usize::MAX,
+                ..config
+            }
+            .total_steps(109),
+            usize::MAX
+        );
+    }
+}

@@ -1,0 +1,243 @@
+//! A run's folder: its configuration, its log, its checkpoints and its samples.
+
+use super::Step;
+use crate::config::RunConfig;
+use crate::nn::Contents;
+use crate::show::Grid;
+use anyhow::{Context, Result, bail};
+use candle_core::Tensor;
+use std::fs::{self, File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "config.toml";
+const LOG: &str = "log.jsonl";
+const CHECKPOINTS: &str = "checkpoints";
+const STOP: &str = "stop";
+
+/// What may change when a run is taken up again: it does not change what a step computes. More epochs go on where the
+/// old ones ended.
+const MAY_DIFFER: [&str; 7] = [
+    "epochs",
+    "max_steps",
+    "checkpoint_every",
+    "keep",
+    "sample_every",
+    "samples",
+    "sample_steps",
+];
+
+/// From where a training went on.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Resumed {
+    /// How many steps were done; 0 if no checkpoint could be used.
+    pub steps: usize,
+    /// Checkpoints that could not be used, newest first, each with the reason.
+    pub passed_over: Vec<String>,
+}
+
+#[derive(Debug)]
+pub(super) struct RunFolder {
+    path: PathBuf,
+    log: File,
+    last_saved: Option<PathBuf>,
+    last_samples: Option<PathBuf>,
+}
+
+/// Where a folder has the checkpoint after so many steps.
+pub(super) fn checkpoint(folder: &Path, steps: usize) -> PathBuf {
+    let name = format!("step-{steps:09}.safetensors");
+    folder.join(CHECKPOINTS).join(name)
+}
+
+impl RunFolder {
+    /// Makes the folder, or opens one with a run of the same configuration.
+    pub(super) fn open(path: &Path, run: &RunConfig, has_source: bool) -> Result<Self> {
+        let open = || {
+            fs::create_dir_all(path.join(CHECKPOINTS))?;
+            let config = path.join(CONFIG);
+            if config.is_file() {
+                same_run(&RunConfig::load(&config)?, run, has_source)?;
+            }
+            run.save(&config)?;
+            let log = OpenOptions::new()
+                .create(true)
+                .append(true)
+                .open(path.join(LOG))?;
+            anyhow::Ok(Self {
+                path: path.to_owned(),
+                log,
+                last_saved: None,
+                last_samples: None,
+            })
+        };
+        open()
+            .with_context(|| format!("cannot use the folder {}", path.display()))
+            .map_err(crate::whole)
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    pub(super) fn last_saved(&self) -> Option<&Path> {
+        self.last_saved.as_deref()
+    }
+
+    /// The newest sheet of samples of this session.
+    pub(super) fn last_samples(&self) -> Option<&Path> {
+        self.last_samples.as_deref()
+    }
+
+    /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done.
+    pub(super) fn newest(
+        &mut self,
+        mut load: impl FnMut(&Contents) -> Result<usize>,
+    ) -> Result<Option<Resumed>> {
+        let mut resumed = Resumed::default();
+        let checkpoints = self.checkpoints()?;
+        for path in checkpoints.iter().rev() {
+            match Contents::load(path).and_then(|file| load(&file)) {
+                Ok(steps) => {
+                    resumed.steps = steps;
+                    self.last_saved = Some(path.clone());
+                    break;
+                }
+                Err(problem) => {
+                    let name = path.file_name().unwrap_or_default().to_string_lossy();
+                    resumed.passed_over.push(format!("{name}: {problem:#}"));
+                }
+            }
+        }
+        Ok((!checkpoints.is_empty()).then_some(resumed))
+    }
+
+    /// The checkpoints there are, oldest first.
+    fn checkpoints(&self) -> Result<Vec<PathBuf>> {
+        let mut found = Vec::new();
+        for entry in fs::read_dir(self.path.join(CHECKPOINTS))? {
+            let path = entry?.path();
+            if path.extension().is_some_and(|e| e == "safetensors") {
+                found.push(path);
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+
+    /// Saves a checkpoint and removes the oldest beyond `keep`.
+    pub(super) fn save_checkpoint(
+        &mut self,
+        steps: usize,
+        file: &Contents,
+        keep: usize,
+    ) -> Result<PathBuf> {
+        let path = checkpoint(&self.path, steps);
+        // So that the log never lacks a step that the checkpoint has.
+        self.log.sync_data()?;
+        file.save(&path)?;
+        self.last_saved = Some(path.clone());
+        let all = self.checkpoints()?;
+        for old in &all[..all.len().saturating_sub(keep)] {
+            fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
+        }
+        Ok(path)
+    }
+
+    pub(super) fn log(&mut self, step: &Step) -> Result<()> {
+        let mut line = serde_json::to_string(step)?;
+        line.push('\n');
+        self.log
+            .write_all(line.as_bytes())
+            .with_context(|| format!("cannot write {}", self.path.join(LOG).display()))
+    }
+
+    /// The first `steps` steps of the log. What lies beyond was lost with the break and is removed.
+    pub(super) fn history(&mut self, steps: usize) -> Result<Vec<Step>> {
+        let path = self.path.join(LOG);
+        let mut history = Vec::new();
+        let mut text = String::new();
+        for line in BufReader::new(File::open(&path)?).lines() {
+            // A line that was cut off ends what can be known.
+            let Some(step) = line
+                .ok()
+                .and_then(|l| serde_json::from_str::<Step>(&l).ok())
+            else {
+                break;
+            };
+            if step.index >= steps {
+                break;
+            }
+            text.push_str(&serde_json::to_string(&step)?);
+            text.push('\n');
+            history.push(step);
+        }
+        crate::nn::write_whole(&path, text.as_bytes())?;
+        self.log = OpenOptions::new().append(true).open(&path)?;
+        Ok(history)
+    }
+
+    pub(super) fn save_samples(
+        &mut self,
+        epoch: usize,
+        images: &Tensor,
+        columns: usize,
+    ) -> Result<()> {
+        let path = self
+            .path
+            .join("samples")
+            .join(format!("epoch-{epoch:04}.png"));
+        Grid::new(images)?.columns(columns).save(&path)?;
+        self.last_samples = Some(path);
+        Ok(())
+    }
+
+    pub(super) fn stop_requested(&self) -> bool {
+        self.path.join(STOP).exists()
+    }
+
+    /// A request from before this session says nothing about this one.
+    pub(super) fn clear_stop(&self) {
+        // If it is not there, all is well.
+        let _ = fs::remove_file(self.path.join(STOP));
+    }
+}
+
+/// An error that names the first value in which two runs differ, if they differ in what a step computes.
+fn same_run(there: &RunConfig, here: &RunConfig, has_source: bool) -> Result<()> {
+    let table = |run: &RunConfig| toml::Table::try_from(run);
+    let (there, here) = (table(there)?, table(here)?);
+    for (section, values) in &here {
+        if section == "data" && !has_source {
+            continue;
+        }
+        let known = there.get(section);
+        differ(
+            section,
+            known.unwrap_or(&toml::Value::Boolean(false)),
+            values,
+        )?;
+    }
+    Ok(())
+}
+
+fn differ(name: &str, there: &toml::Value, here: &toml::Value) -> Result<()> {
+    if let (toml::Value::Table(a), toml::Value::Table(b)) = (there, here) {
+        for (key, value) in b {
+            match a.get(key) {
+                _ if MAY_DIFFER.contains(&key.as_str()) => {}
+                Some(other) => differ(&format!("{name}.{key}"), other, value)?,
+                None => {
+                    bail!("its run has no {name}.{key}, and this one has {value}; {WHAT_TO_DO}")
+                }
+            }
+        }
+        return Ok(());
+    }
+    if there != here {
+        bail!("its run has {name} = {there}, and this one {here}; {WHAT_TO_DO}")
+    }
+    Ok(())
+}
+
+const WHAT_TO_DO: &str = "give this run a folder of its own, or remove that one to begin anew";

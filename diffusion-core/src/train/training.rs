@@ -1,0 +1,634 @@
+//! The training loop, as an iterator of its steps.
+
+use super::folder::{self, Resumed, RunFolder};
+use super::progress::Report;
+use super::times::{on_grid, stride};
+use super::{AdamW, Ema, TrainingConfig, clip_grad_norm};
+use crate::config::{RunConfig, Told};
+use crate::data::{Dataset, Source};
+use crate::diffusion::q_sample;
+use crate::model::{Model, Process};
+use crate::nn::Contents;
+use crate::rng::Rng;
+use crate::sampler::Sampler;
+use crate::schedule::Schedule;
+use crate::unet::{Architecture, Condition, Network};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Tensor, Var};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, HashMap};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Streams of random numbers: the steps have those from 1 on, the orders of the epochs those from here on, and the samples
+/// the last.
+const ORDERS: u64 = 1 << 63;
+const SAMPLES: u64 = u64::MAX;
+
+/// Under this name a checkpoint says where the training was.
+const METADATA: &str = "training";
+
+/// One step of the optimiser: what [`Training`] yields, and a line of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Step {
+    /// Which step this was, from 0.
+    pub index: usize,
+    /// The epoch it belongs to, from 0.
+    pub epoch: usize,
+    /// The loss of its batch, before the step.
+    pub loss: f64,
+    /// The learning rate.
+    pub lr: f64,
+    /// The norm of the gradient, before clipping.
+    pub grad_norm: f64,
+    /// Images per second in this step.
+    pub images_per_second: f64,
+    /// Seconds of training up to here, earlier sessions included.
+    pub seconds: f64,
+}
+
+/// Why a training is not going on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum State {
+    /// It is, or can be.
+    Running,
+    /// All steps are done.
+    Done,
+    /// It was asked to stop.
+    Stopped,
+    /// A step or a file failed.
+    Failed,
+}
+
+/// What a checkpoint says of the training besides its tensors.
+#[derive(Debug, Serialize, Deserialize)]
+struct Progress {
+    steps_done: usize,
+    seconds: f64,
+    data: String,
+}
+
+/// The training of a network on a data set: an iterator of [`Step`]s, so that what is watched is the reader's business.
+///
+/// Each step draws its images, time steps, noise and dropped conditions from a random stream of its own, which follows from
+/// the seed and the number of the step. So a training that is taken up again goes on to the bit as if it had never stopped.
+///
+/// In a folder ([`Training::in_folder`]) it keeps `config.toml`, `log.jsonl` with a line for each step, `samples`,
+/// `checkpoints`, and in the end `model.safetensors`: the averaged weights, which [`Model::load`](crate::model::Model::load) reads.
+///
+/// ```
+/// use diffusion_core::{candle::Device, data::Dataset, train::{Training, TrainingConfig}, unet::SimpleUNet};
+/// let sprites = Dataset::sprites(64, 1)?;
+/// let net = SimpleUNet { channels: 3, base: 8, ..Default::default() };
+/// let config = TrainingConfig { epochs: 2, batch: 16, sample_every: 0, ..Default::default() };
+/// let mut training = Training::new(config, net, &sprites, &Device::Cpu)?;
+/// for step in &mut training {
+///     assert!(step?.loss.is_finite());
+/// }
+/// assert_eq!(training.history().len(), 2 * 4);
+/// let model = training.into_model()?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Training {
+    config: TrainingConfig,
+    schedule: Schedule,
+    data: Dataset,
+    fingerprint: String,
+    source: Option<Source>,
+    model: Model,
+    params: BTreeMap<String, Var>,
+    adam: AdamW,
+    ema: Option<Ema>,
+    rng: Rng,
+    total: usize,
+    done: usize,
+    /// The order of an epoch's images.
+    order: Option<(usize, Vec<usize>)>,
+    history: Vec<Step>,
+    seconds: f64,
+    folder: Option<RunFolder>,
+    resumed: Option<Resumed>,
+    stop: Arc<AtomicBool>,
+    state: State,
+}
+
+impl Training {
+    /// A training that has not begun.
+    ///
+    /// # Errors
+    /// A value of `config` or of the architecture is out of its range; the images are not what the network takes, or fewer
+    /// than a batch; or the network knows another number of classes than the data has.
+    pub fn new(
+        config: TrainingConfig,
+        architecture: impl Into<Architecture>,
+        data: &Dataset,
+        device: &Device,
+    ) -> Result<Self> {
+        config.check()?;
+        let architecture = architecture.into();
+        let ([channels, height, width], classes) = (data.shape(), data.class_names().len());
+        ensure!(
+            channels == architecture.channels(),
+            "the network is for images of {} channels, and {} has {channels}: set channels = {channels}",
+            architecture.channels(),
+            data.name()
+        );
+        for (field, known) in [
+            ("classes", architecture.classes()),
+            ("context", architecture.context()),
+        ] {
+            ensure!(
+                known == 0 || known == classes,
+                "the network has {field} = {known}, and {} has {classes} classes: set {field} = {classes}, or 0 for none",
+                data.name()
+            );
+        }
+        architecture.check_size(height, width)?;
+        let images = config.batch.saturating_mul(config.accumulate);
+        ensure!(
+            images <= data.len(),
+            "a step takes batch × accumulate = {images} images, and {} has {}: use fewer",
+            data.name(),
+            data.len()
+        );
+        let rng = Rng::new(config.seed);
+        let network = Network::new(architecture, &mut rng.clone(), device)?;
+        let params = network.params().by_name();
+        let process = Process {
+            steps: config.steps,
+            betas: config.betas,
+            param: config.param,
+            shape: data.shape(),
+            classes: data.class_names().to_vec(),
+            data: data.name().to_owned(),
+            images_seen: 0,
+        };
+        // Buffers too: running means belong to the weights they were measured with.
+        let averaged = network.params().all();
+        let averaged = averaged
+            .map(|(n, v)| (n.to_owned(), v.clone()))
+            .collect::<BTreeMap<_, _>>();
+        Ok(Self {
+            schedule: config.schedule()?,
+            data: data.clone(),
+            fingerprint: data.fingerprint(),
+            source: None,
+            adam: AdamW::new(&params, config.adam())?,
+            ema: (config.ema > 0.0)
+                .then(|| Ema::new(&averaged, config.ema()))
+                .transpose()?,
+            params,
+            model: Model { network, process },
+            rng,
+            total: config.total_steps(data.len()),
+            done: 0,
+            order: None,
+            history: Vec::new(),
+            seconds: 0.0,
+            folder: None,
+            resumed: None,
+            stop: Arc::default(),
+            state: State::Running,
+            config,
+        })
+    }
+
+    /// Where the data came from, to be written into `config.toml`; before [`Training::in_folder`].
+    pub fn source(mut self, source: Source) -> Self {
+        self.source = Some(source);
+        self
+    }
+
+    /// Keeps everything in a folder, and goes on from its newest whole checkpoint if it has one.
+    ///
+    /// # Errors
+    /// The folder holds the run of another configuration or other data, or cannot be written.
+    pub fn in_folder(mut self, folder: impl AsRef<Path>) -> Result<Self> {
+        let run = RunConfig {
+            data: self.source.clone().unwrap_or_default(),
+            condition: match self.model.network.architecture() {
+                it if it.classes() > 0 => Told::Classes,
+                it if it.context() > 0 => Told::Context,
+                _ => Told::Nothing,
+            },
+            network: self.model.network.architecture().clone(),
+            training: self.config.clone(),
+        };
+        let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some())?;
+        self.resumed = folder.newest(|file| self.load(file))?;
+        self.history = folder.history(self.done)?;
+        folder.clear_stop();
+        self.folder = Some(folder);
+        Ok(self)
+    }
+
+    /// This training as it was after `steps` steps, from a checkpoint in the folder of its run; the folder stays as it is.
+    ///
+    /// # Errors
+    /// There is no such checkpoint, or it is of another training.
+    pub fn at_checkpoint(mut self, folder: impl AsRef<Path>, steps: usize) -> Result<Self> {
+        let path = folder::checkpoint(folder.as_ref(), steps);
+        Contents::load(&path)
+            .and_then(|file| self.load(&file))
+            .with_context(|| format!("cannot go back to {}", path.display()))
+            .map_err(crate::whole)?;
+        Ok(self)
+    }
+
+    /// From where it goes on, and what could not be used; `None` if it begins.
+    pub fn resumed(&self) -> Option<&Resumed> {
+        self.resumed.as_ref()
+    }
+
+    /// The numbers it was made with.
+    pub fn config(&self) -> &TrainingConfig {
+        &self.config
+    }
+
+    /// The folder it keeps.
+    pub fn folder(&self) -> Option<&Path> {
+        self.folder.as_ref().map(RunFolder::path)
+    }
+
+    /// The data it learns from.
+    pub fn data(&self) -> &Dataset {
+        &self.data
+    }
+
+    /// The network as it is now, with the weights of the last step.
+    pub fn network(&self) -> &Network {
+        &self.model.network
+    }
+
+    /// All steps so far, those before a break included.
+    pub fn history(&self) -> &[Step] {
+        &self.history
+    }
+
+    /// How many steps there are to be in all.
+    pub fn total_steps(&self) -> usize {
+        self.total
+    }
+
+    /// How many steps make an epoch.
+    pub fn steps_per_epoch(&self) -> usize {
+        self.config.steps_per_epoch(self.data.len())
+    }
+
+    /// Whether it is going on, and why not.
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Set this to true, from another thread say, to stop before the next step, with a checkpoint.
+    pub fn stopper(&self) -> Arc<AtomicBool> {
+        self.stop.clone()
+    }
+
+    /// Ends the training early: at `max_steps` steps instead, all counted. The learning rate's decay ends there too.
+    pub fn end_at(&mut self, steps: usize) {
+        self.total = steps.max(self.done);
+        self.config.max_steps = self.total;
+    }
+
+    /// Images made with the averaged weights: `n` of them, of all classes in turn, always from the same noise.
+    ///
+    /// # Shapes
+    /// (n, C, H, W), nominally in \[−1, 1\].
+    ///
+    /// # Errors
+    /// `n` = 0, or there is no memory.
+    pub fn samples(&mut self, n: usize) -> Result<Tensor> {
+        let condition = self.model.conditions(n)?;
+        let mut rng = self.rng.fork(SAMPLES);
+        let sampler = Sampler {
+            steps: self.config.sample_steps.min(self.config.steps),
+            ..Default::default()
+        };
+        self.averaged(|model| model.sample(n, &condition, &sampler, &mut rng))?
+    }
+
+    /// What `with` makes of the model with the averaged weights in the place of its own.
+    ///
+    /// # Errors
+    /// There is no memory to set its own aside.
+    pub fn averaged<R>(&mut self, with: impl FnOnce(&Model) -> R) -> Result<R> {
+        let Self { ema, model, .. } = self;
+        Ok(match ema {
+            Some(ema) => ema.averaged(|| with(model))?,
+            None => with(model),
+        })
+    }
+
+    /// The model with the averaged weights for good.
+    ///
+    /// # Errors
+    /// There is no memory.
+    pub fn into_model(mut self) -> Result<Model> {
+        self.model.process.images_seen = self.images_seen();
+        if let Some(ema) = &mut self.ema {
+            ema.apply()?;
+        }
+        Ok(self.model)
+    }
+
+    /// Goes through all steps, saying how far it is; returns how it ended.
+    ///
+    /// # Errors
+    /// A step failed, or a file could not be written.
+    pub fn run(&mut self) -> Result<Report> {
+        super::progress::run(self)
+    }
+
+    fn images_seen(&self) -> u64 {
+        (self.done * self.config.batch * self.config.accumulate) as u64
+    }
+
+    /// What these images show, without what is kept from the network.
+    fn told(&self, images: &[usize], drop: &[bool]) -> Result<Condition> {
+        let architecture = self.model.network.architecture();
+        let condition = if architecture.classes() > 0 {
+            Condition::labels(images.iter().map(|i| self.data.labels()[*i] as usize))
+        } else if architecture.context() > 0 {
+            let device = self.model.network.device();
+            Condition::Context(self.data.context(images.iter().copied(), device)?)
+        } else {
+            Condition::None
+        };
+        Ok(condition.dropped(drop)?)
+    }
+
+    /// The images of step `index`.
+    fn images(&mut self, index: usize) -> Vec<usize> {
+        let per_epoch = self.steps_per_epoch();
+        let (epoch, step) = (index / per_epoch, index % per_epoch);
+        if self.order.as_ref().is_none_or(|(of, _)| *of != epoch) {
+            let mut rng = self.rng.fork(ORDERS + epoch as u64);
+            self.order = Some((epoch, rng.permutation(self.data.len())));
+        }
+        let order = self.order.as_ref().map_or(&[][..], |(_, order)| order);
+        let size = self.config.batch * self.config.accumulate;
+        order[step * size..(step + 1) * size].to_vec()
+    }
+
+    /// The time steps of step `index`.
+    fn times(&self, index: usize, rng: &mut Rng) -> Result<Vec<usize>> {
+        let config = &self.config;
+        let part = if config.stages > 1 { 0.5 } else { 0.0 };
+        let done = index as f64 / self.total.max(1) as f64;
+        let stride = stride(config.stages, part, done, config.steps);
+        let n = config.batch * config.accumulate;
+        let t = config.times.draw(n, config.steps, rng)?;
+        let onto = |t: &usize| on_grid(*t, stride, config.steps);
+        Ok(t.iter().map(onto).collect())
+    }
+
+    /// The loss of one batch, as a tensor of one number.
+    fn loss(&self, images: &[usize], t: &[usize], drop: &[bool], rng: &mut Rng) -> Result<Tensor> {
+        let (config, device) = (&self.config, self.model.network.device());
+        let x0 = self.data.images(images.iter().copied(), device)?;
+        let eps = rng.randn_like(&x0)?;
+        let xt = q_sample(&self.schedule, &x0, t, &eps)?;
+        let target = config.param.target(&self.schedule, &x0, t, &eps)?;
+        let condition = self.told(images, drop)?;
+        let answer = self.model.network.forward(&xt, t, &condition)?;
+        let each = config.loss.per_image(&answer, &target)?;
+        let weight = |t: &usize| config.weighting.at(&self.schedule, config.param, *t) as f32;
+        let weights: Vec<f32> = t.iter().map(weight).collect();
+        Ok((each * Tensor::from_vec(weights, t.len(), device)?)?.mean_all()?)
+    }
+
+    /// The mean loss of all batches of step `index`, and the sum of their gradients.
+    fn gradients(&mut self, index: usize) -> Result<(f64, GradStore)> {
+        // Drawn for all images of the step together, so that small batches see what one large one would.
+        let mut rng = self.rng.fork(index as u64 + 1);
+        let images = self.images(index);
+        let t = self.times(index, &mut rng)?;
+        let drop: Vec<bool> = t.iter().map(|_| rng.uniform() < self.config.drop).collect();
+        let (size, mut sum, mut all) = (self.config.batch, 0.0, GradStore::default());
+        for from in (0..images.len()).step_by(size) {
+            let part = from..from + size;
+            let loss = self.loss(
+                &images[part.clone()],
+                &t[part.clone()],
+                &drop[part],
+                &mut rng,
+            )?;
+            let value = f64::from(loss.to_scalar::<f32>()?);
+            if !value.is_finite() {
+                bail!(self.not_finite("loss", index, value))
+            }
+            sum += value;
+            let grads = loss.backward()?;
+            if images.len() == size {
+                all = grads;
+                break;
+            }
+            for var in self.params.values() {
+                if let Some(grad) = grads.get(var) {
+                    let so_far = all
+                        .get(var)
+                        .map_or_else(|| Ok(grad.clone()), |x| x + grad)?;
+                    all.insert(var, so_far.detach());
+                }
+            }
+        }
+        Ok((sum / self.config.accumulate as f64, all))
+    }
+
+    fn not_finite(&self, what: &str, index: usize, value: f64) -> String {
+        let left = match self.folder.as_ref().and_then(RunFolder::last_saved) {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".to_owned(),
+        };
+        format!(
+            "training: the {what} of step {index} is {value}. Most often the learning rate is too high (lr = {:e}: try a tenth, or \
+             warmup = 500), or gradients are not clipped (clip = {}); else a pixel or a condition is not a number. The step was \
+             not taken; {left}.",
+            self.config.lr, self.config.clip
+        )
+    }
+
+    fn step(&mut self) -> Result<Step> {
+        let (index, began) = (self.done, Instant::now());
+        let (loss, grads) = self.gradients(index)?;
+        let batches = self.config.accumulate;
+        let share = 1.0 / batches as f64;
+        // The gradients are sums over the batches; their mean is what is clipped.
+        let clip = clip_grad_norm(&self.params, &grads, self.config.clip / share)?;
+        if !clip.norm.is_finite() {
+            bail!(self.not_finite("gradient's norm", index, clip.norm))
+        }
+        let config = &self.config;
+        let lr = config.lr * config.decay.share(index, self.total, config.warmup);
+        self.adam.set_lr(lr)?;
+        self.adam.step_scaled(&grads, clip.scale * share)?;
+        if let Some(ema) = &mut self.ema {
+            ema.update()?;
+        }
+        let seconds = began.elapsed().as_secs_f64();
+        self.seconds += seconds;
+        self.done += 1;
+        let step = Step {
+            index,
+            epoch: index / self.steps_per_epoch(),
+            loss,
+            lr,
+            grad_norm: clip.norm * share,
+            images_per_second: (config.batch * batches) as f64 / seconds.max(1e-9),
+            seconds: self.seconds,
+        };
+        self.history.push(step);
+        Ok(step)
+    }
+
+    /// What follows a step: the log, the checkpoint, the samples, and the end.
+    fn keep(&mut self, step: &Step) -> Result<()> {
+        let (end, per_epoch) = (self.done >= self.total, self.steps_per_epoch());
+        let epoch_ends = self.done.is_multiple_of(per_epoch);
+        if self.folder.is_none() {
+            return Ok(());
+        }
+        let epochs = self.done / per_epoch;
+        let wanted = self.config.sample_every;
+        if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
+            let sheet = self.samples(self.config.samples)?;
+            let columns = self.sheet_columns();
+            self.with_folder(|folder| folder.save_samples(epochs, &sheet, columns))?;
+        }
+        let due = match self.config.checkpoint_every {
+            0 => epoch_ends,
+            every => self.done.is_multiple_of(every),
+        };
+        self.with_folder(|folder| folder.log(step))?;
+        if end {
+            self.finish(State::Done)?;
+        } else if due {
+            self.checkpoint()?;
+        }
+        Ok(())
+    }
+
+    /// One for each class, so that each has a column of its own.
+    fn sheet_columns(&self) -> usize {
+        let architecture = self.model.network.architecture();
+        match architecture.classes().max(architecture.context()) {
+            classes @ 2..=16 => classes,
+            _ => 8,
+        }
+    }
+
+    fn with_folder<R>(
+        &mut self,
+        with: impl FnOnce(&mut RunFolder) -> Result<R>,
+    ) -> Result<Option<R>> {
+        self.folder.as_mut().map(with).transpose()
+    }
+
+    /// The last checkpoint, and the model.
+    fn finish(&mut self, state: State) -> Result<()> {
+        self.state = state;
+        if self.folder.is_none() {
+            return Ok(());
+        }
+        self.checkpoint()?;
+        self.model.process.images_seen = self.images_seen();
+        if let Some(path) = self.folder().map(|f| f.join("model.safetensors")) {
+            self.averaged(|model| model.save(&path))??;
+        }
+        Ok(())
+    }
+
+    /// Saves a checkpoint now; in a folder this happens by itself, as the configuration says. Returns its path.
+    ///
+    /// # Errors
+    /// The training keeps no folder, or the file cannot be written.
+    pub fn checkpoint(&mut self) -> Result<PathBuf> {
+        let (file, done, keep) = (self.contents()?, self.done, self.config.keep);
+        self.with_folder(|folder| folder.save_checkpoint(done, &file, keep))?
+            .context("this training keeps no folder: begin it with in_folder(path)")
+    }
+
+    /// Everything a checkpoint holds.
+    fn contents(&self) -> Result<Contents> {
+        let mut tensors = HashMap::new();
+        let mut put = |prefix: &str, part: HashMap<String, Tensor>| {
+            tensors.extend(part.into_iter().map(|(n, x)| (format!("{prefix}.{n}"), x)));
+        };
+        put("network", self.model.network.params().values()?);
+        put("adam", self.adam.state()?);
+        if let Some(ema) = &self.ema {
+            put("ema", ema.state()?);
+        }
+        let mut metadata = self.model.network.metadata()?;
+        let progress = Progress {
+            steps_done: self.done,
+            seconds: self.seconds,
+            data: self.fingerprint.clone(),
+        };
+        metadata.insert(METADATA.to_owned(), serde_json::to_string(&progress)?);
+        Ok(Contents { tensors, metadata })
+    }
+
+    /// Goes on from a checkpoint. Nothing is changed unless all of it fits.
+    fn load(&mut self, file: &Contents) -> Result<usize> {
+        let progress = file
+            .metadata
+            .get(METADATA)
+            .context("it is no checkpoint of a training")?;
+        let progress: Progress = serde_json::from_str(progress)?;
+        ensure!(
+            progress.data == self.fingerprint,
+            "it was trained on other data than this {}",
+            self.data.name()
+        );
+        let part = |prefix: &str| -> HashMap<String, Tensor> {
+            let own = |(name, x): (&String, &Tensor)| {
+                let name = name.strip_prefix(prefix)?.strip_prefix('.')?;
+                Some((name.to_owned(), x.clone()))
+            };
+            file.tensors.iter().filter_map(own).collect()
+        };
+        // The optimiser first: it refuses what does not fit before it changes anything.
+        self.adam.load_state(&part("adam"))?;
+        if let Some(ema) = &mut self.ema {
+            ema.load_state(&part("ema"))?;
+        }
+        self.model.network.params().assign(&part("network"))?;
+        (self.done, self.seconds) = (progress.steps_done, progress.seconds);
+        if self.done >= self.total {
+            self.state = State::Done;
+        }
+        Ok(self.done)
+    }
+
+    fn asked_to_stop(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+            || self.folder.as_ref().is_some_and(RunFolder::stop_requested)
+    }
+}
+
+impl Iterator for Training {
+    type Item = Result<Step>;
+
+    /// One step; `None` when all are done, when it was asked to stop, and after an error.
+    fn next(&mut self) -> Option<Result<Step>> {
+        if self.state != State::Running {
+            return None;
+        }
+        if self.asked_to_stop() {
+            return self.finish(State::Stopped).err().map(Err);
+        }
+        let step = self.step().and_then(|step| self.keep(&step).map(|()| step));
+        if step.is_err() {
+            self.state = State::Failed;
+        } else if self.done >= self.total {
+            self.state = State::Done;
+        }
+        Some(step.map_err(crate::whole))
+    }
+}

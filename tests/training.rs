@@ -1,0 +1,489 @@
+//! Training as a whole: it learns, it stops, it goes on to the bit, and what is wrong is said.
+
+use anyhow::{Context, Result};
+use diffusion_core::candle::{Device, Tensor};
+use diffusion_core::config::RunConfig;
+use diffusion_core::data::Dataset;
+use diffusion_core::diffusion::Param;
+use diffusion_core::model::Model;
+use diffusion_core::nn::Contents;
+use diffusion_core::schedule::Betas;
+use diffusion_core::train::{
+    Decay, Loss, State, Step, TimeSteps, Training, TrainingConfig, Weighting,
+};
+use diffusion_core::unet::SimpleUNet;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+fn sprites() -> Result<Dataset> {
+    Dataset::sprites(60, 1)
+}
+
+fn net() -> SimpleUNet {
+    SimpleUNet {
+        channels: 3,
+        base: 4,
+        groups: 2,
+        classes: 5,
+        context: 0,
+    }
+}
+
+/// Every choice that has a state or draws random numbers; 7 steps an epoch.
+fn config() -> TrainingConfig {
+    TrainingConfig {
+        epochs: 2,
+        batch: 4,
+        accumulate: 2,
+        steps: 100,
+        betas: Betas::COSINE,
+        param: Param::V,
+        loss: Loss::Huber { delta: 1.0 },
+        weighting: Weighting::MinSnr { gamma: 5.0 },
+        times: TimeSteps::Stratified,
+        stages: 3,
+        lr: 1e-3,
+        warmup: 3,
+        decay: Decay::Cosine { floor: 0.1 },
+        weight_decay: 0.01,
+        clip: 0.5,
+        ema: 0.9,
+        drop: 0.3,
+        checkpoint_every: 3,
+        keep: 2,
+        sample_every: 1,
+        samples: 5,
+        sample_steps: 3,
+        ..Default::default()
+    }
+}
+
+fn begin(config: TrainingConfig, folder: &Path) -> Result<Training> {
+    Training::new(config, net(), &sprites()?, &Device::Cpu)?.in_folder(folder)
+}
+
+fn steps(training: &mut Training, n: usize) -> Result<Vec<Step>> {
+    training.take(n).collect()
+}
+
+/// The bits of every tensor in a file, by name.
+fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
+    let numbers = |x: &Tensor| -> Result<Vec<u64>> {
+        let x = x.flatten_all()?;
+        Ok(match x.to_vec1::<f32>() {
+            Ok(x) => x.iter().map(|x| x.to_bits().into()).collect(),
+            Err(_) => x.to_vec1::<i64>()?.iter().map(|x| *x as u64).collect(),
+        })
+    };
+    let tensors = Contents::load(path)?.tensors;
+    tensors
+        .iter()
+        .map(|(n, x)| Ok((n.clone(), numbers(x)?)))
+        .collect()
+}
+
+fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>> {
+    let mut found: Vec<PathBuf> = fs::read_dir(folder.join("checkpoints"))?
+        .map(|entry| Ok(entry?.path()))
+        .collect::<Result<_>>()?;
+    found.sort();
+    Ok(found)
+}
+
+/// What is left in two folders at the end of equal trainings.
+fn same_end(a: &Path, b: &Path) -> Result<()> {
+    let newest = |folder: &Path| checkpoints(folder)?.pop().context("a checkpoint");
+    let (x, y) = (newest(a)?, newest(b)?);
+    assert_eq!(x.file_name(), y.file_name());
+    let (x, y) = (bits(&x)?, bits(&y)?);
+    for part in [
+        "network.conv_in.weight",
+        "ema.conv_in.weight.average",
+        "adam.conv_in.weight.exp_avg_sq",
+    ] {
+        assert!(x[part].iter().any(|bits| *bits != 0), "{part}");
+    }
+    assert!(x == y, "checkpoints differ");
+    let model = |folder: &Path| bits(&folder.join("model.safetensors"));
+    assert!(model(a)? == model(b)?, "models differ");
+    // The log is the same but for the seconds.
+    let log = |folder: &Path| -> Result<Vec<(usize, u64, u64)>> {
+        let text = fs::read_to_string(folder.join("log.jsonl"))?;
+        text.lines()
+            .map(|line| {
+                let step: Step = serde_json::from_str(line)?;
+                Ok((step.index, step.loss.to_bits(), step.grad_norm.to_bits()))
+            })
+            .collect()
+    };
+    assert_eq!(log(a)?, log(b)?);
+    Ok(())
+}
+
+#[test]
+fn resumed_is_uninterrupted_to_the_bit() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let (whole, broken) = (temp.path().join("whole"), temp.path().join("broken"));
+    let mut training = begin(config(), &whole)?;
+    assert_eq!(training.total_steps(), 14);
+    assert_eq!(steps(&mut training, 100)?.len(), 14);
+    assert_eq!(training.state(), State::Done);
+
+    // Given up after steps that no checkpoint has seen, twice; the second time with the newest checkpoint cut off.
+    let mut training = begin(config(), &broken)?;
+    assert!(training.resumed().is_none());
+    steps(&mut training, 8)?;
+    drop(training);
+    assert_eq!(
+        fs::read_to_string(broken.join("log.jsonl"))?
+            .lines()
+            .count(),
+        8
+    );
+    let mut training = begin(config(), &broken)?;
+    let resumed = training.resumed().context("a checkpoint")?;
+    assert_eq!((resumed.steps, resumed.passed_over.len()), (6, 0));
+    assert_eq!(training.history().len(), 6);
+    steps(&mut training, 4)?;
+    drop(training);
+    let newest = checkpoints(&broken)?.pop().context("a checkpoint")?;
+    assert!(newest.ends_with("step-000000009.safetensors"));
+    let bytes = fs::read(&newest)?;
+    fs::write(&newest, &bytes[..bytes.len() / 2])?;
+    let mut training = begin(config(), &broken)?;
+    let resumed = training.resumed().context("a checkpoint")?;
+    assert_eq!(resumed.steps, 6);
+    assert!(
+        resumed.passed_over[0].contains("step-000000009.safetensors: cannot load"),
+        "{resumed:?}"
+    );
+    steps(&mut training, 100)?;
+    same_end(&whole, &broken)?;
+
+    // The best that can be known of it stays, and only as many checkpoints as wanted.
+    assert_eq!(checkpoints(&broken)?.len(), 2);
+    for name in ["epoch-0001.png", "epoch-0002.png"] {
+        let sheet = |folder: &Path| fs::read(folder.join("samples").join(name));
+        assert_eq!(sheet(&whole)?, sheet(&broken)?);
+    }
+    // Once more: there is nothing left to do.
+    let mut training = begin(config(), &broken)?;
+    assert_eq!(training.history().len(), 14);
+    assert!(training.next().is_none());
+    assert_eq!(training.state(), State::Done);
+    Ok(())
+}
+
+#[test]
+fn the_model_of_the_folder_has_the_averaged_weights() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let mut training = begin(config(), temp.path())?;
+    steps(&mut training, 100)?;
+    let model = Model::load(temp.path().join("model.safetensors"), &Device::Cpu)?;
+    assert_eq!(model.process.images_seen, 14 * 8);
+    assert_eq!(model.process.classes.len(), 5);
+    let (mine, averaged) = (
+        bits(&checkpoints(temp.path())?.pop().context("a checkpoint")?)?,
+        bits(&temp.path().join("model.safetensors"))?,
+    );
+    for (name, values) in &averaged {
+        assert_eq!(values, &mine[&format!("ema.{name}.average")]);
+        assert_ne!(values, &mine[&format!("network.{name}")], "{name}");
+    }
+    let again = bits_of(&training.into_model()?)?;
+    assert_eq!(again, averaged);
+    Ok(())
+}
+
+fn bits_of(model: &Model) -> Result<BTreeMap<String, Vec<u64>>> {
+    let temp = tempfile::tempdir()?;
+    let path = temp.path().join("m.safetensors");
+    model.save(&path)?;
+    bits(&path)
+}
+
+/// Many small batches make the step of one large one, but for rounding.
+#[test]
+fn accumulated_gradients_are_those_of_the_large_batch() -> Result<()> {
+    let first = |batch, accumulate| -> Result<Step> {
+        let config = TrainingConfig {
+            batch,
+            accumulate,
+            stages: 1,
+            ..config()
+        };
+        let mut training = Training::new(config, net(), &sprites()?, &Device::Cpu)?;
+        // The last layer begins at 0; after two steps every layer counts.
+        let steps = steps(&mut training, 3)?;
+        Ok(steps[2])
+    };
+    let (large, small) = (first(12, 1)?, first(3, 4)?);
+    assert!(
+        (large.loss - small.loss).abs() < 1e-5 * large.loss,
+        "{large:?} {small:?}"
+    );
+    assert!(
+        (large.grad_norm - small.grad_norm).abs() < 1e-4 * large.grad_norm,
+        "{large:?} {small:?}"
+    );
+    Ok(())
+}
+
+#[test]
+fn every_parameterisation_and_loss_learns() -> Result<()> {
+    let sprites = sprites()?;
+    for (param, loss, share) in [
+        (Param::Eps, Loss::Mse, 0.6),
+        (Param::X0, Loss::L1, 0.6),
+        (Param::V, Loss::Huber { delta: 0.5 }, 0.75),
+    ] {
+        let config = TrainingConfig {
+            epochs: 40,
+            param,
+            loss,
+            weighting: Weighting::Uniform,
+            stages: 1,
+            lr: 5e-3,
+            clip: 1.0,
+            sample_every: 0,
+            ..config()
+        };
+        let mut training = Training::new(
+            config,
+            SimpleUNet { base: 8, ..net() },
+            &sprites,
+            &Device::Cpu,
+        )?;
+        steps(&mut training, usize::MAX)?;
+        let losses = training.epoch_losses();
+        let (before, after) = (losses[0], losses[35..].iter().sum::<f64>() / 5.0);
+        assert!(
+            after < share * before,
+            "{param:?}, {loss:?}: {before} {after}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let config = TrainingConfig {
+        lr: 1e30,
+        warmup: 0,
+        checkpoint_every: 1,
+        clip: f64::INFINITY,
+        sample_every: 0,
+        ..config()
+    };
+    let mut training = begin(config, temp.path())?;
+    let problem = steps(&mut training, 100).unwrap_err().to_string();
+    let done = training.history().len();
+    assert!((1..14).contains(&done));
+    for wants in [
+        &format!("of step {done} is"),
+        "lr = 1e30",
+        "learning rate is too high",
+        "last good checkpoint is",
+    ] {
+        assert!(problem.contains(wants), "{problem:?} lacks {wants:?}");
+    }
+    assert_eq!(training.state(), State::Failed);
+    assert!(training.next().is_none());
+    let newest = checkpoints(temp.path())?.pop().context("a checkpoint")?;
+    assert!(problem.contains(&newest.display().to_string()));
+    Contents::load(&newest)?;
+    Ok(())
+}
+
+#[test]
+fn it_stops_when_it_is_asked_to_with_the_model_in_hand() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let mut training = begin(config(), temp.path())?;
+    steps(&mut training, 4)?;
+    fs::write(temp.path().join("stop"), "")?;
+    assert!(training.next().is_none());
+    assert_eq!(training.state(), State::Stopped);
+    assert_eq!(training.samples(5)?.dims(), &[5, 3, 16, 16]);
+    assert!(Model::load(temp.path().join("model.safetensors"), &Device::Cpu).is_ok());
+    // An old wish is forgotten; a new one can come from another thread.
+    let mut training = begin(config(), temp.path())?;
+    assert_eq!(training.resumed().context("a checkpoint")?.steps, 4);
+    steps(&mut training, 1)?;
+    training
+        .stopper()
+        .store(true, std::sync::atomic::Ordering::Relaxed);
+    assert!(training.next().is_none());
+    assert_eq!(
+        training.report().to_string().split(',').next(),
+        Some("stopped: 5 of 14 steps in 0 s")
+    );
+    Ok(())
+}
+
+#[test]
+fn a_folder_is_for_one_run_only() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let mut training = begin(config(), temp.path())?;
+    steps(&mut training, 7)?;
+    drop(training);
+    let fail = |config, net, data: &Dataset| -> Result<String> {
+        let training = Training::new(config, net, data, &Device::Cpu)?;
+        Ok(training.in_folder(temp.path()).unwrap_err().to_string())
+    };
+    let sprites = sprites()?;
+    let message = fail(
+        TrainingConfig {
+            lr: 0.5,
+            ..config()
+        },
+        net(),
+        &sprites,
+    )?;
+    assert!(
+        message.contains("its run has training.lr = 0.001, and this one 0.5"),
+        "{message}"
+    );
+    let message = fail(config(), SimpleUNet { base: 8, ..net() }, &sprites)?;
+    assert!(
+        message.contains("simple-unet.base = 4, and this one 8"),
+        "{message}"
+    );
+    let message = fail(
+        TrainingConfig {
+            betas: Betas::LINEAR,
+            ..config()
+        },
+        net(),
+        &sprites,
+    )?;
+    assert!(message.contains("training.betas"), "{message}");
+    // More epochs, and other sheets of samples, are the same run.
+    let longer = TrainingConfig {
+        epochs: 5,
+        samples: 3,
+        ..config()
+    };
+    assert_eq!(
+        begin(longer, temp.path())?
+            .resumed()
+            .context("a checkpoint")?
+            .steps,
+        6
+    );
+    // Other images are noticed.
+    let other = Training::new(config(), net(), &Dataset::sprites(60, 2)?, &Device::Cpu)?;
+    let other = other.in_folder(temp.path());
+    let said = match other {
+        Err(problem) => problem.to_string(),
+        Ok(training) => format!("{:?}", training.resumed()),
+    };
+    assert!(said.contains("other data"), "{said}");
+    Ok(())
+}
+
+#[test]
+fn what_does_not_fit_the_data_is_named() -> Result<()> {
+    let sprites = sprites()?;
+    let fail = |config, net| {
+        let problem = Training::new(config, net, &sprites, &Device::Cpu).unwrap_err();
+        problem.to_string()
+    };
+    for (message, wants) in [
+        (
+            fail(
+                config(),
+                SimpleUNet {
+                    channels: 1,
+                    ..net()
+                },
+            ),
+            "set channels = 3",
+        ),
+        (
+            fail(
+                config(),
+                SimpleUNet {
+                    classes: 10,
+                    ..net()
+                },
+            ),
+            "set classes = 5, or 0 for none",
+        ),
+        (
+            fail(
+                TrainingConfig {
+                    batch: 31,
+                    ..config()
+                },
+                net(),
+            ),
+            "batch × accumulate = 62 images, and sprites has 60",
+        ),
+        (
+            fail(
+                TrainingConfig {
+                    batch: usize::MAX,
+                    ..config()
+                },
+                net(),
+            ),
+            "and sprites has 60",
+        ),
+    ] {
+        assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+    }
+    Ok(())
+}
+
+#[test]
+fn a_context_is_learned_and_the_configuration_of_a_run_says_so() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let context = SimpleUNet {
+        classes: 0,
+        context: 5,
+        ..net()
+    };
+    let mut training =
+        Training::new(config(), context, &sprites()?, &Device::Cpu)?.in_folder(temp.path())?;
+    steps(&mut training, 2)?;
+    let run = RunConfig::load(temp.path().join("config.toml"))?;
+    assert_eq!(run.network, context.into());
+    assert_eq!(run.architecture(&sprites()?), context.into());
+    assert_eq!(run.training, config());
+    Ok(())
+}
+
+/// The process must not grow from step to step.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
+    fn resident() -> Result<f64> {
+        let status = fs::read_to_string("/proc/self/status")?;
+        let line = status
+            .lines()
+            .find(|l| l.starts_with("VmRSS"))
+            .context("VmRSS")?;
+        let kilobytes: f64 = line
+            .split_whitespace()
+            .nth(1)
+            .context("a number")?
+            .parse()?;
+        Ok(kilobytes / 1e3)
+    }
+    let config = TrainingConfig {
+        epochs: 300,
+        sample_every: 0,
+        ..config()
+    };
+    let mut training = Training::new(config, net(), &sprites()?, &Device::Cpu)?;
+    steps(&mut training, 200)?;
+    let before = resident()?;
+    steps(&mut training, 1000)?;
+    let grown = resident()? - before;
+    // A graph that is kept would take some 500 kB a step. Other tests run beside this one.
+    println!("{before:.0} MB, grown by {grown:.1} MB");
+    assert!(grown < 60.0, "{before:.0} MB, grown by {grown:.0} MB");
+    Ok(())
+}

@@ -8,7 +8,6 @@ from contextlib import ExitStack
 
 from .sides import NAMES
 
-WIDTH = 28
 # The promise: at most so many times PyTorch's.
 MUST = {("train", "time"): 1.0, ("denoise", "time"): 0.8, ("train", "memory"): 1.0, ("denoise", "memory"): 1.0}
 STEP = {"train": "training step", "denoise": "denoising step"}
@@ -82,15 +81,15 @@ def step(sides, who, network, purpose, base, batch, width, rounds):
 
 
 def steps(sides, network, bases, batches, rounds):
-    who = sides.check(network)
-    print(f"\n{network}, {WIDTH}×{WIDTH}, {sides.threads} threads, rounds: {rounds}; "
+    who, width = sides.check(network), sides.networks["sides"][network][0]
+    print(f"\n{network}, {width}×{width}, {sides.threads} threads, rounds: {rounds}; "
           "memory is the peak above what the process held before there was a network, with everything loaded")
     row("", *NAMES.values(), "ours/PyTorch", "candle/ours", "images/s ours", "PyTorch", "memory ours", "PyTorch", "ours/PyTorch")
     promised = []
     for base in bases:
         for batch in batches:
             for purpose in STEP:
-                seconds, peaks = step(sides, who, network, purpose, base, batch, WIDTH, rounds)
+                seconds, peaks = step(sides, who, network, purpose, base, batch, width, rounds)
                 time, memory = ratio(seconds, "ours", "torch"), ratio(peaks, "ours", "torch")
                 per_second = {name: batch / s for name, s in seconds.items()}
                 row(f"base {base}, batch {batch}, {STEP[purpose]}", *(duration(seconds.get(name)) for name in NAMES),
@@ -98,7 +97,7 @@ def steps(sides, network, bases, batches, rounds):
                     number(per_second.get("torch"), 0), megabytes(peaks["ours"]), megabytes(peaks.get("torch")), number(memory))
                 if (network, base, batch) == ("simple_unet", 64, 64):
                     promised += [(purpose, "time", time), (purpose, "memory", memory)]
-                name = f"{network} base {base} batch {batch} {WIDTH}x{WIDTH} {STEP[purpose]}"
+                name = f"{network} base {base} batch {batch} {width}x{width} {STEP[purpose]}"
                 yield entry(name, seconds, sides.threads, peaks, peak_bytes_candle=peaks.get("candle"))
     for purpose, what, got in promised:
         most = MUST[purpose, what]
@@ -113,7 +112,8 @@ def scaling(sides, network, base, rounds):
         print(f"\n{network}, base {base}, {STEP[purpose]}, {sides.threads} threads, rounds: {rounds}; "
               "per pixel: the time divided by batch × side²")
         row("", "ours", "per pixel", "PyTorch", "per pixel", "ours/PyTorch")
-        for batch, width in [(1, 28), (8, 28), (64, 28), (256, 28), (64, 16), (64, 32), (64, 64)]:
+        usual, *others = sides.networks["sides"][network]
+        for batch, width in [*((batch, usual) for batch in (1, 8, 64, 256)), *((64, other) for other in others)]:
             seconds, peaks = step(sides, who, network, purpose, base, batch, width, rounds)
             cells = []
             for name in ("ours", "torch"):

@@ -1,7 +1,7 @@
 """Times PyTorch as tests/speed/main.rs times the crate, in the same words; run by PyTorch's own Python.
 
     in_torch.py about
-    in_torch.py check torch NETWORK
+    in_torch.py check torch NETWORK SIDE
     in_torch.py step torch NETWORK train|denoise BASE BATCH SIDE [fused]
     in_torch.py ops torch [fused]
 
@@ -13,10 +13,14 @@ import os
 import statistics
 import sys
 import time
+from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "golden"))
+import networks  # noqa: E402
 
 # As in measure.rs: a measurement goes on for so many seconds; what takes longer than LONG is not run to warm up.
 ENOUGH, LONG = 0.1, 5.0
@@ -90,7 +94,7 @@ class SimpleUNet(nn.Module):
         return self.conv_out(F.silu(self.norm_out(x)))
 
 
-NETWORKS = {"simple_unet": SimpleUNet}
+NETWORKS = {"simple_unet": SimpleUNet, "context_unet": networks.ContextUnet}
 
 
 class Timed:
@@ -136,6 +140,8 @@ def step(name, purpose, base, batch, side, adam):
         optimiser = torch.optim.Adam(net.parameters(), **adam)
         return lambda: train_step(net, optimiser, xt, t, target)
 
+    net.eval()
+
     @torch.inference_mode()
     def denoise():
         net(xt, t)
@@ -149,7 +155,7 @@ def numbers(k, shape, mean, size):
     return torch.tensor(values).reshape(shape)
 
 
-def check(name):
+def check(name, side):
     net = NETWORKS[name](16)
     with torch.no_grad():
         for k, (parameter, values) in enumerate(sorted(net.named_parameters())):
@@ -158,7 +164,7 @@ def check(name):
             if len(shape) == 1:
                 mean, size = float(parameter.endswith("weight")), 0.1
             values.copy_(numbers(k, shape, mean, size))
-    xt, target = (numbers(k, (2, net.channels, 8, 8), 0.0, 1.0) for k in (1000, 1001))
+    xt, target = (numbers(k, (2, net.channels, side, side), 0.0, 1.0) for k in (1000, 1001))
     t, adam = torch.tensor([3, 700]), torch.optim.Adam(net.parameters())
     answer = net(xt, t).flatten().tolist()
     return {"answer": answer, "losses": [train_step(net, adam, xt, t, target).item() for _ in range(5)]}
@@ -234,8 +240,8 @@ def main(arguments):
     match arguments:
         case ["about"]:
             print(json.dumps({"version": torch.__version__, "torch": list(NETWORKS)}))
-        case ["check", "torch", name]:
-            print(json.dumps(check(name)))
+        case ["check", "torch", name, side]:
+            print(json.dumps(check(name, int(side))))
         case ["step", "torch", name, purpose, base, batch, side, *fused]:
             # What PyTorch loads at the first use of anything is not the network's memory.
             for line in FIRST:

@@ -1,7 +1,7 @@
 //! Times the crate's networks and operations, and the same in stock candle, for `make bench` (tests/bench.py):
 //!
 //!     speed about
-//!     speed check ours|candle NETWORK
+//!     speed check ours|candle NETWORK SIDE
 //!     speed step ours|candle NETWORK train|denoise BASE BATCH SIDE
 //!     speed ops ours|candle
 //!
@@ -36,8 +36,8 @@ fn main() -> Result<()> {
             println!("{}", networks::about());
             Ok(())
         }
-        ["check", side, name] => {
-            println!("{}", networks::check(who(side)?, name)?);
+        ["check", side, name, width] => {
+            println!("{}", networks::check(who(side)?, name, number(width)?)?);
             Ok(())
         }
         ["step", side, name, purpose, base, batch, width] => {

@@ -6,7 +6,7 @@ use diffusion_core::candle::{self, DType, Device, Tensor, Var, backprop::GradSto
 use diffusion_core::candle_nn::{self, Optimizer, ParamsAdamW, VarBuilder, VarMap};
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
-use diffusion_core::unet::{Condition, Network as Unet, SimpleUNet};
+use diffusion_core::unet::{Architecture, Condition, ContextUnet, Network as Unet, SimpleUNet};
 use std::collections::{BTreeMap, HashMap};
 
 pub type Parameters = BTreeMap<String, Var>;
@@ -16,40 +16,57 @@ type Forward = Box<dyn Fn(&Tensor, &[usize]) -> candle::Result<Tensor>>;
 struct Entry {
     name: &'static str,
     channels: usize,
-    ours: fn(usize, &mut Rng, Purpose) -> candle::Result<(Parameters, Forward)>,
+    /// The heights and widths that it is timed with, the usual one first.
+    sides: &'static [usize],
+    ours: fn(usize) -> Architecture,
     candle: Option<fn(usize, VarBuilder) -> candle::Result<Forward>>,
 }
 
-const NETWORKS: &[Entry] = &[Entry {
-    name: "simple_unet",
-    channels: 1,
-    ours: |base, rng, purpose| {
-        let architecture = SimpleUNet {
-            base,
-            ..Default::default()
-        };
-        let net = Unet::new(architecture, rng, &Device::Cpu)?;
-        let parameters = net.params().by_name();
-        let answer = move |xt: &_, t: &_| match purpose {
-            Purpose::Train => net.forward(xt, t, &Condition::None),
-            Purpose::Denoise => net.predict(xt, t, &Condition::None),
-        };
-        Ok((parameters, Box::new(answer)))
+const NETWORKS: &[Entry] = &[
+    Entry {
+        name: "simple_unet",
+        channels: 1,
+        sides: &[28, 16, 32, 64],
+        ours: |base| {
+            let net = SimpleUNet {
+                base,
+                ..Default::default()
+            };
+            net.into()
+        },
+        candle: Some(|base, vb| {
+            let net = stock::SimpleUNet::new(base, vb)?;
+            Ok(Box::new(move |xt, t| net.forward(xt, t)))
+        }),
     },
-    candle: Some(|base, vb| {
-        let net = stock::SimpleUNet::new(base, vb)?;
-        Ok(Box::new(move |xt, t| net.forward(xt, t)))
-    }),
-}];
+    Entry {
+        name: "context_unet",
+        channels: 3,
+        sides: &[16],
+        ours: |n_feat| {
+            let net = ContextUnet {
+                n_feat,
+                ..Default::default()
+            };
+            net.into()
+        },
+        candle: None,
+    },
+];
 
-/// The names of the networks that each side has, as JSON.
+/// The names of the networks that each side has, and the sizes of their images, as JSON.
 pub fn about() -> String {
     let names = |has: fn(&Entry) -> bool| -> Vec<&str> {
         let entries = NETWORKS.iter().filter(|entry| has(entry));
         entries.map(|entry| entry.name).collect()
     };
     let (ours, candle) = (names(|_| true), names(|entry| entry.candle.is_some()));
-    format!("{{\"ours\": {ours:?}, \"candle\": {candle:?}}}")
+    let sides: Vec<String> = NETWORKS
+        .iter()
+        .map(|entry| format!("{:?}: {:?}", entry.name, entry.sides))
+        .collect();
+    let sides = sides.join(", ");
+    format!("{{\"ours\": {ours:?}, \"candle\": {candle:?}, \"sides\": {{{sides}}}}}")
 }
 
 /// Whether a network is built to be trained, or to answer only.
@@ -78,7 +95,7 @@ impl Network {
                 )
             })?;
         let (parameters, forward) = match side {
-            Side::Ours => (entry.ours)(base, &mut Rng::new(1), purpose)?,
+            Side::Ours => in_ours((entry.ours)(base), purpose)?,
             Side::Candle => {
                 let build = entry
                     .candle
@@ -92,6 +109,16 @@ impl Network {
             forward,
         })
     }
+}
+
+fn in_ours(architecture: Architecture, purpose: Purpose) -> Result<(Parameters, Forward)> {
+    let net = Unet::new(architecture, &mut Rng::new(1), &Device::Cpu)?;
+    let parameters = net.params().by_name();
+    let answer = move |xt: &_, t: &_| match purpose {
+        Purpose::Train => net.forward(xt, t, &Condition::None),
+        Purpose::Denoise => net.predict(xt, t, &Condition::None),
+    };
+    Ok((parameters, Box::new(answer)))
 }
 
 /// With variables to train; to answer only, with plain tensors, as from a file, of which candle keeps no graph.
@@ -191,7 +218,7 @@ impl Step {
 
 /// What a small network with given weights answers, and its losses in five steps of training, as JSON: the same on every
 /// side.
-pub fn check(side: Side, name: &str) -> Result<String> {
+pub fn check(side: Side, name: &str, width: usize) -> Result<String> {
     let network = Network::new(side, name, 16, Purpose::Train)?;
     for (k, (name, var)) in network.parameters.iter().enumerate() {
         let dims = var.dims();
@@ -205,7 +232,7 @@ pub fn check(side: Side, name: &str) -> Result<String> {
         let values = numbers(k, var.elem_count(), mean, size);
         var.set(&Tensor::from_vec(values, dims, &Device::Cpu)?)?;
     }
-    let mut step = Step::new(side, network, Purpose::Train, 2, 8)?;
+    let mut step = Step::new(side, network, Purpose::Train, 2, width)?;
     let images = |k| {
         let values = numbers(k, step.xt.elem_count(), 0.0, 1.0);
         Tensor::from_vec(values, step.xt.shape(), &Device::Cpu)

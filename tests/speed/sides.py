@@ -117,7 +117,8 @@ class Sides:
         if network not in self.networks["ours"]:
             raise Problem(f"there is no network {network}; choose from {', '.join(self.networks['ours'])}")
         have = [who for who in self.commands if network in self.networks[who]]
-        results = {who: self.tell(who, "check", who, network) for who in have}
+        side = self.networks["sides"][network][0]
+        results = {who: self.tell(who, "check", who, network, str(side)) for who in have}
         for what in ("answer", "losses"):
             ours = results["ours"][what]
             for who in have[1:]:

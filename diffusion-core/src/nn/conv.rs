@@ -1,8 +1,11 @@
 //! The convolution layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::{Geometry, conv2d, upsample_nearest2x_conv2d};
+use crate::ops::{Geometry, conv2d, upsample_nearest2x_conv2d, weight_standardize};
 use candle_core::{Result, Tensor};
+
+/// What is added to the variance of weights that are standardised.
+const EPS: f64 = 1e-5;
 
 /// A convolution with weights and bias of its own: [`conv2d`].
 #[derive(Clone, Debug)]
@@ -13,6 +16,7 @@ pub struct Conv2d {
     pub bias: Tensor,
     /// Stride and padding.
     pub geometry: Geometry,
+    standardized: bool,
     probe: Probe,
 }
 
@@ -46,6 +50,25 @@ impl Conv2d {
         Self::with_init(build, inputs, outputs, kernel, geometry, Init::Zeros)
     }
 
+    /// The same with weights that are brought to mean 0 and variance 1 for each output channel before they are used:
+    /// [`weight_standardize`], with an `eps` of 1e-5. What scale that loses, a norm must give back.
+    ///
+    /// # Errors
+    /// As [`Conv2d::new`].
+    pub fn standardized(
+        build: Builder,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        let plain = Self::new(build, inputs, outputs, kernel, geometry)?;
+        Ok(Self {
+            standardized: true,
+            ..plain
+        })
+    }
+
     fn with_init(
         mut build: Builder,
         inputs: usize,
@@ -59,6 +82,7 @@ impl Conv2d {
             weight: build.param("weight", (outputs, inputs, kernel, kernel), init)?,
             bias: build.param("bias", outputs, init)?,
             geometry,
+            standardized: false,
         })
     }
 
@@ -79,7 +103,7 @@ impl Conv2d {
     /// # Errors
     /// As [`conv2d`].
     pub fn forward_with_bias(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-        self.seen(conv2d(x, &self.weight, Some(bias), self.geometry)?)
+        self.seen(conv2d(x, &self.used()?, Some(bias), self.geometry)?)
     }
 
     /// Of the image with each pixel four times, twice as high and wide: [`upsample_nearest2x_conv2d`].
@@ -93,10 +117,18 @@ impl Conv2d {
         let bias = Some(&self.bias);
         self.seen(upsample_nearest2x_conv2d(
             x,
-            &self.weight,
+            &self.used()?,
             bias,
             self.geometry,
         )?)
+    }
+
+    /// The weights as they are used.
+    fn used(&self) -> Result<Tensor> {
+        match self.standardized {
+            true => weight_standardize(&self.weight, EPS),
+            false => Ok(self.weight.clone()),
+        }
     }
 
     fn seen(&self, y: Tensor) -> Result<Tensor> {

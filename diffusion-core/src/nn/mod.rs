@@ -22,8 +22,10 @@
 //! # Ok::<(), diffusion_core::candle::Error>(())
 //! ```
 
+mod batch_norm;
 mod builder;
 mod conv;
+mod conv_transpose;
 mod embedding;
 mod file;
 mod linear;
@@ -31,8 +33,10 @@ mod norm;
 mod params;
 mod trace;
 
+pub use batch_norm::BatchNorm2d;
 pub use builder::{Builder, Init};
 pub use conv::Conv2d;
+pub use conv_transpose::ConvTranspose2d;
 pub use embedding::Embedding;
 pub use file::Contents;
 pub(crate) use file::write_whole;
@@ -59,12 +63,20 @@ mod tests {
         let halved = Geometry::same(3).stride(2);
         let conv = Conv2d::new(build.at("conv"), 2, 4, 3, halved)?;
         let norm = GroupNorm::new(build.at("norm"), 2, 4, Activation::Silu)?;
+        let doubled = Geometry {
+            stride: 2,
+            padding: 0,
+        };
+        let transposed = ConvTranspose2d::new(build.at("transposed"), 4, 3, 2, doubled)?;
+        let batch_norm = BatchNorm2d::new(build.at("batch_norm"), 3, Activation::Gelu)?;
         let x = random(1, (2, 4))?;
         check_params("all in a row", &params, || {
             let x = linear.forward(&(&x + embedding.forward(&[2, 0])?)?)?;
             let x = conv.forward(&x.reshape((2, 2, 3, 2))?)?;
             assert_eq!(x.dims(), &[2, 4, 2, 1]);
-            norm.forward(&x)
+            let x = transposed.forward(&norm.forward(&x)?)?;
+            assert_eq!(x.dims(), &[2, 3, 4, 2]);
+            batch_norm.forward(&x)
         })
     }
 
@@ -74,11 +86,13 @@ mod tests {
         let mut build = params.builder(&mut rng);
         Conv2d::new(build.at("conv"), 4, 50, 3, Geometry::default())?;
         Linear::new(build.at("linear"), 25, 50)?;
+        ConvTranspose2d::new(build.at("transposed"), 50, 9, 2, Geometry::default())?;
         for (name, bound) in [
             ("conv.weight", 1.0 / 6.0),
             ("conv.bias", 1.0 / 6.0),
             ("linear.weight", 0.2),
             ("linear.bias", 0.2),
+            ("transposed.weight", 1.0 / 6.0),
         ] {
             let values = params.get(name).unwrap().abs()?;
             let largest = values.max_all()?.to_scalar::<f32>()?;

@@ -50,17 +50,28 @@ impl GroupNorm {
     /// # Errors
     /// As [`group_norm`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Self {
-            weight,
-            bias,
-            groups,
-            eps,
-            activation,
-            probe,
-        } = self;
-        let y = group_norm(x, *groups, weight, bias, *eps, *activation)?;
-        let kind = || format!("group norm {groups}");
-        probe.saw(kind, &[weight, bias], &y, 1);
+        self.affine(x, &self.weight, &self.bias)
+    }
+
+    /// With what is normalised multiplied by 1 + `scale` and moved by `shift`, both of each image's own, before the activation
+    /// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), "adaptive group normalization").
+    ///
+    /// # Shapes
+    /// `x` (B, C, …); `scale` and `shift` (B, C); the result is as `x`.
+    ///
+    /// # Errors
+    /// As [`group_norm`].
+    pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
+        let scale = (scale + 1.0)?;
+        let weight = scale.broadcast_mul(&self.weight)?;
+        let bias = (scale.broadcast_mul(&self.bias)? + shift)?;
+        self.affine(x, &weight, &bias)
+    }
+
+    fn affine(&self, x: &Tensor, weight: &Tensor, bias: &Tensor) -> Result<Tensor> {
+        let y = group_norm(x, self.groups, weight, bias, self.eps, self.activation)?;
+        let kind = || format!("group norm {}", self.groups);
+        self.probe.saw(kind, &[&self.weight, &self.bias], &y, 1);
         Ok(y)
     }
 }

@@ -1,6 +1,6 @@
-//! SiLU and GELU, and the choice between an activation and none.
+//! SiLU, GELU and ReLU, and the choice between an activation and none.
 
-use super::cpu::{activation::Function, takes};
+use super::cpu::{activation::Pointwise, takes};
 use candle_core::{Result, Tensor};
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -12,6 +12,10 @@ pub enum Activation {
     None,
     /// [`silu`].
     Silu,
+    /// [`gelu`].
+    Gelu,
+    /// [`relu`].
+    Relu,
 }
 
 impl Activation {
@@ -23,6 +27,8 @@ impl Activation {
         match self {
             Self::None => Ok(x.clone()),
             Self::Silu => silu(x),
+            Self::Gelu => gelu(x),
+            Self::Relu => relu(x),
         }
     }
 }
@@ -41,7 +47,7 @@ impl Activation {
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Function::Silu);
+        return x.contiguous()?.apply_op1(Pointwise(Activation::Silu));
     }
     x.silu()
 }
@@ -60,10 +66,29 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// ```
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Function::Gelu);
+        return x.contiguous()?.apply_op1(Pointwise(Activation::Gelu));
     }
     // From erf, because the gradient of candle's own `gelu_erf` has constants of six digits.
     (x * 0.5)? * ((x * FRAC_1_SQRT_2)?.erf()? + 1.0)?
+}
+
+/// ReLU, the larger of x and 0; at 0 its slope counts as 0, and NaN stays NaN, as in PyTorch.
+///
+/// # Shapes
+/// Any; the result is as `x`.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, ops::relu};
+/// let y = relu(&Tensor::new(&[-1f32, 0.0, 2.0], &Device::Cpu)?)?;
+/// assert_eq!(y.to_vec1::<f32>()?, [0.0, 0.0, 2.0]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn relu(x: &Tensor) -> Result<Tensor> {
+    if takes(&[x]) {
+        return x.contiguous()?.apply_op1(Pointwise(Activation::Relu));
+    }
+    // Not candle's `relu`, whose slope at 0 is 1.
+    x.le(0.0)?.where_cond(&x.zeros_like()?, x)
 }
 
 #[cfg(test)]
@@ -79,6 +104,7 @@ mod tests {
             let x = (random(1, shape.as_slice())? * 2.0)?;
             check("silu", std::slice::from_ref(&x), |x| silu(&x[0]))?;
             check("gelu", std::slice::from_ref(&x), |x| gelu(&x[0]))?;
+            check("relu", std::slice::from_ref(&x), |x| relu(&x[0]))?;
         }
         let x = random(2, (3, 1, 5, 2))?;
         check("silu of a transposed", std::slice::from_ref(&x), |x| {
@@ -89,7 +115,7 @@ mod tests {
 
     #[test]
     fn kernels_do_what_the_compositions_do() -> Result<()> {
-        for f in [silu, gelu] {
+        for f in [silu, gelu, relu] {
             for shape in [
                 vec![1],
                 vec![7],
@@ -112,7 +138,7 @@ mod tests {
     #[test]
     fn large_numbers_have_finite_values_and_gradients() -> Result<()> {
         let far = Tensor::new(&[-1e4f32, -200.0, -90.0, 90.0, 200.0, 1e4], &Device::Cpu)?;
-        for f in [silu, gelu] {
+        for f in [silu, gelu, relu] {
             let x = Var::from_tensor(&far)?;
             let y = f(&x)?;
             let grads = y.backward()?;
@@ -137,9 +163,30 @@ mod tests {
             Activation::None.apply(&x)?.to_vec2::<f32>()?,
             x.to_vec2::<f32>()?
         );
+        for (activation, f) in [
+            (Activation::Silu, silu as fn(&Tensor) -> Result<Tensor>),
+            (Activation::Gelu, gelu),
+            (Activation::Relu, relu),
+        ] {
+            let (ours, theirs) = (activation.apply(&x)?, f(&x)?);
+            assert_eq!(ours.to_vec2::<f32>()?, theirs.to_vec2::<f32>()?);
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn relu_keeps_nan_and_is_flat_at_0() -> Result<()> {
+        let x = Var::new(&[f32::NAN, -1.0, 0.0, 3.0], &Device::Cpu)?;
+        let y = relu(&x)?;
+        let values = y.to_vec1::<f32>()?;
+        assert!(
+            values[0].is_nan() && values[1..] == [0.0, 0.0, 3.0],
+            "{values:?}"
+        );
+        let grads = y.backward()?;
         assert_eq!(
-            Activation::Silu.apply(&x)?.to_vec2::<f32>()?,
-            silu(&x)?.to_vec2::<f32>()?
+            grads.get(&x).unwrap().to_vec1::<f32>()?[1..],
+            [0.0, 0.0, 1.0]
         );
         Ok(())
     }

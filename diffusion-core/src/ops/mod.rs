@@ -18,8 +18,8 @@
 //! | operation | what it is for |
 //! |---|---|
 //! | [`conv2d`], [`conv_transpose2d`], [`upsample_nearest2x_conv2d`] | weights shared over positions |
-//! | [`group_norm`], [`weight_standardize`] | keep the numbers near mean 0 and variance 1 |
-//! | [`silu`], [`gelu`] | what is not linear |
+//! | [`group_norm`], [`batch_norm`], [`weight_standardize`] | keep the numbers near mean 0 and variance 1 |
+//! | [`silu`], [`gelu`], [`relu`] | what is not linear |
 //! | [`upsample_nearest2x`], [`upsample_bilinear2x`], [`max_pool2d`], [`avg_pool2d`] | between the resolutions of a U-Net |
 //! | [`concat_channels`] | what was seen on the way down, taken up again on the way up |
 //! | [`attention`] | every position looks at every other |
@@ -27,6 +27,7 @@
 
 mod activation;
 mod attention;
+mod batch_norm;
 mod concat;
 mod conv;
 mod cpu;
@@ -38,8 +39,9 @@ mod norm;
 mod pool;
 mod upsample;
 
-pub use activation::{Activation, gelu, silu};
+pub use activation::{Activation, gelu, relu, silu};
 pub use attention::attention;
+pub use batch_norm::{Moments, batch_norm, batch_norm_with};
 pub use concat::concat_channels;
 pub use conv::{Geometry, conv_transpose2d, conv2d, upsample_nearest2x_conv2d};
 pub use embedding::embedding;

@@ -7,10 +7,11 @@ use candle_core::{D, DType, Result, Tensor, bail};
 /// Group normalisation ([Wu & He 2018](https://arxiv.org/abs/1803.08494)) and then `activation`.
 ///
 /// In each image the channels form `groups` groups of neighbours; over the N numbers of each group
-/// x̂ = (x − μ) / √(σ² + `eps`) with σ² = Σ (x − μ)² / N; then y = `activation`(weight · x̂ + bias), a weight and a bias per channel.
+/// x̂ = (x − μ) / √(σ² + `eps`) with σ² = Σ (x − μ)² / N; then y = `activation`(weight · x̂ + bias), a weight and a bias per channel,
+/// or for each channel of each image, such as its time step asks for.
 ///
 /// # Shapes
-/// `x` (B, C, …); `weight` and `bias` (C,); the result is as `x`.
+/// `x` (B, C, …); `weight` and `bias` both (C,) or both (B, C); the result is as `x`.
 ///
 /// # Errors
 /// Other shapes, or a C that `groups` does not divide.
@@ -39,8 +40,10 @@ pub fn group_norm(
             weight.dims()
         )
     };
-    one_per_channel(OP, ("weight", weight), channels, ("x", x))?;
-    one_per_channel(OP, ("bias", bias), channels, ("x", x))?;
+    if weight.dims() != [batch, channels] || bias.dims() != weight.dims() {
+        one_per_channel(OP, ("weight", weight), channels, ("x", x))?;
+        one_per_channel(OP, ("bias", bias), channels, ("x", x))?;
+    }
     if !channels.is_multiple_of(groups) || x.elem_count() == 0 {
         bail!(
             "{OP}: groups = {groups} does not divide the {channels} channels of x, shape {:?}, into groups of at least one number",
@@ -59,7 +62,7 @@ pub fn group_norm(
     }
     let normal = standardize(&x.reshape((batch, groups, ()))?, eps)?.reshape(x.shape())?;
     let mut per_channel = vec![1; x.rank()];
-    per_channel[1] = channels;
+    (per_channel[0], per_channel[1]) = (weight.elem_count() / channels, channels);
     let y = normal
         .broadcast_mul(&weight.reshape(per_channel.as_slice())?)?
         .broadcast_add(&bias.reshape(per_channel.as_slice())?)?;
@@ -102,7 +105,7 @@ pub fn weight_standardize(weight: &Tensor, eps: f64) -> Result<Tensor> {
 }
 
 /// (x − μ) / √(σ² + eps) over the last dimension.
-fn standardize(x: &Tensor, eps: f64) -> Result<Tensor> {
+pub(super) fn standardize(x: &Tensor, eps: f64) -> Result<Tensor> {
     let centred = x.broadcast_sub(&x.mean_keepdim(D::Minus1)?)?;
     let variance = centred.sqr()?.mean_keepdim(D::Minus1)?;
     centred.broadcast_div(&(variance + eps)?.sqrt()?)
@@ -113,6 +116,13 @@ mod tests {
     use super::*;
     use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
+
+    const ACTIVATIONS: [Activation; 4] = [
+        Activation::None,
+        Activation::Silu,
+        Activation::Gelu,
+        Activation::Relu,
+    ];
 
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
@@ -129,13 +139,21 @@ mod tests {
                 random(2, x[1])?,
                 random(3, x[1])?,
             ];
-            for activation in [Activation::None, Activation::Silu] {
+            for activation in ACTIVATIONS {
                 check(
                     &format!("{x:?}, {groups} groups, {activation:?}"),
                     &inputs,
                     |x| group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation),
                 )?;
             }
+            let of_images = [
+                inputs[0].clone(),
+                random(6, (x[0], x[1]))?,
+                random(7, (x[0], x[1]))?,
+            ];
+            check(&format!("{x:?}, by image"), &of_images, |x| {
+                group_norm(&x[0], groups, &x[1], &x[2], 1e-5, Activation::Silu)
+            })?;
         }
         let inputs = [random(4, (3, 2, 5, 4))?, random(5, (2, 2))?];
         check("transposed and narrowed", &inputs, |x| {
@@ -165,14 +183,22 @@ mod tests {
                 random(2, x[1])?,
                 random(3, x[1])?,
             ];
-            for activation in [Activation::None, Activation::Silu] {
+            for activation in ACTIVATIONS {
                 compare(
                     &format!("{x:?}, {groups} groups, {activation:?}"),
                     &inputs,
-                    1e-5,
+                    2e-5,
                     |x| group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation),
                 )?;
             }
+            let of_images = [
+                inputs[0].clone(),
+                random(6, (x[0], x[1]))?,
+                random(7, (x[0], x[1]))?,
+            ];
+            compare(&format!("{x:?}, by image"), &of_images, 2e-5, |x| {
+                group_norm(&x[0], groups, &x[1], &x[2], 1e-5, Activation::Silu)
+            })?;
         }
         let inputs = [random(4, (3, 6, 5, 4))?, random(5, (2, 2))?];
         compare("transposed and narrowed", &inputs, 2e-6, |x| {
@@ -203,7 +229,7 @@ mod tests {
             random(2, 4)?,
             random(3, 4)?,
         ];
-        for activation in [Activation::None, Activation::Silu] {
+        for activation in ACTIVATIONS {
             compare(&format!("{activation:?}"), &x, 1e-5, |x| {
                 group_norm(&x[0], 2, &x[1], &x[2], 1e-9, activation)
             })?;

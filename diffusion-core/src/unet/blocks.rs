@@ -1,5 +1,13 @@
 //! What the networks are made of: the time step as a vector, and the residual block that takes it in.
 
+mod residual_conv;
+mod resnet;
+mod self_attention;
+
+pub use residual_conv::{EmbedFC, Residual, ResidualConvBlock, UnetDown, UnetUp};
+pub use resnet::ResnetBlock;
+pub use self_attention::SelfAttention;
+
 use super::Condition;
 use super::network::Takes;
 use crate::nn::{Builder, Conv2d, Embedding, GroupNorm, Linear};
@@ -47,7 +55,7 @@ pub fn sinusoidal(t: &[usize], width: usize, dtype: DType, device: &Device) -> R
     Tensor::from_vec(values, (t.len(), width), device)?.to_dtype(dtype)
 }
 
-/// The time step as a vector that the blocks take in: [`sinusoidal`] → linear → SiLU → linear.
+/// The time step as a vector that the blocks take in: [`sinusoidal`] → linear → activation → linear.
 #[derive(Clone, Debug)]
 pub struct TimeEmbedding {
     /// How many sines and cosines.
@@ -56,6 +64,8 @@ pub struct TimeEmbedding {
     pub linear1: Linear,
     /// From the hidden width to the same.
     pub linear2: Linear,
+    /// What is between them: SiLU unless said otherwise.
+    pub activation: Activation,
 }
 
 impl TimeEmbedding {
@@ -69,6 +79,7 @@ impl TimeEmbedding {
             width,
             linear1: Linear::new(build.at("linear1"), width, hidden)?,
             linear2: Linear::new(build.at("linear2"), hidden, hidden)?,
+            activation: Activation::Silu,
         })
     }
 
@@ -77,7 +88,8 @@ impl TimeEmbedding {
     pub fn forward(&self, t: &[usize]) -> Result<Tensor> {
         let weight = &self.linear1.weight;
         let waves = sinusoidal(t, self.width, weight.dtype(), weight.device())?;
-        self.linear2.forward(&silu(&self.linear1.forward(&waves)?)?)
+        let hidden = self.linear1.forward(&waves)?;
+        self.linear2.forward(&self.activation.apply(&hidden)?)
     }
 }
 
@@ -123,23 +135,39 @@ impl ConditionEmbedding {
     /// # Errors
     /// The condition is not for B images, or of another kind.
     pub fn add(&self, e: &Tensor, condition: &Condition) -> Result<Tensor> {
+        match self.vector(e, condition)? {
+            Some(vector) => e + vector,
+            None => Ok(e.clone()),
+        }
+    }
+
+    /// The condition's vector, if the network is told anything.
+    ///
+    /// # Shapes
+    /// `e`, what it is for, and the result (B, hidden).
+    ///
+    /// # Errors
+    /// The condition is not for B images, or of another kind.
+    pub fn vector(&self, e: &Tensor, condition: &Condition) -> Result<Option<Tensor>> {
         let batch = e.dim(0)?;
         match (self, condition) {
-            (Self::None, Condition::None) => Ok(e.clone()),
+            (Self::None, Condition::None) => Ok(None),
             (Self::Labels(table), Condition::None | Condition::Labels(_)) => {
                 let any = table.weight.dim(0)? - 1;
                 let ids: Vec<usize> = match condition {
                     Condition::Labels(labels) => labels.iter().map(|l| l.unwrap_or(any)).collect(),
                     _ => vec![any; batch],
                 };
-                e + table.forward(&ids)?
+                table.forward(&ids).map(Some)
             }
             (Self::Context(linear1, linear2), Condition::None | Condition::Context(_)) => {
                 let context = match condition {
                     Condition::Context(context) => context.to_dtype(e.dtype())?,
                     _ => Tensor::zeros((batch, linear1.weight.dim(1)?), e.dtype(), e.device())?,
                 };
-                e + linear2.forward(&silu(&linear1.forward(&context)?)?)?
+                linear2
+                    .forward(&silu(&linear1.forward(&context)?)?)
+                    .map(Some)
             }
             _ => bail!("condition: the network understands another kind than {condition:?}"),
         }

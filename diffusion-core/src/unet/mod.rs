@@ -10,15 +10,30 @@
 //! | network | for |
 //! |---|---|
 //! | [`SimpleUNet`] | MNIST on a laptop |
+//! | [`ContextUnet`] | sprites of 16×16 that are told what to show |
+//! | [`ConditionalUNet`] | a digit on demand, at 32×32, with a machine that can carry it |
+//! | [`UNet`] | the U-Net as it was first drawn, for CIFAR-10 at 32×32 |
+//! | [`AttentionUNet`] | pictures of 64×64 in colour |
 
+mod attention;
 mod blocks;
+mod classic;
 mod condition;
+mod conditional;
+mod context;
 mod network;
 mod simple;
 mod summary;
 
-pub use blocks::{ConditionEmbedding, ResBlock, TimeEmbedding, sinusoidal};
+pub use attention::AttentionUNet;
+pub use blocks::{
+    ConditionEmbedding, EmbedFC, ResBlock, Residual, ResidualConvBlock, ResnetBlock, SelfAttention,
+    TimeEmbedding, UnetDown, UnetUp, sinusoidal,
+};
+pub use classic::UNet;
 pub use condition::Condition;
+pub use conditional::ConditionalUNet;
+pub use context::ContextUnet;
 pub use network::{Architecture, Network, Takes};
 pub use simple::SimpleUNet;
 pub use summary::Summary;
@@ -36,6 +51,19 @@ fn divisible(op: &str, height: usize, width: usize, by: usize) -> candle_core::R
             "{op}: an image of {height}×{width}; height and width are halved {} times, so they must be divisible by {by}",
             by.ilog2()
         )
+    }
+    Ok(())
+}
+
+/// An error unless `base` can be the narrowest width of a network, in so many groups, and heads if it has any.
+fn fits(op: &str, base: usize, groups: usize, heads: Option<usize>) -> candle_core::Result<()> {
+    if base < 4 || !base.is_multiple_of(2) || base > WIDEST {
+        candle_core::bail!("{op}: base = {base} must be even and in 4 … {WIDEST}")
+    }
+    for (field, parts) in [("groups", Some(groups)), ("heads", heads)] {
+        if let Some(parts) = parts.filter(|parts| !base.is_multiple_of(*parts)) {
+            candle_core::bail!("{op}: {field} = {parts} does not divide base = {base}")
+        }
     }
     Ok(())
 }

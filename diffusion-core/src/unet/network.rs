@@ -27,28 +27,58 @@ pub enum Architecture {
     /// [`SimpleUNet`](super::SimpleUNet).
     #[serde(rename = "simple-unet")]
     SimpleUNet(super::SimpleUNet),
+    /// [`ContextUnet`](super::ContextUnet).
+    #[serde(rename = "context-unet")]
+    ContextUnet(super::ContextUnet),
+    /// [`ConditionalUNet`](super::ConditionalUNet).
+    #[serde(rename = "conditional-unet")]
+    ConditionalUNet(super::ConditionalUNet),
+    /// [`UNet`](super::UNet).
+    #[serde(rename = "unet")]
+    UNet(super::UNet),
+    /// [`AttentionUNet`](super::AttentionUNet).
+    #[serde(rename = "attention-unet")]
+    AttentionUNet(super::AttentionUNet),
 }
 
 impl Architecture {
     /// The names of all there are, as files and the command line have them.
-    pub const NAMES: [&str; 1] = ["simple-unet"];
+    pub const NAMES: [&str; 5] = [
+        "simple-unet",
+        "context-unet",
+        "conditional-unet",
+        "unet",
+        "attention-unet",
+    ];
 
     /// `simple-unet` and so on.
     pub fn name(&self) -> &'static str {
         match self {
             Self::SimpleUNet(_) => Self::NAMES[0],
+            Self::ContextUnet(_) => Self::NAMES[1],
+            Self::ConditionalUNet(_) => Self::NAMES[2],
+            Self::UNet(_) => Self::NAMES[3],
+            Self::AttentionUNet(_) => Self::NAMES[4],
         }
     }
 
     fn blueprint(&self) -> &dyn Blueprint {
         match self {
             Self::SimpleUNet(it) => it,
+            Self::ContextUnet(it) => it,
+            Self::ConditionalUNet(it) => it,
+            Self::UNet(it) => it,
+            Self::AttentionUNet(it) => it,
         }
     }
 
     fn blueprint_mut(&mut self) -> &mut dyn Blueprint {
         match self {
             Self::SimpleUNet(it) => it,
+            Self::ContextUnet(it) => it,
+            Self::ConditionalUNet(it) => it,
+            Self::UNet(it) => it,
+            Self::AttentionUNet(it) => it,
         }
     }
 

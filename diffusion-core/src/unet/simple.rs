@@ -1,10 +1,10 @@
 //! The network of the first notebooks.
 
 use super::network::{Architecture, Blueprint, Layers, Takes};
-use super::{Condition, ConditionEmbedding, ResBlock, TimeEmbedding, WIDEST, divisible};
+use super::{Condition, ConditionEmbedding, ResBlock, TimeEmbedding, divisible, fits};
 use crate::nn::{Builder, Conv2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// A U-Net of three resolutions with one [`ResBlock`] each on the way down, in the middle and on the way up: for 28×28,
@@ -73,15 +73,8 @@ impl Blueprint for SimpleUNet {
     }
 
     fn check(&self) -> Result<()> {
-        let Self { base, groups, .. } = *self;
         self.takes().check("SimpleUNet")?;
-        if base < 4 || !base.is_multiple_of(2) || base > WIDEST {
-            bail!("SimpleUNet: base = {base} must be even and in 4 … {WIDEST}")
-        }
-        if !base.is_multiple_of(groups) {
-            bail!("SimpleUNet: groups = {groups} does not divide base = {base}")
-        }
-        Ok(())
+        fits("SimpleUNet", self.base, self.groups, None)
     }
 
     fn check_size(&self, height: usize, width: usize) -> Result<()> {

@@ -4,8 +4,9 @@
 //! normalisation and activation are loops over numbers that are still near. The gradient computes mean and variance again
 //! rather than have them kept.
 
+use super::activation::{Curve, Gelu, Relu, Silu, Straight};
 use super::arch::arch;
-use super::loops::{Pieces, map, silu, silu_slope, sums, update, written};
+use super::loops::{Pieces, map, sums, update, written};
 use super::parallel::{for_each, threads};
 use super::{read, slice, stored};
 use crate::ops::Activation;
@@ -16,7 +17,7 @@ use std::mem::MaybeUninit;
 /// About how many numbers are a piece of work, and how many are added up in f32 before the sum is added to one of f64.
 const PIECE: usize = 1 << 14;
 
-/// The operation: of x (B, C, …), weight (C,) and bias (C,).
+/// The operation: of x (B, C, …), weight and bias (C,) or (B, C).
 pub(in crate::ops) struct GroupNorm {
     pub(in crate::ops) groups: usize,
     pub(in crate::ops) eps: f64,
@@ -39,7 +40,7 @@ impl CustomOp3 for GroupNorm {
     ) -> Result<(CpuStorage, Shape)> {
         let x = slice(x, x_layout)?;
         let (weight, bias) = (slice(weight, weight_layout)?, slice(bias, bias_layout)?);
-        let groups = self.groups(x_layout.dims()[0], x, weight, bias);
+        let groups = self.groups(x_layout.dims(), x, weight, bias);
         // SAFETY: each group writes its piece of y, and together they are y.
         let y = unsafe {
             written(x.len(), |y| {
@@ -58,15 +59,15 @@ impl CustomOp3 for GroupNorm {
         _y: &Tensor,
         dy: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let batch = x.dims()[0];
+        let dims = x.dims();
         let (dx, [dweight, dbias]) = read([x, weight, bias, dy], |[x, weight, bias, dy]| {
-            let groups = self.groups(batch, x, weight, bias);
-            let mut of_images = vec![[0f32; 2]; batch * weight.len()];
+            let groups = self.groups(dims, x, weight, bias);
+            let mut of_images = vec![[0f32; 2]; dims[0] * dims[1]];
             // SAFETY: each group writes its piece of dx, and together they are dx; the sums too are in pieces.
             let dx = unsafe {
                 written(x.len(), |dx| {
                     let dx = Pieces::new(dx, groups.size());
-                    let of_images = Pieces::new(&mut of_images, weight.len() / self.groups);
+                    let of_images = Pieces::new(&mut of_images, dims[1] / self.groups);
                     groups.for_each(|i, group| {
                         let dy = &dy[i * groups.size()..][..groups.size()];
                         group.backward(dy, dx.get(i), of_images.get(i));
@@ -104,17 +105,18 @@ impl CustomOp3 for GroupNorm {
 impl GroupNorm {
     fn groups<'a>(
         &self,
-        batch: usize,
+        dims: &[usize],
         x: &'a [f32],
         weight: &'a [f32],
         bias: &'a [f32],
     ) -> Groups<'a> {
+        let channels = dims[1] / self.groups;
         Groups {
-            count: batch * self.groups,
+            count: dims[0] * self.groups,
             eps: self.eps,
-            silu: self.activation == Activation::Silu,
-            channels: weight.len() / self.groups,
-            pixels: x.len() / (batch * weight.len()),
+            activation: self.activation,
+            channels,
+            pixels: x.len() / (dims[0] * dims[1]),
             x,
             weight,
             bias,
@@ -126,7 +128,7 @@ impl GroupNorm {
 struct Groups<'a> {
     count: usize,
     eps: f64,
-    silu: bool,
+    activation: Activation,
     /// Of a group.
     channels: usize,
     /// Of a channel.
@@ -146,7 +148,8 @@ impl Groups<'_> {
     fn for_each(&self, work: impl Fn(usize, &Group) + Sync) {
         let shared = self.count < threads() && self.size() > PIECE;
         let group = |i: usize| {
-            let first = i % (self.weight.len() / self.channels) * self.channels;
+            // Of the channels, or of those of all images.
+            let first = i * self.channels % self.weight.len();
             work(
                 i,
                 &Group {
@@ -157,7 +160,7 @@ impl Groups<'_> {
                     // Whole channels.
                     piece: (PIECE / self.pixels).max(1),
                     eps: self.eps,
-                    silu: self.silu,
+                    activation: self.activation,
                     shared,
                 },
             );
@@ -179,7 +182,7 @@ struct Group<'a> {
     /// How many channels are a piece of work.
     piece: usize,
     eps: f64,
-    silu: bool,
+    activation: Activation,
     /// Whether the pieces are for all threads, or for the one that this is called on.
     shared: bool,
 }
@@ -283,7 +286,7 @@ impl Group<'_> {
             bias: &self.bias[first..][..channels],
             pixels: self.pixels,
             normal,
-            silu: self.silu,
+            activation: self.activation,
         }
     }
 }
@@ -303,7 +306,7 @@ struct Part<'a> {
     bias: &'a [f32],
     pixels: usize,
     normal: Normal,
-    silu: bool,
+    activation: Activation,
 }
 
 impl Part<'_> {
@@ -359,27 +362,29 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        match self.part.activation {
+            Activation::None => self.run(simd, Straight),
+            Activation::Silu => self.run(simd, Silu),
+            Activation::Gelu => self.run(simd, Gelu),
+            Activation::Relu => self.run(simd, Relu),
+        }
+    }
+}
+
+impl Forward<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, curve: impl Curve) {
         let Self { part, y } = self;
         let shift = simd.splat_f32s(part.normal.shift);
         for ((x, affine), y) in part.channels().zip(y.chunks_exact_mut(part.pixels)) {
             let [a, b] = [simd.splat_f32s(affine[0]), simd.splat_f32s(affine[1])];
-            if part.silu {
-                map(
-                    simd,
-                    [x],
-                    y,
-                    #[inline(always)]
-                    |[x]| silu(simd, simd.mul_add_e_f32s(a, simd.sub_f32s(x, shift), b)),
-                );
-            } else {
-                map(
-                    simd,
-                    [x],
-                    y,
-                    #[inline(always)]
-                    |[x]| simd.mul_add_e_f32s(a, simd.sub_f32s(x, shift), b),
-                );
-            }
+            map(
+                simd,
+                [x],
+                y,
+                #[inline(always)]
+                |[x]| curve.value(simd, simd.mul_add_e_f32s(a, simd.sub_f32s(x, shift), b)),
+            );
         }
     }
 }
@@ -397,6 +402,18 @@ impl WithSimd for Slopes<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        match self.part.activation {
+            Activation::None => self.run(simd, Straight),
+            Activation::Silu => self.run(simd, Silu),
+            Activation::Gelu => self.run(simd, Gelu),
+            Activation::Relu => self.run(simd, Relu),
+        }
+    }
+}
+
+impl Slopes<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, curve: impl Curve) {
         let Self {
             part,
             dy,
@@ -410,25 +427,16 @@ impl WithSimd for Slopes<'_> {
             .zip(dz.chunks_exact_mut(part.pixels));
         for (((x, affine), (dy, dz)), of_channel) in part.channels().zip(rows).zip(of_channels) {
             let [a, b] = [simd.splat_f32s(affine[0]), simd.splat_f32s(affine[1])];
-            let dz = match part.silu {
-                true => map(
-                    simd,
-                    [x, dy],
-                    dz,
-                    #[inline(always)]
-                    |[x, dy]| {
-                        let z = simd.mul_add_e_f32s(a, simd.sub_f32s(x, shift), b);
-                        simd.mul_f32s(dy, silu_slope(simd, z))
-                    },
-                ),
-                false => map(
-                    simd,
-                    [dy],
-                    dz,
-                    #[inline(always)]
-                    |[dy]| dy,
-                ),
-            };
+            let dz = map(
+                simd,
+                [x, dy],
+                dz,
+                #[inline(always)]
+                |[x, dy]| {
+                    let z = simd.mul_add_e_f32s(a, simd.sub_f32s(x, shift), b);
+                    curve.slope(simd, z, dy)
+                },
+            );
             let mut total = [0f64; 2];
             for (x, dz) in x.chunks(PIECE).zip(dz.chunks(PIECE)) {
                 let [by_difference, sum] = sums(

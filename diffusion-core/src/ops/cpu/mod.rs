@@ -6,6 +6,7 @@
 pub(in crate::ops) mod activation;
 pub(in crate::ops) mod arch;
 pub(in crate::ops) mod attention;
+pub(in crate::ops) mod batch_norm;
 pub(in crate::ops) mod blocks;
 #[cfg(test)]
 pub(in crate::ops) mod compare;

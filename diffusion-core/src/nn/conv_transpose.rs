@@ -1,0 +1,60 @@
+//! The layer that makes an image larger.
+
+use super::{Builder, Init, Probe};
+use crate::ops::{Geometry, conv_transpose2d};
+use candle_core::{Result, Tensor};
+
+/// A transposed convolution with weights and bias of its own: [`conv_transpose2d`].
+#[derive(Clone, Debug)]
+pub struct ConvTranspose2d {
+    /// (I, O, K, K), at first uniform in ±1/√(O·K²), as in PyTorch.
+    pub weight: Tensor,
+    /// (O,), at first uniform as the weights.
+    pub bias: Tensor,
+    /// How far the windows are apart, and what is cut off.
+    pub geometry: Geometry,
+    probe: Probe,
+}
+
+impl ConvTranspose2d {
+    /// From `inputs` to `outputs` channels, each pixel spread over `kernel`×`kernel`; parameters `weight` and `bias`.
+    ///
+    /// # Errors
+    /// One of the three numbers is 0, or the names are taken.
+    pub fn new(
+        mut build: Builder,
+        inputs: usize,
+        outputs: usize,
+        kernel: usize,
+        geometry: Geometry,
+    ) -> Result<Self> {
+        let init = Init::FanIn(outputs.saturating_mul(kernel).saturating_mul(kernel));
+        Ok(Self {
+            probe: build.probe(),
+            weight: build.param("weight", (inputs, outputs, kernel, kernel), init)?,
+            bias: build.param("bias", outputs, init)?,
+            geometry,
+        })
+    }
+
+    /// # Shapes
+    /// `x` (B, I, H, W); the result is (B, O, H', W') as [`conv_transpose2d`] says.
+    ///
+    /// # Errors
+    /// As [`conv_transpose2d`].
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let Self {
+            weight,
+            bias,
+            geometry,
+            probe,
+        } = self;
+        let y = conv_transpose2d(x, weight, Some(bias), *geometry)?;
+        let (inputs, _, kernel, _) = weight.dims4()?;
+        let kind = || format!("transposed {kernel}×{kernel}");
+        let pixels = |x: &Tensor| Ok::<_, candle_core::Error>(x.dim(2)? * x.dim(3)?);
+        let products = inputs * kernel * kernel * pixels(x)? / pixels(&y)?;
+        probe.saw(kind, &[weight, bias], &y, products);
+        Ok(y)
+    }
+}

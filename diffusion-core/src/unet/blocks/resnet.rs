@@ -1,0 +1,126 @@
+//! The residual block of the larger networks.
+
+use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
+use crate::ops::{Activation, Geometry, silu};
+use candle_core::{Result, Tensor, bail};
+
+/// How a convolution is made: [`Conv2d::new`] or [`Conv2d::standardized`].
+type MakeConv = fn(Builder, usize, usize, usize, Geometry) -> Result<Conv2d>;
+
+/// Convolution → group norm → SiLU, twice, with the time as a scale and a shift before the first SiLU and the input added
+/// at the end.
+///
+/// With (s, m) = time(silu(e)): h = silu(norm1(conv1(x)) · (1 + s) + m); y = skip(x) + silu(norm2(conv2(h))), where skip is a
+/// 1×1 convolution if the numbers of channels differ, and else nothing
+/// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), section 3, with the norm after the convolution).
+#[derive(Clone, Debug)]
+pub struct ResnetBlock {
+    /// 3×3, from input to output channels.
+    pub conv1: Conv2d,
+    /// Over the output channels.
+    pub norm1: GroupNorm,
+    /// From the time's vector to two numbers for each output channel: the scales, then the shifts.
+    pub time: Linear,
+    /// 3×3, from output to output channels.
+    pub conv2: Conv2d,
+    /// Over the output channels.
+    pub norm2: GroupNorm,
+    /// 1×1, from input to output channels, if these differ in number.
+    pub skip: Option<Conv2d>,
+}
+
+impl ResnetBlock {
+    /// From `inputs` to `outputs` channels, with a time vector of `time` numbers, norms of `groups` groups, and `conv1` and
+    /// `conv2` made by `conv`. Parts `conv1`, `norm1`, `time`, `conv2`, `norm2`, and `skip` if there is one.
+    ///
+    /// # Errors
+    /// `groups` does not divide `outputs`, or one of the numbers is 0.
+    pub fn new(
+        mut build: Builder,
+        inputs: usize,
+        outputs: usize,
+        time: usize,
+        groups: usize,
+        conv: MakeConv,
+    ) -> Result<Self> {
+        let (silu, same) = (Activation::Silu, Geometry::same(3));
+        Ok(Self {
+            conv1: conv(build.at("conv1"), inputs, outputs, 3, same)?,
+            norm1: GroupNorm::new(build.at("norm1"), groups, outputs, silu)?,
+            time: Linear::new(build.at("time"), time, outputs.saturating_mul(2))?,
+            conv2: conv(build.at("conv2"), outputs, outputs, 3, same)?,
+            norm2: GroupNorm::new(build.at("norm2"), groups, outputs, silu)?,
+            skip: (inputs != outputs)
+                .then(|| Conv2d::new(build.at("skip"), inputs, outputs, 1, Geometry::same(1)))
+                .transpose()?,
+        })
+    }
+
+    /// # Shapes
+    /// `x` (B, inputs, H, W); `e` (B, time), from [`TimeEmbedding`](crate::unet::TimeEmbedding); the result is
+    /// (B, outputs, H, W).
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
+        if x.dims().first() != e.dims().first() {
+            bail!(
+                "ResnetBlock: x has shape {:?} and e {:?}; the first dimensions, the batch, must be equal",
+                x.dims(),
+                e.dims()
+            )
+        }
+        let time = self.time.forward(&silu(e)?)?;
+        let width = time.dim(1)? / 2;
+        let (scale, shift) = (time.narrow(1, 0, width)?, time.narrow(1, width, width)?);
+        let h = self.conv1.forward(x)?;
+        let h = self.norm1.forward_scaled(&h, &scale, &shift)?;
+        let h = self.norm2.forward(&self.conv2.forward(&h)?)?;
+        match &self.skip {
+            Some(skip) => skip.forward(x)? + h,
+            None => x + h,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Params;
+    use crate::ops::gradients::{check, check_params, random};
+    use crate::rng::Rng;
+    use candle_core::{DType, Device};
+
+    /// With respect to the input, the time and every parameter, with and without the skip convolution.
+    #[test]
+    fn it_has_the_right_gradients() -> Result<()> {
+        for (inputs, conv) in [
+            (2, Conv2d::new as MakeConv),
+            (3, Conv2d::new),
+            (2, Conv2d::standardized),
+        ] {
+            let what = format!("{inputs} → 2");
+            let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+            let block = ResnetBlock::new(params.builder(&mut rng), inputs, 2, 3, 1, conv)?;
+            let (x, e) = (random(1, (2, inputs, 2, 3))?, random(2, (2, 3))?);
+            check(&what, &[x.clone(), e.clone()], |x| {
+                block.forward(&x[0], &x[1])
+            })?;
+            check_params(&what, &params, || block.forward(&x, &e))?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn another_batch_is_named() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let block = ResnetBlock::new(params.builder(&mut rng), 2, 2, 3, 1, Conv2d::new)?;
+        let message = block
+            .forward(&random(1, (2, 2, 2, 2))?, &random(2, (3, 3))?)
+            .unwrap_err()
+            .to_string();
+        let wants = "x has shape [2, 2, 2, 2] and e [3, 3]";
+        assert!(message.contains(wants), "{message}");
+        Ok(())
+    }
+}

@@ -1,0 +1,100 @@
+//! Attention among the pixels of an image.
+
+use crate::nn::{Builder, GroupNorm, Linear, Probe};
+use crate::ops::{Activation, attention};
+use candle_core::{Result, Tensor, bail};
+
+/// Every pixel looks at every other: group norm → [`attention`] → linear, added to the input
+/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B). It takes the square of the number of pixels, so it has its
+/// place at the coarse resolutions.
+#[derive(Clone, Debug)]
+pub struct SelfAttention {
+    /// Over the channels.
+    pub norm: GroupNorm,
+    /// From C channels to 3C: queries, keys, values.
+    pub qkv: Linear,
+    /// From C channels to C.
+    pub out: Linear,
+    /// How many heads there are.
+    pub heads: usize,
+    probe: Probe,
+}
+
+impl SelfAttention {
+    /// Over `channels` channels, with a norm of `groups` groups; parts `norm`, `qkv` and `out`.
+    ///
+    /// # Errors
+    /// `groups` or `heads` does not divide `channels`.
+    pub fn new(mut build: Builder, channels: usize, groups: usize, heads: usize) -> Result<Self> {
+        if !channels.is_multiple_of(heads) {
+            bail!("SelfAttention: heads = {heads} does not divide channels = {channels}")
+        }
+        Ok(Self {
+            norm: GroupNorm::new(build.at("norm"), groups, channels, Activation::None)?,
+            qkv: Linear::new(build.at("qkv"), channels, channels.saturating_mul(3))?,
+            probe: build.probe(),
+            out: Linear::new(build.at("out"), channels, channels)?,
+            heads,
+        })
+    }
+
+    /// # Shapes
+    /// `x` (B, C, H, W); the result is as `x`.
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let (_, c, h, w) = x.dims4()?;
+        let pixels = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
+        let qkv = self.qkv.forward(&pixels.contiguous()?)?;
+        let part = |i: usize| qkv.narrow(2, i * c, c);
+        let y = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
+        // Each query meets each key, and each weight a value.
+        let kind = || format!("attention {}", self.heads);
+        self.probe.saw(kind, &[], &y, 2 * h * w);
+        x + self.out.forward(&y)?.transpose(1, 2)?.reshape(x.shape())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Params;
+    use crate::ops::gradients::{check, check_params, random};
+    use crate::rng::Rng;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn it_has_the_right_gradients() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
+        let x = random(1, (2, 4, 2, 3))?;
+        check("input", &[x.clone()], |x| layer.forward(&x[0]))?;
+        check_params("parameters", &params, || layer.forward(&x))
+    }
+
+    /// It does not know where a pixel is.
+    #[test]
+    fn a_turned_image_gives_a_turned_answer() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
+        let x = random(1, (2, 4, 2, 3))?;
+        let turned = layer.forward(&x.transpose(2, 3)?.contiguous()?)?;
+        let off = (layer.forward(&x)?.transpose(2, 3)? - turned)?;
+        assert!(off.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        Ok(())
+    }
+
+    #[test]
+    fn heads_that_do_not_fit_are_named() {
+        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        for heads in [0, 3] {
+            let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, heads);
+            let message = layer.unwrap_err().to_string();
+            assert!(
+                message.contains(&format!("heads = {heads} does")),
+                "{message}"
+            );
+        }
+    }
+}

@@ -1,0 +1,215 @@
+//! The U-Net as it was first drawn, with a time.
+
+use super::network::{Architecture, Blueprint, Layers, Takes};
+use super::{Condition, ConditionEmbedding, SelfAttention, TimeEmbedding, divisible, fits};
+use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
+use crate::ops::{Activation, Geometry, concat_channels, max_pool2d, silu, upsample_bilinear2x};
+use candle_core::{Result, Tensor};
+use serde::{Deserialize, Serialize};
+
+/// The U-Net of [Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597) with three levels: max pooling on the way down,
+/// bilinear upsampling on the way up, what was seen on the way down beside it. The time is multiplied into the coarsest image.
+///
+/// It can be told classes: the label's vector goes through linear → SiLU → linear and is added to the time; or a context. With
+/// `heads` it also has [`SelfAttention`] at the two coarsest resolutions.
+///
+/// With the default, 8.0 million parameters (8,002,691); with `heads: 4` 9.3 million (9,318,019). Height and width must be
+/// divisible by 8.
+///
+/// ```
+/// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, UNet}};
+/// let (mut rng, small) = (Rng::new(42), UNet { base: 8, heads: 2, classes: 10, ..Default::default() });
+/// let net = Network::new(small, &mut rng, &Device::Cpu)?;
+/// let xt = rng.randn((2, 3, 32, 32), &Device::Cpu)?;
+/// let automobile = Condition::labels([1, 1]);
+/// assert_eq!(net.predict(&xt, &[0, 999], &automobile)?.dims(), &[2, 3, 32, 32]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct UNet {
+    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    pub channels: usize,
+    /// The network's channels at full resolution; then twice, four and eight times as many. Even, 4 … 1024.
+    pub base: usize,
+    /// The groups of every group norm; they divide `base`.
+    pub groups: usize,
+    /// The heads of every attention, which divide `base`; 0 for no attention.
+    pub heads: usize,
+    /// How many classes it can be told; 0 for none.
+    pub classes: usize,
+    /// How many numbers of context it can be told, if not classes; 0 for none.
+    pub context: usize,
+}
+
+impl Default for UNet {
+    /// Images in colour, 64 channels, 8 groups, no attention, no condition.
+    fn default() -> Self {
+        Self {
+            channels: 3,
+            base: 64,
+            groups: 8,
+            heads: 0,
+            classes: 0,
+            context: 0,
+        }
+    }
+}
+
+impl From<UNet> for Architecture {
+    fn from(it: UNet) -> Self {
+        Self::UNet(it)
+    }
+}
+
+impl Blueprint for UNet {
+    fn takes(&self) -> Takes {
+        Takes {
+            channels: self.channels,
+            classes: self.classes,
+            context: self.context,
+        }
+    }
+
+    fn set_takes(&mut self, takes: Takes) {
+        (self.channels, self.classes, self.context) =
+            (takes.channels, takes.classes, takes.context);
+    }
+
+    fn check(&self) -> Result<()> {
+        self.takes().check("UNet")?;
+        let heads = Some(self.heads).filter(|heads| *heads > 0);
+        fits("UNet", self.base, self.groups, heads)
+    }
+
+    fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        divisible("UNet", height, width, 8)
+    }
+
+    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
+        Ok(Box::new(Parts::new(build, self)?))
+    }
+}
+
+/// Convolution 3×3 → group norm → ReLU, twice.
+#[derive(Debug)]
+struct DoubleConv {
+    conv1: Conv2d,
+    norm1: GroupNorm,
+    conv2: Conv2d,
+    norm2: GroupNorm,
+}
+
+impl DoubleConv {
+    fn new(mut build: Builder, inputs: usize, outputs: usize, groups: usize) -> Result<Self> {
+        let (relu, same) = (Activation::Relu, Geometry::same(3));
+        Ok(Self {
+            conv1: Conv2d::new(build.at("conv1"), inputs, outputs, 3, same)?,
+            norm1: GroupNorm::new(build.at("norm1"), groups, outputs, relu)?,
+            conv2: Conv2d::new(build.at("conv2"), outputs, outputs, 3, same)?,
+            norm2: GroupNorm::new(build.at("norm2"), groups, outputs, relu)?,
+        })
+    }
+
+    fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let x = self.norm1.forward(&self.conv1.forward(x)?)?;
+        self.norm2.forward(&self.conv2.forward(&x)?)
+    }
+}
+
+#[derive(Debug)]
+struct Parts {
+    time_embedding: TimeEmbedding,
+    condition: ConditionEmbedding,
+    /// Of labels only: a context has been through two linear layers already.
+    label_mlp: Option<[Linear; 2]>,
+    enc: [DoubleConv; 3],
+    bottleneck: DoubleConv,
+    time_mlp: Linear,
+    attention: Option<SelfAttention>,
+    dec3: DoubleConv,
+    attention3: Option<SelfAttention>,
+    dec2: DoubleConv,
+    dec1: DoubleConv,
+    conv_out: Conv2d,
+}
+
+impl Parts {
+    fn new(mut build: Builder, net: &UNet) -> Result<Self> {
+        let UNet {
+            channels,
+            base: w,
+            groups,
+            heads,
+            classes,
+            ..
+        } = *net;
+        let time = 4 * w;
+        let b = &mut build;
+        let double = |b: &mut Builder, name: &str, inputs, outputs| {
+            DoubleConv::new(b.at(name), inputs, outputs, groups)
+        };
+        let attention = |b: &mut Builder, name: &str, width| match heads {
+            0 => Ok(None),
+            heads => SelfAttention::new(b.at(name), width, groups, heads).map(Some),
+        };
+        Ok(Self {
+            time_embedding: TimeEmbedding::new(b.at("time_embedding"), w, time)?,
+            condition: ConditionEmbedding::new(b, net.takes(), time)?,
+            label_mlp: match classes {
+                0 => None,
+                _ => {
+                    let mut b = b.at("label_mlp");
+                    Some([
+                        Linear::new(b.at(0), time, time)?,
+                        Linear::new(b.at(2), time, time)?,
+                    ])
+                }
+            },
+            enc: [
+                double(b, "enc1", channels, w)?,
+                double(b, "enc2", w, 2 * w)?,
+                double(b, "enc3", 2 * w, 4 * w)?,
+            ],
+            bottleneck: double(b, "bottleneck", 4 * w, 8 * w)?,
+            time_mlp: Linear::new(b.at("time_mlp"), time, 8 * w)?,
+            attention: attention(b, "attention", 8 * w)?,
+            dec3: double(b, "dec3", (8 + 4) * w, 4 * w)?,
+            attention3: attention(b, "attention3", 4 * w)?,
+            dec2: double(b, "dec2", (4 + 2) * w, 2 * w)?,
+            dec1: double(b, "dec1", (2 + 1) * w, w)?,
+            conv_out: Conv2d::zeros(b.at("conv_out"), w, channels, 1, Geometry::same(1))?,
+        })
+    }
+}
+
+impl Layers for Parts {
+    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+        let mut e = self.time_embedding.forward(t)?;
+        if let Some(mut told) = self.condition.vector(&e, condition)? {
+            if let Some([first, second]) = &self.label_mlp {
+                told = second.forward(&silu(&first.forward(&told)?)?)?;
+            }
+            e = (e + told)?;
+        }
+        let [enc1, enc2, enc3] = &self.enc;
+        let s1 = enc1.forward(xt)?;
+        let s2 = enc2.forward(&max_pool2d(&s1, 2)?)?;
+        let s3 = enc3.forward(&max_pool2d(&s2, 2)?)?;
+        let x = self.bottleneck.forward(&max_pool2d(&s3, 2)?)?;
+
+        let time = self.time_mlp.forward(&silu(&e)?)?;
+        let x = x.broadcast_mul(&time.unsqueeze(2)?.unsqueeze(3)?)?;
+        let look = |attention: &Option<SelfAttention>, x: Tensor| match attention {
+            Some(attention) => attention.forward(&x),
+            None => Ok(x),
+        };
+        let up = |conv: &DoubleConv, x: &Tensor, seen: &Tensor| {
+            conv.forward(&concat_channels(&upsample_bilinear2x(x)?, seen)?)
+        };
+        let x = look(&self.attention, x)?;
+        let x = look(&self.attention3, up(&self.dec3, &x, &s3)?)?;
+        let x = up(&self.dec2, &x, &s2)?;
+        self.conv_out.forward(&up(&self.dec1, &x, &s1)?)
+    }
+}

@@ -1,0 +1,380 @@
+//! The network of the sprites.
+
+use super::network::{Architecture, Blueprint, Layers, Takes};
+use super::{Condition, EmbedFC, Residual, ResidualConvBlock, UnetDown, UnetUp, WIDEST};
+use crate::nn::{Builder, Conv2d, ConvTranspose2d, GroupNorm};
+use crate::ops::{Activation, Geometry, avg_pool2d, concat_channels, gelu};
+use candle_core::{DType, Device, Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+/// The groups of its group norms.
+const GROUPS: usize = 8;
+/// The side of the squares that the vector in the middle is the mean of.
+const POOL: usize = 4;
+
+/// The U-Net of a well-known course on sprites of 16×16: blocks of convolution, batch norm and GELU, down to one vector for
+/// the whole image and up again; context and time are multiplied with, and added to, what comes up.
+///
+/// With the default, 1.5 million parameters (1,480,771). Names, shapes and arithmetic are those of the course's PyTorch
+/// network, so that its `.pth` files can be read: [`Network::load_pth`](super::Network::load_pth). Two things that it does
+/// are worth knowing. Its first block adds a random convolution that is drawn anew at each call; here its mean is added, which
+/// is 0 ([`Residual::Scaled`](super::Residual::Scaled)). And above 16×16 the vector in the middle sees the top left 4×4 of the
+/// coarsest image only, of 7×7 for 28×28; the network for MNIST that it descends from takes the mean of all 7×7.
+///
+/// The time goes in as t / `steps`. It learns with the statistics of the batch and answers with those that it remembers
+/// ([`BatchNorm2d`](crate::nn::BatchNorm2d)): after a step or two of training `predict` is not yet like `forward`.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, rng::Rng, unet::{Condition, ContextUnet, Network}};
+/// let (mut rng, small) = (Rng::new(42), ContextUnet { n_feat: 8, ..Default::default() });
+/// let net = Network::new(small, &mut rng, &Device::Cpu)?;
+/// let xt = rng.randn((2, 3, 16, 16), &Device::Cpu)?;
+/// let human_and_food = Tensor::new(&[[1f32, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.6, 0.0, 0.0]], &Device::Cpu)?;
+/// assert_eq!(net.predict(&xt, &[0, 499], &Condition::Context(human_and_food))?.dims(), &[2, 3, 16, 16]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct ContextUnet {
+    /// The image's channels; at most 1024.
+    pub channels: usize,
+    /// The network's channels at full and half resolution; twice as many at a quarter. A multiple of 8, 8 … 1024.
+    pub n_feat: usize,
+    /// How many numbers of context it can be told; 0 for none.
+    pub n_cfeat: usize,
+    /// How many classes it can be told, each as a context of one 1 among zeros: `n_cfeat`, or 0 for contexts.
+    pub classes: usize,
+    /// The height and width of its images: 16, 20, 24 or 28.
+    pub height: usize,
+    /// How many time steps there are, by which the time is divided; at least 1.
+    pub steps: usize,
+}
+
+impl Default for ContextUnet {
+    /// Sprites of 16×16 in colour, 64 features, a context of five numbers, 500 steps.
+    fn default() -> Self {
+        Self {
+            channels: 3,
+            n_feat: 64,
+            n_cfeat: 5,
+            classes: 0,
+            height: 16,
+            steps: 500,
+        }
+    }
+}
+
+impl From<ContextUnet> for Architecture {
+    fn from(it: ContextUnet) -> Self {
+        Self::ContextUnet(it)
+    }
+}
+
+impl Blueprint for ContextUnet {
+    fn takes(&self) -> Takes {
+        Takes {
+            channels: self.channels,
+            classes: self.classes,
+            context: if self.classes > 0 { 0 } else { self.n_cfeat },
+        }
+    }
+
+    fn set_takes(&mut self, takes: Takes) {
+        self.channels = takes.channels;
+        self.classes = takes.classes;
+        self.n_cfeat = takes.classes.max(takes.context);
+    }
+
+    fn check(&self) -> Result<()> {
+        const OP: &str = "ContextUnet";
+        let Self {
+            n_feat,
+            n_cfeat,
+            classes,
+            height,
+            steps,
+            ..
+        } = *self;
+        self.takes().check(OP)?;
+        if n_feat == 0 || !n_feat.is_multiple_of(GROUPS) || n_feat > WIDEST {
+            bail!("{OP}: n_feat = {n_feat} must be a multiple of {GROUPS} in {GROUPS} … {WIDEST}")
+        }
+        if classes > 0 && classes != n_cfeat {
+            bail!("{OP}: classes = {classes} and n_cfeat = {n_cfeat} must be equal, or classes 0")
+        }
+        if ![16, 20, 24, 28].contains(&height) {
+            bail!("{OP}: height = {height} must be 16, 20, 24 or 28")
+        }
+        if steps == 0 {
+            bail!("{OP}: steps = 0 must be at least 1")
+        }
+        Ok(())
+    }
+
+    fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        let side = self.height;
+        if (height, width) != (side, side) {
+            bail!("ContextUnet: an image of {height}×{width}; the network is for {side}×{side}")
+        }
+        Ok(())
+    }
+
+    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
+        Ok(Box::new(Parts::new(build, *self)?))
+    }
+}
+
+#[derive(Debug)]
+struct Parts {
+    net: ContextUnet,
+    init_conv: ResidualConvBlock,
+    down1: UnetDown,
+    down2: UnetDown,
+    timeembed1: EmbedFC,
+    timeembed2: EmbedFC,
+    /// None if there is no context.
+    contextembed: Option<[EmbedFC; 2]>,
+    up0: (ConvTranspose2d, GroupNorm),
+    up1: UnetUp,
+    up2: UnetUp,
+    out: (Conv2d, GroupNorm, Conv2d),
+}
+
+impl Parts {
+    fn new(mut build: Builder, net: ContextUnet) -> Result<Self> {
+        let ContextUnet {
+            channels,
+            n_feat: n,
+            n_cfeat,
+            ..
+        } = net;
+        let (b, same, relu) = (&mut build, Geometry::same(3), Activation::Relu);
+        // Up to the size of the coarsest image.
+        let side = net.height / 4;
+        Ok(Self {
+            net,
+            init_conv: ResidualConvBlock::new(b.at("init_conv"), channels, n, Residual::Scaled)?,
+            down1: UnetDown::new(b.at("down1"), n, n)?,
+            down2: UnetDown::new(b.at("down2"), n, 2 * n)?,
+            timeembed1: EmbedFC::new(b.at("timeembed1"), 1, 2 * n)?,
+            timeembed2: EmbedFC::new(b.at("timeembed2"), 1, n)?,
+            contextembed: match n_cfeat {
+                0 => None,
+                k => Some([
+                    EmbedFC::new(b.at("contextembed1"), k, 2 * n)?,
+                    EmbedFC::new(b.at("contextembed2"), k, n)?,
+                ]),
+            },
+            up0: {
+                let mut b = b.at("up0");
+                let spread = Geometry::default().stride(side);
+                (
+                    ConvTranspose2d::new(b.at(0), 2 * n, 2 * n, side, spread)?,
+                    GroupNorm::new(b.at(1), GROUPS, 2 * n, relu)?,
+                )
+            },
+            up1: UnetUp::new(b.at("up1"), 4 * n, n)?,
+            up2: UnetUp::new(b.at("up2"), 2 * n, n)?,
+            out: {
+                let mut b = b.at("out");
+                (
+                    Conv2d::new(b.at(0), 2 * n, n, 3, same)?,
+                    GroupNorm::new(b.at(1), GROUPS, n, relu)?,
+                    Conv2d::zeros(b.at(3), n, channels, 3, same)?,
+                )
+            },
+        })
+    }
+
+    /// (B, K): the context, with labels as one 1 among zeros.
+    fn context(
+        &self,
+        condition: &Condition,
+        batch: usize,
+        dtype: DType,
+        device: &Device,
+    ) -> Result<Tensor> {
+        let k = self.net.n_cfeat;
+        match condition {
+            Condition::None => Tensor::zeros((batch, k), dtype, device),
+            Condition::Context(context) => context.to_dtype(dtype),
+            Condition::Labels(labels) => {
+                let mut ones = vec![0f32; batch * k];
+                for (row, label) in ones.chunks_exact_mut(k).zip(labels) {
+                    label.iter().for_each(|label| row[*label] = 1.0);
+                }
+                Tensor::from_vec(ones, (batch, k), device)?.to_dtype(dtype)
+            }
+        }
+    }
+}
+
+impl Layers for Parts {
+    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+        let (dtype, device) = (xt.dtype(), xt.device());
+        let time: Vec<f32> = t
+            .iter()
+            .map(|t| *t as f32 / self.net.steps as f32)
+            .collect();
+        let time = Tensor::from_vec(time, (t.len(), 1), device)?.to_dtype(dtype)?;
+        // x · context + time, with a number of each for every channel of every image.
+        let told = |x: Tensor, stage: usize, embed: &EmbedFC| {
+            let x = match &self.contextembed {
+                None => x,
+                Some(embed) => {
+                    let context = self.context(condition, t.len(), dtype, device)?;
+                    x.broadcast_mul(&embed[stage].forward(&context)?)?
+                }
+            };
+            x.broadcast_add(&embed.forward(&time)?)
+        };
+
+        let x = self.init_conv.forward(xt)?;
+        let down1 = self.down1.forward(&x)?;
+        let down2 = self.down2.forward(&down1)?;
+        let vector = gelu(&avg_pool2d(&down2, POOL)?)?;
+
+        let (spread, norm) = &self.up0;
+        let up1 = norm.forward(&spread.forward(&vector)?)?;
+        let up2 = self.up1.forward(&told(up1, 0, &self.timeembed1)?, &down2)?;
+        let up3 = self.up2.forward(&told(up2, 1, &self.timeembed2)?, &down1)?;
+        let (first, norm, last) = &self.out;
+        let y = first.forward(&concat_channels(&up3, &x)?)?;
+        last.forward(&norm.forward(&y)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+    use crate::unet::Network;
+
+    fn small() -> ContextUnet {
+        ContextUnet {
+            n_feat: 8,
+            ..Default::default()
+        }
+    }
+
+    /// Of which the one for 28×28 differs in `up0` only: 7×7 instead of 4×4.
+    #[test]
+    fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
+        let count = |net| {
+            let net = Network::new(net, &mut Rng::new(0), &Device::Cpu)?;
+            Ok::<_, candle_core::Error>(net.params().count())
+        };
+        let large = ContextUnet {
+            height: 28,
+            ..Default::default()
+        };
+        assert_eq!(count(ContextUnet::default())?, 1_480_771);
+        assert_eq!(count(large)?, 1_480_771 + 128 * 128 * (49 - 16));
+        Ok(())
+    }
+
+    /// A class is a context, and no class is a context of zeros.
+    #[test]
+    fn a_label_is_a_one_among_zeros() -> Result<()> {
+        let with = |classes| {
+            let net = ContextUnet { classes, ..small() };
+            let net = Network::new(net, &mut Rng::new(1), &Device::Cpu)?;
+            let last = net.params().get("out.3.weight").unwrap();
+            last.set(&Rng::new(2).randn_like(last)?)?;
+            Ok::<_, candle_core::Error>(net)
+        };
+        let (labels, contexts) = (with(5)?, with(0)?);
+        let xt = Rng::new(3).randn((2, 3, 16, 16), &Device::Cpu)?;
+        let asked = Condition::Labels(vec![Some(2), None]);
+        let context = Tensor::new(&[[0f32, 0.0, 1.0, 0.0, 0.0], [0.0; 5]], &Device::Cpu)?;
+        let by_label = labels.predict(&xt, &[3, 4], &asked)?;
+        let by_context = contexts.predict(&xt, &[3, 4], &Condition::Context(context))?;
+        let free = contexts.predict(&xt, &[3, 4], &Condition::None)?;
+        let numbers = |x: &Tensor, i| x.get(i)?.flatten_all()?.to_vec1::<f32>();
+        for i in 0..2 {
+            assert_eq!(numbers(&by_label, i)?, numbers(&by_context, i)?);
+        }
+        assert_eq!(numbers(&by_label, 1)?, numbers(&free, 1)?);
+        assert_ne!(numbers(&by_label, 0)?, numbers(&free, 0)?);
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_numbers_are_named() {
+        let fail = |net: ContextUnet| {
+            Network::new(net, &mut Rng::new(1), &Device::Cpu)
+                .unwrap_err()
+                .to_string()
+        };
+        for (message, wants) in [
+            (
+                fail(ContextUnet {
+                    channels: 0,
+                    ..small()
+                }),
+                "channels = 0",
+            ),
+            (
+                fail(ContextUnet {
+                    n_feat: 0,
+                    ..small()
+                }),
+                "n_feat = 0 ",
+            ),
+            (
+                fail(ContextUnet {
+                    n_feat: 20,
+                    ..small()
+                }),
+                "n_feat = 20 must be a multiple of 8",
+            ),
+            (
+                fail(ContextUnet {
+                    n_feat: 1032,
+                    ..small()
+                }),
+                "n_feat = 1032",
+            ),
+            (
+                fail(ContextUnet {
+                    n_cfeat: usize::MAX,
+                    ..small()
+                }),
+                "context = ",
+            ),
+            (
+                fail(ContextUnet {
+                    classes: 3,
+                    ..small()
+                }),
+                "classes = 3 and n_cfeat = 5 must be equal",
+            ),
+            (
+                fail(ContextUnet {
+                    height: 32,
+                    ..small()
+                }),
+                "height = 32 must be 16, 20, 24 or 28",
+            ),
+            (
+                fail(ContextUnet {
+                    steps: 0,
+                    ..small()
+                }),
+                "steps = 0",
+            ),
+        ] {
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+    }
+
+    #[test]
+    fn other_images_are_named() -> Result<()> {
+        let net = Network::new(small(), &mut Rng::new(1), &Device::Cpu)?;
+        let x = Tensor::zeros((1, 3, 28, 28), DType::F32, &Device::Cpu)?;
+        let message = net.predict(&x, &[0], &Condition::None).unwrap_err();
+        let wants = "ContextUnet: an image of 28×28; the network is for 16×16";
+        assert!(message.to_string().contains(wants), "{message}");
+        Ok(())
+    }
+}

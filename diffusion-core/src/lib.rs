@@ -44,7 +44,7 @@
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
-//! | [`show`] | pictures, plots and GIFs that show themselves in a notebook | all |
+//! | [`show`] | pictures, plots and GIFs that show themselves in a notebook; a page that follows a training | all |
 //! | [`progress`] | how far it is, on a terminal and in a notebook | all |
 //!
 //! # Why a `dylib`

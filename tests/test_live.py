@@ -5,42 +5,23 @@ import nbformat
 import pytest
 from kernel import DEP, NOTEBOOKS
 
-STEPS = 100
+STEPS = 4000
 CELLS = [
     DEP,
     """
-use diffusion_core::{candle::Device, rng::Rng, show::{Grid, Live, LiveState, Phase}};
-let x = Rng::new(1).randn((8, 3, 16, 16), &Device::Cpu)?;
+use diffusion_core::{candle::Device, data::Dataset, show::Live, unet::SimpleUNet};
+use diffusion_core::train::{Training, TrainingConfig};
+let sprites = Dataset::sprites(320, 1)?;
 """,
     'Live::new("runs/live_test")?',
-    # A training as the page sees it.
     """
-{
-    let (folder, steps) = ("runs/live_test", STEPS);
-    Live::clear_stop(folder)?;
-    let token = LiveState::token_of(folder).expect("a page was shown");
-    let mut state = LiveState { token, state: Phase::Running, steps, epochs: 10, lr: 2e-4, ..LiveState::default() };
-    for step in 1..=steps {
-        std::thread::sleep(std::time::Duration::from_millis(100));
-        (state.step, state.epoch, state.loss) = (step, 1 + (step - 1) / 10, Some(1.0 / step as f64));
-        state.curve.push((step, 1.0 / step as f64));
-        state.rate.push((step, 2e-4));
-        if step == 5 {
-            Grid::new(&x)?.save("runs/live_test/samples/epoch-0001.png")?;
-            state.samples = Some("samples/epoch-0001.png".into());
-        }
-        if Live::stop_requested(folder) {
-            state.state = Phase::Stopped;
-        } else if step == steps {
-            state.state = Phase::Done;
-        }
-        state.write(folder)?;
-        if state.state == Phase::Stopped {
-            break;
-        }
-    }
-    println!("ended at step {}", state.step);
+let config = TrainingConfig { epochs: STEPS / 10, batch: 32, sample_steps: 5, samples: 16, ..Default::default() };
+let net = SimpleUNet { channels: 3, base: 16, ..Default::default() };
+let mut training = Training::new(config, net, &sprites, &Device::Cpu)?.in_folder("runs/live_test")?;
+for step in training.by_ref() {
+    step?;
 }
+println!("ended at step {}", training.history().len());
 """.replace("STEPS", str(STEPS)),
 ]
 

@@ -55,8 +55,10 @@
 //! The notebook kernel compiles every cell into a shared library of its own. Candle numbers its tensors from a static
 //! counter and finds gradients by that number; linked statically, each cell would have its own counter, two tensors the
 //! same number, and gradients would be silently wrong. As a `dylib` this crate is loaded once and all cells share it. So a
-//! notebook has this crate as its only dependency, and uses candle through [`candle`] and [`candle_nn`].
+//! notebook has this crate as its only dependency, and uses candle through [`candle`] and [`candle_nn`], and `anyhow` through
+//! [`anyhow`].
 
+pub use anyhow;
 pub use candle_core as candle;
 pub use candle_nn;
 

@@ -10,6 +10,7 @@ const [executablePath, url, folder] = process.argv.slice(2);
 const browser = await launch(executablePath);
 const { page, notebook, state, until, command, theme } = await open(browser, url);
 const cells = (await state()).cells;
+await theme("Light"); // the test before may have left the other
 
 const text = (id, place = page) => place.locator(`#${id}`).textContent();
 const step = async (place) => Number((await text("done", place)).match(/step (\S+) of/)?.[1].replace(/\D/g, ""));

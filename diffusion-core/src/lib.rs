@@ -39,7 +39,7 @@
 //! | [`diffusion`] | q(x_t given x_0), the posterior, ε / x_0 / v | `01_forward` |
 //! | [`ops`] | convolution, normalisation, attention, …, differentiable | |
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
-//! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet) | |
+//! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | |
 //! | [`train`] | Adam and AdamW, gradient clipping, the average of the weights | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |

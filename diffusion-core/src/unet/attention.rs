@@ -71,6 +71,10 @@ impl Blueprint for AttentionUNet {
         }
     }
 
+    fn usual_side(&self) -> usize {
+        64
+    }
+
     fn set_takes(&mut self, takes: Takes) {
         (self.channels, self.classes, self.context) =
             (takes.channels, takes.classes, takes.context);

@@ -71,6 +71,10 @@ impl Blueprint for UNet {
         }
     }
 
+    fn usual_side(&self) -> usize {
+        32
+    }
+
     fn set_takes(&mut self, takes: Takes) {
         (self.channels, self.classes, self.context) =
             (takes.channels, takes.classes, takes.context);

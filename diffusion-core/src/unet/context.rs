@@ -79,6 +79,10 @@ impl Blueprint for ContextUnet {
         }
     }
 
+    fn usual_side(&self) -> usize {
+        self.height
+    }
+
     fn set_takes(&mut self, takes: Takes) {
         self.channels = takes.channels;
         self.classes = takes.classes;

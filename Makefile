@@ -9,6 +9,9 @@
 #   ARGS="--threads 4"          options; ARGS=--help lists them
 # make notebooks                run the notebooks with the values they are committed with, and keep the results
 #   NAMES="01_forward"          only these
+# make weights                  train what is in weights/ again, from nothing; an interrupted training goes on
+#   NAMES="mnist"               only these
+# make speedrun                 ten minutes of training on MNIST: weights/speedrun.safetensors and 10×10 samples
 # make clean                    remove everything that the commands above have made, except downloaded data
 
 PYTHON ?= python3
@@ -18,7 +21,7 @@ FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
 # One thing after the other: each needs what the one before has set up.
 .NOTPARALLEL:
-.PHONY: lab help setup test rust-tests notebook-tests bench notebooks clean python
+.PHONY: lab help setup test rust-tests notebook-tests bench notebooks weights speedrun clean python
 
 lab: python
 	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
@@ -33,11 +36,11 @@ test: setup rust-tests notebook-tests
 
 rust-tests:
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
-	cargo test --locked --workspace
-	TEST_INSTRUCTIONS=avx2 cargo test --locked --package diffusion-core --lib ops::
-	TEST_INSTRUCTIONS=plain cargo test --locked --package diffusion-core --lib ops::
+	cargo clippy --locked --workspace --all-targets --features cli -- -D warnings
+	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --features cli
+	cargo test --locked --workspace --features cli
+	TEST_INSTRUCTIONS=avx2 cargo test --locked --package diffusion-core --features cli --lib ops::
+	TEST_INSTRUCTIONS=plain cargo test --locked --package diffusion-core --features cli --lib ops::
 
 notebook-tests: .venv/tests.stamp
 	$(VENV) -m pytest tests
@@ -49,6 +52,19 @@ bench: $(if $(BENCH_KERNEL),setup,python)
 
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)
+
+TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
+weights: $(addprefix weights-,$(or $(NAMES),$(TRAINED)))
+
+weights-%: weights/%.toml
+	cargo diffusion train --config $< --out runs/weights/$*
+	cargo diffusion export --run runs/weights/$* --out weights/$*.safetensors $(EXPORT_$*)
+EXPORT_sprites-epochs = --epochs 0,4,8,31
+
+speedrun:
+	rm -rf runs/speedrun
+	cargo diffusion train --config weights/speedrun.toml --minutes 10 --out runs/speedrun
+	cargo diffusion export --run runs/speedrun --out weights/speedrun.safetensors --samples 100
 
 .venv/tests.stamp: tests/requirements.txt .venv/requirements.stamp
 	@$(VENV) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt

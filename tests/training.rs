@@ -8,6 +8,7 @@ use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
 use diffusion_core::nn::Contents;
 use diffusion_core::schedule::Betas;
+use diffusion_core::show::Live;
 use diffusion_core::train::{
     Decay, Loss, State, Step, TimeSteps, Training, TrainingConfig, Weighting,
 };
@@ -452,6 +453,36 @@ fn a_context_is_learned_and_the_configuration_of_a_run_says_so() -> Result<()> {
     assert_eq!(run.network, context.into());
     assert_eq!(run.architecture(&sprites()?), context.into());
     assert_eq!(run.training, config());
+    Ok(())
+}
+
+/// A page that was shown before is told how it goes, and how it ended; without one there is no file.
+#[test]
+fn the_live_page_is_told() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let told = || -> Result<serde_json::Value> {
+        Ok(serde_json::from_slice(&fs::read(
+            temp.path().join("live.json"),
+        )?)?)
+    };
+    let mut training = begin(config(), temp.path())?;
+    steps(&mut training, 2)?;
+    drop(training);
+    assert!(told().is_err());
+
+    let _page = Live::new(temp.path())?;
+    let token = told()?["token"].clone();
+    let mut training = begin(config(), temp.path())?;
+    steps(&mut training, 1)?;
+    let now = told()?;
+    assert_eq!((&now["token"], &now["state"]), (&token, &"running".into()));
+    assert_eq!((&now["step"], &now["steps"]), (&1.into(), &14.into()));
+    steps(&mut training, 100)?;
+    let end = told()?;
+    assert_eq!((&end["state"], &end["step"]), (&"done".into(), &14.into()));
+    assert_eq!(end["samples"], "samples/epoch-0002.png");
+    assert_eq!(end["samples_title"], "Samples after epoch 2");
+    assert_eq!(end["curve"].as_array().map(Vec::len), Some(14));
     Ok(())
 }
 

@@ -77,7 +77,7 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network for the images and classes of `data`.
+    /// The network for the images and classes of `data`, and for the training's time steps.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let classes = data.class_names().len();
         let (classes, context) = match self.condition {
@@ -85,8 +85,12 @@ impl RunConfig {
             Told::Context => (0, classes),
             Told::Nothing => (0, 0),
         };
-        let [channels, ..] = data.shape();
-        self.network.clone().with(Takes {
+        let [channels, height, _] = data.shape();
+        let mut network = self.network.clone();
+        if let Architecture::ContextUnet(it) = &mut network {
+            (it.height, it.steps) = (height, self.training.steps);
+        }
+        network.with(Takes {
             channels,
             classes,
             context,

@@ -2,8 +2,8 @@
 //!
 //! A diffusion model learns to undo noise. The *forward process* turns an image step by step into Gaussian noise and needs
 //! no learning; a network is trained to see the noise in what comes out; run backwards from pure noise, it makes new
-//! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process, a
-//! network, the data and the pictures.
+//! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process,
+//! the networks, their training, a first sampler, the data and the pictures.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, data::Dataset, diffusion::q_sample, rng::Rng, schedule::Schedule, show::Grid};
@@ -40,11 +40,14 @@
 //! | [`ops`] | convolution, normalisation, attention, …, differentiable | |
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | |
-//! | [`train`] | Adam and AdamW, gradient clipping, the average of the weights | |
+//! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
+//! | [`sampler`] | from noise to images: DDIM to DDPM | |
+//! | [`model`] | a network with what it was trained for, in one file | `03_training` |
+//! | [`config`] | a training run as a TOML file | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
-//! | [`show`] | pictures, plots and GIFs that show themselves in a notebook | all |
+//! | [`show`] | pictures, plots and GIFs that show themselves in a notebook; a page that follows a training | all |
 //! | [`progress`] | how far it is, on a terminal and in a notebook | all |
 //!
 //! # Why a `dylib`

@@ -2,7 +2,7 @@
 //!
 //! The last expression of a cell is shown below it: a [`Grid`] of images, a [`Plot`], several in [`Panels`], a [`Gif`].
 //! Each also gives the bytes of its file and saves it. They have a nearly white background of their own, so that they can
-//! be read on a light and on a dark page.
+//! be read on a light and on a dark page. [`Live`] is a page that follows a training while its cell is running.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, rng::Rng, show::{Grid, Plot}};
@@ -26,6 +26,7 @@ mod frame;
 mod gif;
 mod grid;
 mod legend;
+mod live;
 mod marks;
 mod palette;
 mod panels;
@@ -38,6 +39,7 @@ mod values;
 
 pub use gif::{Gif, Loop};
 pub use grid::{Grid, Range};
+pub use live::{Live, LiveState, Phase, thin};
 pub use panels::Panels;
 pub use picture::{Picture, Rgb};
 pub use plot::Plot;

@@ -3,7 +3,7 @@
 use super::Step;
 use crate::config::RunConfig;
 use crate::nn::Contents;
-use crate::show::Grid;
+use crate::show::{Grid, Live, LiveState};
 use anyhow::{Context, Result, bail};
 use candle_core::Tensor;
 use std::fs::{self, File, OpenOptions};
@@ -13,7 +13,6 @@ use std::path::{Path, PathBuf};
 const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
 const CHECKPOINTS: &str = "checkpoints";
-const STOP: &str = "stop";
 
 /// What may change when a run is taken up again: it does not change what a step computes. More epochs go on where the
 /// old ones ended.
@@ -41,7 +40,7 @@ pub(super) struct RunFolder {
     path: PathBuf,
     log: File,
     last_saved: Option<PathBuf>,
-    last_samples: Option<PathBuf>,
+    last_samples: Option<String>,
 }
 
 /// Where a folder has the checkpoint after so many steps.
@@ -60,6 +59,8 @@ impl RunFolder {
                 same_run(&RunConfig::load(&config)?, run, has_source)?;
             }
             run.save(&config)?;
+            // A wish to stop from before this session says nothing about this one.
+            Live::clear_stop(path)?;
             let log = OpenOptions::new()
                 .create(true)
                 .append(true)
@@ -84,8 +85,8 @@ impl RunFolder {
         self.last_saved.as_deref()
     }
 
-    /// The newest sheet of samples of this session.
-    pub(super) fn last_samples(&self) -> Option<&Path> {
+    /// The newest sheet of samples of this session, as a path from the folder.
+    pub(super) fn last_samples(&self) -> Option<&str> {
         self.last_samples.as_deref()
     }
 
@@ -183,23 +184,24 @@ impl RunFolder {
         images: &Tensor,
         columns: usize,
     ) -> Result<()> {
-        let path = self
-            .path
-            .join("samples")
-            .join(format!("epoch-{epoch:04}.png"));
-        Grid::new(images)?.columns(columns).save(&path)?;
-        self.last_samples = Some(path);
+        let name = format!("samples/epoch-{epoch:04}.png");
+        Grid::new(images)?
+            .columns(columns)
+            .save(self.path.join(&name))?;
+        self.last_samples = Some(name);
         Ok(())
     }
 
     pub(super) fn stop_requested(&self) -> bool {
-        self.path.join(STOP).exists()
+        Live::stop_requested(&self.path)
     }
 
-    /// A request from before this session says nothing about this one.
-    pub(super) fn clear_stop(&self) {
-        // If it is not there, all is well.
-        let _ = fs::remove_file(self.path.join(STOP));
+    /// Tells the page that follows this run, if there is one. A page that cannot be told is no reason to stop.
+    pub(super) fn tell(&self, state: impl FnOnce() -> LiveState) {
+        if let Some(token) = LiveState::token_of(&self.path) {
+            let state = LiveState { token, ..state() };
+            let _ = state.write(&self.path);
+        }
     }
 }
 

@@ -1,6 +1,7 @@
-//! Training: the optimiser, the clipping of gradients, and the running average of the weights.
+//! Training: the loop, and what it is made of.
 //!
-//! All three work on the parameters of a network by name, `BTreeMap<String, Var>`; the gradients are candle's
+//! [`Training`] is the whole of it, an iterator of steps with a folder of its own. Below it are the optimiser, the clipping of
+//! gradients and the running average of the weights, which can be used alone. All three work on the parameters of a network by name, `BTreeMap<String, Var>`; the gradients are candle's
 //! [`GradStore`](candle_core::backprop::GradStore). What they remember can be read and written as named tensors, so that
 //! a training that was saved goes on as if it had never stopped, to the bit. On the CPU each is one pass over memory, with
 //! the same result for any number of threads; on other devices it is a composition of candle's operations.

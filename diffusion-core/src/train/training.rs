@@ -12,6 +12,7 @@ use crate::nn::Contents;
 use crate::rng::Rng;
 use crate::sampler::Sampler;
 use crate::schedule::Schedule;
+use crate::show::{LiveState, Phase, thin};
 use crate::unet::{Architecture, Condition, Network};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::backprop::GradStore;
@@ -21,12 +22,17 @@ use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 /// Streams of random numbers: the steps have those from 1 on, the orders of the epochs those from here on, and the samples
 /// the last.
 const ORDERS: u64 = 1 << 63;
 const SAMPLES: u64 = u64::MAX;
+
+/// How often the live page is told, over how many of the last steps what it shows is averaged, and the points of its curves.
+const TELL: Duration = Duration::from_millis(500);
+const RECENT: usize = 50;
+const CURVE: usize = 400;
 
 /// Under this name a checkpoint says where the training was.
 const METADATA: &str = "training";
@@ -114,6 +120,8 @@ pub struct Training {
     resumed: Option<Resumed>,
     stop: Arc<AtomicBool>,
     state: State,
+    /// When the live page was last told.
+    told: Option<Instant>,
 }
 
 impl Training {
@@ -148,6 +156,13 @@ impl Training {
             );
         }
         architecture.check_size(height, width)?;
+        if let Some(known) = architecture.time_steps() {
+            ensure!(
+                known == config.steps,
+                "the network divides the time by its steps = {known}, and the training has steps = {}: set both to the same",
+                config.steps
+            );
+        }
         let images = config.batch.saturating_mul(config.accumulate);
         ensure!(
             images <= data.len(),
@@ -193,6 +208,7 @@ impl Training {
             resumed: None,
             stop: Arc::default(),
             state: State::Running,
+            told: None,
             config,
         })
     }
@@ -221,7 +237,6 @@ impl Training {
         let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some())?;
         self.resumed = folder.newest(|file| self.load(file))?;
         self.history = folder.history(self.done)?;
-        folder.clear_stop();
         self.folder = Some(folder);
         Ok(self)
     }
@@ -606,6 +621,62 @@ impl Training {
         Ok(self.done)
     }
 
+    /// Tells the live page, if there is one, how it stands: twice a second, and at the end.
+    fn tell(&mut self, problem: Option<&str>) {
+        let due = self.told.is_none_or(|at| at.elapsed() >= TELL);
+        if due || self.state != State::Running {
+            if let Some(folder) = &self.folder {
+                folder.tell(|| self.live_state(folder.last_samples(), problem.unwrap_or_default()));
+            }
+            self.told = Some(Instant::now());
+        }
+    }
+
+    fn live_state(&self, samples: Option<&str>, message: &str) -> LiveState {
+        let recent = &self.history[self.history.len().saturating_sub(RECENT)..];
+        let mean = |of: fn(&Step) -> f64| {
+            let sum: f64 = recent.iter().map(of).sum();
+            (!recent.is_empty()).then(|| sum / recent.len() as f64)
+        };
+        let speed = mean(|step| step.images_per_second);
+        let images = (self.total - self.done) * self.config.batch * self.config.accumulate;
+        let points = |of: fn(&Step) -> f64| {
+            let points: Vec<_> = self.history.iter().map(|s| (s.index + 1, of(s))).collect();
+            thin(&points, CURVE)
+        };
+        let per_epoch = self.steps_per_epoch();
+        LiveState {
+            state: match self.state {
+                State::Running => Phase::Running,
+                State::Done => Phase::Done,
+                State::Stopped => Phase::Stopped,
+                State::Failed => Phase::Failed,
+            },
+            message: message.to_owned(),
+            step: self.done,
+            steps: self.total,
+            epoch: self.done.saturating_sub(1) / per_epoch + 1,
+            epochs: self.total.div_ceil(per_epoch),
+            lr: recent.last().map_or(self.config.lr, |step| step.lr),
+            loss: mean(|step| step.loss),
+            images_per_second: speed,
+            seconds_left: speed.map(|speed| images as f64 / speed),
+            seconds: self.seconds,
+            grad_norm: recent.last().map(|step| step.grad_norm),
+            curve: points(|step| step.loss),
+            rate: points(|step| step.lr),
+            samples: samples.map(str::to_owned),
+            samples_title: samples.map_or_else(String::new, |path| {
+                let epoch = path.trim_matches(|c: char| !c.is_ascii_digit()).parse();
+                epoch.map_or_else(
+                    |_| String::new(),
+                    |epoch: usize| format!("Samples after epoch {epoch}"),
+                )
+            }),
+            ..Default::default()
+        }
+    }
+
     fn asked_to_stop(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
             || self.folder.as_ref().is_some_and(RunFolder::stop_requested)
@@ -621,14 +692,18 @@ impl Iterator for Training {
             return None;
         }
         if self.asked_to_stop() {
-            return self.finish(State::Stopped).err().map(Err);
+            let failed = self.finish(State::Stopped).err();
+            self.tell(None);
+            return failed.map(Err);
         }
         let step = self.step().and_then(|step| self.keep(&step).map(|()| step));
+        let step = step.map_err(crate::whole);
         if step.is_err() {
             self.state = State::Failed;
         } else if self.done >= self.total {
             self.state = State::Done;
         }
-        Some(step.map_err(crate::whole))
+        self.tell(step.as_ref().err().map(ToString::to_string).as_deref());
+        Some(step)
     }
 }

@@ -102,6 +102,14 @@ impl Architecture {
         self.blueprint().usual_side()
     }
 
+    /// T, if the network must know it.
+    pub fn time_steps(&self) -> Option<usize> {
+        match self {
+            Self::ContextUnet(it) => Some(it.steps),
+            _ => None,
+        }
+    }
+
     /// An error unless it can look at images of this size.
     ///
     /// # Errors

@@ -1,6 +1,6 @@
 //! `diffusion export`: the model of a run, ready to be given to somebody.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
@@ -12,9 +12,8 @@ use diffusion_core::sampler::Sampler;
 use diffusion_core::show::Grid;
 use diffusion_core::train::{Step, Training};
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
-const SAMPLES: usize = 64;
 const SEED: u64 = 1;
 
 #[derive(Args)]
@@ -22,65 +21,86 @@ pub struct Options {
     /// The folder of a run that is done
     #[arg(long)]
     run: PathBuf,
-    /// Where to: NAME.safetensors, with NAME.md and NAME.png beside it
+    /// Where to: NAME.safetensors, with a card NAME.md and a picture NAME.png beside it
     #[arg(long)]
     out: PathBuf,
-    /// The checkpoint to export, if not the end of the run: its number of steps
-    #[arg(long)]
-    steps: Option<usize>,
-    /// No card and no picture
-    #[arg(long)]
-    weights_only: bool,
+    /// Exports the model after these epochs, counted from 0, to NAME-EPOCH.safetensors, in the place of that of the end; the
+    /// run must have kept their checkpoints
+    #[arg(long, value_delimiter = ',')]
+    epochs: Vec<usize>,
+    /// Images in the picture
+    #[arg(long, default_value_t = 64)]
+    samples: usize,
 }
 
 pub fn run(options: Options) -> Result<()> {
+    ensure!(options.samples > 0, "--samples 0: at least 1 is needed");
     let run = RunConfig::load(options.run.join("config.toml"))?;
-    let model = model(&options, &run)?;
     if let Some(folder) = options.out.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
-    model.save_as(&options.out, DType::F16)?;
-    println!("{}", options.out.display());
-    if options.weights_only {
-        return Ok(());
+    let models = models(&options, &run)?;
+    let each = options.samples / models.len();
+    let (mut rows, mut files) = (Vec::new(), Vec::new());
+    for (path, model) in &models {
+        model.save_as(path, DType::F16)?;
+        println!("{}", path.display());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        files.push(format!(
+            "| [{name}]({name}) | {:.1} MB, weights as f16, which changes an answer by {:.1e} of itself (root mean square over \
+             16 time steps) |\n",
+            fs::metadata(path)?.len() as f64 / 1e6,
+            rounding(path, model)?
+        ));
+        let condition = model.conditions(each)?;
+        rows.push(model.sample(each, &condition, &Sampler::default(), &mut Rng::new(SEED))?);
     }
-    let picture = options.out.with_extension("png");
-    Grid::new(&samples(&model)?)?.columns(8).save(&picture)?;
+    let (last, picture) = (
+        &models[models.len() - 1].1,
+        options.out.with_extension("png"),
+    );
+    let grid = match &rows[..] {
+        [one] => Grid::new(one)?.columns((each as f64).sqrt().ceil() as usize),
+        many => Grid::rows(many)?.row_titles(options.epochs.iter().map(|e| format!("epoch {e}"))),
+    };
+    grid.save(&picture)?;
     let path = options.out.with_extension("md");
-    fs::write(&path, card(&options, &run, &model)?)
-        .with_context(|| format!("cannot write {}", path.display()))?;
+    let card = card(&options, &run, last, &files.concat())?;
+    fs::write(&path, card).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}\n{}", picture.display(), path.display());
     Ok(())
 }
 
-/// The model of the run's end, or with the averaged weights of one of its checkpoints.
-fn model(options: &Options, run: &RunConfig) -> Result<Model> {
-    let Some(steps) = options.steps else {
-        return Model::load(options.run.join("model.safetensors"), &Device::Cpu);
-    };
+/// The model of the run's end, or with the averaged weights of some of its checkpoints, each with the file it goes to.
+fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
+    if options.epochs.is_empty() {
+        let model = Model::load(options.run.join("model.safetensors"), &Device::Cpu)?;
+        return Ok(vec![(options.out.clone(), model)]);
+    }
     let data = run.data.load(Part::Train, run.training.seed)?;
-    let training = Training::new(
-        run.training.clone(),
-        run.architecture(&data),
-        &data,
-        &Device::Cpu,
-    )?;
-    training.at_checkpoint(&options.run, steps)?.into_model()
-}
-
-fn samples(model: &Model) -> Result<Tensor> {
-    let condition = model.conditions(SAMPLES)?;
-    model.sample(
-        SAMPLES,
-        &condition,
-        &Sampler::default(),
-        &mut Rng::new(SEED),
-    )
+    let stem = options
+        .out
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    options
+        .epochs
+        .iter()
+        .map(|epoch| {
+            let config = run.training.clone();
+            let training = Training::new(config, run.architecture(&data), &data, &Device::Cpu)?;
+            let steps = (epoch + 1) * training.steps_per_epoch();
+            let model = training.at_checkpoint(&options.run, steps)?.into_model()?;
+            let file = format!("{stem}-{epoch}.safetensors");
+            Ok((options.out.with_file_name(file), model))
+        })
+        .collect()
 }
 
 /// How far answers with the exported weights are from those with the run's own: root mean square, relative.
-fn rounding(options: &Options, model: &Model) -> Result<f64> {
-    let exported = Model::load(&options.out, &Device::Cpu)?;
+fn rounding(path: &Path, model: &Model) -> Result<f64> {
+    let exported = Model::load(path, &Device::Cpu)?;
     let [c, h, w] = model.process.shape;
     let x = Rng::new(SEED).randn((16, c, h, w), &Device::Cpu)?;
     let t: Vec<usize> = (0..16)
@@ -93,7 +113,7 @@ fn rounding(options: &Options, model: &Model) -> Result<f64> {
     Ok((square((&got - &want)?)? / square(want)?).sqrt())
 }
 
-fn card(options: &Options, run: &RunConfig, model: &Model) -> Result<String> {
+fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Result<String> {
     let name = options
         .out
         .file_stem()
@@ -111,38 +131,37 @@ fn card(options: &Options, run: &RunConfig, model: &Model) -> Result<String> {
         .map(|s| s.loss)
         .collect();
     let (process, setup) = (&model.process, Setup::new(run.training.seed));
-    let bytes = fs::metadata(&options.out)?.len();
     let processor = setup.processor.unwrap_or_else(|| "unknown".to_owned());
     let [c, h, w] = process.shape;
     Ok(format!(
         "# {name}
 
-![{SAMPLES} samples, DDIM in 50 steps, all classes in turn]({name}.png)
+![Samples]({name}.png)
 
 | | |
 |---|---|
-| network | {architecture}, {parameters} parameters, stored as f16 ({megabytes:.1} MB) |
+{files}| network | {architecture}, {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | trained | {steps} steps of {batch} images, {seen} images in all |
 | wall time | {minutes:.0} minutes on {processor}, {threads} threads |
 | loss | {loss:.4}, the mean of the last epoch's {count} steps |
-| rounding to f16 | changes an answer by {rounding:.1e} of itself (root mean square over 16 time steps) |
-| samples | averaged weights, DDIM in 50 steps, seed {SEED} |
+| picture | {samples} images, averaged weights, DDIM in 50 steps, all classes in turn, seed {SEED} |
 
-Trained and written by `make weights` from [{name}.toml]({name}.toml), which says how in full:
+The run's configuration; `make weights` trains it again:
 
 ```toml
 {config}```
 
+To use it in a notebook:
+
 ```rust
-let model = Model::load(\"../weights/{name}.safetensors\", &device)?;
+let model = Model::load(\"../weights/{file}\", &device)?;
 let images = model.sample(8, &model.conditions(8)?, &Sampler::default(), &mut Rng::new(1))?;
 Grid::new(&images)?
 ```
 ",
         architecture = model.network.architecture().name(),
         parameters = model.network.params().count(),
-        megabytes = bytes as f64 / 1e6,
         data = process.data,
         classes = process.classes.join(", "),
         steps = log.len(),
@@ -152,7 +171,11 @@ Grid::new(&images)?
         threads = setup.threads,
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
-        rounding = rounding(options, model)?,
+        samples = options.samples,
         config = run.to_toml()?,
+        file = match options.epochs.last() {
+            Some(epoch) => format!("{name}-{epoch}.safetensors"),
+            None => format!("{name}.safetensors"),
+        },
     ))
 }

@@ -9,6 +9,73 @@ import torch.nn.functional as F
 from torch import nn
 
 
+def sinusoidal(t, width):
+    """(B,) time steps -> (B, width): all sines, then all cosines."""
+    half = width // 2
+    frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half))
+    angles = t.float()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1)
+
+
+class TimeEmbedding(nn.Module):
+    def __init__(self, width, hidden, activation=F.silu):
+        super().__init__()
+        self.width, self.activation = width, activation
+        self.linear1 = nn.Linear(width, hidden)
+        self.linear2 = nn.Linear(hidden, hidden)
+
+    def forward(self, t):
+        return self.linear2(self.activation(self.linear1(sinusoidal(t, self.width))))
+
+
+class ResBlock(nn.Module):
+    def __init__(self, inputs, outputs, time):
+        super().__init__()
+        self.norm1 = nn.GroupNorm(min(8, inputs), inputs)
+        self.conv1 = nn.Conv2d(inputs, outputs, 3, padding=1)
+        self.time = nn.Linear(time, outputs)
+        self.norm2 = nn.GroupNorm(8, outputs)
+        self.conv2 = nn.Conv2d(outputs, outputs, 3, padding=1)
+        self.skip = nn.Conv2d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x, e):
+        h = self.conv1(F.silu(self.norm1(x)))
+        h = h + self.time(F.silu(e))[:, :, None, None]
+        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+
+
+class SimpleUNet(nn.Module):
+    channels = 1
+
+    def __init__(self, base):
+        super().__init__()
+        time = 4 * base
+        self.time_embedding = TimeEmbedding(base, time)
+        self.conv_in = nn.Conv2d(1, base, 3, padding=1)
+        self.down1 = ResBlock(base, base, time)
+        self.downsample1 = nn.Conv2d(base, base, 3, stride=2, padding=1)
+        self.down2 = ResBlock(base, 2 * base, time)
+        self.downsample2 = nn.Conv2d(2 * base, 2 * base, 3, stride=2, padding=1)
+        self.mid = ResBlock(2 * base, 4 * base, time)
+        self.upsample2 = nn.Conv2d(4 * base, 2 * base, 3, padding=1)
+        self.up2 = ResBlock(4 * base, 2 * base, time)
+        self.upsample1 = nn.Conv2d(2 * base, base, 3, padding=1)
+        self.up1 = ResBlock(2 * base, base, time)
+        self.norm_out = nn.GroupNorm(8, base)
+        self.conv_out = nn.Conv2d(base, 1, 3, padding=1)
+
+    def forward(self, xt, t):
+        e = self.time_embedding(t)
+        s1 = self.down1(self.conv_in(xt), e)
+        s2 = self.down2(self.downsample1(s1), e)
+        x = self.mid(self.downsample2(s2), e)
+        x = self.upsample2(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = self.up2(torch.cat([x, s2], dim=1), e)
+        x = self.upsample1(F.interpolate(x, scale_factor=2, mode="nearest"))
+        x = self.up1(torch.cat([x, s1], dim=1), e)
+        return self.conv_out(F.silu(self.norm_out(x)))
+
+
 class ResidualConvBlock(nn.Module):
     """Without the shortcut of random weights, whose mean is 0."""
 
@@ -89,25 +156,6 @@ class ContextUnet(nn.Module):
         return self.out(torch.cat([up3, x], dim=1))
 
 
-def sinusoidal(t, width):
-    """(B,) time steps -> (B, width): all sines, then all cosines."""
-    half = width // 2
-    frequencies = torch.exp(-math.log(10_000) / (half - 1) * torch.arange(half))
-    angles = t.float()[:, None] * frequencies
-    return torch.cat([angles.sin(), angles.cos()], dim=1)
-
-
-class TimeEmbedding(nn.Module):
-    def __init__(self, width, hidden, activation=F.silu):
-        super().__init__()
-        self.width, self.activation = width, activation
-        self.linear1 = nn.Linear(width, hidden)
-        self.linear2 = nn.Linear(hidden, hidden)
-
-    def forward(self, t):
-        return self.linear2(self.activation(self.linear1(sinusoidal(t, self.width))))
-
-
 class Embedded(nn.Module):
     """Time and label in one vector; the last label stands for any."""
 
@@ -117,7 +165,8 @@ class Embedded(nn.Module):
             return e
         if labels is None:
             labels = torch.full_like(t, self.label_embedding.num_embeddings - 1)
-        return e + self.label_embedding(labels)
+        told = self.label_embedding(labels)
+        return e + (self.label_mlp(told) if hasattr(self, "label_mlp") else told)
 
 
 class StandardizedConv2d(nn.Conv2d):

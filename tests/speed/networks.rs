@@ -6,7 +6,10 @@ use diffusion_core::candle::{self, DType, Device, Tensor, Var, backprop::GradSto
 use diffusion_core::candle_nn::{self, Optimizer, ParamsAdamW, VarBuilder, VarMap};
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
-use diffusion_core::unet::{Architecture, Condition, ContextUnet, Network as Unet, SimpleUNet};
+use diffusion_core::unet::{
+    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network as Unet,
+    SimpleUNet, UNet,
+};
 use std::collections::{BTreeMap, HashMap};
 
 pub type Parameters = BTreeMap<String, Var>;
@@ -46,6 +49,45 @@ const NETWORKS: &[Entry] = &[
         ours: |n_feat| {
             let net = ContextUnet {
                 n_feat,
+                ..Default::default()
+            };
+            net.into()
+        },
+        candle: None,
+    },
+    Entry {
+        name: "conditional_unet",
+        channels: 1,
+        sides: &[32, 16],
+        ours: |base| {
+            let net = ConditionalUNet {
+                base,
+                ..Default::default()
+            };
+            net.into()
+        },
+        candle: None,
+    },
+    Entry {
+        name: "unet",
+        channels: 3,
+        sides: &[32, 16, 64],
+        ours: |base| {
+            let net = UNet {
+                base,
+                ..Default::default()
+            };
+            net.into()
+        },
+        candle: None,
+    },
+    Entry {
+        name: "attention_unet",
+        channels: 3,
+        sides: &[64, 16, 32],
+        ours: |base| {
+            let net = AttentionUNet {
+                base,
                 ..Default::default()
             };
             net.into()

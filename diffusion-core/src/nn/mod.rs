@@ -31,6 +31,7 @@ mod file;
 mod linear;
 mod norm;
 mod params;
+mod pth;
 mod trace;
 
 pub use batch_norm::BatchNorm2d;

@@ -178,6 +178,9 @@ mod tests {
             (vec![1, 7, 70, 71], 1),
             (vec![2, 1, 200, 300], 1),
         ] {
+            // Of a single number nothing is left but rounding, times 1/√eps.
+            let alone = x[1] / groups * x[2..].iter().product::<usize>() == 1;
+            let tolerance = if alone { 5e-5 } else { 1e-5 };
             let inputs = [
                 ((random(1, x.as_slice())? * 2.0)? + 3.0)?,
                 random(2, x[1])?,
@@ -187,7 +190,7 @@ mod tests {
                 compare(
                     &format!("{x:?}, {groups} groups, {activation:?}"),
                     &inputs,
-                    2e-5,
+                    tolerance,
                     |x| group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation),
                 )?;
             }
@@ -196,7 +199,7 @@ mod tests {
                 random(6, (x[0], x[1]))?,
                 random(7, (x[0], x[1]))?,
             ];
-            compare(&format!("{x:?}, by image"), &of_images, 2e-5, |x| {
+            compare(&format!("{x:?}, by image"), &of_images, tolerance, |x| {
                 group_norm(&x[0], groups, &x[1], &x[2], 1e-5, Activation::Silu)
             })?;
         }

@@ -24,6 +24,8 @@ mod context;
 mod network;
 mod simple;
 mod summary;
+#[cfg(test)]
+mod tests;
 
 pub use attention::AttentionUNet;
 pub use blocks::{

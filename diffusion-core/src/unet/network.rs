@@ -381,11 +381,37 @@ impl Network {
         let architecture: Architecture = serde_json::from_str(architecture).with_context(|| {
             format!("what it says of its architecture is not known: {architecture}")
         })?;
+        Self::given(architecture, &file.tensors, device)
+    }
+
+    /// The network of a PyTorch state dict of the same names, in f32: of a `.pth` file of the course that
+    /// [`ContextUnet`](super::ContextUnet) is after, say.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, is no state dict, or its tensors are not those of the architecture: the message
+    /// names the file, and the tensor with both shapes.
+    pub fn load_pth(
+        architecture: impl Into<Architecture>,
+        path: impl AsRef<Path>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        let path = path.as_ref();
+        let file = Contents::load_pth(path)?;
+        Self::given(architecture.into(), &file.tensors, device)
+            .with_context(|| format!("cannot load {}", path.display()))
+            .map_err(crate::whole)
+    }
+
+    fn given(
+        architecture: Architecture,
+        tensors: &HashMap<String, Tensor>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
         let params = Params::new(DType::F32, device);
         let network = Self::made(architecture, params, |it, params| {
-            it.build(params.given(&file.tensors))
+            it.build(params.given(tensors))
         })?;
-        let mut names = file.tensors.keys();
+        let mut names = tensors.keys();
         if let Some(name) = names.find(|name| network.params.get(name).is_none()) {
             anyhow::bail!(
                 "superfluous: {name}, which is not of the network {}",

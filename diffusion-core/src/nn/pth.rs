@@ -1,0 +1,142 @@
+//! State dicts in the files of PyTorch.
+//!
+//! Such a file is an archive: `data.pkl` says in Python's pickle format what the tensors are called and which part of which
+//! storage they are; `data/0`, `data/1`, … are the storages, little-endian. Where the tensors were when they were saved, on the
+//! CPU or on a GPU, is noted beside them and does not matter here.
+//!
+//! A pickle is a program that can make Python run anything. Here it can only name tensors: [`unpickle`] knows what a state dict
+//! needs, and refuses the rest. Nothing is allocated before the archive was found to be long enough for it.
+
+mod unpickle;
+
+use super::Contents;
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+use std::collections::HashMap;
+use std::fs::{self, File};
+use std::io::{BufReader, Read};
+use std::path::Path;
+use unpickle::{Storage, View};
+use zip::{CompressionMethod, ZipArchive};
+
+/// No state dict of a network of this crate takes more to be described.
+const MAX_PICKLE: u64 = 1 << 26;
+
+impl Contents {
+    /// Reads the state dict that `torch.save(net.state_dict(), path)` wrote, with PyTorch 1.6 or later, on whatever device:
+    /// its tensors of floating-point numbers. Integers, such as the steps that batch norms count, are left out.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, or holds something else than tensors by name: the message names it.
+    pub fn load_pth(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        read(path)
+            .with_context(|| format!("cannot load {}", path.display()))
+            .map_err(crate::whole)
+    }
+}
+
+fn read(path: &Path) -> Result<Contents> {
+    let length = fs::metadata(path)?.len();
+    let Ok(mut archive) = ZipArchive::new(BufReader::new(File::open(path)?)) else {
+        bail!(
+            "it is no archive, as torch.save has written since PyTorch 1.6: it was cut off, is older, or is something else"
+        )
+    };
+    let described = archive
+        .file_names()
+        .filter_map(|name| Some(name.ok()?.into_owned()))
+        .find(|name| name == "data.pkl" || name.ends_with("/data.pkl"));
+    let Some(described) = described else {
+        bail!("there is no data.pkl in the archive: it was not written by torch.save")
+    };
+    let folder = described.trim_end_matches("data.pkl").to_owned();
+    let mut part = |name: &str, most: u64| -> Result<Vec<u8>> {
+        let file = archive
+            .by_name(&format!("{folder}{name}"))
+            .with_context(|| format!("{name} cannot be read from the archive"))?;
+        ensure!(
+            file.compression() == CompressionMethod::Stored && file.size() <= length.min(most),
+            "{name} of the archive is compressed, or longer than it can be"
+        );
+        let mut bytes = Vec::new();
+        file.take(most).read_to_end(&mut bytes)?;
+        Ok(bytes)
+    };
+    if let Ok(order) = part("byteorder", 16) {
+        ensure!(order == b"little", "its numbers are big-endian");
+    }
+    let views = unpickle::state_dict(&part("data.pkl", MAX_PICKLE)?)?;
+    ensure!(
+        !views.is_empty(),
+        "it is no state dict: it holds no tensors by name"
+    );
+    let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
+    let mut tensors = HashMap::new();
+    for (name, view) in views {
+        let Some(dtype) = view.storage.dtype else {
+            continue;
+        };
+        let Storage { key, numbers, .. } = &*view.storage;
+        if !storages.contains_key(key) {
+            let bytes = part(&format!("data/{key}"), u64::MAX)?;
+            storages.insert(key.clone(), bytes);
+        }
+        let bytes = &storages[key];
+        ensure!(
+            numbers.checked_mul(dtype.size_in_bytes()) == Some(bytes.len()),
+            "{name}: {} bytes are stored where there should be {numbers} numbers",
+            bytes.len()
+        );
+        let tensor = tensor(&view, dtype, bytes).with_context(|| name.clone())?;
+        tensors.insert(name, tensor);
+    }
+    Ok(Contents {
+        tensors,
+        metadata: HashMap::new(),
+    })
+}
+
+/// The numbers of a view, in rows.
+fn tensor(view: &View, dtype: DType, bytes: &[u8]) -> Result<Tensor> {
+    let View {
+        shape,
+        strides,
+        offset,
+        storage,
+    } = view;
+    let count = shape
+        .iter()
+        .try_fold(1usize, |n, d| n.checked_mul(*d))
+        .filter(|n| *n <= storage.numbers);
+    let last = shape
+        .iter()
+        .zip(strides)
+        .try_fold(*offset, |at, (d, stride)| {
+            at.checked_add(d.saturating_sub(1).checked_mul(*stride)?)
+        });
+    let (Some(count), Some(last), true) = (count, last, shape.len() == strides.len()) else {
+        bail!("shape {shape:?} with strides {strides:?} is not part of its storage")
+    };
+    ensure!(
+        count == 0 || last < storage.numbers,
+        "shape {shape:?} with strides {strides:?} from {offset} on goes beyond its {} numbers",
+        storage.numbers
+    );
+    let size = dtype.size_in_bytes();
+    let mut numbers = Vec::with_capacity(count * size);
+    for i in 0..count {
+        let (mut rest, mut at) = (i, *offset);
+        for (d, stride) in shape.iter().zip(strides).rev() {
+            at += rest % d * stride;
+            rest /= d;
+        }
+        numbers.extend_from_slice(&bytes[at * size..][..size]);
+    }
+    Ok(Tensor::from_raw_buffer(
+        &numbers,
+        dtype,
+        shape,
+        &Device::Cpu,
+    )?)
+}

@@ -1,0 +1,493 @@
+//! What holds of every network.
+
+use super::*;
+use crate::nn::Contents;
+use crate::ops::gradients::random;
+use crate::rng::Rng;
+use crate::train::{AdamW, AdamWConfig};
+use candle_core::{DType, Device, Result, Tensor, Var};
+
+/// A small network of a kind, with what the kind needs.
+struct Kind {
+    architecture: Architecture,
+    /// The height and width of a small image.
+    side: usize,
+    condition: Condition,
+    /// Parameters of the default, and what was asked for.
+    count: usize,
+    wanted: std::ops::RangeInclusive<usize>,
+    full: Architecture,
+}
+
+fn kinds() -> Vec<Kind> {
+    let labels = || Condition::Labels(vec![Some(1), None]);
+    let context = Tensor::new(&[[1f64, 0.0, 0.5], [0.0, 0.2, 0.0]], &Device::Cpu).unwrap();
+    vec![
+        Kind {
+            architecture: SimpleUNet {
+                base: 4,
+                groups: 2,
+                classes: 3,
+                ..Default::default()
+            }
+            .into(),
+            side: 8,
+            condition: labels(),
+            count: 2_620_545,
+            wanted: 1_800_000..=2_700_000,
+            full: SimpleUNet::default().into(),
+        },
+        Kind {
+            architecture: ContextUnet {
+                channels: 2,
+                n_feat: 8,
+                n_cfeat: 3,
+                ..Default::default()
+            }
+            .into(),
+            side: 16,
+            condition: Condition::Context(context.clone()),
+            count: 1_480_771,
+            wanted: 0..=usize::MAX,
+            full: ContextUnet::default().into(),
+        },
+        Kind {
+            architecture: ConditionalUNet {
+                base: 4,
+                groups: 2,
+                heads: 2,
+                classes: 3,
+                ..Default::default()
+            }
+            .into(),
+            side: 16,
+            condition: labels(),
+            count: 49_351_809,
+            wanted: 45_000_000..=55_000_000,
+            full: ConditionalUNet::default().into(),
+        },
+        Kind {
+            architecture: UNet {
+                channels: 1,
+                base: 4,
+                groups: 2,
+                heads: 2,
+                classes: 3,
+                ..Default::default()
+            }
+            .into(),
+            side: 8,
+            condition: labels(),
+            count: 9_452_419,
+            wanted: 0..=usize::MAX,
+            full: UNet {
+                heads: 4,
+                classes: 10,
+                ..Default::default()
+            }
+            .into(),
+        },
+        Kind {
+            architecture: UNet {
+                base: 4,
+                groups: 2,
+                context: 3,
+                ..Default::default()
+            }
+            .into(),
+            side: 16,
+            condition: Condition::Context(context),
+            count: 8_002_691,
+            wanted: 0..=usize::MAX,
+            full: UNet::default().into(),
+        },
+        Kind {
+            architecture: AttentionUNet {
+                base: 4,
+                groups: 2,
+                heads: 1,
+                classes: 3,
+                ..Default::default()
+            }
+            .into(),
+            side: 16,
+            condition: labels(),
+            count: 8_432_579,
+            wanted: 5_000_000..=10_000_000,
+            full: AttentionUNet::default().into(),
+        },
+    ]
+}
+
+impl Kind {
+    fn name(&self) -> &'static str {
+        self.architecture.name()
+    }
+
+    /// With a last layer that is not 0, so that the others have gradients.
+    fn network(&self, seed: u64, dtype: DType) -> Result<Network> {
+        let architecture = self.architecture.clone();
+        let net = Network::with_dtype(architecture, &mut Rng::new(seed), dtype, &Device::Cpu)?;
+        let last = ["conv_out.weight", "out.3.weight"]
+            .iter()
+            .find_map(|name| net.params().get(name));
+        let last = last.expect("the last layer has another name");
+        assert_eq!(
+            last.abs()?
+                .sum_all()?
+                .to_dtype(DType::F64)?
+                .to_scalar::<f64>()?,
+            0.0
+        );
+        last.set(&(random(seed, last.shape())? * 0.3)?.to_dtype(dtype)?)?;
+        Ok(net)
+    }
+
+    fn images(&self, batch: usize, seed: u64, dtype: DType) -> Result<Tensor> {
+        let shape = (batch, self.architecture.channels(), self.side, self.side);
+        random(seed, shape)?.to_dtype(dtype)
+    }
+
+    /// Whether an image's answer in training depends on what else is in the batch.
+    fn mixes(&self) -> bool {
+        self.name() == "context-unet"
+    }
+
+    /// Batch norms take the mean away, and with it whatever the bias before them adds.
+    fn idle(&self, parameter: &str) -> bool {
+        self.mixes()
+            && [".conv1.0.bias", ".conv2.0.bias"]
+                .iter()
+                .any(|end| parameter.ends_with(end))
+    }
+}
+
+fn numbers(x: &Tensor) -> Result<Vec<f64>> {
+    x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+}
+
+fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
+    Ok((a - b)?
+        .abs()?
+        .max_all()?
+        .to_dtype(DType::F64)?
+        .to_scalar()?)
+}
+
+#[test]
+fn every_architecture_is_here_and_names_itself() {
+    let mut names: Vec<&str> = kinds().iter().map(Kind::name).collect();
+    names.dedup();
+    assert_eq!(names, Architecture::NAMES);
+    for kind in kinds() {
+        let text = serde_json::to_string(&kind.architecture).unwrap();
+        assert!(
+            text.starts_with(&format!("{{\"{}\":{{", kind.name())),
+            "{text}"
+        );
+        let back: Architecture = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, kind.architecture);
+        let typo = text.replacen("channels", "chanels", 1);
+        let message = serde_json::from_str::<Architecture>(&typo).unwrap_err();
+        assert!(
+            message.to_string().contains("unknown field `chanels`"),
+            "{message}"
+        );
+        let short = format!("{{\"{}\":{{}}}}", kind.name());
+        assert!(
+            serde_json::from_str::<Architecture>(&short).is_ok(),
+            "{short}"
+        );
+    }
+}
+
+#[test]
+fn they_have_as_many_parameters_as_they_say() -> Result<()> {
+    for kind in kinds() {
+        let net = Network::new(kind.full, &mut Rng::new(0), &Device::Cpu)?;
+        let count = net.params().count();
+        assert_eq!(count, kind.count, "{}", net.architecture().name());
+        assert!(kind.wanted.contains(&count));
+        let side = net.architecture().usual_side();
+        let summary = net.summary(side, side)?;
+        // Labels and contexts are asked for too.
+        assert_eq!(summary.parameters(), count);
+        assert!(summary.multiply_adds() > 100_000_000);
+        assert!(summary.to_string().contains(net.architecture().name()));
+    }
+    Ok(())
+}
+
+/// One 3×3 convolution, attention over 4 pixels of 4 channels, a transposed convolution: counted by hand.
+#[test]
+fn the_summary_counts_products() -> Result<()> {
+    for (name, kind, shape, products) in [
+        (
+            "down.0.block1.conv1",
+            "conv 3×3",
+            [4, 16, 16],
+            4 * 9 * 4 * 256,
+        ),
+        (
+            "down.2.attention",
+            "attention 2",
+            [16, 16, 0],
+            2 * 16 * 16 * 16,
+        ),
+        ("up.0.upsample", "transposed 4×4", [32, 2, 2], 32 * 32 * 16),
+    ] {
+        let net = kinds().swap_remove(2).network(1, DType::F32)?;
+        let summary = net.summary(16, 16)?;
+        let mut rows = summary.rows().iter();
+        let row = rows.find(|row| row.name == name && row.kind == kind);
+        let row = row.unwrap_or_else(|| panic!("{name} is not in\n{summary}"));
+        let shape: Vec<usize> = shape.into_iter().filter(|d| *d > 0).collect();
+        assert_eq!(
+            (&row.shape, row.multiply_adds),
+            (&shape, products as u64),
+            "{name}"
+        );
+    }
+    Ok(())
+}
+
+#[test]
+fn they_answer_in_the_shape_of_the_question() -> Result<()> {
+    for kind in kinds() {
+        let net = kind.network(1, DType::F32)?;
+        for batch in [1, 3] {
+            let x = kind.images(batch, 2, DType::F32)?;
+            let answer = net.forward(&x, &vec![7; batch], &Condition::None)?;
+            assert_eq!(answer.dims(), x.dims(), "{}", kind.name());
+        }
+        let x = kind.images(2, 2, DType::F32)?;
+        let (told, free) = (
+            net.predict(&x, &[7, 8], &kind.condition)?,
+            net.predict(&x, &[7, 8], &Condition::None)?,
+        );
+        assert!(off(&told, &free)? > 1e-6, "{} does not listen", kind.name());
+    }
+    Ok(())
+}
+
+/// Also after the parameters have changed, and without a graph.
+#[test]
+fn predict_is_forward_without_gradients() -> Result<()> {
+    for kind in kinds() {
+        let (net, other) = (kind.network(1, DType::F32)?, kind.network(2, DType::F32)?);
+        let x = kind.images(2, 3, DType::F32)?;
+        net.params().assign(&other.params().values()?)?;
+        let predict = |net: &Network| net.predict(&x, &[1, 2], &kind.condition);
+        let (predicted, theirs) = (predict(&net)?, predict(&other)?);
+        assert_eq!(numbers(&predicted)?, numbers(&theirs)?, "{}", kind.name());
+        let forward = net.forward(&x, &[1, 2], &kind.condition)?;
+        assert!(forward.track_op() && !predicted.track_op());
+        if !kind.mixes() {
+            assert_eq!(numbers(&forward)?, numbers(&predicted)?, "{}", kind.name());
+        }
+    }
+    Ok(())
+}
+
+/// An image's answer does not depend on what else is in the batch, but on its own time step.
+#[test]
+fn images_of_a_batch_do_not_mix() -> Result<()> {
+    for kind in kinds() {
+        let net = kind.network(1, DType::F64)?;
+        let x = kind.images(3, 2, DType::F64)?;
+        let predict = |x: &Tensor, t: &[usize]| net.predict(x, t, &Condition::None);
+        let together = predict(&x, &[3, 500, 999])?.narrow(0, 1, 1)?;
+        let x = x.narrow(0, 1, 1)?;
+        let (alone, earlier) = (predict(&x, &[500])?, predict(&x, &[499])?);
+        assert!(off(&together, &alone)? < 1e-12, "{}", kind.name());
+        assert!(off(&alone, &earlier)? > 1e-7, "{}", kind.name());
+    }
+    Ok(())
+}
+
+#[test]
+fn every_parameter_gets_a_gradient() -> Result<()> {
+    for kind in kinds() {
+        let net = kind.network(1, DType::F32)?;
+        let (x, eps) = (
+            kind.images(2, 3, DType::F32)?,
+            kind.images(2, 4, DType::F32)?,
+        );
+        let answer = net.forward(&x, &[10, 700], &kind.condition)?;
+        let grads = (answer - eps)?.sqr()?.mean_all()?.backward()?;
+        for (name, var) in net.params().iter() {
+            let grad = grads
+                .get(var)
+                .map(|g| g.abs()?.max_all()?.to_scalar::<f32>());
+            let largest = grad.transpose()?.unwrap_or(f32::NAN);
+            let least = if kind.idle(name) { -1.0 } else { 1e-9 };
+            assert!(
+                largest > least && largest.is_finite(),
+                "{}: {name}: {largest}",
+                kind.name()
+            );
+        }
+    }
+    Ok(())
+}
+
+/// Through the whole network, in f64: the input's gradient, and along a random direction that of all parameters.
+#[test]
+fn gradients_are_those_of_central_differences() -> Result<()> {
+    // A ReLU or a maximum that changes its mind in between spoils a step, but not a shorter one.
+    const STEPS: [f64; 3] = [1e-5, 1e-6, 1e-7];
+    for kind in kinds() {
+        let net = kind.network(4, DType::F64)?;
+        let x = Var::from_tensor(&kind.images(2, 5, DType::F64)?)?;
+        let weights = random(6, x.shape())?;
+        let loss = |x: &Tensor| (net.forward(x, &[5, 900], &kind.condition)? * &weights)?.sum_all();
+        let grads = loss(&x)?.backward()?;
+        let slope =
+            |direction: &Tensor, grad: &Tensor| (direction * grad)?.sum_all()?.to_scalar::<f64>();
+        let check = |moved: &dyn Fn(f64) -> Result<f64>, want: f64| {
+            let mut found = Vec::new();
+            for step in STEPS {
+                found.push((moved(step)? - moved(-step)?) / (2.0 * step));
+            }
+            let close = |got: &f64| (got - want).abs() < 2e-6 * (1.0 + want.abs());
+            assert!(found.iter().any(close), "{}: {found:?} {want}", kind.name());
+            Ok::<_, candle_core::Error>(())
+        };
+
+        let direction = random(7, x.shape())?;
+        let moved = |by: f64| loss(&(x.as_tensor() + (&direction * by)?)?)?.to_scalar::<f64>();
+        check(&moved, slope(&direction, grads.get(&x).unwrap())?)?;
+
+        let mut want = 0.0;
+        let mut steps = Vec::new();
+        for (i, (_, var)) in net.params().iter().enumerate() {
+            let direction = (random(100 + i as u64, var.shape())? * 0.1)?;
+            want += slope(&direction, grads.get(var).unwrap())?;
+            steps.push((var, var.as_detached_tensor().copy()?, direction));
+        }
+        let moved = |by: f64| {
+            for (var, at, direction) in &steps {
+                var.set(&(at + (direction * by)?)?)?;
+            }
+            loss(&x)?.to_scalar::<f64>()
+        };
+        check(&moved, want)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn one_batch_is_learned_by_heart() -> Result<()> {
+    for kind in kinds() {
+        let net = kind.network(1, DType::F32)?;
+        let (x, eps) = (
+            kind.images(2, 8, DType::F32)?,
+            kind.images(2, 9, DType::F32)?,
+        );
+        let config = AdamWConfig {
+            lr: 1e-2,
+            ..AdamWConfig::adam()
+        };
+        let mut adam = AdamW::new(&net.params().by_name(), config)?;
+        let mut losses = vec![f32::INFINITY];
+        while losses.len() < 800 && losses[losses.len() - 1] > 0.1 {
+            let answer = net.forward(&x, &[10, 700], &kind.condition)?;
+            let loss = (answer - &eps)?.sqr()?.mean_all()?;
+            adam.step(&loss.backward()?)?;
+            losses.push(loss.to_scalar::<f32>()?);
+        }
+        let (first, last) = (losses[1], losses[losses.len() - 1]);
+        assert!(first > 0.5, "{}: {first}", kind.name());
+        assert!(last <= 0.1, "{}: {first} {last}", kind.name());
+    }
+    Ok(())
+}
+
+/// By its file alone, also after training has moved what batch norms remember.
+#[test]
+fn saved_is_loaded_to_the_bit() -> anyhow::Result<()> {
+    let folder = tempfile::tempdir()?;
+    for kind in kinds() {
+        let path = folder.path().join("net.safetensors");
+        let net = kind.network(1, DType::F32)?;
+        let x = kind.images(2, 3, DType::F32)?;
+        net.forward(&x, &[1, 2], &kind.condition)?;
+        net.save(&path)?;
+        let loaded = Network::load(&path, &Device::Cpu)?;
+        assert_eq!(loaded.architecture(), net.architecture());
+        for ((name, ours), (other, theirs)) in net.params().all().zip(loaded.params().all()) {
+            assert_eq!((name, numbers(ours)?), (other, numbers(theirs)?));
+        }
+        let predict = |net: &Network| numbers(&net.predict(&x, &[1, 2], &kind.condition)?);
+        assert_eq!(predict(&net)?, predict(&loaded)?, "{}", kind.name());
+
+        let mut file = Contents::load(&path)?;
+        let first = file.tensors.keys().min().cloned().unwrap();
+        let tensor = file.tensors.remove(&first).unwrap();
+        let message = Network::from_contents(&file, &Device::Cpu).unwrap_err();
+        assert!(message.to_string().contains(&format!("missing: {first}")));
+        let wrong = tensor.flatten_all()?.narrow(0, 0, 1)?;
+        file.tensors.insert(first.clone(), wrong);
+        let message = Network::from_contents(&file, &Device::Cpu).unwrap_err();
+        let wants = format!("{first} has shape [1] and must have {:?}", tensor.dims());
+        assert!(message.to_string().contains(&wants), "{message}");
+    }
+    Ok(())
+}
+
+/// The numbers that all of them have.
+#[test]
+fn numbers_out_of_their_range_are_named() {
+    let fails = |name: &str, fields: &str| {
+        let text = format!("{{\"{name}\":{{{fields}}}}}");
+        let architecture: Architecture = serde_json::from_str(&text).unwrap();
+        Network::new(architecture, &mut Rng::new(1), &Device::Cpu)
+            .unwrap_err()
+            .to_string()
+    };
+    for name in ["simple-unet", "conditional-unet", "unet", "attention-unet"] {
+        for (fields, wants) in [
+            ("\"channels\": 0", "channels = 0"),
+            ("\"channels\": 18446744073709551615", "channels = "),
+            ("\"base\": 2", "base = 2 must be even and in 4 … 1024"),
+            ("\"base\": 9", "base = 9"),
+            ("\"base\": 18446744073709551614", "base = "),
+            ("\"base\": 12", "groups = 8 does not divide base = 12"),
+            ("\"groups\": 0", "groups = 0"),
+            ("\"classes\": 100001", "classes = 100001"),
+            (
+                "\"classes\": 1, \"context\": 1",
+                "classes = 1 and context = 1",
+            ),
+        ] {
+            let message = fails(name, fields);
+            assert!(
+                message.contains(wants),
+                "{name}: {message:?} lacks {wants:?}"
+            );
+        }
+    }
+    for name in ["conditional-unet", "unet", "attention-unet"] {
+        let message = fails(name, "\"heads\": 3");
+        assert!(
+            message.contains("heads = 3 does not divide base = 64"),
+            "{message}"
+        );
+    }
+}
+
+#[test]
+fn images_of_other_sizes_are_named() -> Result<()> {
+    for (kind, by) in kinds().iter().zip([4, 0, 16, 8, 8, 16]) {
+        let net = kind.network(1, DType::F32)?;
+        let shape = (1, kind.architecture.channels(), kind.side + 2, kind.side);
+        let x = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
+        let message = net.predict(&x, &[0], &Condition::None).unwrap_err();
+        let wants = match by {
+            0 => "the network is for 16×16".to_owned(),
+            by => format!("must be divisible by {by}"),
+        };
+        assert!(message.to_string().contains(&wants), "{message}");
+    }
+    Ok(())
+}

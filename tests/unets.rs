@@ -1,0 +1,273 @@
+//! The networks are PyTorch's, to 1e-4: `golden/unets.py` wrote down their outputs, losses and gradients.
+
+use anyhow::{Context, Result};
+use diffusion_core::candle::{DType, Device, Tensor, Var, safetensors};
+use diffusion_core::rng::Rng;
+use diffusion_core::unet::{
+    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, UNet,
+};
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+const TOLERANCE: f32 = 1e-4;
+const SAMPLES: usize = 24;
+const RATE: f64 = 0.01;
+
+fn golden(file: &str) -> PathBuf {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden");
+    PathBuf::from(folder).join(file)
+}
+
+struct Golden(HashMap<String, Tensor>);
+
+impl Golden {
+    fn load(name: &str) -> Result<Self> {
+        let file = golden(&format!("{name}.safetensors"));
+        Ok(Self(safetensors::load(file, &Device::Cpu)?))
+    }
+
+    fn get(&self, name: &str) -> Result<&Tensor> {
+        self.0
+            .get(name)
+            .with_context(|| format!("{name} is not in the golden file"))
+    }
+
+    fn names_after(&self, prefix: &str) -> Vec<&str> {
+        let mut names: Vec<&str> = self
+            .0
+            .keys()
+            .filter_map(|k| k.strip_prefix(prefix))
+            .collect();
+        names.sort_unstable();
+        names
+    }
+
+    fn whole(&self, name: &str) -> Result<Vec<usize>> {
+        let numbers = self.get(name)?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
+        Ok(numbers.into_iter().map(|n| n as usize).collect())
+    }
+
+    fn condition(&self) -> Result<Condition> {
+        Ok(if self.0.contains_key("labels") {
+            // The last one stands for any.
+            let labels = self.whole("labels")?.into_iter();
+            Condition::Labels(labels.map(|l| Some(l).filter(|l| *l < 3)).collect())
+        } else if self.0.contains_key("context") {
+            Condition::Context(self.get("context")?.clone())
+        } else {
+            Condition::None
+        })
+    }
+
+    fn compare(&self, name: &str, ours: &Tensor) -> Result<()> {
+        let theirs = self.get(name)?;
+        assert_eq!(ours.dims(), theirs.dims(), "{name}");
+        let off = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < TOLERANCE, "{name}: off by {off:e}");
+        Ok(())
+    }
+}
+
+/// As in unets.py.
+fn numbers(k: usize, count: usize, mean: f64, size: f64) -> Vec<f32> {
+    (0..count)
+        .map(|i| mean + size * (0.37 * (i * i) as f64 + k as f64).sin())
+        .map(|x| x as f32)
+        .collect()
+}
+
+/// The parameters in the order of their names.
+fn sorted(net: &Network) -> Vec<(String, Var)> {
+    net.params().by_name().into_iter().collect()
+}
+
+fn network(architecture: Architecture) -> Result<Network> {
+    let net = Network::new(architecture, &mut Rng::new(1), &Device::Cpu)?;
+    for (k, (name, var)) in sorted(&net).into_iter().enumerate() {
+        let (mean, size) = match var.dims() {
+            [_] => (f64::from(u8::from(name.ends_with("weight"))), 0.1),
+            dims => (0.0, (dims[1..].iter().product::<usize>() as f64).powf(-0.5)),
+        };
+        let values = numbers(k, var.elem_count(), mean, size);
+        var.set(&Tensor::from_vec(values, var.shape(), &Device::Cpu)?)?;
+    }
+    Ok(net)
+}
+
+/// So many numbers, evenly spread, and the sum of all with weights.
+fn sampled(k: usize, gradient: &Tensor) -> Result<Vec<f32>> {
+    let flat = gradient.flatten_all()?.to_vec1::<f32>()?;
+    let step = |i: usize| i * flat.len() / SAMPLES.min(flat.len());
+    let mut found: Vec<f32> = (0..SAMPLES.min(flat.len()))
+        .map(|i| flat[step(i)])
+        .collect();
+    let weights = numbers(k, flat.len(), 0.0, 1.0);
+    let products = flat.iter().zip(weights);
+    let sum: f64 = products.map(|(x, w)| f64::from(*x) * f64::from(w)).sum();
+    found.push(sum as f32);
+    Ok(found)
+}
+
+fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
+    let golden = Golden::load(name)?;
+    let net = network(architecture)?;
+    let (x, t, condition) = (golden.get("x")?, golden.whole("t")?, golden.condition()?);
+    let output = net.forward(x, &t, &condition)?;
+    golden.compare("output", &output)?;
+    let loss = (&output - golden.get("target")?)?.sqr()?.mean_all()?;
+    golden.compare("loss", &loss.reshape(1)?)?;
+
+    let grads = loss.backward()?;
+    let ours = sorted(&net);
+    let names: Vec<&str> = ours.iter().map(|(name, _)| name.as_str()).collect();
+    assert_eq!(names, golden.names_after("grads."));
+    for (k, (name, var)) in ours.iter().enumerate() {
+        let grad = grads
+            .get(var)
+            .with_context(|| format!("no gradient: {name}"))?;
+        let theirs = golden.get(&format!("grads.{name}"))?.to_vec1::<f32>()?;
+        let found = sampled(k, grad)?;
+        assert_eq!(found.len(), theirs.len(), "{name}");
+        let largest = theirs.iter().fold(0f32, |m, x| m.max(x.abs()));
+        for (ours, theirs) in found.iter().zip(&theirs) {
+            let off = (ours - theirs).abs();
+            assert!(off < TOLERANCE, "{name}: off by {off:e}");
+            // Many gradients are not much larger than 1e-4: compare in proportion too.
+            assert!(
+                off < 2e-3 * largest + 1e-6,
+                "{name}: off by {off:e} of {largest:e}"
+            );
+        }
+        var.set(&(var.as_detached_tensor() - (grad * RATE)?)?)?;
+    }
+    for name in golden.names_after("after.") {
+        let buffer = net.params().get(name).context("no buffer")?;
+        golden.compare(&format!("after.{name}"), buffer)?;
+    }
+    assert_eq!(
+        net.params().buffers().count(),
+        golden.names_after("after.").len()
+    );
+    golden.compare("predicted", &net.predict(x, &t, &condition)?)
+}
+
+#[test]
+fn context_unet() -> Result<()> {
+    is_that_of_pytorch("context_unet", small().into())
+}
+
+fn small() -> ContextUnet {
+    ContextUnet {
+        n_feat: 8,
+        ..Default::default()
+    }
+}
+
+#[test]
+fn conditional_unet() -> Result<()> {
+    let net = ConditionalUNet {
+        base: 8,
+        groups: 4,
+        heads: 2,
+        classes: 3,
+        ..Default::default()
+    };
+    is_that_of_pytorch("conditional_unet", net.into())
+}
+
+#[test]
+fn unet_with_and_without_attention_and_classes() -> Result<()> {
+    let plain = UNet {
+        base: 8,
+        groups: 4,
+        ..Default::default()
+    };
+    is_that_of_pytorch("unet_without_attention", plain.into())?;
+    let net = UNet {
+        heads: 2,
+        classes: 3,
+        ..plain
+    };
+    is_that_of_pytorch("unet", net.into())
+}
+
+#[test]
+fn attention_unet() -> Result<()> {
+    let net = AttentionUNet {
+        base: 8,
+        groups: 4,
+        heads: 2,
+        classes: 3,
+        ..Default::default()
+    };
+    is_that_of_pytorch("attention_unet", net.into())
+}
+
+/// Of one whose storages say that they were on a GPU.
+#[test]
+fn a_pth_file_is_read() -> Result<()> {
+    let (golden, file) = (Golden::load("context_unet")?, golden("context_unet.pth"));
+    let net = Network::load_pth(small(), &file, &Device::Cpu)?;
+    let (x, t, condition) = (golden.get("x")?, golden.whole("t")?, golden.condition()?);
+    golden.compare("predicted", &net.predict(x, &t, &condition)?)?;
+    for name in golden.names_after("after.") {
+        let buffer = net.params().get(name).context("no buffer")?;
+        golden.compare(&format!("after.{name}"), buffer)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pth_file_that_does_not_fit_is_named() -> Result<()> {
+    let file = golden("context_unet.pth");
+    let fails = |net: ContextUnet| {
+        let net = Network::load_pth(net, &file, &Device::Cpu);
+        net.unwrap_err().to_string()
+    };
+    let larger = ContextUnet {
+        n_feat: 16,
+        ..small()
+    };
+    let free = ContextUnet {
+        n_cfeat: 0,
+        ..small()
+    };
+    for (message, wants) in [
+        (
+            fails(larger),
+            "init_conv.conv1.0.weight has shape [8, 3, 3, 3] and must have [16, 3, 3, 3]",
+        ),
+        (fails(free), "superfluous: contextembed"),
+    ] {
+        let named = message.contains("context_unet.pth");
+        assert!(named && message.contains(wants), "{message}");
+    }
+    Ok(())
+}
+
+/// Cut off anywhere, or with any part of it replaced: an error with the file's name, or other numbers, but no panic.
+#[test]
+fn a_damaged_pth_file_is_an_error() -> Result<()> {
+    let whole = std::fs::read(golden("context_unet.pth"))?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("damaged.pth");
+    let load = |bytes: &[u8]| -> Result<Option<String>> {
+        std::fs::write(&path, bytes)?;
+        let net = Network::load_pth(small(), &path, &Device::Cpu);
+        Ok(net.err().map(|e| e.to_string()))
+    };
+    for end in (0..whole.len()).step_by(whole.len() / 50) {
+        let message = load(&whole[..end])?.context("it was read")?;
+        assert!(message.contains("damaged.pth"), "{message}");
+    }
+    let mut rng = Rng::new(1);
+    for _ in 0..200 {
+        let mut bytes = whole.clone();
+        let at = rng.below(bytes.len());
+        bytes[at] = !bytes[at];
+        load(&bytes)?;
+    }
+    let message = load(b"not a zip")?.context("it was read")?;
+    assert!(message.contains("it is no archive"), "{message}");
+    Ok(())
+}

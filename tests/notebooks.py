@@ -1,10 +1,12 @@
 #!/usr/bin/env python3
 """Runs the notebooks with the real kernel.
 
-    notebooks.py            all of them, with the values they are committed with, results written back: `make notebooks`
+    notebooks.py            all of them, with the values they are committed with, trainings anew, results written back:
+                            `make notebooks`
     notebooks.py NAME …     only these
 """
 import base64
+import shutil
 import sys
 import time
 
@@ -29,6 +31,11 @@ def code_cells(notebook):
 def parameters_at(notebook):
     """The position of the cell tagged `parameters`."""
     return next(i for i, cell in enumerate(notebook.cells) if "parameters" in cell.metadata.get("tags", []))
+
+
+def forget(run):
+    """Removes a training that a notebook keeps in runs/, so that it begins anew."""
+    shutil.rmtree(NOTEBOOKS / "runs" / run, ignore_errors=True)
 
 
 def execute(notebook, parameters=None):
@@ -64,6 +71,7 @@ def main(names):
         if names and path.stem not in names:
             continue
         began = time.monotonic()
+        forget(path.stem)
         notebook = execute(read(path))
         nbformat.write(notebook, path)
         keep_pictures(path, notebook)

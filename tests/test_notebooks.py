@@ -4,7 +4,7 @@ import tomllib
 
 import pytest
 from kernel import DEP, ROOT
-from notebooks import all_notebooks, code_cells, execute, parameters_at, read
+from notebooks import all_notebooks, code_cells, execute, forget, parameters_at, read
 
 SMALL = tomllib.loads((ROOT / "tests" / "small.toml").read_text())
 PATHS = pytest.mark.parametrize("path", all_notebooks(), ids=lambda path: path.stem)
@@ -46,5 +46,7 @@ def test_is_committed_executed(path):
 
 @PATHS
 def test_runs_top_to_bottom(path):
+    forget("test")
     notebook = execute(read(path), SMALL[path.stem])
+    forget("test")
     assert not [cell for cell in code_cells(notebook) if cell.execution_count is None]

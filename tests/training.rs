@@ -456,6 +456,29 @@ fn a_context_is_learned_and_the_configuration_of_a_run_says_so() -> Result<()> {
     Ok(())
 }
 
+/// As many steps as fit, and the learning rate has fallen when they end.
+#[test]
+fn it_ends_within_a_time() -> Result<()> {
+    let config = TrainingConfig {
+        epochs: 1_000_000,
+        stages: 1,
+        decay: Decay::Cosine { floor: 0.0 },
+        ..config()
+    };
+    let mut training = Training::new(config, net(), &sprites()?, &Device::Cpu)?;
+    training.end_within(std::time::Duration::from_secs(2));
+    let steps = steps(&mut training, usize::MAX)?;
+    assert_eq!(training.state(), State::Done);
+    assert_eq!(training.total_steps(), steps.len());
+    let highest = steps.iter().map(|step| step.lr).fold(0.0, f64::max);
+    assert!(
+        highest > 0.9e-3 && steps[steps.len() - 1].lr < 0.2e-3,
+        "{highest}, {:?}",
+        steps.last()
+    );
+    Ok(())
+}
+
 /// A page that was shown before is told how it goes, and how it ended; without one there is no file.
 #[test]
 fn the_live_page_is_told() -> Result<()> {

@@ -6,6 +6,7 @@ use crate::show::Plot;
 use anyhow::Result;
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Instant;
 
 /// How a training ended: from [`Training::run`].
 #[derive(Clone, Debug)]
@@ -31,15 +32,24 @@ pub(super) fn run(training: &mut Training) -> Result<Report> {
         }
         println!("going on after {} steps", resumed.steps);
     }
-    let (total, done) = (training.total_steps(), training.history().len());
+    // How many steps there will be is not known if it ends at a time.
+    let total = match training.deadline() {
+        Some(_) => 0,
+        None => training.total_steps(),
+    };
+    let done = training.history().len();
     let mut progress = Progress::new(total as u64, "training").starting_at(done as u64);
     let mut smooth: Option<f64> = None;
-    for step in training.by_ref() {
+    while let Some(step) = training.next() {
         let step = step?;
         let loss = smooth.map_or(step.loss, |s| 0.98 * s + 0.02 * step.loss);
         smooth = Some(loss);
+        let left = training.deadline().map_or_else(String::new, |at| {
+            let left = at.saturating_duration_since(Instant::now());
+            format!(", {:.0} s left", left.as_secs_f64())
+        });
         progress.message(format!(
-            "epoch {}, loss {loss:.4}, lr {:.1e}, {:.0} images/s",
+            "epoch {}, loss {loss:.4}, lr {:.1e}, {:.0} images/s{left}",
             step.epoch + 1,
             step.lr,
             step.images_per_second

@@ -122,6 +122,7 @@ pub struct Training {
     state: State,
     /// When the live page was last told.
     told: Option<Instant>,
+    deadline: Option<Instant>,
 }
 
 impl Training {
@@ -209,6 +210,7 @@ impl Training {
             stop: Arc::default(),
             state: State::Running,
             told: None,
+            deadline: None,
             config,
         })
     }
@@ -304,10 +306,33 @@ impl Training {
         self.stop.clone()
     }
 
-    /// Ends the training early: at `max_steps` steps instead, all counted. The learning rate's decay ends there too.
-    pub fn end_at(&mut self, steps: usize) {
-        self.total = steps.max(self.done);
-        self.config.max_steps = self.total;
+    /// Ends the training so that all of it takes `limit` from now on, as far as that can be known: how many steps there are
+    /// to be is estimated anew as it goes on, and the learning rate's decay with it. So its steps depend on the machine; at
+    /// most there are those of all epochs.
+    pub fn end_within(&mut self, limit: Duration) {
+        self.deadline = Some(Instant::now() + limit);
+    }
+
+    /// When it ends, if that was decided: [`Training::end_within`].
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// How many steps fit into the time that is left.
+    fn estimate(&mut self) {
+        let Some(deadline) = self.deadline else {
+            return;
+        };
+        let recent = &self.history[self.history.len().saturating_sub(RECENT)..];
+        if recent.is_empty() {
+            return;
+        }
+        let each = recent.iter().map(step_seconds(&self.config)).sum::<f64>() / recent.len() as f64;
+        let left = deadline.saturating_duration_since(Instant::now());
+        // A little is kept for the last checkpoint and the model.
+        let steps = (0.99 * left.as_secs_f64() / each) as usize;
+        let all = self.config.total_steps(self.data.len());
+        self.total = self.done.saturating_add(steps).min(all);
     }
 
     /// Images made with the averaged weights: `n` of them, of all classes in turn, always from the same noise.
@@ -683,6 +708,12 @@ impl Training {
     }
 }
 
+/// How long a step took.
+fn step_seconds(config: &TrainingConfig) -> impl Fn(&Step) -> f64 {
+    let images = (config.batch * config.accumulate) as f64;
+    move |step| images / step.images_per_second
+}
+
 impl Iterator for Training {
     type Item = Result<Step>;
 
@@ -696,7 +727,11 @@ impl Iterator for Training {
             self.tell(None);
             return failed.map(Err);
         }
-        let step = self.step().and_then(|step| self.keep(&step).map(|()| step));
+        let step = self.step().and_then(|step| {
+            self.estimate();
+            self.keep(&step)?;
+            Ok(step)
+        });
         let step = step.map_err(crate::whole);
         if step.is_err() {
             self.state = State::Failed;

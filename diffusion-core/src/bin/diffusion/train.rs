@@ -1,6 +1,6 @@
 //! `diffusion train`.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, Told, parse_choice};
 use diffusion_core::data::Part;
@@ -11,14 +11,10 @@ use diffusion_core::unet::Architecture;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Instant;
+use std::time::Duration;
 
 /// What a shell expects of a command that was interrupted.
 const INTERRUPTED: u8 = 130;
-
-/// Steps that are not counted, and steps that are, to see how many a budget of minutes allows.
-const WARM_UP: usize = 3;
-const TIMED: usize = 12;
 
 #[derive(Args)]
 pub struct Options {
@@ -37,7 +33,7 @@ pub struct Options {
     /// Ends after so many steps
     #[arg(long)]
     max_steps: Option<usize>,
-    /// Makes as many steps as fit into so many minutes on this machine
+    /// Ends after so many minutes; the learning rate's decay follows the clock
     #[arg(long)]
     minutes: Option<f64>,
     /// Images in a batch
@@ -147,38 +143,18 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let data = run.data.load(Part::Train, run.training.seed)?;
     let architecture = run.architecture(&data);
     println!("{data}");
-    let mut config = run.training.clone();
-    if let Some(minutes) = options.minutes {
-        ensure!(
-            minutes > 0.0 && minutes.is_finite(),
-            "--minutes {minutes}: it must be a positive number"
-        );
-        let began = Instant::now();
-        let mut trial = Training::new(config.clone(), architecture.clone(), &data, &device)?;
-        for step in trial.by_ref().take(WARM_UP) {
-            step?;
-        }
-        let timed = Instant::now();
-        for step in trial.take(TIMED) {
-            step?;
-        }
-        let each = timed.elapsed().as_secs_f64() / TIMED as f64;
-        // A little is kept for checkpoints and samples, and the trial counts.
-        let left = 0.96 * (minutes * 60.0 - began.elapsed().as_secs_f64());
-        config.max_steps = ((left / each) as usize).max(1);
-        let per_epoch = data.len() / (config.batch * config.accumulate);
-        config.epochs = config.max_steps.div_ceil(per_epoch);
-        println!(
-            "{:.0} ms a step: {} steps in {minutes} minutes",
-            each * 1e3,
-            config.max_steps
-        );
-    }
-    let mut training = Training::new(config, architecture, &data, &device)?
+    let mut training = Training::new(run.training.clone(), architecture, &data, &device)?
         .source(run.data.clone())
         .in_folder(&folder)?;
+    if let Some(minutes) = options.minutes {
+        let limit = Duration::try_from_secs_f64(60.0 * minutes)
+            .ok()
+            .filter(|limit| !limit.is_zero())
+            .with_context(|| format!("--minutes {minutes}: it must be a positive number"))?;
+        training.end_within(limit);
+    }
     println!(
-        "{}: {} parameters; {} steps of {} images; {}",
+        "{}: {} parameters; at most {} steps of {} images; {}",
         training.network().architecture().name(),
         training.network().params().count(),
         training.total_steps(),

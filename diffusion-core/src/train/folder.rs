@@ -2,16 +2,18 @@
 
 use super::Step;
 use crate::config::RunConfig;
+use crate::device::Setup;
 use crate::nn::Contents;
 use crate::show::{Grid, Live, LiveState};
 use anyhow::{Context, Result, bail};
-use candle_core::Tensor;
+use candle_core::{DeviceLocation, Tensor};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
 
 const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
+const MACHINE: &str = "machine.txt";
 const CHECKPOINTS: &str = "checkpoints";
 
 /// What may change when a run is taken up again: it does not change what a step computes. More epochs go on where the
@@ -59,6 +61,7 @@ impl RunFolder {
                 same_run(&RunConfig::load(&config)?, run, has_source)?;
             }
             run.save(&config)?;
+            note_machine(&path.join(MACHINE))?;
             // A wish to stop from before this session says nothing about this one.
             Live::clear_stop(path)?;
             let log = OpenOptions::new()
@@ -203,6 +206,22 @@ impl RunFolder {
             let _ = state.write(&self.path);
         }
     }
+}
+
+/// Notes what the training runs on, a line for each machine that it has run on.
+fn note_machine(path: &Path) -> Result<()> {
+    let setup = Setup::new(0);
+    let processor = setup.processor.as_deref().unwrap_or("an unknown processor");
+    let device = match setup.device.location() {
+        DeviceLocation::Cpu => String::new(),
+        other => format!(", {other:?}"),
+    };
+    let line = format!("{processor}, {} threads{device}", setup.threads);
+    let before = fs::read_to_string(path).unwrap_or_default();
+    if before.lines().all(|known| known != line) {
+        fs::write(path, format!("{before}{line}\n"))?;
+    }
+    Ok(())
 }
 
 /// An error that names the first value in which two runs differ, if they differ in what a step computes.

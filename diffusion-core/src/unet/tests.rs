@@ -168,11 +168,11 @@ fn numbers(x: &Tensor) -> Result<Vec<f64>> {
 }
 
 fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
-    Ok((a - b)?
+    (a - b)?
         .abs()?
         .max_all()?
         .to_dtype(DType::F64)?
-        .to_scalar()?)
+        .to_scalar()
 }
 
 #[test]

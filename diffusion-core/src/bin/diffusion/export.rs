@@ -5,7 +5,6 @@ use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::Part;
-use diffusion_core::device::Setup;
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
@@ -130,8 +129,9 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
         .filter(|s| s.epoch == last.epoch)
         .map(|s| s.loss)
         .collect();
-    let (process, setup) = (&model.process, Setup::new(run.training.seed));
-    let processor = setup.processor.unwrap_or_else(|| "unknown".to_owned());
+    let process = &model.process;
+    let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
+    let machine: Vec<&str> = machine.lines().collect();
     let [c, h, w] = process.shape;
     Ok(format!(
         "# {name}
@@ -143,7 +143,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 {files}| network | {architecture}, {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | trained | {steps} steps of {batch} images, {seen} images in all |
-| wall time | {minutes:.0} minutes on {processor}, {threads} threads |
+| wall time | {minutes:.0} minutes on {machine} |
 | loss | {loss:.4}, the mean of the last epoch's {count} steps |
 | picture | {samples} images, averaged weights, DDIM in 50 steps, all classes in turn, seed {SEED} |
 
@@ -168,7 +168,7 @@ Grid::new(&images)?
         batch = run.training.batch * run.training.accumulate,
         seen = process.images_seen,
         minutes = last.seconds / 60.0,
-        threads = setup.threads,
+        machine = machine.join(", then "),
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
         samples = options.samples,

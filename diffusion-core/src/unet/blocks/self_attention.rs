@@ -69,7 +69,7 @@ mod tests {
         let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
         let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
         let x = random(1, (2, 4, 2, 3))?;
-        check("input", &[x.clone()], |x| layer.forward(&x[0]))?;
+        check("input", std::slice::from_ref(&x), |x| layer.forward(&x[0]))?;
         check_params("parameters", &params, || layer.forward(&x))
     }
 

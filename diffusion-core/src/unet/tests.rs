@@ -70,8 +70,8 @@ fn kinds() -> Vec<Kind> {
         Kind {
             architecture: UNet {
                 channels: 1,
-                base: 4,
-                groups: 2,
+                base: 8,
+                groups: 4,
                 heads: 2,
                 classes: 3,
                 ..Default::default()
@@ -168,11 +168,7 @@ fn numbers(x: &Tensor) -> Result<Vec<f64>> {
 }
 
 fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
-    (a - b)?
-        .abs()?
-        .max_all()?
-        .to_dtype(DType::F64)?
-        .to_scalar()
+    (a - b)?.abs()?.max_all()?.to_dtype(DType::F64)?.to_scalar()
 }
 
 #[test]
@@ -391,15 +387,15 @@ fn one_batch_is_learned_by_heart() -> Result<()> {
         };
         let mut adam = AdamW::new(&net.params().by_name(), config)?;
         let mut losses = vec![f32::INFINITY];
-        while losses.len() < 800 && losses[losses.len() - 1] > 0.1 {
+        while losses.len() < 500 && losses[losses.len() - 1] > 0.3 {
             let answer = net.forward(&x, &[10, 700], &kind.condition)?;
             let loss = (answer - &eps)?.sqr()?.mean_all()?;
             adam.step(&loss.backward()?)?;
             losses.push(loss.to_scalar::<f32>()?);
         }
         let (first, last) = (losses[1], losses[losses.len() - 1]);
-        assert!(first > 0.5, "{}: {first}", kind.name());
-        assert!(last <= 0.1, "{}: {first} {last}", kind.name());
+        assert!(first > 0.8, "{}: {first}", kind.name());
+        assert!(last <= 0.3, "{}: {first} {last}", kind.name());
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ enum Command {
         /// simple-unet, context-unet, …; or the file of a model
         #[arg(long, default_value = "simple-unet")]
         model: String,
-        /// A TOML file with a [network] to take in its place
+        /// A TOML file whose network is taken in its place
         #[arg(long, conflicts_with = "model")]
         config: Option<std::path::PathBuf>,
         /// Height and width of the image

@@ -21,7 +21,7 @@ pub struct Options {
     /// What to learn from: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
     #[arg(long)]
     task: Option<String>,
-    /// A TOML file with any of [data], [network.NAME] and [training]; flags go before it
+    /// A TOML file of the data, the network and the training; flags go before it
     #[arg(long)]
     config: Option<PathBuf>,
     /// The network: simple-unet, context-unet, …

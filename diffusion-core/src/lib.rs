@@ -37,9 +37,9 @@
 //! |---|---|---|
 //! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid | `01_forward` |
 //! | [`diffusion`] | q(x_t given x_0), the posterior, ε / x_0 / v | `01_forward` |
-//! | [`ops`] | convolution, normalisation, attention, …, differentiable | |
-//! | [`nn`] | layers, and their parameters by name: to initialise, save and load | |
-//! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | |
+//! | [`ops`] | convolution, normalisation, attention, …, differentiable | `02_unet` |
+//! | [`nn`] | layers, and their parameters by name: to initialise, save and load | `02_unet` |
+//! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | `02_unet` |
 //! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
 //! | [`sampler`] | from noise to images: DDIM to DDPM | |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |

@@ -223,6 +223,7 @@ fn mistakes_are_named_and_what_would_be_right() -> Result<()> {
             &["--resume empty", "no folder of a run"],
         ),
         (&["train", "--minutes", "0"], &["--minutes 0"]),
+        (&["train", "--minutes", "1e300"], &["--minutes 1"]),
         (
             &["summary", "--model", "resnet"],
             &["resnet", "simple-unet"],

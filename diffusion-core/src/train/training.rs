@@ -310,7 +310,8 @@ impl Training {
     /// to be is estimated anew as it goes on, and the learning rate's decay with it. So its steps depend on the machine; at
     /// most there are those of all epochs.
     pub fn end_within(&mut self, limit: Duration) {
-        self.deadline = Some(Instant::now() + limit);
+        // A time too far to be told is none.
+        self.deadline = Instant::now().checked_add(limit);
     }
 
     /// When it ends, if that was decided: [`Training::end_within`].

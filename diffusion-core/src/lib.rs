@@ -3,7 +3,7 @@
 //! A diffusion model learns to undo noise. The *forward process* turns an image step by step into Gaussian noise and needs
 //! no learning; a network is trained to see the noise in what comes out; run backwards from pure noise, it makes new
 //! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process,
-//! the networks, their training, a first sampler, the data and the pictures.
+//! the networks, their training, the samplers, the data and the pictures.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, data::Dataset, diffusion::q_sample, rng::Rng, schedule::Schedule, show::Grid};
@@ -41,7 +41,8 @@
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | `02_unet` |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | `02_unet` |
 //! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
-//! | [`sampler`] | from noise to images: DDIM to DDPM | |
+//! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
+//! | [`guidance`] | what is asked for, and how strongly | `05_conditioning` |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
@@ -66,6 +67,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod guidance;
 pub mod model;
 pub mod nn;
 pub mod ops;

@@ -1,9 +1,10 @@
 //! A trained network and what its answers mean: all that is needed to sample.
 
 use crate::diffusion::Param;
+use crate::guidance::Guidance;
 use crate::nn::Contents;
 use crate::rng::Rng;
-use crate::sampler::Sampler;
+use crate::sampler::{Noise, Sampler, States};
 use crate::schedule::{Betas, Schedule};
 use crate::unet::{Condition, Network};
 use anyhow::{Context, Result, ensure};
@@ -63,6 +64,8 @@ pub struct Model {
 impl Model {
     /// `n` images, from noise that `rng` draws.
     ///
+    /// `guidance` is a [`Condition`], or one with a [scale](Guidance).
+    ///
     /// # Shapes
     /// The result is (n, C, H, W), nominally in \[−1, 1\].
     ///
@@ -71,16 +74,116 @@ impl Model {
     pub fn sample(
         &self,
         n: usize,
-        condition: &Condition,
+        guidance: impl Into<Guidance>,
         sampler: &Sampler,
         rng: &mut Rng,
     ) -> Result<Tensor> {
+        let noise = self.noise(n, rng)?;
+        Ok(self.states(&noise, guidance, sampler, rng)?.finish()?)
+    }
+
+    /// The same, at most `at_once` images in a batch, for more images than memory has room for.
+    ///
+    /// # Shapes
+    /// As [`Model::sample`].
+    ///
+    /// # Errors
+    /// As [`Model::sample`], or `at_once` = 0.
+    pub fn sample_in_batches(
+        &self,
+        n: usize,
+        at_once: usize,
+        guidance: impl Into<Guidance>,
+        sampler: &Sampler,
+        rng: &mut Rng,
+    ) -> Result<Tensor> {
+        ensure!(at_once > 0, "at_once = 0 images; it must be at least 1");
+        let (noise, guidance) = (self.noise(n, rng)?, guidance.into());
+        let batches = (0..n).step_by(at_once).map(|start| {
+            let len = at_once.min(n - start);
+            let (xt, part) = (noise.narrow(0, start, len)?, guidance.narrow(start, len)?);
+            Ok(self.states(&xt, part, sampler, rng)?.finish()?)
+        });
+        Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// Where `n` images begin: x_T, standard normal.
+    ///
+    /// # Shapes
+    /// (n, C, H, W).
+    ///
+    /// # Errors
+    /// `n` = 0, or there is no memory.
+    pub fn noise(&self, n: usize, rng: &mut Rng) -> Result<Tensor> {
         ensure!(n > 0, "n = 0 images were asked for; ask for at least 1");
         let [c, h, w] = self.process.shape;
-        let noise = rng.randn((n, c, h, w), self.network.device())?;
-        let (schedule, param) = (self.process.schedule()?, self.process.param);
-        let predict = |xt: &Tensor, t: &[usize]| self.network.predict(xt, t, condition);
-        Ok(sampler.sample(predict, &schedule, param, &noise, rng)?)
+        Ok(rng.randn((n, c, h, w), self.network.device())?)
+    }
+
+    /// The way from the noise `xt` to images, state by state; [`States::finish`] goes to the end.
+    ///
+    /// # Shapes
+    /// `xt` (n, C, H, W), standard normal.
+    ///
+    /// # Errors
+    /// As [`Sampler::states`].
+    pub fn states<'a, N: Noise>(
+        &'a self,
+        xt: &Tensor,
+        guidance: impl Into<Guidance>,
+        sampler: &Sampler,
+        noise: &'a mut N,
+    ) -> Result<States<'a, impl FnMut(&Tensor, &[usize]) -> candle_core::Result<Tensor>, N>> {
+        let (schedule, param, guidance) = (
+            self.process.schedule()?,
+            self.process.param,
+            guidance.into(),
+        );
+        let predict = move |xt: &Tensor, t: &[usize]| guidance.predict(&self.network, xt, t);
+        Ok(sampler.states(predict, &schedule, param, xt, noise)?)
+    }
+
+    /// The noise from which the images `x0` come, nearly: [`Sampler::encode`].
+    ///
+    /// # Shapes
+    /// `x0` (n, C, H, W), in \[−1, 1\]; the result is as `x0`.
+    ///
+    /// # Errors
+    /// As [`Sampler::encode`].
+    pub fn encode(
+        &self,
+        x0: &Tensor,
+        guidance: impl Into<Guidance>,
+        sampler: &Sampler,
+    ) -> Result<Tensor> {
+        let guidance = guidance.into();
+        let predict = |xt: &Tensor, t: &[usize]| guidance.predict(&self.network, xt, t);
+        Ok(sampler.encode(predict, &self.process.schedule()?, self.process.param, x0)?)
+    }
+
+    /// A context for `n` images, from classes by name with their weights: `[("human", 1.0), ("food", 0.6)]`.
+    ///
+    /// # Errors
+    /// The network takes no context, or there is no class of a name: the message says which there are.
+    pub fn mixed(&self, parts: &[(&str, f32)], n: usize) -> Result<Condition> {
+        let (k, classes) = (self.network.architecture().context(), &self.process.classes);
+        ensure!(
+            k > 0,
+            "the network takes no context; a mixture is one of contexts"
+        );
+        let mut row = vec![0f32; k];
+        for (name, weight) in parts {
+            let at = classes.iter().position(|class| class == name);
+            let at = at.filter(|at| *at < k).with_context(|| {
+                format!(
+                    "there is no class {name:?}; there are {}",
+                    classes.join(", ")
+                )
+            })?;
+            row[at] += weight;
+        }
+        let rows = Tensor::from_vec(row.repeat(n), (n, k), self.network.device())?;
+        Ok(Condition::Context(rows))
     }
 
     /// What `n` images can show: all classes in turn, each alone; nothing for an unconditional network.
@@ -201,10 +304,7 @@ mod tests {
         let again = Model::load(&path, &Device::Cpu)?;
         assert_eq!(again.process, model.process);
         assert_eq!(again.network.architecture(), model.network.architecture());
-        let sampler = Sampler {
-            steps: 5,
-            ..Default::default()
-        };
+        let sampler = Sampler::ddim(5);
         let sample =
             |m: &Model| m.sample(2, &Condition::labels([0, 1]), &sampler, &mut Rng::new(2));
         assert_eq!(numbers(&sample(&model)?)?, numbers(&sample(&again)?)?);

@@ -346,10 +346,7 @@ impl Training {
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
         let condition = self.model.conditions(n)?;
         let mut rng = self.rng.fork(SAMPLES);
-        let sampler = Sampler {
-            steps: self.config.sample_steps.min(self.config.steps),
-            ..Default::default()
-        };
+        let sampler = Sampler::ddim(self.config.sample_steps.min(self.config.steps));
         self.averaged(|model| model.sample(n, &condition, &sampler, &mut rng))?
     }
 

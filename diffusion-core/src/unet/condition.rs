@@ -73,6 +73,70 @@ impl Condition {
         }
     }
 
+    /// Those of `len` images from image `start` on.
+    ///
+    /// # Errors
+    /// It is for fewer.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        match self {
+            Self::None => Ok(Self::None),
+            Self::Context(context) => Ok(Self::Context(context.narrow(0, start, len)?)),
+            Self::Labels(labels) => match labels.get(start..).and_then(|rest| rest.get(..len)) {
+                Some(part) => Ok(Self::Labels(part.to_vec())),
+                None => bail!(
+                    "Condition::narrow: {len} images from {start} on were asked for, of {}",
+                    labels.len()
+                ),
+            },
+        }
+    }
+
+    /// One after the other: each part with the number of its images, which those of [`Condition::None`] do not say.
+    ///
+    /// # Errors
+    /// Labels and contexts are mixed, contexts differ in their length, or a part is not for its number of images.
+    pub fn cat(parts: &[(&Self, usize)]) -> Result<Self> {
+        for (part, n) in parts {
+            if part.len().is_some_and(|len| len != *n) {
+                bail!(
+                    "Condition::cat: a condition of {} images for {n}",
+                    part.len().unwrap_or_default()
+                )
+            }
+        }
+        let mut context = None;
+        let mut labelled = false;
+        for (part, _) in parts {
+            match part {
+                Self::None => {}
+                Self::Labels(_) => labelled = true,
+                Self::Context(it) => context = Some(it),
+            }
+        }
+        match context {
+            Some(_) if labelled => {
+                bail!("Condition::cat: class labels and contexts cannot stand side by side")
+            }
+            Some(like) => {
+                let (k, dtype, device) = (like.dim(1)?, like.dtype(), like.device());
+                let rows = parts.iter().map(|(part, n)| match part {
+                    Self::Context(it) => Ok(it.clone()),
+                    _ => Tensor::zeros((*n, k), dtype, device),
+                });
+                let rows = rows.collect::<Result<Vec<_>>>()?;
+                Ok(Self::Context(Tensor::cat(&rows, 0)?))
+            }
+            None if labelled => {
+                let labels = parts.iter().flat_map(|(part, n)| match part {
+                    Self::Labels(labels) => labels.clone(),
+                    _ => vec![None; *n],
+                });
+                Ok(Self::Labels(labels.collect()))
+            }
+            None => Ok(Self::None),
+        }
+    }
+
     /// An error unless it is one for `batch` images, of `classes` classes or a context of `context` numbers.
     pub(super) fn check(&self, batch: usize, classes: usize, context: usize) -> Result<()> {
         let (got, want) = match self {
@@ -137,6 +201,31 @@ mod tests {
         assert_eq!(dropped, Condition::Context(want));
         assert_eq!(Condition::None.dropped(&[true])?, Condition::None);
         assert!(Condition::labels([1]).dropped(&[true, false]).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn conditions_are_put_together_and_taken_apart() -> Result<()> {
+        let (seven, none) = (Condition::labels([7, 3]), Condition::None);
+        let both = Condition::cat(&[(&seven, 2), (&none, 1)])?;
+        assert_eq!(both, Condition::Labels(vec![Some(7), Some(3), None]));
+        assert_eq!(both.narrow(1, 2)?, Condition::Labels(vec![Some(3), None]));
+        let context = Condition::Context(Tensor::new(&[[1f32, 0.5]], &Device::Cpu)?);
+        let both = Condition::cat(&[(&none, 1), (&context, 1)])?;
+        assert_eq!(both.narrow(1, 1)?, context);
+        let Condition::Context(rows) = &both else {
+            panic!("{both:?}")
+        };
+        assert_eq!(rows.to_vec2::<f32>()?, [[0.0, 0.0], [1.0, 0.5]]);
+        assert_eq!(Condition::cat(&[(&none, 4), (&none, 1)])?, Condition::None);
+        for (parts, wants) in [
+            (&[(&context, 1), (&seven, 2)][..], "side by side"),
+            (&[(&seven, 3)], "of 2 images for 3"),
+        ] {
+            let message = Condition::cat(parts).unwrap_err().to_string();
+            assert!(message.contains(wants), "{message}");
+        }
+        assert!(seven.narrow(1, 2).is_err());
         Ok(())
     }
 

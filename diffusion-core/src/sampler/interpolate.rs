@@ -1,0 +1,61 @@
+//! Between two noises.
+
+use candle_core::{DType, Device, Result, Tensor, bail};
+
+/// Noise on the great circle between `a` and `b`: `a` at 0, `b` at 1
+/// ([Shoemake 1985](https://doi.org/10.1145/325334.325242)).
+///
+/// sin((1−f) θ)/sin θ a + sin(f θ)/sin θ b, where θ is the angle between them, for each image of its own. A straight line
+/// would pass through points that are too short to be noise: half-way by √2.
+///
+/// # Shapes
+/// `a` and `b` (B, C, H, W), or any rank with B first; the result is as `a`.
+///
+/// # Errors
+/// Their shapes differ, or `fraction` is not a finite number.
+///
+/// ```
+/// use diffusion_core::{candle::Device, rng::Rng, sampler::slerp};
+/// let mut rng = Rng::new(0);
+/// let (a, b) = (rng.randn((1, 1, 50, 50), &Device::Cpu)?, rng.randn((1, 1, 50, 50), &Device::Cpu)?);
+/// let variance = slerp(&a, &b, 0.5)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
+/// assert!((variance - 1.0).abs() < 0.1);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn slerp(a: &Tensor, b: &Tensor, fraction: f64) -> Result<Tensor> {
+    if a.dims() != b.dims() || a.rank() == 0 {
+        bail!(
+            "slerp: a has shape {:?} and b {:?}; they must be equal, with the images first",
+            a.dims(),
+            b.dims()
+        )
+    }
+    if !fraction.is_finite() {
+        bail!("slerp: fraction = {fraction} must be a number, 0 for a and 1 for b")
+    }
+    // On the host, since not every device knows f64.
+    let rows = |x: &Tensor| {
+        let x = x.reshape((x.dim(0)?, ()))?.to_device(&Device::Cpu)?;
+        x.to_dtype(DType::F64)?.to_vec2::<f64>()
+    };
+    let (rows_a, rows_b) = (rows(a)?, rows(b)?);
+    let weights = |(a, b): (&Vec<f64>, &Vec<f64>)| {
+        let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+        let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
+        let angle = cosine.clamp(-1.0, 1.0).acos();
+        // Parallel: the circle is a point, and a straight line the same.
+        if angle.is_nan() || angle.sin() < 1e-6 {
+            return (1.0 - fraction, fraction);
+        }
+        let share = |f: f64| (f * angle).sin() / angle.sin();
+        (share(1.0 - fraction), share(fraction))
+    };
+    let (of_a, of_b): (Vec<f64>, Vec<f64>) = rows_a.iter().zip(&rows_b).map(weights).unzip();
+    let mut shape = vec![1; a.rank()];
+    shape[0] = a.dim(0)?;
+    let scaled = |x: &Tensor, by: Vec<f64>| {
+        let by = Tensor::from_vec(by, shape.as_slice(), x.device())?.to_dtype(x.dtype())?;
+        x.broadcast_mul(&by)
+    };
+    scaled(a, of_a)? + scaled(b, of_b)?
+}

@@ -1,0 +1,122 @@
+//! Our samplers take the ways of Hugging Face diffusers' schedulers, all states, to 1e-4: `golden/samplers.py` wrote them
+//! down and says where diffusers departs from its own time steps.
+
+use anyhow::{Context, Result, bail};
+use diffusion_core::candle::{self, Device, Tensor, safetensors};
+use diffusion_core::diffusion::Param;
+use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold, Variance};
+use diffusion_core::schedule::{Betas, Schedule};
+use std::collections::HashMap;
+
+fn golden() -> Result<HashMap<String, Tensor>> {
+    let path = concat!(
+        env!("CARGO_MANIFEST_DIR"),
+        "/../tests/golden/samplers.safetensors"
+    );
+    Ok(safetensors::load(path, &Device::Cpu)?)
+}
+
+fn times(golden: &HashMap<String, Tensor>, name: &str) -> Result<Vec<usize>> {
+    let times = golden.get(name).context("no such time steps")?;
+    Ok(times
+        .to_vec1::<i64>()?
+        .iter()
+        .map(|t| *t as usize)
+        .collect())
+}
+
+/// 0.8 x + 0.3 tanh(2 x − t/1000), the "network" of both sides.
+fn answer(x: &Tensor, t: &[usize]) -> candle::Result<Tensor> {
+    (x * 0.8)? + (((x * 2.0)? - t[0] as f64 / 1000.0)?.tanh()? * 0.3)?
+}
+
+#[test]
+fn trajectories_equal_those_of_diffusers() -> Result<()> {
+    let golden = golden()?;
+    let noise = golden.get("noise").context("noise")?;
+    let mut compared = 0;
+    let mut worst = 0f32;
+    for (name, states) in &golden {
+        let Some(name) = name.strip_suffix(".states") else {
+            continue;
+        };
+        let [solver, betas, param, _, variance, threshold] =
+            name.splitn(6, '.').collect::<Vec<_>>()[..]
+        else {
+            bail!("{name}: six words were expected")
+        };
+        // "0.5" has a dot of its own.
+        let (variance, threshold) = match threshold.strip_prefix("5.") {
+            Some(rest) => ("0.5", rest),
+            None => (variance, threshold),
+        };
+        let sampler = Sampler {
+            solver: match (solver, variance) {
+                ("ddim", eta) => Solver::Ddim { eta: eta.parse()? },
+                ("dpm", _) => Solver::DpmSolver,
+                ("ddpm" | "ddpm50", "posterior") => Solver::Ddpm {
+                    variance: Variance::Posterior,
+                },
+                ("ddpm" | "ddpm50", "beta") => Solver::Ddpm {
+                    variance: Variance::Beta,
+                },
+                _ => bail!("{name}: an unknown solver"),
+            },
+            steps: Steps::Given(times(&golden, &format!("{name}.times"))?),
+            threshold: match threshold {
+                "clip" => Threshold::Clip,
+                "none" => Threshold::None,
+                "dynamic" => Threshold::Dynamic { quantile: 0.8 },
+                _ => bail!("{name}: an unknown threshold"),
+            },
+        };
+        let betas = match betas {
+            "linear" => Betas::LINEAR,
+            _ => Betas::COSINE,
+        };
+        let param = match param {
+            "eps" => Param::Eps,
+            "x0" => Param::X0,
+            _ => Param::V,
+        };
+        let schedule = Schedule::new(if solver == "ddpm50" { 50 } else { 1000 }, betas)?;
+        let mut drawn = 0;
+        let mut z = |_: &Tensor| {
+            drawn += 1;
+            noise.get(drawn - 1)
+        };
+        let states_of_ours = sampler.states(answer, &schedule, param, &states.get(0)?, &mut z)?;
+        let mut steps = 0;
+        for state in states_of_ours {
+            let state = state?;
+            steps += 1;
+            let want = states.get(state.index + 1)?;
+            let scale = want.abs()?.max_all()?.to_scalar::<f32>()?.max(1.0);
+            let apart = (&state.xs - want)?.abs()?.max_all()?.to_scalar::<f32>()? / scale;
+            worst = worst.max(apart);
+            assert!(apart < 1e-4, "{name}, t = {}: {apart}", state.t);
+        }
+        assert_eq!(steps + 1, states.dim(0)?, "{name}");
+        compared += 1;
+    }
+    println!("{compared} trajectories, {worst:e} apart at most");
+    assert!(compared > 40, "{compared}");
+    Ok(())
+}
+
+#[test]
+fn the_time_steps_are_those_of_diffusers() -> Result<()> {
+    let golden = golden()?;
+    let schedule = Schedule::linear(1000)?;
+    for n in [2, 7, 10, 25, 50, 300, 999, 1000] {
+        for (name, steps) in [
+            ("leading", Steps::Leading(n)),
+            ("trailing", Steps::Trailing(n)),
+            ("linspace", Steps::Linspace(n)),
+        ] {
+            let want = times(&golden, &format!("spacing.{name}.{n}"))?;
+            assert_eq!(steps.visited(&schedule)?, want, "{steps:?}");
+        }
+    }
+    Ok(())
+}

@@ -1,9 +1,12 @@
 //! The command line as a user calls it.
 
 use anyhow::{Context, Result, ensure};
+use diffusion_core::candle::Tensor;
 use diffusion_core::nn::Contents;
+use image::AnimationDecoder;
 use std::collections::BTreeMap;
 use std::fs;
+use std::io::BufReader;
 use std::path::Path;
 use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
@@ -242,6 +245,169 @@ fn mistakes_are_named_and_what_would_be_right() -> Result<()> {
             );
         }
     }
+    Ok(())
+}
+
+fn weights(name: &str) -> String {
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights");
+    format!("{folder}/{name}.safetensors")
+}
+
+#[test]
+fn samples_are_written_and_determined_by_the_seed() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let (mnist, sprites) = (weights("mnist"), weights("sprites-context"));
+    let mut arrays = Vec::new();
+    for (npy, batch) in [("a.npy", "256"), ("in/b.npy", "2")] {
+        let arguments = [
+            "sample",
+            "--checkpoint",
+            &mnist,
+            "--class",
+            "7,7,3",
+            "--guidance",
+            "1.5",
+            "--steps",
+            "4",
+            "--seed",
+            "5",
+            "--npy",
+            npy,
+            "--batch",
+            batch,
+            "--device",
+            "cpu",
+            "--out",
+            "sevens.png",
+        ];
+        let output = diffusion(&arguments, temp.path()).output()?;
+        ensure!(output.status.success(), words(&output));
+        assert!(words(&output).contains("3 images, classes 7, 7, 3, guidance 1.5"));
+        arrays.push(Tensor::read_npy(temp.path().join(npy))?);
+    }
+    assert_eq!(arrays[0].dims(), [3, 1, 28, 28]);
+    let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
+    let (a, b) = (numbers(&arrays[0])?, numbers(&arrays[1])?);
+    assert!(a.iter().all(|x| (-1.0..=1.0).contains(x)) && a.iter().any(|x| *x > 0.5));
+    // How many are drawn at once matters to rounding alone.
+    assert!(a.iter().zip(&b).all(|(a, b)| (a - b).abs() < 1e-3));
+    let picture = image::open(temp.path().join("sevens.png"))?;
+    assert!(picture.width() > 100);
+
+    for (sampler, more) in [
+        ("ddpm", ["--n", "2"]),
+        ("heun", ["--context", "1,0,0.6,0,0"]),
+        ("dpm++", ["--class", "food"]),
+    ] {
+        let arguments = [
+            "sample",
+            "--checkpoint",
+            &sprites,
+            "--sampler",
+            sampler,
+            "--steps",
+            "3",
+            more[0],
+            more[1],
+            "--device",
+            "cpu",
+            "--gif",
+            "way.gif",
+        ];
+        let output = diffusion(&arguments, temp.path()).output()?;
+        ensure!(output.status.success(), words(&output));
+    }
+    let frames = image::codecs::gif::GifDecoder::new(BufReader::new(fs::File::open(
+        temp.path().join("way.gif"),
+    )?))?;
+    assert_eq!(frames.into_frames().count(), 4);
+
+    let arguments = [
+        "compare",
+        "--checkpoint",
+        &sprites,
+        "--steps",
+        "5",
+        "--n",
+        "1",
+        "--device",
+        "cpu",
+    ];
+    let output = diffusion(&arguments, temp.path()).output()?;
+    let said = words(&output);
+    for want in [
+        "DDPM: 500 steps",
+        "DDIM: 5 steps",
+        "× as fast",
+        "compare.png",
+    ] {
+        assert!(said.contains(want), "{said:?} lacks {want:?}");
+    }
+    assert!(temp.path().join("compare.png").is_file());
+    Ok(())
+}
+
+#[test]
+fn what_cannot_be_drawn_is_said() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let (mnist, sprites) = (weights("mnist"), weights("sprites-context"));
+    fs::write(temp.path().join("text.txt"), "no model")?;
+    for (arguments, wants) in [
+        (
+            &["--checkpoint", "text.txt"][..],
+            &["text.txt", "not a model"][..],
+        ),
+        (&["--checkpoint", "nowhere"], &["nowhere is not a model"]),
+        (
+            &["--checkpoint", &mnist, "--class", "7,12"],
+            &["--class 12", "0 … 9"],
+        ),
+        (&["--checkpoint", &mnist, "--class", "-1"], &["-1"]),
+        (
+            &["--checkpoint", &mnist, "--context", "1"],
+            &["--context", "takes none; it takes --class"],
+        ),
+        (
+            &["--checkpoint", &sprites, "--context", "1,0"],
+            &["2 numbers were given; it takes 5", "food"],
+        ),
+        (
+            &["--checkpoint", &sprites, "--context", "1,0,0,0,NaN"],
+            &["finite"],
+        ),
+        (
+            &["--checkpoint", &sprites, "--class", "fod"],
+            &["--class fod", "food"],
+        ),
+        (
+            &["--checkpoint", &mnist, "--steps", "1001"],
+            &["steps = 1001 must be in 1 … 1000"],
+        ),
+        (&["--checkpoint", &mnist, "--steps", "0"], &["steps = 0"]),
+        (
+            &["--checkpoint", &mnist, "--eta", "1.5"],
+            &["eta = 1.5 must be in [0, 1]"],
+        ),
+        (
+            &["--checkpoint", &mnist, "--eta", "1", "--sampler", "heun"],
+            &["--eta is for --sampler ddim only"],
+        ),
+        (
+            &["--checkpoint", &mnist, "--guidance", "inf"],
+            &["--guidance inf"],
+        ),
+        (&["--checkpoint", &mnist, "--n", "0"], &["--n 0"]),
+        (&["--checkpoint", &mnist, "--batch", "0"], &["--batch 0"]),
+    ] {
+        let said = fails(&[&["sample"], arguments].concat(), temp.path())?;
+        for want in wants {
+            assert!(
+                said.contains(want),
+                "{arguments:?}: {said:?} lacks {want:?}"
+            );
+        }
+    }
+    assert_eq!(fs::read_dir(temp.path())?.count(), 1, "nothing was written");
     Ok(())
 }
 

@@ -53,6 +53,21 @@ pub enum Range {
     Stretch,
 }
 
+impl Range {
+    /// [`Range::Clamp`], or [`Range::Stretch`] where the values are so far from −1 … 1 that little could be seen: they span less
+    /// than a quarter of it, or reach beyond ±2. So it is with a network that has hardly been trained.
+    ///
+    /// # Errors
+    /// The images are not of floating-point numbers, or there are none.
+    pub fn fitting(images: &Tensor) -> anyhow::Result<Self> {
+        let values = images.flatten_all()?.to_dtype(candle_core::DType::F32)?;
+        let low = values.min(0)?.to_scalar::<f32>()?;
+        let high = values.max(0)?.to_scalar::<f32>()?;
+        let seen = high - low >= 0.5 && low >= -2.0 && high <= 2.0;
+        Ok(if seen { Self::Clamp } else { Self::Stretch })
+    }
+}
+
 impl Grid {
     /// The images of a tensor.
     ///

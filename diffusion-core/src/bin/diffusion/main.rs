@@ -1,6 +1,9 @@
 //! The command line: the same code as the notebooks, for long runs and for scripts.
 
+mod ask;
+mod compare;
 mod export;
+mod sample;
 mod train;
 
 use anyhow::{Context, Result, bail};
@@ -22,6 +25,10 @@ struct Arguments {
 enum Command {
     /// Trains a network, in a folder from which it can be taken up again
     Train(Box<train::Options>),
+    /// Draws images with a model
+    Sample(Box<sample::Options>),
+    /// DDPM's many steps against DDIM's few, from the same noise: pictures and times in one image
+    Compare(Box<compare::Options>),
     /// Writes the model of a run as weights, a card and a picture
     Export(export::Options),
     /// What the data sets need
@@ -65,6 +72,8 @@ fn main() -> ExitCode {
 fn run(command: Command) -> Result<ExitCode> {
     match command {
         Command::Train(options) => return train::run(*options),
+        Command::Sample(options) => sample::run(&options)?,
+        Command::Compare(options) => compare::run(&options)?,
         Command::Export(options) => export::run(options)?,
         Command::Data {
             action: Data::Fetch { name },

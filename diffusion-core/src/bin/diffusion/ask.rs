@@ -1,0 +1,161 @@
+//! What `diffusion sample` and `diffusion compare` are asked for: a model, images, conditions.
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use diffusion_core::candle::Tensor;
+use diffusion_core::device::Choice;
+use diffusion_core::guidance::Guidance;
+use diffusion_core::model::Model;
+use diffusion_core::unet::Condition;
+use std::path::PathBuf;
+
+#[derive(Args)]
+pub struct Ask {
+    /// The model: weights/NAME.safetensors, or model.safetensors in the folder of a run
+    #[arg(long)]
+    pub checkpoint: PathBuf,
+    /// How many images [default: one for each of --class, else as many as the command shows]
+    #[arg(long)]
+    n: Option<usize>,
+    /// Which classes, by number or name, in turn: 7,7,3
+    #[arg(long, value_delimiter = ',', conflicts_with = "context")]
+    class: Vec<String>,
+    /// A context for all images, one number for each class: 1,0,0.6,0,0
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+    context: Vec<f32>,
+    /// w of classifier-free guidance: 1 is the plain conditional model, 0 the unconditional one
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
+    guidance: f64,
+    /// The seed of the noise
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+}
+
+/// A model and what it is to draw.
+pub struct Asked {
+    pub model: Model,
+    pub n: usize,
+    pub guidance: Guidance,
+    /// What all that is, for the reader.
+    pub words: String,
+}
+
+impl Ask {
+    /// Loads the model; `usual` images if nothing says how many.
+    pub fn load(&self, usual: usize) -> Result<Asked> {
+        let model =
+            Model::load(&self.checkpoint, &self.device.device()?).context("--checkpoint")?;
+        let several = if self.class.is_empty() {
+            usual
+        } else {
+            self.class.len()
+        };
+        let n = self.n.unwrap_or(several);
+        ensure!(n > 0, "--n 0: at least one image is needed");
+        let architecture = model.network.architecture();
+        let (classes, k) = (architecture.classes(), architecture.context());
+        let (condition, words) = if !self.class.is_empty() {
+            ensure!(
+                classes > 0 || k > 0,
+                "--class: {} is unconditional; it knows no classes",
+                self.checkpoint.display()
+            );
+            let labels = self.class.iter().map(|word| self.label(word, &model));
+            let labels = labels.collect::<Result<Vec<_>>>()?;
+            let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
+            let turns = || (0..n).map(|i| labels[i % labels.len()]);
+            let condition = match classes {
+                0 => one_hot(turns(), k, &model)?,
+                _ => Condition::labels(turns()),
+            };
+            (condition, format!("classes {}", names.join(", ")))
+        } else if !self.context.is_empty() {
+            ensure!(
+                k > 0,
+                "--context: {} takes none{}",
+                self.checkpoint.display(),
+                if classes > 0 {
+                    "; it takes --class"
+                } else {
+                    ""
+                }
+            );
+            ensure!(
+                self.context.len() == k,
+                "--context: {} numbers were given; it takes {k}: {}",
+                self.context.len(),
+                model.process.classes.join(", ")
+            );
+            ensure!(
+                self.context.iter().all(|value| value.is_finite()),
+                "--context: its numbers must be finite"
+            );
+            let rows = self.context.repeat(n);
+            let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
+            (
+                Condition::Context(rows),
+                format!("context {:?}", self.context),
+            )
+        } else {
+            let words = match classes + k {
+                0 => "unconditional",
+                _ => "all classes in turn",
+            };
+            (model.conditions(n)?, words.to_owned())
+        };
+        ensure!(
+            self.guidance.is_finite(),
+            "--guidance {}: it must be a number",
+            self.guidance
+        );
+        ensure!(
+            self.guidance == 1.0 || classes + k > 0,
+            "--guidance {}: {} is unconditional; there is nothing to guide to",
+            self.guidance,
+            self.checkpoint.display()
+        );
+        let words = match self.guidance {
+            1.0 => words,
+            w => format!("{words}, guidance {w}"),
+        };
+        Ok(Asked {
+            guidance: Guidance::new(condition, self.guidance),
+            model,
+            n,
+            words,
+        })
+    }
+
+    fn label(&self, word: &str, model: &Model) -> Result<usize> {
+        let names = &model.process.classes;
+        let architecture = model.network.architecture();
+        let most = architecture.classes().max(architecture.context());
+        let found = names.iter().position(|name| name == word);
+        match found.or_else(|| word.parse().ok()) {
+            Some(label) if label < most => Ok(label),
+            _ => bail!(
+                "--class {word}: there is no such class; there are 0 … {}: {}",
+                most - 1,
+                names.join(", ")
+            ),
+        }
+    }
+}
+
+fn name(model: &Model, label: usize) -> String {
+    let name = model.process.classes.get(label).cloned();
+    name.unwrap_or_else(|| label.to_string())
+}
+
+fn one_hot(labels: impl Iterator<Item = usize>, k: usize, model: &Model) -> Result<Condition> {
+    let mut rows = Vec::new();
+    for label in labels {
+        rows.extend((0..k).map(|i| f32::from(i == label)));
+    }
+    let n = rows.len() / k;
+    let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
+    Ok(Condition::Context(rows))
+}

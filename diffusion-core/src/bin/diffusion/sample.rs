@@ -1,0 +1,190 @@
+//! `diffusion sample`.
+
+use crate::ask::{Ask, Asked};
+use anyhow::{Context, Result, ensure};
+use clap::{Args, ValueEnum};
+use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::progress::Progress;
+use diffusion_core::rng::Rng;
+use diffusion_core::sampler::{Sampler, Solver, State, Steps};
+use diffusion_core::show::{Gif, Grid, Range};
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// Images in the picture and the animation at most.
+const SHOWN: usize = 256;
+/// Frames of an animation at most, the last not counted.
+const FRAMES: usize = 40;
+
+#[derive(Args)]
+pub struct Options {
+    #[command(flatten)]
+    ask: Ask,
+    /// How to get from noise to images
+    #[arg(long, value_enum, default_value = "ddim")]
+    sampler: Name,
+    /// How many steps [default: 50; of ddpm all that the model was trained with]
+    #[arg(long)]
+    steps: Option<usize>,
+    /// η of DDIM in 0 … 1: 0 draws no noise, 1 is DDPM
+    #[arg(long, allow_negative_numbers = true)]
+    eta: Option<f64>,
+    /// Images in a batch at most
+    #[arg(long, default_value_t = 256)]
+    batch: usize,
+    /// The picture of all images
+    #[arg(long, default_value = "samples.png")]
+    out: PathBuf,
+    /// Also writes the images as float32 (N, C, H, W) in −1 … 1 for NumPy
+    #[arg(long)]
+    npy: Option<PathBuf>,
+    /// Also writes the way from noise to images as an animation
+    #[arg(long)]
+    gif: Option<PathBuf>,
+    /// How values become shades: −1 is black and 1 white, or the smallest black and the largest white [default: clamp, and
+    /// stretch where nothing could be seen otherwise]
+    #[arg(long, value_enum)]
+    range: Option<Shades>,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Name {
+    Ddpm,
+    Ddim,
+    Heun,
+    #[value(name = "dpm++")]
+    DpmSolver,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Shades {
+    Clamp,
+    Stretch,
+}
+
+impl Options {
+    fn sampler(&self) -> Result<Sampler> {
+        ensure!(
+            self.eta.is_none() || self.sampler == Name::Ddim,
+            "--eta is for --sampler ddim only; ddpm is η = 1, the others 0"
+        );
+        let n = self.steps.unwrap_or(50);
+        Ok(match self.sampler {
+            Name::Ddim => Sampler {
+                solver: Solver::Ddim {
+                    eta: self.eta.unwrap_or(0.0),
+                },
+                ..Sampler::ddim(n)
+            },
+            Name::Heun => Sampler::heun(n),
+            Name::DpmSolver => Sampler::dpm_solver(n),
+            Name::Ddpm => Sampler {
+                steps: self.steps.map_or(Steps::All, Steps::Trailing),
+                ..Sampler::ddpm()
+            },
+        })
+    }
+}
+
+pub fn run(options: &Options) -> Result<()> {
+    ensure!(options.batch > 0, "--batch 0: at least 1 is needed");
+    let sampler = options.sampler()?;
+    let asked = options.ask.load(64)?;
+    let schedule = asked.model.process.schedule()?;
+    let steps = sampler.steps.visited(&schedule)?.len();
+    println!(
+        "{} images, {}, {:?} in {steps} steps, seed {}",
+        asked.n, asked.words, sampler.solver, options.ask.seed
+    );
+    if let Some(warning) = schedule.warning() {
+        eprintln!("warning: {warning}");
+    }
+    let (images, frames) = draw(options, &asked, &sampler, steps)?;
+    let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    if let Some(path) = &options.npy {
+        folder_of(path)?;
+        let values = images.clamp(-1f64, 1f64)?;
+        values
+            .write_npy(path)
+            .with_context(|| format!("cannot write {}", path.display()))?;
+        println!("{}", path.display());
+    }
+    let shown = asked.n.min(SHOWN);
+    let first = images.narrow(0, 0, shown)?;
+    let range = match options.range {
+        Some(Shades::Clamp) => Range::Clamp,
+        Some(Shades::Stretch) => Range::Stretch,
+        None => Range::fitting(&first)?,
+    };
+    if range == Range::Stretch {
+        println!(
+            "shades are stretched from the smallest to the largest value; --range clamp shows them as they are"
+        );
+    }
+    if shown < asked.n {
+        println!("the picture shows the first {shown}");
+    }
+    folder_of(&options.out)?;
+    let columns = (shown as f64).sqrt().ceil() as usize;
+    let grid = |x: &Tensor| Ok::<_, anyhow::Error>(Grid::new(x)?.columns(columns).range(range));
+    grid(&first)?.save(&options.out)?;
+    println!("{}", options.out.display());
+    if let Some(path) = &options.gif {
+        folder_of(path)?;
+        let frames = frames
+            .iter()
+            .map(|x| grid(&x.narrow(0, 0, shown.min(x.dim(0)?))?));
+        Gif::new(frames.collect::<Result<Vec<_>>>()?)?
+            .delay_ms(80)
+            .hold_last_ms(2000)
+            .save(path)?;
+        println!("{}", path.display());
+    }
+    Ok(())
+}
+
+/// The images, and for an animation the states of the first batch.
+fn draw(
+    options: &Options,
+    asked: &Asked,
+    sampler: &Sampler,
+    steps: usize,
+) -> Result<(Tensor, Vec<Tensor>)> {
+    let (n, batch) = (asked.n, options.batch);
+    let mut rng = Rng::new(options.ask.seed);
+    let noise = asked.model.noise(n, &mut rng)?;
+    let (mut images, mut frames) = (Vec::new(), Vec::new());
+    let mut progress = Progress::new((n.div_ceil(batch) * steps) as u64, "sampling");
+    for start in (0..n).step_by(batch) {
+        let len = batch.min(n - start);
+        let (xt, part) = (
+            noise.narrow(0, start, len)?,
+            asked.guidance.narrow(start, len)?,
+        );
+        let recorded = start == 0 && options.gif.is_some();
+        let mut states = asked.model.states(&xt, part, sampler, &mut rng)?;
+        for state in &mut states {
+            let State { index, xt, .. } = state?;
+            if recorded && index % steps.div_ceil(FRAMES) == 0 {
+                frames.push(xt);
+            }
+            progress.step();
+        }
+        images.push(states.finish()?);
+        if recorded {
+            frames.extend(images.last().cloned());
+        }
+    }
+    progress.finish();
+    Ok((Tensor::cat(&images, 0)?, frames))
+}
+
+/// Makes the folder that a file goes to.
+pub fn folder_of(path: &Path) -> Result<()> {
+    match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => {
+            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+        }
+        _ => Ok(()),
+    }
+}

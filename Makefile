@@ -5,7 +5,7 @@
 # make test                     every check there is
 # make bench                    speeds, side by side with what they are compared with
 #   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
-#   ONLY="steps ops"            only these of kernel, steps, ops, scaling
+#   ONLY="steps ops"            only these of kernel, steps, sampling, ops, scaling
 #   ARGS="--threads 4"          options; ARGS=--help lists them
 # make notebooks                run the notebooks with the values they are committed with, and keep the results
 #   NAMES="01_forward"          only these

@@ -105,6 +105,40 @@ def steps(sides, network, bases, batches, rounds):
         print(f"Must: {STEP[purpose]}, base 64, batch 64: {what} ≤ {most} of PyTorch's: {number(got)}, {held}")
 
 
+def sampling(sides, rounds):
+    """What a sampler takes, what of it the network, and few steps against many."""
+    print(f"\nSampling, {sides.threads} threads, rounds: {rounds}")
+    row("", "ours", "PyTorch", "ours/PyTorch", "network alone", "overhead")
+    who = [name for name in sides.check("simple_unet") if name != "candle"]
+    with ExitStack() as stack:
+        start = lambda name: sides.start(name, "sample", name, "simple_unet", 32, 64, 28, 1000)  # noqa: E731
+        processes = {name: stack.enter_context(start(name)) for name in who}
+        took = {name: [] for name in (*who, "network")}
+        for _ in range(rounds):
+            for name, process in processes.items():
+                took[name].append(process.ask("ddim 50")["seconds"])
+            took["network"].append(processes["ours"].ask("network 50")["seconds"])
+    seconds = {name: statistics.median(values) for name, values in took.items()}
+    # The machine's speed changes: the overhead is that of the best round of each.
+    overhead = min(took["ours"]) / min(took["network"]) - 1
+    name = "DDIM, 50 steps, 64 images, base 32"
+    row(name, duration(seconds["ours"]), duration(seconds.get("torch")), number(ratio(seconds, "ours", "torch")),
+        duration(seconds["network"]), f"{100 * overhead:.1f} %")
+    yield entry(name, seconds, sides.threads, overhead=overhead)
+
+    with sides.start("ours", "sample", "ours", "context_unet", 64, 32, 16, 500) as ours:
+        many, few = (statistics.median(ours.ask(line)["seconds"] for _ in range(rounds)) for line in ("ddpm", "ddim 25"))
+    row("sprites: DDPM, 500 steps, 32 images", duration(many))
+    row("sprites: DDIM, 25 steps, 32 images", duration(few))
+    for line, took in (("DDPM, 500 steps, 32 sprites", many), ("DDIM, 25 steps, 32 sprites", few)):
+        yield entry(line, {"ours": took}, sides.threads)
+    against = ratio(seconds, "ours", "torch")
+    for what, held in ((f"50 steps of DDIM ≤ 0.8 of PyTorch's with diffusers: {number(against)}", None if against is None else against <= 0.8),
+                       (f"overhead beyond the network ≤ 5 %: {100 * overhead:.1f} %", overhead <= 0.05),
+                       (f"25 steps of DDIM ≥ 19 × as fast as 500 of DDPM: {many / few:.1f}", many / few >= 19)):
+        print(f"Must: {what}, {'not compared' if held is None else 'HELD' if held else 'NOT HELD'}")
+
+
 def scaling(sides, network, base, rounds):
     """The time of a step should grow in proportion to the pixels of all images together."""
     who = [name for name in sides.check(network) if name != "candle"]

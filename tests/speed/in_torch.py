@@ -3,6 +3,7 @@
     in_torch.py about
     in_torch.py check torch NETWORK SIDE
     in_torch.py step torch NETWORK train|denoise BASE BATCH SIDE [fused]
+    in_torch.py sample torch NETWORK BASE BATCH SIDE T
     in_torch.py ops torch [fused]
 
 `fused` asks for Adam(fused=True), else it is PyTorch's default. `OMP_NUM_THREADS` says how many threads.
@@ -85,6 +86,28 @@ def step(name, purpose, base, batch, side, adam):
         net(xt, t)
 
     return denoise
+
+
+def sample(name, base, batch, side, total, line):
+    """`ddim N`: by diffusers' scheduler."""
+    from diffusers import DDIMScheduler
+
+    kind, n = line.split()
+    if kind != "ddim":
+        raise SystemExit(f"{line}: it must be ddim N")
+    net = NETWORKS[name](base).eval()
+    noise = torch.randn(batch, net.channels, side, side)
+    scheduler = DDIMScheduler(num_train_timesteps=total, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing")
+    scheduler.set_timesteps(int(n))
+
+    @torch.inference_mode()
+    def draw():
+        x = noise
+        for t in scheduler.timesteps:
+            x = scheduler.step(net(x, t.repeat(batch)), t, x, use_clipped_model_output=True).prev_sample
+        return x
+
+    return Timed(draw).seconds()
 
 
 def numbers(k, shape, mean, size):
@@ -187,6 +210,8 @@ def main(arguments):
             before = status("VmRSS")
             timed = Timed(step(name, purpose, int(base), int(batch), int(side), adam(fused)))
             answer(lambda _: timed.seconds(), before)
+        case ["sample", "torch", name, *sizes]:
+            answer(lambda line: sample(name, *map(int, sizes), line))
         case ["ops", "torch", *fused]:
             answer(lambda line: operation_seconds(line, adam(fused)))
         case _:

@@ -3,14 +3,17 @@
 //!     speed about
 //!     speed check ours|candle NETWORK SIDE
 //!     speed step ours|candle NETWORK train|denoise BASE BATCH SIDE
+//!     speed sample ours NETWORK BASE BATCH SIDE T
 //!     speed ops ours|candle
 //!
-//! The last two answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
-//! memory so far. A line for `ops` is such as `both 64 conv2d 64 128 28 3 1`. `RAYON_NUM_THREADS` says how many threads.
+//! The last three answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
+//! memory so far. A line for `ops` is such as `both 64 conv2d 64 128 28 3 1`, one for `sample` such
+//! as `ddim 50`. `RAYON_NUM_THREADS` says how many threads.
 
 mod measure;
 mod networks;
 mod operations;
+mod sampling;
 mod stock;
 
 use anyhow::{Context, Result, bail};
@@ -55,6 +58,12 @@ fn main() -> Result<()> {
             let mut step = Step::new(side, network, purpose, number(batch)?, number(width)?)?;
             let mut timed = Timed::new(|| step.run());
             answer(&memory, |_| timed.seconds())
+        }
+        ["sample", side, name, base, batch, width, steps] => {
+            let network = Network::new(who(side)?, name, number(base)?, Purpose::Denoise)?;
+            let (batch, width, steps) = (number(batch)?, number(width)?, number(steps)?);
+            let drawing = sampling::Drawing::new(network, batch, width, steps)?;
+            answer(&Memory::now(), |line| drawing.seconds(line))
         }
         ["ops", side] => {
             let (side, memory) = (who(side)?, Memory::now());

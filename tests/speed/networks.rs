@@ -153,6 +153,17 @@ impl Network {
     }
 }
 
+impl Network {
+    /// (B, C, side, side)
+    pub fn shape(&self, batch: usize, side: usize) -> (usize, usize, usize, usize) {
+        (batch, self.channels, side, side)
+    }
+
+    pub fn answer(&self, xt: &Tensor, t: &[usize]) -> candle::Result<Tensor> {
+        (self.forward)(xt, t)
+    }
+}
+
 fn in_ours(architecture: Architecture, purpose: Purpose) -> Result<(Parameters, Forward)> {
     let net = Unet::new(architecture, &mut Rng::new(1), &Device::Cpu)?;
     let parameters = net.params().by_name();
@@ -233,7 +244,7 @@ impl Step {
         width: usize,
     ) -> Result<Self> {
         let mut rng = Rng::new(2);
-        let shape = (batch, network.channels, width, width);
+        let shape = network.shape(batch, width);
         Ok(Self {
             adam: match purpose {
                 Purpose::Train => Some(Adam::new(side, &network.parameters)?),

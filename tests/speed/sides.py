@@ -90,8 +90,9 @@ class Sides:
         try:
             about = self.tell("torch", "about")
         except (OSError, Problem):
+            wanted = [line for line in REQUIREMENTS.read_text().split() if "==" in line]
             raise Problem(f"{torch_python} has no PyTorch that can be used. TORCH_PYTHON must be a Python with "
-                          f"{REQUIREMENTS.read_text().split()[-1]}; without it, `make bench TORCH=1` installs one.") from None
+                          f"{' and '.join(wanted)}; without it, `make bench TORCH=1` installs one.") from None
         with self.start("torch", "ops", "torch") as plain, self.start("torch", "ops", "torch", "fused") as fused:
             took = [[process.ask("both 1 adam 64")["seconds"] for process in (plain, fused)] for _ in range(3)]
         plain, fused = map(min, zip(*took))

@@ -161,8 +161,7 @@ impl Guidance {
             )
         }
         let sum: f64 = self.towards.iter().map(|(weight, _)| weight).sum();
-        // NaN is not near 1 either.
-        if !((sum - 1.0).abs() < 1e-6) {
+        if sum.is_nan() || (sum - 1.0).abs() > 1e-6 {
             bail!(
                 "guidance: the weights of the conditions add up to {:?}; they must to 1",
                 sum + 0.0

@@ -49,7 +49,7 @@ impl Process {
 /// ```no_run
 /// use diffusion_core::{candle::Device, model::Model, rng::Rng, sampler::Sampler, show::Grid, unet::Condition};
 /// let model = Model::load("weights/mnist.safetensors", &Device::Cpu)?;
-/// let digits = model.sample(8, &Condition::labels([7; 8]), &Sampler::default(), &mut Rng::new(1))?;
+/// let digits = model.sample(8, Condition::labels([7; 8]), &Sampler::default(), &mut Rng::new(1))?;
 /// Grid::new(&digits)?.save("sevens.png")?;
 /// # Ok::<(), anyhow::Error>(())
 /// ```
@@ -127,6 +127,7 @@ impl Model {
     ///
     /// # Errors
     /// As [`Sampler::states`].
+    #[expect(clippy::type_complexity, reason = "a function has no shorter type")]
     pub fn states<'a, N: Noise>(
         &'a self,
         xt: &Tensor,
@@ -305,8 +306,7 @@ mod tests {
         assert_eq!(again.process, model.process);
         assert_eq!(again.network.architecture(), model.network.architecture());
         let sampler = Sampler::ddim(5);
-        let sample =
-            |m: &Model| m.sample(2, &Condition::labels([0, 1]), &sampler, &mut Rng::new(2));
+        let sample = |m: &Model| m.sample(2, Condition::labels([0, 1]), &sampler, &mut Rng::new(2));
         assert_eq!(numbers(&sample(&model)?)?, numbers(&sample(&again)?)?);
 
         let half = folder.path().join("half.safetensors");

@@ -316,10 +316,8 @@ fn it_stops_when_it_is_asked_to_with_the_model_in_hand() -> Result<()> {
         .stopper()
         .store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(training.next().is_none());
-    assert_eq!(
-        training.report().to_string().split(',').next(),
-        Some("stopped: 5 of 14 steps in 0 s")
-    );
+    let report = training.report().to_string();
+    assert!(report.starts_with("stopped: 5 of 14 steps in "), "{report}");
     Ok(())
 }
 

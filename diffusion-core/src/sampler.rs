@@ -16,8 +16,6 @@
 //! | [DPM-Solver++(2M)](Solver::DpmSolver) | the line through the last answer and this one, prolonged | 0 | once a step | 2 |
 //!
 //! Nothing here knows of networks, classes or guidance: a sampler asks a function.
-//!
-//! Built by hand in `notebooks/04_sampling.ipynb` and `notebooks/06_ddim.ipynb`.
 
 mod interpolate;
 mod noise;

@@ -53,13 +53,15 @@ def execute(notebook, parameters=None):
 
 
 def keep_pictures(path, notebook):
-    """What cells tagged `picture` show also stands beside the notebooks, for their first lines and the README."""
+    """What a cell tagged `picture` or `picture:NAME` shows also stands in images/, for first lines and the README."""
     for cell in code_cells(notebook):
-        if "picture" in cell.metadata.get("tags", []):
-            for output in cell.outputs:
-                for mime, data in output.get("data", {}).items():
-                    if mime.startswith("image/"):
-                        (IMAGES / f"{path.stem}.{mime.removeprefix('image/')}").write_bytes(base64.b64decode(data))
+        for tag in cell.metadata.get("tags", []):
+            kind, _, name = tag.partition(":")
+            shown = [output.get("data", {}) for output in cell.outputs if kind == "picture"]
+            for mime, data in (item for data in shown for item in data.items()):
+                if mime.startswith("image/"):
+                    file = f"{name or path.stem}.{mime.removeprefix('image/')}"
+                    (IMAGES / file).write_bytes(base64.b64decode(data))
 
 
 def main(names):

@@ -4,8 +4,10 @@
 use anyhow::{Context, Result, bail};
 use diffusion_core::candle::{self, Device, Tensor, safetensors};
 use diffusion_core::diffusion::Param;
+use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold, Variance};
 use diffusion_core::schedule::{Betas, Schedule};
+use diffusion_core::unet::{Condition, Network, SimpleUNet};
 use std::collections::HashMap;
 
 fn golden() -> Result<HashMap<String, Tensor>> {
@@ -118,5 +120,46 @@ fn the_time_steps_are_those_of_diffusers() -> Result<()> {
             assert_eq!(steps.visited(&schedule)?, want, "{steps:?}");
         }
     }
+    Ok(())
+}
+
+/// The answers come with the graph of what they were computed from, and none of it may be kept.
+#[cfg(target_os = "linux")]
+#[test]
+fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
+    fn resident() -> Result<f64> {
+        let status = std::fs::read_to_string("/proc/self/status")?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS"));
+        let mut words = line.context("VmRSS")?.split_whitespace();
+        let kilobytes: f64 = words.nth(1).context("a number")?.parse()?;
+        Ok(kilobytes / 1e3)
+    }
+    let device = Device::Cpu;
+    let net = SimpleUNet {
+        channels: 1,
+        base: 8,
+        ..Default::default()
+    };
+    let net = Network::new(net, &mut Rng::new(1), &device)?;
+    let noise = Rng::new(2).randn((4, 1, 16, 16), &device)?;
+    let predict = |x: &Tensor, t: &[usize]| net.forward(x, t, &Condition::None);
+    let (schedule, sampler, mut rng) = (Schedule::linear(1200)?, Sampler::ddpm(), Rng::new(3));
+    let (mut before, mut steps) = (0.0, 0);
+    for state in sampler.states(predict, &schedule, Param::Eps, &noise, &mut rng)? {
+        assert!(!state?.xs.track_op());
+        steps += 1;
+        if steps == 200 {
+            before = resident()?;
+        }
+    }
+    let grown = resident()? - before;
+    println!(
+        "{before:.0} MB, grown by {grown:.1} MB in {} steps",
+        steps - 200
+    );
+    assert!(
+        steps == 1200 && grown < 20.0,
+        "{before:.0} MB, grown by {grown:.0} MB"
+    );
     Ok(())
 }

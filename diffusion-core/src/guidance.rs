@@ -8,6 +8,8 @@
 //! w = 1 is the plain conditional network, w = 0 the unconditional one, and w > 1 more of what makes an image one of its
 //! class than there is in the data. (The paper's own w is this one less 1.) Since x̂_0 and v are straight lines in ε̂, the
 //! formula is the same for networks that answer with them.
+//!
+//! Built by hand in `notebooks/05_conditioning.ipynb`.
 
 use crate::unet::{Condition, Network};
 use candle_core::{Result, Tensor, bail};

@@ -41,8 +41,9 @@
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | `02_unet` |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | `02_unet` |
 //! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
-//! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | |
-//! | [`guidance`] | what is asked for, and how strongly | |
+//! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
+//! | [`guidance`] | what is asked for, and how strongly | `05_conditioning` |
+//! | [`edit`] | inpainting, masks, images after images | |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
@@ -67,6 +68,7 @@ pub mod config;
 pub mod data;
 pub mod device;
 pub mod diffusion;
+pub mod edit;
 pub mod guidance;
 pub mod model;
 pub mod nn;

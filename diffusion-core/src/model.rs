@@ -44,6 +44,9 @@ impl Process {
     }
 }
 
+/// What a sampler asks: the answer to x_t at the time step of each image.
+pub type Predict<'a> = Box<dyn FnMut(&Tensor, &[usize]) -> candle_core::Result<Tensor> + 'a>;
+
 /// A network with its [`Process`]: what `weights/*.safetensors` and a run's `model.safetensors` hold.
 ///
 /// ```no_run
@@ -127,20 +130,20 @@ impl Model {
     ///
     /// # Errors
     /// As [`Sampler::states`].
-    #[expect(clippy::type_complexity, reason = "a function has no shorter type")]
     pub fn states<'a, N: Noise>(
         &'a self,
         xt: &Tensor,
         guidance: impl Into<Guidance>,
         sampler: &Sampler,
         noise: &'a mut N,
-    ) -> Result<States<'a, impl FnMut(&Tensor, &[usize]) -> candle_core::Result<Tensor>, N>> {
+    ) -> Result<States<'a, Predict<'a>, N>> {
         let (schedule, param, guidance) = (
             self.process.schedule()?,
             self.process.param,
             guidance.into(),
         );
         let predict = move |xt: &Tensor, t: &[usize]| guidance.predict(&self.network, xt, t);
+        let predict: Predict = Box::new(predict);
         Ok(sampler.states(predict, &schedule, param, xt, noise)?)
     }
 

@@ -16,6 +16,8 @@
 //! | [DPM-Solver++(2M)](Solver::DpmSolver) | the line through the last answer and this one, prolonged | 0 | once a step | 2 |
 //!
 //! Nothing here knows of networks, classes or guidance: a sampler asks a function.
+//!
+//! Built by hand in `notebooks/04_sampling.ipynb` and `notebooks/06_ddim.ipynb`.
 
 mod interpolate;
 mod noise;
@@ -220,7 +222,9 @@ impl Sampler {
     /// The way back: the noise from which [`Sampler::sample`] with the same steps makes the images `x0`, nearly. The fewer
     /// steps, the less nearly.
     ///
-    /// The clean image is taken for an x_t at t = 0, the first that a network knows.
+    /// The clean image is taken for an x_t at t = 0, the first that a network knows. Where pixels agree to the last bit, as in
+    /// drawn images, the network finds no noise to prolong, and what comes out has too little variance there; a grain of
+    /// noise in `x0` of the size of √(1−ᾱ_0) or some times that mends it.
     ///
     /// # Shapes
     /// `x0` (B, C, H, W), in \[−1, 1\]; the result is as `x0`, at the level of the first of the steps.

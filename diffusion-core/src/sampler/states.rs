@@ -43,6 +43,8 @@ pub struct States<'a, P, N> {
     end: Option<usize>,
     index: usize,
     x: Tensor,
+    /// ᾱ of `x`.
+    level: f64,
     /// x̂_0 of the step before, and its time step.
     before: Option<(Tensor, usize)>,
 }
@@ -69,6 +71,7 @@ where
         end: Option<usize>,
         x: &Tensor,
     ) -> Self {
+        let level = path.first().map_or(1.0, |t| schedule.alpha_bar(*t));
         Self {
             solver: sampler.solver,
             threshold: sampler.threshold,
@@ -80,6 +83,7 @@ where
             end,
             index: 0,
             x: x.detach(),
+            level,
             before: None,
         }
     }
@@ -128,6 +132,28 @@ where
         Ok(())
     }
 
+    /// Takes the last `k` steps back: adds the noise to their result that they took away, from q(x_t given x_s) = N(√(ᾱ_t/ᾱ_s)
+    /// x_s, 1−ᾱ_t/ᾱ_s), and goes on from where they began. They will come out differently; that is how
+    /// [RePaint](https://arxiv.org/abs/2201.09865) (section 4.2) makes parts of an image fit together.
+    ///
+    /// # Errors
+    /// Fewer than `k` steps were done.
+    pub fn back(&mut self, k: usize) -> Result<()> {
+        if k > self.index {
+            candle_core::bail!("sampler: {k} steps back, but {} were done", self.index)
+        }
+        let to = self.index - k;
+        let Some(t) = self.path.get(to) else {
+            return Ok(());
+        };
+        let there = self.schedule.alpha_bar(*t);
+        let share = (there / self.level).min(1.0);
+        let z = self.noise.like(&self.x)?;
+        self.x = ((&self.x * share.sqrt())? + (z * (1.0 - share).sqrt())?)?;
+        (self.index, self.level, self.before) = (to, there, None);
+        Ok(())
+    }
+
     /// The time steps at which the network is asked, in turn.
     pub fn path(&self) -> &[usize] {
         &self.path
@@ -168,7 +194,7 @@ where
         if self.solver == Solver::DpmSolver {
             self.before = Some((x0.clone(), t));
         }
-        self.x = xs.detach();
+        (self.x, self.level) = (xs.detach(), next);
         Ok(State {
             index: self.index,
             t,

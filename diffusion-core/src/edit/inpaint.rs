@@ -1,0 +1,306 @@
+//! Filling what was erased.
+
+use super::Mask;
+use crate::diffusion::q_sample;
+use crate::guidance::Guidance;
+use crate::model::{Model, Predict};
+use crate::rng::Rng;
+use crate::sampler::{Sampler, State, States, Steps};
+use crate::schedule::Schedule;
+use anyhow::{Result, ensure};
+use candle_core::Tensor;
+
+/// Fills the unknown part of images with a network that was never trained for it.
+///
+/// After every step from t to s the known part of x_s is replaced by the known image with as much noise as belongs to s,
+/// √ᾱ_s x_0 + √(1−ᾱ_s) ε, so that the network sees at every level what it has to fit in with. Both parts then have the
+/// right amount of noise but need not belong together: what was made knows of the known part only what earlier steps
+/// saw. So [RePaint](https://arxiv.org/abs/2201.09865) (Lugmayr et al. 2022, algorithm 1 and section 4.2) takes every
+/// stretch of `jump` steps `resamplings` times: it adds the noise again that these steps took away, over the whole image, and
+/// goes once more.
+///
+/// ```no_run
+/// use diffusion_core::{candle::Device, data::{Dataset, Part}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
+/// let model = Model::load("weights/mnist.safetensors", &Device::Cpu)?;
+/// let x0 = Dataset::mnist(Part::Test)?.images(0..8, &Device::Cpu)?;
+/// let upper = Mask::half(28, 28, Side::Top)?;
+/// let filled = Inpaint::default().fill(&model, &x0, &upper, Condition::None, &mut Rng::new(1))?;
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq)]
+pub struct Inpaint {
+    /// How steps are made. Fresh noise helps the parts to find together.
+    pub sampler: Sampler,
+    /// How often each stretch is taken, RePaint's r; 1 is without jumps. Default 5, 10 in the paper.
+    pub resamplings: usize,
+    /// The length of a stretch in steps, RePaint's j. Default 5, 10 in the paper, of 250 steps.
+    pub jump: usize,
+}
+
+impl Default for Inpaint {
+    /// DDPM in 50 steps, each stretch of 5 taken 5 times: 250 answers of the network.
+    fn default() -> Self {
+        Self {
+            sampler: Sampler {
+                steps: Steps::Trailing(50),
+                ..Sampler::ddpm()
+            },
+            resamplings: 5,
+            jump: 5,
+        }
+    }
+}
+
+impl Inpaint {
+    /// Images that are `x0` where `mask` knows and new elsewhere.
+    ///
+    /// # Shapes
+    /// `x0` (B, C, H, W), in \[−1, 1\]; its unknown part is not looked at. The result is as `x0`, and equal to it to the bit
+    /// where it is known.
+    ///
+    /// # Errors
+    /// As [`Inpaint::states`], or a step fails.
+    pub fn fill(
+        &self,
+        model: &Model,
+        x0: &Tensor,
+        mask: &Mask,
+        guidance: impl Into<Guidance>,
+        rng: &mut Rng,
+    ) -> Result<Tensor> {
+        let mut last = x0.clone();
+        for state in self.states(model, x0, mask, guidance, rng)? {
+            last = state?.xs;
+        }
+        Ok(last)
+    }
+
+    /// The same, state by state; `xs` of each has the known part in it.
+    ///
+    /// # Shapes
+    /// As [`Inpaint::fill`].
+    ///
+    /// # Errors
+    /// `resamplings` or `jump` is 0; images that are not of the model's shape, or not of the mask's; or as
+    /// [`Model::states`].
+    pub fn states<'a>(
+        &self,
+        model: &'a Model,
+        x0: &Tensor,
+        mask: &Mask,
+        guidance: impl Into<Guidance>,
+        rng: &'a mut Rng,
+    ) -> Result<Inpainting<'a>> {
+        ensure!(
+            self.resamplings > 0 && self.jump > 0,
+            "inpaint: resamplings = {} and jump = {}; both must be at least 1",
+            self.resamplings,
+            self.jump
+        );
+        let x0 = super::checked("inpaint", model, x0)?;
+        mask.check(&x0)?;
+        let xt = rng.randn_like(&x0)?;
+        let known_noise = rng.fork(KNOWN);
+        let states = model.states(&xt, guidance, &self.sampler, rng)?;
+        Ok(Inpainting {
+            left: states.len() * self.resamplings,
+            states,
+            x0,
+            mask: mask.clone(),
+            schedule: model.process.schedule()?,
+            known_noise,
+            inpaint: self.clone(),
+            taken: 1,
+        })
+    }
+}
+
+/// The stream of random numbers for the noise of what is known.
+const KNOWN: u64 = 1 << 62;
+
+/// The states of [`Inpaint::states`].
+pub struct Inpainting<'a> {
+    states: States<'a, Predict<'a>, Rng>,
+    x0: Tensor,
+    mask: Mask,
+    schedule: Schedule,
+    known_noise: Rng,
+    inpaint: Inpaint,
+    /// How often the present stretch has been taken, with this time.
+    taken: usize,
+    /// How many steps there still are, with those that are taken again.
+    left: usize,
+}
+
+impl Inpainting<'_> {
+    fn step(&mut self, mut state: State) -> candle_core::Result<State> {
+        let known = match state.s {
+            Some(s) => {
+                let eps = self.known_noise.randn_like(&self.x0)?;
+                q_sample(&self.schedule, &self.x0, &vec![s; self.x0.dim(0)?], &eps)?
+            }
+            None => self.x0.clone(),
+        };
+        state.xs = self.mask.combine(&known, &state.xs)?;
+        self.states.replace(&state.xs)?;
+        // Stretches are counted from the end, so that it is the first that may be shorter.
+        let jump = self.inpaint.jump;
+        if self.states.len().is_multiple_of(jump) {
+            if self.taken < self.inpaint.resamplings {
+                self.taken += 1;
+                self.states.back(jump.min(state.index + 1))?;
+            } else {
+                self.taken = 1;
+            }
+        }
+        Ok(state)
+    }
+}
+
+impl Iterator for Inpainting<'_> {
+    type Item = candle_core::Result<State>;
+
+    /// The next step; nothing after an error.
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.left == 0 {
+            return None;
+        }
+        let state = self.states.next()?.and_then(|state| self.step(state));
+        self.left = match state {
+            Ok(_) => self.left - 1,
+            Err(_) => 0,
+        };
+        Some(state)
+    }
+
+    fn size_hint(&self) -> (usize, Option<usize>) {
+        (self.left, Some(self.left))
+    }
+}
+
+impl ExactSizeIterator for Inpainting<'_> {}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::edit::Side;
+    use crate::edit::tests::{alike, model};
+    use candle_core::Device;
+
+    fn filled(inpaint: &Inpaint, seed: u64) -> Result<(Tensor, Tensor)> {
+        let model = model()?;
+        let x0 = (Tensor::ones((3, 1, 8, 8), candle_core::DType::F32, &Device::Cpu)? * 0.3)?;
+        let mask = Mask::half(8, 8, Side::Left)?;
+        let condition = model.conditions(3)?;
+        let x = inpaint.fill(&model, &x0, &mask, condition, &mut Rng::new(seed))?;
+        Ok((x0, x))
+    }
+
+    #[test]
+    fn what_is_known_stays_to_the_bit_and_the_rest_is_new() -> Result<()> {
+        for inpaint in [
+            Inpaint::default(),
+            Inpaint {
+                resamplings: 1,
+                ..Inpaint::default()
+            },
+            Inpaint {
+                sampler: Sampler::dpm_solver(7),
+                resamplings: 2,
+                jump: 3,
+            },
+        ] {
+            let (x0, x) = filled(&inpaint, 1)?;
+            assert!(alike(&x.narrow(3, 0, 4)?, &x0.narrow(3, 0, 4)?)?);
+            assert!(!alike(&x.narrow(3, 4, 4)?, &x0.narrow(3, 4, 4)?)?);
+            assert!(alike(&x, &filled(&inpaint, 1)?.1)?);
+            assert!(!alike(&x, &filled(&inpaint, 2)?.1)?);
+        }
+        Ok(())
+    }
+
+    /// Which time steps are visited, and how often, is RePaint's: each stretch r times, the first may be shorter.
+    #[test]
+    fn stretches_are_taken_again() -> Result<()> {
+        let inpaint = Inpaint {
+            sampler: Sampler::ddim(5),
+            resamplings: 3,
+            jump: 2,
+        };
+        let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
+        let x0 = rng.randn((1, 1, 8, 8), &Device::Cpu)?;
+        let condition = model.conditions(1)?;
+        let mut states = inpaint.states(&model, &x0, &mask, condition, rng)?;
+        assert_eq!(states.len(), 15);
+        let mut visited = Vec::new();
+        while let Some(state) = states.next() {
+            visited.push(state?.index);
+            assert_eq!(states.len(), 15 - visited.len());
+        }
+        assert_eq!(visited, [0, 0, 0, 1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4]);
+        Ok(())
+    }
+
+    /// On the way the known part has as much noise as belongs to its level.
+    #[test]
+    fn the_known_part_is_noised_to_its_level() -> Result<()> {
+        let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
+        let (schedule, n) = (model.process.schedule()?, 200);
+        let x0 = Tensor::zeros((n, 1, 8, 8), candle_core::DType::F32, &Device::Cpu)?;
+        let inpaint = Inpaint {
+            resamplings: 1,
+            ..Inpaint::default()
+        };
+        for state in inpaint
+            .states(&model, &x0, &mask, model.conditions(n)?, rng)?
+            .step_by(7)
+        {
+            let state = state?;
+            let Some(s) = state.s else { break };
+            let known = state.xs.narrow(2, 0, 4)?;
+            let variance = known.sqr()?.mean_all()?.to_scalar::<f32>()? as f64;
+            let wants = 1.0 - schedule.alpha_bar(s);
+            assert!(
+                (variance / wants - 1.0).abs() < 0.05,
+                "{s}: {variance} {wants}"
+            );
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() -> Result<()> {
+        let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
+        let mut message = |inpaint: &Inpaint, shape: (usize, usize, usize, usize), mask: &Mask| {
+            let x0 = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
+            let failed = inpaint.fill(&model, &x0, mask, crate::unet::Condition::None, rng);
+            anyhow::Ok(failed.unwrap_err().to_string())
+        };
+        let inpaint = Inpaint::default();
+        let (never, other) = (
+            Inpaint {
+                jump: 0,
+                ..inpaint.clone()
+            },
+            Mask::half(8, 9, Side::Top)?,
+        );
+        for (message, wants) in [
+            (message(&never, (1, 1, 8, 8), &mask)?, "jump = 0"),
+            (
+                message(&inpaint, (1, 3, 8, 8), &mask)?,
+                "shape [1, 3, 8, 8]; the model draws (B, 1, 8, 8)",
+            ),
+            (
+                message(&inpaint, (0, 1, 8, 8), &mask)?,
+                "shape [0, 1, 8, 8]",
+            ),
+            (
+                message(&inpaint, (1, 1, 8, 8), &other)?,
+                "this mask is for (B, C, 8, 9)",
+            ),
+        ] {
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+        Ok(())
+    }
+}

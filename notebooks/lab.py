@@ -192,30 +192,41 @@ def warm_up():
     cells = json.loads((NOTEBOOKS / FIRST).read_text())["cells"]
     dep = next("".join(c["source"]) for c in cells if c["cell_type"] == "code" and ":dep" in "".join(c["source"]))
     failed, began = [], time.time()
+    ended = "The kernel has ended in the middle of the build; if memory is short, close other programs."
 
-    def tick():
-        while True:
-            time.sleep(20)
-            print(f"  … {time.time() - began:.0f} s; candle and diffusion-core come last and take longest", flush=True)
+    def watch():
+        told = began
+        while manager.is_alive():
+            time.sleep(1)
+            if time.time() - told >= 20:
+                told = time.time()
+                print(f"  … {told - began:.0f} s; candle and diffusion-core come last and take longest", flush=True)
+        if not over.is_set():
+            print(ended, flush=True)
+            os._exit(1)  # the main thread waits for an answer that will not come
 
     def show(message):
         if message["msg_type"] == "error":
             failed.append(message)
             print("\n".join(message["content"]["traceback"]), flush=True)
 
-    threading.Thread(target=tick, daemon=True).start()
-    manager = KernelManager(kernel_name="rust")
+    manager, over = KernelManager(kernel_name="rust"), threading.Event()
     manager.start_kernel(cwd=str(NOTEBOOKS))
+    threading.Thread(target=watch, daemon=True).start()
     client = manager.client()
     try:
         client.start_channels()
-        client.wait_for_ready(timeout=3600)
+        try:
+            client.wait_for_ready(timeout=3600)
+        except RuntimeError:
+            sys.exit(ended)
         for code in (dep, "use diffusion_core::candle;"):
             if not failed:
                 client.execute_interactive(code, output_hook=show, timeout=None)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     finally:
+        over.set()
         client.stop_channels()
         manager.shutdown_kernel(now=True)
     sys.exit(1 if failed else 0)

@@ -3,7 +3,9 @@ import json
 import os
 import subprocess
 import sys
+import time
 
+import psutil
 import pytest
 from kernel import NOTEBOOKS, ROOT
 
@@ -119,6 +121,20 @@ def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypat
     assert stamp.exists() and calls == [str(folder)] * 2
     lab.fill_cache(kernel, [])
     assert len(calls) == 2, "nothing has changed, so nothing is built"
+
+
+def test_a_kernel_that_dies_while_it_builds_is_an_error(tmp_path):
+    environment = dict(os.environ, PYTHONPATH=str(lab.NOTEBOOKS), EVCXR_TMPDIR=str(tmp_path))
+    command = [sys.executable, "-c", "from lab import warm_up; warm_up()"]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
+    with subprocess.Popen(command, env=environment, text=True, **pipes) as build:
+        until = time.monotonic() + 60
+        while not (kernels := psutil.Process(build.pid).children()) and time.monotonic() < until:
+            time.sleep(0.2)
+        for kernel in kernels:
+            kernel.kill()
+        said, _ = build.communicate(timeout=60)
+    assert build.returncode == 1 and "has ended in the middle of the build" in said
 
 
 def test_kernels_clean_up_behind_themselves_and_behind_killed_ones(tmp_path, monkeypatch):

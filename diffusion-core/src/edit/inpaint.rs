@@ -103,7 +103,7 @@ impl Inpaint {
         let known_noise = rng.fork(KNOWN);
         let states = model.states(&xt, guidance, &self.sampler, rng)?;
         Ok(Inpainting {
-            left: states.len() * self.resamplings,
+            left: states.len().saturating_mul(self.resamplings),
             states,
             x0,
             mask: mask.clone(),
@@ -238,6 +238,14 @@ mod tests {
             assert_eq!(states.len(), 15 - visited.len());
         }
         assert_eq!(visited, [0, 0, 0, 1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4]);
+        drop(states);
+        let endless = Inpaint {
+            resamplings: usize::MAX,
+            ..inpaint
+        };
+        let told = model.conditions(1)?;
+        let states = endless.states(&model, &x0, &mask, told, rng)?;
+        assert_eq!(states.len(), usize::MAX);
         Ok(())
     }
 

@@ -7,6 +7,7 @@ use diffusion_core::data::Dataset;
 use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
 use diffusion_core::nn::Contents;
+use diffusion_core::ops::avg_pool2d;
 use diffusion_core::schedule::Betas;
 use diffusion_core::show::Live;
 use diffusion_core::train::{
@@ -28,6 +29,7 @@ fn net() -> SimpleUNet {
         groups: 2,
         classes: 5,
         context: 0,
+        reduced: 0,
     }
 }
 
@@ -506,6 +508,39 @@ fn the_live_page_is_told() -> Result<()> {
     assert_eq!(end["samples"], "samples/epoch-0002.png");
     assert_eq!(end["samples_title"], "Samples after epoch 2");
     assert_eq!(end["curve"].as_array().map(Vec::len), Some(14));
+    Ok(())
+}
+
+/// A network that is shown the image reduced learns from what it is shown, and its samples follow it.
+#[test]
+fn a_network_learns_to_enlarge() -> Result<()> {
+    let config = TrainingConfig {
+        epochs: 60,
+        batch: 10,
+        lr: 3e-3,
+        drop: 0.0,
+        ema: 0.0,
+        sample_every: 0,
+        ..Default::default()
+    };
+    let net = SimpleUNet {
+        base: 8,
+        classes: 0,
+        reduced: 4,
+        ..net()
+    };
+    let data = sprites()?;
+    let mut training = Training::new(config, net, &data, &Device::Cpu)?;
+    steps(&mut training, 1000)?;
+    let samples = training.samples(20)?;
+    let x0 = data.images(0..20, &Device::Cpu)?;
+    let off = |samples: &Tensor| -> Result<f32> {
+        let apart = (avg_pool2d(samples, 4)? - avg_pool2d(&x0, 4)?)?;
+        Ok(apart.sqr()?.mean_all()?.to_scalar()?)
+    };
+    let others = Tensor::cat(&[samples.narrow(0, 1, 19)?, samples.narrow(0, 0, 1)?], 0)?;
+    let (right, wrong) = (off(&samples)?, off(&others)?);
+    assert!(right < 0.5 * wrong, "{right} {wrong}");
     Ok(())
 }
 

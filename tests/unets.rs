@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, Var, safetensors};
+use diffusion_core::nn::Contents;
 use diffusion_core::rng::Rng;
 use diffusion_core::unet::{
     Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, UNet,
+    UNet2DModel,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -269,5 +271,32 @@ fn a_damaged_pth_file_is_an_error() -> Result<()> {
     }
     let message = load(b"not a zip")?.context("it was read")?;
     assert!(message.contains("it is no archive"), "{message}");
+    Ok(())
+}
+
+/// Networks of diffusers that were drawn at random: `golden/unet2d.py`.
+#[test]
+fn unet_2d_model_is_that_of_diffusers() -> Result<()> {
+    let file = Contents::load(golden("unet2d.safetensors"))?;
+    let all = Golden(file.tensors);
+    let mut seen = 0;
+    while let Some(config) = file.metadata.get(&format!("config {seen}")) {
+        let part = |name: &str| format!("{seen}.{name}");
+        let net = network(serde_json::from_str::<UNet2DModel>(config)?.into())?;
+        let condition = match all.0.contains_key(&part("labels")) {
+            true => Condition::labels(all.whole(&part("labels"))?),
+            false => Condition::None,
+        };
+        let (x, t) = (all.get(&part("x"))?, all.whole(&part("t"))?);
+        all.compare(&part("output"), &net.predict(x, &t, &condition)?)
+            .with_context(|| config.clone())?;
+        if condition != Condition::None {
+            let message = net.predict(x, &t, &Condition::None).unwrap_err();
+            let wants = "must be told the class of every image";
+            assert!(message.to_string().contains(wants), "{message}");
+        }
+        seen += 1;
+    }
+    assert_eq!(seen, 12);
     Ok(())
 }

@@ -37,7 +37,7 @@ use std::path::Path;
 pub struct RunConfig {
     /// What it learns from.
     pub data: Source,
-    /// What the network is told of an image.
+    /// What the network is told of an image; nothing if it is shown a reduced one.
     pub condition: Told,
     /// The network. Its channels, classes and context follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
@@ -81,6 +81,7 @@ impl RunConfig {
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let classes = data.class_names().len();
         let (classes, context) = match self.condition {
+            _ if self.network.reduced() > 0 => (0, 0),
             Told::Classes => (classes, 0),
             Told::Context => (0, classes),
             Told::Nothing => (0, 0),

@@ -1,5 +1,7 @@
 //! A trained network and what its answers mean: all that is needed to sample.
 
+mod diffusers;
+
 use crate::diffusion::Param;
 use crate::guidance::Guidance;
 use crate::nn::Contents;
@@ -231,12 +233,28 @@ impl Model {
         Contents { tensors, metadata }.save(path)
     }
 
-    /// The model of a file.
+    /// The model of a file of [`Model::save`]; or of a folder that `save_pretrained` of a diffusers pipeline with a
+    /// [`UNet2DModel`](crate::unet::UNet2DModel) wrote, or [`Model::save_diffusers`].
+    ///
+    /// Such a folder has `unet/config.json`, `unet/diffusion_pytorch_model.safetensors` (or `.bin`) and
+    /// `scheduler/scheduler_config.json`, or all three without the folders, as in older ones. What diffusers writes does not say
+    /// whether one of the classes stands for any class, so none does.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, or does not hold a model: the message names the file and what is wrong.
+    /// A file cannot be read, is damaged, or does not hold a model; a folder says something that is not known here: the message
+    /// names the file and what is wrong.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
+        let of_run = path.join("model.safetensors");
+        ensure!(
+            !of_run.is_file(),
+            "{} is the folder of a run; its model is {}",
+            path.display(),
+            of_run.display()
+        );
+        if path.is_dir() {
+            return Self::load_diffusers(path, device);
+        }
         Contents::load(path)
             .and_then(|file| Self::from_contents(&file, device))
             .with_context(|| format!("{} is not a model that can be used", path.display()))

@@ -68,15 +68,20 @@ def write(name, net, side, told):
     save_file(tensors, HERE / f"{name}.safetensors")
 
 
-torch.manual_seed(0)
-labels = {"labels": torch.tensor([2, 3])}  # The last of four classes stands for any.
-context_unet = networks.ContextUnet(8)
-write("context_unet", context_unet, 16, {"context": numbers(1002, (2, 5))})
-write("conditional_unet", networks.ConditionalUNet(8, groups=4, heads=2, classes=3), 32, labels)
-write("unet", networks.UNet(8, groups=4, heads=2, classes=3), 16, labels)
-write("unet_without_attention", networks.UNet(8, groups=4), 16, {})
-write("attention_unet", networks.AttentionUNet(8, groups=4, heads=2, classes=3), 32, labels)
+def main():
+    torch.manual_seed(0)
+    labels = {"labels": torch.tensor([2, 3])}  # The last of four classes stands for any.
+    context_unet = networks.ContextUnet(8)
+    write("context_unet", context_unet, 16, {"context": numbers(1002, (2, 5))})
+    write("conditional_unet", networks.ConditionalUNet(8, groups=4, heads=2, classes=3), 32, labels)
+    write("unet", networks.UNet(8, groups=4, heads=2, classes=3), 16, labels)
+    write("unet_without_attention", networks.UNet(8, groups=4), 16, {})
+    write("attention_unet", networks.AttentionUNet(8, groups=4, heads=2, classes=3), 32, labels)
 
-# On the CPU too, storages get the mark of a GPU.
-torch.serialization.location_tag = lambda storage: "cuda:0"
-torch.save(context_unet.state_dict(), HERE / "context_unet.pth")
+    # On the CPU too, storages get the mark of a GPU.
+    torch.serialization.location_tag = lambda storage: "cuda:0"
+    torch.save(context_unet.state_dict(), HERE / "context_unet.pth")
+
+
+if __name__ == "__main__":
+    main()

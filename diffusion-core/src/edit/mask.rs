@@ -39,7 +39,7 @@ pub enum Side {
 }
 
 /// The largest height and width.
-const MAX_SIDE: usize = 16_384;
+pub(super) const MAX_SIDE: usize = 16_384;
 
 impl Mask {
     /// A function of row and column says which pixels are known.

@@ -7,10 +7,12 @@
 mod image_to_image;
 mod inpaint;
 mod mask;
+mod resize;
 
 pub use image_to_image::image_to_image;
 pub use inpaint::{Inpaint, Inpainting};
 pub use mask::{Mask, Side};
+pub use resize::{Filter, enlarge, reduce};
 
 use crate::model::Model;
 use anyhow::{Result, ensure};

@@ -9,6 +9,7 @@ use crate::data::{Dataset, Source};
 use crate::diffusion::q_sample;
 use crate::model::{Model, Process};
 use crate::nn::Contents;
+use crate::ops::avg_pool2d;
 use crate::rng::Rng;
 use crate::sampler::Sampler;
 use crate::schedule::Schedule;
@@ -336,7 +337,8 @@ impl Training {
         self.total = self.done.saturating_add(steps).min(all);
     }
 
-    /// Images made with the averaged weights: `n` of them, of all classes in turn, always from the same noise.
+    /// Images made with the averaged weights: `n` of them, of all classes in turn, or after the reduced first images of the data,
+    /// always from the same noise.
     ///
     /// # Shapes
     /// (n, C, H, W), nominally in \[−1, 1\].
@@ -344,7 +346,13 @@ impl Training {
     /// # Errors
     /// `n` = 0, or there is no memory.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
-        let condition = self.model.conditions(n)?;
+        let condition = match self.model.network.architecture().reduced() {
+            0 => self.model.conditions(n)?,
+            _ => {
+                let first: Vec<usize> = (0..n).map(|i| i % self.data.len()).collect();
+                self.told(&first, &vec![false; n])?
+            }
+        };
         let mut rng = self.rng.fork(SAMPLES);
         let sampler = Sampler::ddim(self.config.sample_steps.min(self.config.steps));
         self.averaged(|model| model.sample(n, &condition, &sampler, &mut rng))?
@@ -394,6 +402,11 @@ impl Training {
         } else if architecture.context() > 0 {
             let device = self.model.network.device();
             Condition::Context(self.data.context(images.iter().copied(), device)?)
+        } else if architecture.reduced() > 0 {
+            let x0 = self
+                .data
+                .images(images.iter().copied(), self.model.network.device())?;
+            Condition::Reduced(avg_pool2d(&x0, architecture.reduced())?)
         } else {
             Condition::None
         };

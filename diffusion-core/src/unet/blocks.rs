@@ -42,17 +42,28 @@ pub fn sinusoidal(t: &[usize], width: usize, dtype: DType, device: &Device) -> R
     if width < 4 || !width.is_multiple_of(2) {
         bail!("sinusoidal: width = {width} must be even and at least 4")
     }
+    waves(t, width, 1, false)?
+        .to_device(device)?
+        .to_dtype(dtype)
+}
+
+/// [`sinusoidal`] on the CPU with frequencies 10000^(−i / (h − `shift`)), the cosines first if `flip`.
+pub(super) fn waves(t: &[usize], width: usize, shift: usize, flip: bool) -> Result<Tensor> {
     let half = width / 2;
     let slope = -libm::log(LONGEST) as f32;
-    let frequency = |i: usize| libm::expf(slope * i as f32 / (half - 1) as f32);
+    let frequency = |i: usize| libm::expf(slope * i as f32 / (half - shift) as f32);
     let frequencies: Vec<f32> = (0..half).map(frequency).collect();
     let mut values = Vec::with_capacity(t.len() * width);
     for &t in t {
         let angles = frequencies.iter().map(|f| t as f32 * f);
+        let at = values.len();
         values.extend(angles.clone().map(libm::sinf));
         values.extend(angles.map(libm::cosf));
+        if flip {
+            values[at..].rotate_left(half);
+        }
     }
-    Tensor::from_vec(values, (t.len(), width), device)?.to_dtype(dtype)
+    Tensor::from_vec(values, (t.len(), width), &Device::Cpu)
 }
 
 /// The time step as a vector that the blocks take in: [`sinusoidal`] → linear → activation → linear.

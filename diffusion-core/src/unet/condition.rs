@@ -2,10 +2,10 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-/// What the images of a batch should show: nothing in particular, classes, or context vectors.
+/// What the images of a batch should show: nothing in particular, classes, context vectors, or what a small image shows.
 ///
 /// The *null* condition is how a conditional network is asked for anything at all: `None` in the place of a label, a vector
-/// of zeros in the place of a context. A network learns it if conditions are dropped at random while it is trained
+/// of zeros in the place of a context or an image. A network learns it if conditions are dropped at random while it is trained
 /// ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), algorithm 1).
 ///
 /// ```
@@ -24,6 +24,8 @@ pub enum Condition {
     Labels(Vec<Option<usize>>),
     /// (B, K): a vector for each image, 0 for any. They can be mixed: `human` 1 with `food` 0.6.
     Context(Tensor),
+    /// (B, C, h, w), in \[−1, 1\]: the images reduced, to be enlarged with all that they have lost.
+    Reduced(Tensor),
 }
 
 impl Condition {
@@ -37,7 +39,7 @@ impl Condition {
         match self {
             Self::None => None,
             Self::Labels(labels) => Some(labels.len()),
-            Self::Context(context) => context.dims().first().copied(),
+            Self::Context(x) | Self::Reduced(x) => x.dims().first().copied(),
         }
     }
 
@@ -64,12 +66,8 @@ impl Condition {
                 let keep = |(label, drop): (&Option<usize>, &bool)| label.filter(|_| !drop);
                 Ok(Self::Labels(labels.iter().zip(drop).map(keep).collect()))
             }
-            Self::Context(context) => {
-                let keep: Vec<f32> = drop.iter().map(|drop| f32::from(!drop)).collect();
-                let keep = Tensor::from_vec(keep, (drop.len(), 1), context.device())?;
-                let kept = context.broadcast_mul(&keep.to_dtype(context.dtype())?)?;
-                Ok(Self::Context(kept))
-            }
+            Self::Context(x) => kept(x, drop).map(Self::Context),
+            Self::Reduced(x) => kept(x, drop).map(Self::Reduced),
         }
     }
 
@@ -80,7 +78,8 @@ impl Condition {
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
         match self {
             Self::None => Ok(Self::None),
-            Self::Context(context) => Ok(Self::Context(context.narrow(0, start, len)?)),
+            Self::Context(x) => x.narrow(0, start, len).map(Self::Context),
+            Self::Reduced(x) => x.narrow(0, start, len).map(Self::Reduced),
             Self::Labels(labels) => match labels.get(start..).and_then(|rest| rest.get(..len)) {
                 Some(part) => Ok(Self::Labels(part.to_vec())),
                 None => bail!(
@@ -94,7 +93,8 @@ impl Condition {
     /// One after the other: each part with the number of its images, which those of [`Condition::None`] do not say.
     ///
     /// # Errors
-    /// Labels and contexts are mixed, contexts differ in their length, or a part is not for its number of images.
+    /// Conditions of two kinds are mixed, contexts differ in their length or images in their size, or a part is not for its
+    /// number of images.
     pub fn cat(parts: &[(&Self, usize)]) -> Result<Self> {
         for (part, n) in parts {
             if part.len().is_some_and(|len| len != *n) {
@@ -104,45 +104,57 @@ impl Condition {
                 )
             }
         }
-        let mut context = None;
-        let mut labelled = false;
-        for (part, _) in parts {
-            match part {
-                Self::None => {}
-                Self::Labels(_) => labelled = true,
-                Self::Context(it) => context = Some(it),
-            }
+        let told = || parts.iter().filter(|(part, _)| !matches!(part, Self::None));
+        let Some((first, _)) = told().next() else {
+            return Ok(Self::None);
+        };
+        let kind = std::mem::discriminant(*first);
+        if told().any(|(part, _)| std::mem::discriminant(*part) != kind) {
+            bail!("Condition::cat: conditions of different kinds cannot stand side by side")
         }
-        match context {
-            Some(_) if labelled => {
-                bail!("Condition::cat: class labels and contexts cannot stand side by side")
-            }
-            Some(like) => {
-                let (k, dtype, device) = (like.dim(1)?, like.dtype(), like.device());
-                let rows = parts.iter().map(|(part, n)| match part {
-                    Self::Context(it) => Ok(it.clone()),
-                    _ => Tensor::zeros((*n, k), dtype, device),
-                });
-                let rows = rows.collect::<Result<Vec<_>>>()?;
-                Ok(Self::Context(Tensor::cat(&rows, 0)?))
-            }
-            None if labelled => {
+        let rows = |like: &Tensor| {
+            let rows = parts.iter().map(|(part, n)| match part {
+                Self::Context(x) | Self::Reduced(x) => Ok(x.clone()),
+                _ => {
+                    let mut shape = like.dims().to_vec();
+                    shape[0] = *n;
+                    Tensor::zeros(shape, like.dtype(), like.device())
+                }
+            });
+            Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+        };
+        match first {
+            Self::Context(like) => rows(like).map(Self::Context),
+            Self::Reduced(like) => rows(like).map(Self::Reduced),
+            _ => {
                 let labels = parts.iter().flat_map(|(part, n)| match part {
                     Self::Labels(labels) => labels.clone(),
                     _ => vec![None; *n],
                 });
                 Ok(Self::Labels(labels.collect()))
             }
-            None => Ok(Self::None),
         }
     }
 
-    /// An error unless it is one for `batch` images, of `classes` classes or a context of `context` numbers.
-    pub(super) fn check(&self, batch: usize, classes: usize, context: usize) -> Result<()> {
+    /// An error unless it is one for `batch` images, of a kind that a network takes.
+    pub(super) fn check(&self, batch: usize, takes: Understood) -> Result<()> {
+        let Understood {
+            classes,
+            context,
+            reduced,
+        } = takes;
         let (got, want) = match self {
             Self::None => return Ok(()),
-            Self::Labels(_) if classes == 0 => ("class labels".to_owned(), takes(classes, context)),
-            Self::Context(_) if context == 0 => ("a context".to_owned(), takes(classes, context)),
+            Self::Labels(_) if classes == 0 => ("class labels".to_owned(), takes.words()),
+            Self::Context(_) if context == 0 => ("a context".to_owned(), takes.words()),
+            Self::Reduced(given) => match reduced {
+                Some([c, h, w]) if given.dims() == [batch, c, h, w] => return Ok(()),
+                Some([c, h, w]) => (
+                    format!("reduced images of shape {:?}", given.dims()),
+                    format!("[{batch}, {c}, {h}, {w}]"),
+                ),
+                None => ("reduced images".to_owned(), takes.words()),
+            },
             Self::Labels(labels) if labels.len() != batch => (
                 format!("{} labels", labels.len()),
                 format!("one for each of {batch} images"),
@@ -164,12 +176,33 @@ impl Condition {
     }
 }
 
-fn takes(classes: usize, context: usize) -> String {
-    match (classes, context) {
-        (0, 0) => "Condition::None: the network is unconditional".to_owned(),
-        (0, k) => format!("a context of {k} numbers"),
-        (k, _) => format!("a class label in 0 … {}", k - 1),
+/// The conditions that a network understands, for images of some size.
+#[derive(Clone, Copy)]
+pub(super) struct Understood {
+    pub(super) classes: usize,
+    pub(super) context: usize,
+    /// (C, h, w) of a reduced image, if it is shown one.
+    pub(super) reduced: Option<[usize; 3]>,
+}
+
+impl Understood {
+    fn words(self) -> String {
+        match (self.classes, self.context, self.reduced) {
+            (0, 0, None) => "Condition::None: the network is unconditional".to_owned(),
+            (0, 0, Some([c, h, w])) => format!("reduced images of {c}×{h}×{w}"),
+            (0, k, _) => format!("a context of {k} numbers"),
+            (k, ..) => format!("a class label in 0 … {}", k - 1),
+        }
     }
+}
+
+/// `x` with zeros in the rows whose entry is true.
+fn kept(x: &Tensor, drop: &[bool]) -> Result<Tensor> {
+    let keep: Vec<f32> = drop.iter().map(|drop| f32::from(!drop)).collect();
+    let mut shape = vec![1; x.rank()];
+    shape[0] = drop.len();
+    let keep = Tensor::from_vec(keep, shape, x.device())?;
+    x.broadcast_mul(&keep.to_dtype(x.dtype())?)
 }
 
 /// Equal in kind and in every number.
@@ -180,7 +213,7 @@ impl PartialEq for Condition {
         match (self, other) {
             (Self::None, Self::None) => true,
             (Self::Labels(a), Self::Labels(b)) => a == b,
-            (Self::Context(a), Self::Context(b)) => {
+            (Self::Context(a), Self::Context(b)) | (Self::Reduced(a), Self::Reduced(b)) => {
                 a.dims() == b.dims() && matches!((numbers(a), numbers(b)), (Ok(a), Ok(b)) if a == b)
             }
             _ => false,
@@ -192,6 +225,41 @@ impl PartialEq for Condition {
 mod tests {
     use super::*;
     use candle_core::Device;
+
+    fn understood(classes: usize, context: usize) -> Understood {
+        Understood {
+            classes,
+            context,
+            reduced: None,
+        }
+    }
+
+    #[test]
+    fn reduced_images_are_checked() -> Result<()> {
+        let takes = Understood {
+            reduced: Some([3, 4, 5]),
+            ..understood(0, 0)
+        };
+        let image = |shape: (usize, usize, usize, usize)| -> Result<Condition> {
+            Tensor::zeros(shape, DType::F32, &Device::Cpu).map(Condition::Reduced)
+        };
+        image((2, 3, 4, 5))?.check(2, takes)?;
+        let fail = |condition: Condition, takes| condition.check(2, takes).unwrap_err().to_string();
+        for (message, wants) in [
+            (fail(image((2, 3, 4, 4))?, takes), "fits is [2, 3, 4, 5]"),
+            (
+                fail(Condition::labels([1, 2]), takes),
+                "reduced images of 3×4×5",
+            ),
+            (
+                fail(image((2, 3, 4, 5))?, understood(0, 0)),
+                "unconditional",
+            ),
+        ] {
+            assert!(message.contains(wants), "{message}");
+        }
+        Ok(())
+    }
 
     #[test]
     fn dropping_puts_the_null_condition_in_the_place() -> Result<()> {
@@ -213,6 +281,13 @@ mod tests {
         let context = Condition::Context(Tensor::new(&[[1f32, 0.5]], &Device::Cpu)?);
         let both = Condition::cat(&[(&none, 1), (&context, 1)])?;
         assert_eq!(both.narrow(1, 1)?, context);
+        let image = Condition::Reduced(Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?);
+        let images = Condition::cat(&[(&image, 1), (&none, 2)])?;
+        assert_eq!(
+            (images.len(), images.narrow(0, 1)?),
+            (Some(3), image.clone())
+        );
+        assert_eq!(images.narrow(1, 1)?, image.dropped(&[true])?);
         let Condition::Context(rows) = &both else {
             panic!("{both:?}")
         };
@@ -220,6 +295,7 @@ mod tests {
         assert_eq!(Condition::cat(&[(&none, 4), (&none, 1)])?, Condition::None);
         for (parts, wants) in [
             (&[(&context, 1), (&seven, 2)][..], "side by side"),
+            (&[(&context, 1), (&image, 1)], "side by side"),
             (&[(&seven, 3)], "of 2 images for 3"),
         ] {
             let message = Condition::cat(parts).unwrap_err().to_string();
@@ -267,13 +343,13 @@ mod tests {
             ),
         ] {
             let message = condition
-                .check(2, classes, numbers)
+                .check(2, understood(classes, numbers))
                 .unwrap_err()
                 .to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
-        Condition::labels([0, 9]).check(2, 10, 0)?;
-        context((2, 5))?.check(2, 0, 5)?;
-        Condition::None.check(2, 10, 0)
+        Condition::labels([0, 9]).check(2, understood(10, 0))?;
+        context((2, 5))?.check(2, understood(0, 5))?;
+        Condition::None.check(2, understood(10, 0))
     }
 }

@@ -209,6 +209,7 @@ impl Parts {
                 }
                 Tensor::from_vec(ones, (batch, k), device)?.to_dtype(dtype)
             }
+            Condition::Reduced(_) => bail!("context-unet: it is shown no reduced image"),
         }
     }
 }

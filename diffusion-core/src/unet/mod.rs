@@ -14,6 +14,7 @@
 //! | [`ConditionalUNet`] | a digit on demand, at 32×32, with a machine that can carry it |
 //! | [`UNet`] | the U-Net as it was first drawn, for CIFAR-10 at 32×32 |
 //! | [`AttentionUNet`] | pictures of 64×64 in colour |
+//! | [`UNet2DModel`] | what was trained with Hugging Face's diffusers, or is to be used there |
 
 mod attention;
 mod blocks;
@@ -26,6 +27,7 @@ mod simple;
 mod summary;
 #[cfg(test)]
 mod tests;
+mod unet2d;
 
 pub use attention::AttentionUNet;
 pub use blocks::{
@@ -39,6 +41,11 @@ pub use context::ContextUnet;
 pub use network::{Architecture, Network, Takes};
 pub use simple::SimpleUNet;
 pub use summary::Summary;
+pub use unet2d::{
+    ActFn, DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DModel, UpBlockType,
+};
+
+use blocks::waves;
 
 /// The largest number of channels that a network can be asked for: beyond, a slip of the pen would fill the memory.
 const WIDEST: usize = 1024;

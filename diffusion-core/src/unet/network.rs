@@ -1,5 +1,6 @@
 //! One type for every network: what it is, its weights, and how it is asked.
 
+use super::condition::Understood;
 use super::{Condition, MOST_CLASSES, Summary, WIDEST};
 use crate::nn::{Builder, Contents, Params};
 use crate::ops::four;
@@ -39,16 +40,20 @@ pub enum Architecture {
     /// [`AttentionUNet`](super::AttentionUNet).
     #[serde(rename = "attention-unet")]
     AttentionUNet(super::AttentionUNet),
+    /// [`UNet2DModel`](super::UNet2DModel).
+    #[serde(rename = "unet-2d-model")]
+    UNet2DModel(super::UNet2DModel),
 }
 
 impl Architecture {
     /// The names of all there are, as files and the command line have them.
-    pub const NAMES: [&str; 5] = [
+    pub const NAMES: [&str; 6] = [
         "simple-unet",
         "context-unet",
         "conditional-unet",
         "unet",
         "attention-unet",
+        "unet-2d-model",
     ];
 
     /// `simple-unet` and so on.
@@ -59,6 +64,7 @@ impl Architecture {
             Self::ConditionalUNet(_) => Self::NAMES[2],
             Self::UNet(_) => Self::NAMES[3],
             Self::AttentionUNet(_) => Self::NAMES[4],
+            Self::UNet2DModel(_) => Self::NAMES[5],
         }
     }
 
@@ -69,6 +75,7 @@ impl Architecture {
             Self::ConditionalUNet(it) => it,
             Self::UNet(it) => it,
             Self::AttentionUNet(it) => it,
+            Self::UNet2DModel(it) => it,
         }
     }
 
@@ -79,6 +86,7 @@ impl Architecture {
             Self::ConditionalUNet(it) => it,
             Self::UNet(it) => it,
             Self::AttentionUNet(it) => it,
+            Self::UNet2DModel(it) => it,
         }
     }
 
@@ -95,6 +103,14 @@ impl Architecture {
     /// How many numbers of context it can be told; 0 if none.
     pub fn context(&self) -> usize {
         self.blueprint().takes().context
+    }
+
+    /// By which factor the images are reduced that it is shown beside the noisy ones; 0 if none.
+    pub fn reduced(&self) -> usize {
+        match self {
+            Self::SimpleUNet(it) => it.reduced,
+            _ => 0,
+        }
     }
 
     /// The height and width of the images that it is usually used for.
@@ -320,7 +336,14 @@ impl Network {
             )
         }
         self.architecture.check_size(h, w)?;
-        condition.check(b, classes, context)
+        let factor = self.architecture.reduced();
+        let reduced = (factor > 0).then(|| [channels, h / factor, w / factor]);
+        let takes = Understood {
+            classes,
+            context,
+            reduced,
+        };
+        condition.check(b, takes)
     }
 
     /// What each layer makes of an image of this size: shapes, parameters and products.
@@ -331,7 +354,11 @@ impl Network {
         let shape = (1, self.architecture.channels(), height, width);
         let xt = Tensor::zeros(shape, self.params.dtype(), self.device())?;
         let trace = self.params.trace();
-        let (answer, rows) = trace.listen(|| self.predict(&xt, &[0], &Condition::None));
+        let condition = match self.architecture.classes() {
+            0 => Condition::None,
+            _ => Condition::labels([0]),
+        };
+        let (answer, rows) = trace.listen(|| self.predict(&xt, &[0], &condition));
         answer?;
         let title = self.architecture.name().to_owned();
         Ok(Summary::new(title, [shape.1, height, width], rows))
@@ -402,7 +429,7 @@ impl Network {
             .map_err(crate::whole)
     }
 
-    fn given(
+    pub(crate) fn given(
         architecture: Architecture,
         tensors: &HashMap<String, Tensor>,
         device: &Device,

@@ -3,12 +3,14 @@
 use super::network::{Architecture, Blueprint, Layers, Takes};
 use super::{Condition, ConditionEmbedding, ResBlock, TimeEmbedding, divisible, fits};
 use crate::nn::{Builder, Conv2d, GroupNorm};
-use crate::ops::{Activation, Geometry, concat_channels};
-use candle_core::{Result, Tensor};
+use crate::ops::{Activation, Geometry, concat_channels, upsample_nearest2x};
+use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 /// A U-Net of three resolutions with one [`ResBlock`] each on the way down, in the middle and on the way up: for 28×28,
-/// 28 → 14 → 7 → 14 → 28. It can be told classes, or a context, which join the time.
+/// 28 → 14 → 7 → 14 → 28. It can be told classes, or a context, which join the time; or be shown a reduced image, which
+/// stands beside x_t, enlarged, so that it learns to give back what was lost
+/// ([SR3, Saharia et al. 2021](https://arxiv.org/abs/2104.07636), section 2.3).
 ///
 /// With the default, 2.6 million parameters (2,620,545). Height and width must be divisible by 4.
 ///
@@ -33,6 +35,8 @@ pub struct SimpleUNet {
     pub classes: usize,
     /// How many numbers of context it can be told, if not classes; 0 for none.
     pub context: usize,
+    /// By which factor the image is reduced that it is shown, if it is told nothing: 2, 4 or 8; 0 for none.
+    pub reduced: usize,
 }
 
 impl Default for SimpleUNet {
@@ -44,6 +48,7 @@ impl Default for SimpleUNet {
             groups: 8,
             classes: 0,
             context: 0,
+            reduced: 0,
         }
     }
 }
@@ -74,11 +79,25 @@ impl Blueprint for SimpleUNet {
 
     fn check(&self) -> Result<()> {
         self.takes().check("SimpleUNet")?;
+        if ![0, 2, 4, 8].contains(&self.reduced) {
+            bail!(
+                "SimpleUNet: reduced = {} must be 2, 4 or 8, or 0 for none",
+                self.reduced
+            )
+        }
+        if self.reduced > 0 && self.classes + self.context > 0 {
+            bail!(
+                "SimpleUNet: reduced = {}, classes = {} and context = {}; with a reduced image it is told nothing else",
+                self.reduced,
+                self.classes,
+                self.context
+            )
+        }
         fits("SimpleUNet", self.base, self.groups, None)
     }
 
     fn check_size(&self, height: usize, width: usize) -> Result<()> {
-        divisible("SimpleUNet", height, width, 4)
+        divisible("SimpleUNet", height, width, self.reduced.max(4))
     }
 
     fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
@@ -90,6 +109,7 @@ impl Blueprint for SimpleUNet {
 struct Parts {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
+    reduced: usize,
     conv_in: Conv2d,
     down1: ResBlock,
     downsample1: Conv2d,
@@ -110,8 +130,10 @@ impl Parts {
             channels,
             base,
             groups,
+            reduced,
             ..
         } = *net;
+        let shown = if reduced > 0 { 2 * channels } else { channels };
         let time = 4 * base;
         let same = Geometry::same(3);
         let half = same.stride(2);
@@ -125,7 +147,8 @@ impl Parts {
         Ok(Self {
             time_embedding: TimeEmbedding::new(b.at("time_embedding"), base, time)?,
             condition: ConditionEmbedding::new(b, net.takes(), time)?,
-            conv_in: conv(b, "conv_in", channels, base, same)?,
+            reduced,
+            conv_in: conv(b, "conv_in", shown, base, same)?,
             down1: block(b, "down1", base, base)?,
             downsample1: conv(b, "downsample1", base, base, half)?,
             down2: block(b, "down2", base, 2 * base)?,
@@ -141,11 +164,29 @@ impl Parts {
     }
 }
 
+impl Parts {
+    /// The reduced image at the size of `xt`.
+    fn enlarged(&self, xt: &Tensor, condition: &Condition) -> Result<Tensor> {
+        let Condition::Reduced(small) = condition else {
+            return xt.zeros_like();
+        };
+        let mut x = small.to_dtype(xt.dtype())?;
+        while x.dim(2)? < xt.dim(2)? {
+            x = upsample_nearest2x(&x)?;
+        }
+        Ok(x)
+    }
+}
+
 impl Layers for Parts {
     fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
         let e = self.time_embedding.forward(t)?;
-        let e = self.condition.add(&e, condition)?;
-        let s1 = self.down1.forward(&self.conv_in.forward(xt)?, &e)?;
+        let (x, e) = if self.reduced > 0 {
+            (concat_channels(xt, &self.enlarged(xt, condition)?)?, e)
+        } else {
+            (xt.clone(), self.condition.add(&e, condition)?)
+        };
+        let s1 = self.down1.forward(&self.conv_in.forward(&x)?, &e)?;
         let s2 = self.down2.forward(&self.downsample1.forward(&s1)?, &e)?;
         let x = self.mid.forward(&self.downsample2.forward(&s2)?, &e)?;
         let x = self.upsample2.forward_upsampled(&x)?;
@@ -167,6 +208,56 @@ mod tests {
     fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
         let net = Network::new(SimpleUNet::default(), &mut Rng::new(0), &Device::Cpu)?;
         assert_eq!(net.params().count(), 2_620_545);
+        Ok(())
+    }
+
+    /// A reduced image changes the answer; none is the same as one of zeros.
+    #[test]
+    fn it_sees_the_reduced_image() -> Result<()> {
+        let small = SimpleUNet {
+            channels: 3,
+            base: 4,
+            groups: 2,
+            reduced: 4,
+            ..Default::default()
+        };
+        let net = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
+        if let Some(last) = net.params().get("conv_out.weight") {
+            last.set(&last.ones_like()?)?;
+        }
+        let (x, low) = (
+            Rng::new(2).randn((2, 3, 8, 8), &Device::Cpu)?,
+            Rng::new(3).randn((2, 3, 2, 2), &Device::Cpu)?,
+        );
+        let answer = |told: &Condition| -> Result<Vec<f32>> {
+            net.predict(&x, &[5, 900], told)?.flatten_all()?.to_vec1()
+        };
+        let shown = answer(&Condition::Reduced(low.clone()))?;
+        assert_eq!(shown.len(), 2 * 3 * 64);
+        assert_ne!(shown, answer(&Condition::None)?);
+        assert_eq!(
+            answer(&Condition::None)?,
+            answer(&Condition::Reduced(low.zeros_like()?))?
+        );
+        for (net, wants) in [
+            (
+                SimpleUNet {
+                    reduced: 3,
+                    ..small
+                },
+                "reduced = 3 must be 2, 4 or 8",
+            ),
+            (
+                SimpleUNet {
+                    classes: 2,
+                    ..small
+                },
+                "reduced = 4, classes = 2",
+            ),
+        ] {
+            let failed = Network::new(net, &mut Rng::new(1), &Device::Cpu).unwrap_err();
+            assert!(failed.to_string().contains(wants), "{failed}");
+        }
         Ok(())
     }
 

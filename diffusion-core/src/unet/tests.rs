@@ -117,6 +117,22 @@ fn kinds() -> Vec<Kind> {
             wanted: Some(5_000_000..=10_000_000),
             full: AttentionUNet::default().into(),
         },
+        Kind {
+            architecture: UNet2DModel {
+                block_out_channels: vec![4, 4, 8],
+                norm_num_groups: 2,
+                attention_head_dim: Some(4),
+                num_class_embeds: Some(4),
+                null_class: true,
+                ..Default::default()
+            }
+            .into(),
+            side: 8,
+            condition: labels(),
+            count: 2_736_099,
+            wanted: None,
+            full: UNet2DModel::default().into(),
+        },
     ]
 }
 
@@ -154,12 +170,12 @@ impl Kind {
         self.name() == "context-unet"
     }
 
-    /// Batch norms take the mean away, and with it whatever the bias before them adds.
+    /// Batch norms take the mean away, and with it whatever the bias before them adds; softmax takes away what a bias of all keys
+    /// adds to all scores of a query.
     fn idle(&self, parameter: &str) -> bool {
-        self.mixes()
-            && [".conv1.0.bias", ".conv2.0.bias"]
-                .iter()
-                .any(|end| parameter.ends_with(end))
+        let before_norm = [".conv1.0.bias", ".conv2.0.bias"];
+        parameter.ends_with(".to_k.bias")
+            || self.mixes() && before_norm.iter().any(|end| parameter.ends_with(end))
     }
 }
 
@@ -187,7 +203,7 @@ fn every_architecture_is_here_and_names_itself() {
         let typo = text.replacen("channels", "chanels", 1);
         let message = serde_json::from_str::<Architecture>(&typo).unwrap_err();
         assert!(
-            message.to_string().contains("unknown field `chanels`"),
+            message.to_string().contains("chanels`, expected"),
             "{message}"
         );
         let short = format!("{{\"{}\":{{}}}}", kind.name());

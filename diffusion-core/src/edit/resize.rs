@@ -1,0 +1,146 @@
+//! Images at another size.
+
+use crate::ops::avg_pool2d;
+use candle_core::{DType, Device, Result, Tensor, bail};
+use image::imageops::{FilterType, resize};
+use image::{ImageBuffer, Luma};
+
+/// How pixels are made that are not there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Filter {
+    /// The nearest pixel.
+    Nearest,
+    /// On the straight line between the nearest two, in each direction.
+    Bilinear,
+    /// On the Catmull–Rom curve through the nearest four, in each direction.
+    Bicubic,
+}
+
+/// The images reduced: the mean of each `factor`×`factor` square.
+///
+/// # Shapes
+/// `x` (B, C, H, W); the result is (B, C, H/`factor`, W/`factor`).
+///
+/// # Errors
+/// `factor` does not divide height and width.
+pub fn reduce(x: &Tensor, factor: usize) -> Result<Tensor> {
+    match x.dims() {
+        [_, _, h, w] if factor > 0 && h.is_multiple_of(factor) && w.is_multiple_of(factor) => {
+            avg_pool2d(x, factor)
+        }
+        other => bail!(
+            "reduce: images of shape {other:?} by {factor}; (B, C, H, W) is needed, H and W divisible by it"
+        ),
+    }
+}
+
+/// The images enlarged without any knowledge of what images look like: what a network that enlarges is compared with.
+///
+/// # Shapes
+/// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, C, `factor`·H, `factor`·W), in \[−1, 1\], f32 on the same device.
+///
+/// # Errors
+/// Another shape, or `factor` = 0 or so large that a side is over 16384.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, edit::{Filter, enlarge}};
+/// let x = Tensor::new(&[[[[-1f32, 1.0]]]], &Device::Cpu)?;
+/// let row = |filter| enlarge(&x, 2, filter)?.get(0)?.get(0)?.get(0)?.to_vec1::<f32>();
+/// assert_eq!(row(Filter::Nearest)?, [-1.0, -1.0, 1.0, 1.0]);
+/// assert_eq!(row(Filter::Bilinear)?, [-1.0, -0.5, 0.5, 1.0]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn enlarge(x: &Tensor, factor: usize, filter: Filter) -> Result<Tensor> {
+    let [b, c, h, w] = *x.dims() else {
+        bail!(
+            "enlarge: images of shape {:?}; (B, C, H, W) is needed",
+            x.dims()
+        )
+    };
+    let most = super::mask::MAX_SIDE;
+    let (rows, columns) = (h.saturating_mul(factor), w.saturating_mul(factor));
+    if !(1..=most).contains(&rows) || !(1..=most).contains(&columns) {
+        bail!("enlarge: {h}×{w} by {factor}; height and width must become 1 … {most}")
+    }
+    let kind = match filter {
+        Filter::Nearest => FilterType::Nearest,
+        Filter::Bilinear => FilterType::Triangle,
+        Filter::Bicubic => FilterType::CatmullRom,
+    };
+    // The library's numbers are in 0 … 1, and are kept there.
+    let unit = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
+    let values = unit.affine(0.5, 0.5)?.flatten_all()?.to_vec1::<f32>()?;
+    let mut enlarged = Vec::with_capacity(b * c * rows * columns);
+    for plane in values.chunks_exact(h * w) {
+        let plane = ImageBuffer::<Luma<f32>, _>::from_raw(w as u32, h as u32, plane.to_vec());
+        let Some(plane) = plane else {
+            bail!("enlarge: {h}×{w} is too large")
+        };
+        enlarged.extend_from_slice(resize(&plane, columns as u32, rows as u32, kind).as_raw());
+    }
+    Tensor::from_vec(enlarged, (b, c, rows, columns), x.device())?.affine(2.0, -1.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::rng::Rng;
+
+    /// What is reduced after it was enlarged is what it was, for the filters whose weights are symmetric about a pixel's centre.
+    #[test]
+    fn reducing_undoes_enlarging() -> Result<()> {
+        let x = Rng::new(1)
+            .randn((2, 3, 4, 6), &Device::Cpu)?
+            .clamp(-0.9, 0.9)?;
+        let back = reduce(&enlarge(&x, 4, Filter::Nearest)?, 4)?;
+        assert_eq!(back.dims(), x.dims());
+        let off = (back - &x)?.abs()?.max_all()?.to_scalar::<f32>()?;
+        assert!(off < 1e-6, "{off}");
+        for filter in [Filter::Bilinear, Filter::Bicubic] {
+            let flat = Tensor::ones((1, 1, 3, 3), DType::F32, &Device::Cpu)?.affine(-0.25, 0.0)?;
+            let large = enlarge(&flat, 2, filter)?;
+            assert_eq!(large.dims(), [1, 1, 6, 6]);
+            let off = (large + 0.25)?.abs()?.max_all()?.to_scalar::<f32>()?;
+            assert!(off < 1e-6, "{filter:?}: {off}");
+        }
+        Ok(())
+    }
+
+    /// A ramp stays one in the middle, by both; a step overshoots by the cubic alone, and is kept in the range.
+    #[test]
+    fn filters_are_what_their_names_say() -> Result<()> {
+        let row = |x: &[f32], filter| -> Result<Vec<f32>> {
+            let x = Tensor::from_vec(x.to_vec(), (1, 1, 1, x.len()), &Device::Cpu)?;
+            enlarge(&x, 2, filter)?
+                .narrow(2, 0, 1)?
+                .flatten_all()?
+                .to_vec1()
+        };
+        let ramp = [-0.5f32, -0.3, -0.1, 0.1, 0.3, 0.5];
+        for filter in [Filter::Bilinear, Filter::Bicubic] {
+            let large = row(&ramp, filter)?;
+            for pair in large[4..8].windows(2) {
+                assert!(
+                    (pair[1] - pair[0] - 0.1).abs() < 1e-5,
+                    "{filter:?}: {large:?}"
+                );
+            }
+        }
+        let step = row(&[-0.5, -0.5, -0.5, 0.5, 0.5, 0.5], Filter::Bicubic)?;
+        assert!(step.iter().any(|x| *x > 0.51), "{step:?}");
+        let step = row(&[-1.0, -1.0, -1.0, 1.0, 1.0, 1.0], Filter::Bicubic)?;
+        assert!(step.iter().all(|x| x.abs() <= 1.0), "{step:?}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_does_not_fit_is_named() -> Result<()> {
+        let x = Tensor::zeros((1, 1, 4, 6), DType::F32, &Device::Cpu)?;
+        let reduced = reduce(&x, 4).unwrap_err().to_string();
+        assert!(reduced.contains("[1, 1, 4, 6] by 4"), "{reduced}");
+        assert!(reduce(&x, 0).is_err() && enlarge(&x, 0, Filter::Nearest).is_err());
+        assert!(enlarge(&x, usize::MAX, Filter::Nearest).is_err());
+        assert!(enlarge(&x.squeeze(0)?, 2, Filter::Nearest).is_err());
+        Ok(())
+    }
+}

@@ -1,0 +1,320 @@
+//! Models as Hugging Face's diffusers keeps them: a folder of JSON and safetensors files.
+
+use super::{METADATA, Model, Process};
+use crate::diffusion::Param;
+use crate::nn::{Contents, write_whole};
+use crate::schedule::Betas;
+use crate::unet::{Architecture, Network, SampleSize, UNet2DModel};
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{Device, Tensor};
+use serde::Deserialize;
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+/// The version of diffusers whose files these are.
+const VERSION: &str = "0.42.1";
+
+/// A network's weights.
+const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
+
+/// What a configuration must say, since diffusers' defaults are other than ours.
+const REQUIRED: [&str; 7] = [
+    "in_channels",
+    "out_channels",
+    "down_block_types",
+    "up_block_types",
+    "block_out_channels",
+    "layers_per_block",
+    "norm_num_groups",
+];
+
+/// What there is one kind of.
+const FIXED: [(&str, &str); 3] = [
+    ("time_embedding_type", "positional"),
+    ("downsample_type", "conv"),
+    ("upsample_type", "conv"),
+];
+
+/// Names of the layers of attention in files of before 2023, and today.
+const RENAMED: [(&str, &str); 4] = [
+    (".query.", ".to_q."),
+    (".key.", ".to_k."),
+    (".value.", ".to_v."),
+    (".proj_attn.", ".to_out.0."),
+];
+
+impl Model {
+    /// What [`Model::load`] does with a folder. Of the scheduler the forward process is taken, not how it samples.
+    pub(super) fn load_diffusers(folder: &Path, device: &Device) -> Result<Self> {
+        let config = find(folder, "unet", "config.json")?;
+        let weights = config.with_file_name(WEIGHTS);
+        let contents = match weights.with_extension("bin") {
+            bin if bin.is_file() && !weights.exists() => Contents::load_pth(bin)?,
+            _ => Contents::load(&weights)?,
+        };
+        let model = if contents.metadata.contains_key(METADATA) {
+            // It is of `save_diffusers`, and says more than a configuration can.
+            Self::from_contents(&contents, device)
+        } else {
+            Self::foreign(folder, &config, contents, device)
+        };
+        model
+            .with_context(|| format!("{} is not a model that can be used", folder.display()))
+            .map_err(crate::whole)
+    }
+
+    fn foreign(folder: &Path, config: &Path, file: Contents, device: &Device) -> Result<Self> {
+        let net = read(config, network)?;
+        let (height, width) = match net.sample_size {
+            Some(SampleSize::Side(side)) => (side, side),
+            Some(SampleSize::HeightWidth([height, width])) => (height, width),
+            None => bail!(
+                "{}: sample_size is null; write the height of its images there",
+                config.display()
+            ),
+        };
+        let (steps, betas, param) = read(
+            &find(folder, "scheduler", "scheduler_config.json")?,
+            process,
+        )?;
+        let rename = |(name, tensor): (String, Tensor)| {
+            let rename = |name: String, (old, new): &(&str, &str)| name.replace(old, new);
+            (RENAMED.iter().fold(name, rename), tensor)
+        };
+        let tensors: HashMap<String, Tensor> = file.tensors.into_iter().map(rename).collect();
+        let name = fs::canonicalize(folder)?;
+        let process = Process {
+            steps,
+            betas,
+            param,
+            shape: [net.in_channels, height, width],
+            classes: (0..net.num_class_embeds.unwrap_or(0))
+                .map(|class| class.to_string())
+                .collect(),
+            data: name
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into(),
+            images_seen: 0,
+        };
+        let architecture = Architecture::from(net);
+        architecture.check_size(height, width)?;
+        process.schedule()?;
+        let network = Network::given(architecture, &tensors, device)?;
+        Ok(Self { network, process })
+    }
+
+    /// Writes a folder from which diffusers loads the model, and [`Model::load`] too; weights in f32:
+    ///
+    /// ```python
+    /// pipeline = DDPMPipeline.from_pretrained(folder)
+    /// ```
+    ///
+    /// # Errors
+    /// The network is not a [`UNet2DModel`], the noise schedule is one that diffusers does not know, or a file cannot be
+    /// written: the message names it.
+    pub fn save_diffusers(&self, folder: impl AsRef<Path>) -> Result<()> {
+        let folder = folder.as_ref();
+        let Architecture::UNet2DModel(net) = self.network.architecture() else {
+            bail!(
+                "diffusers does not know the network {}; train one with `--model unet-2d-model`",
+                self.network.architecture().name()
+            )
+        };
+        let [_, height, width] = self.process.shape;
+        let mut config = fields(net)?;
+        config.remove("null_class");
+        for (key, value) in FIXED {
+            config.insert(key.to_owned(), value.into());
+        }
+        let more = json!({
+            "_class_name": "UNet2DModel",
+            "_diffusers_version": VERSION,
+            "sample_size": if height == width { json!(height) } else { json!([height, width]) },
+            "class_embed_type": null,
+            "dropout": 0.0,
+            "num_train_timesteps": null,
+            "time_embedding_dim": null,
+        });
+        config.extend(more.as_object().cloned().unwrap_or_default());
+        let index = json!({
+            "_class_name": "DDPMPipeline",
+            "_diffusers_version": VERSION,
+            "scheduler": ["diffusers", "DDPMScheduler"],
+            "unet": ["diffusers", "UNet2DModel"],
+        });
+        let scheduler = scheduler(&self.process)?;
+        let mut metadata = self.network.metadata()?;
+        metadata.insert(METADATA.to_owned(), serde_json::to_string(&self.process)?);
+        // Without it diffusers does not believe that these are PyTorch's tensors.
+        metadata.insert("format".to_owned(), "pt".to_owned());
+        for part in ["unet", "scheduler"] {
+            let path = folder.join(part);
+            fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
+        }
+        let write = |name: &str, value: &Value| {
+            let (path, text) = (
+                folder.join(name),
+                serde_json::to_string_pretty(value)? + "\n",
+            );
+            write_whole(&path, text.as_bytes())
+                .with_context(|| format!("cannot write {}", path.display()))
+        };
+        write("model_index.json", &index)?;
+        write("scheduler/scheduler_config.json", &scheduler)?;
+        write("unet/config.json", &Value::Object(config))?;
+        let tensors = self.network.params().values()?;
+        Contents { tensors, metadata }.save(folder.join("unet").join(WEIGHTS))
+    }
+}
+
+/// The file in the folder's part, or in the folder itself.
+fn find(folder: &Path, part: &str, name: &str) -> Result<PathBuf> {
+    let (inner, outer) = (folder.join(part).join(name), folder.join(name));
+    let found = [&inner, &outer].into_iter().find(|path| path.is_file());
+    found.cloned().with_context(|| {
+        format!(
+            "there is neither {} nor {}; save_pretrained of a diffusers pipeline writes the first",
+            inner.display(),
+            outer.display()
+        )
+    })
+}
+
+fn read<T>(path: &Path, take: impl FnOnce(Map<String, Value>) -> Result<T>) -> Result<T> {
+    let read = || {
+        let text = fs::read_to_string(path)?;
+        take(serde_json::from_str(&text).context("it is no JSON object")?)
+    };
+    read()
+        .with_context(|| format!("cannot use {}", path.display()))
+        .map_err(crate::whole)
+}
+
+/// The network's fields as JSON.
+fn fields(net: &UNet2DModel) -> Result<Map<String, Value>> {
+    match serde_json::to_value(net)? {
+        Value::Object(fields) => Ok(fields),
+        other => bail!("a network's configuration is {other}"),
+    }
+}
+
+/// What `config.json` says.
+fn network(config: Map<String, Value>) -> Result<UNet2DModel> {
+    let name = config.get("_class_name").and_then(Value::as_str);
+    ensure!(
+        name == Some("UNet2DModel"),
+        "it describes {}; only UNet2DModel is known",
+        name.map_or("nothing with a _class_name".to_owned(), str::to_owned)
+    );
+    for key in REQUIRED {
+        ensure!(config.contains_key(key), "{key} is missing");
+    }
+    for (key, value) in FIXED {
+        let said = config.get(key).filter(|said| *said != value);
+        if let Some(said) = said {
+            bail!("{key} is {said}; only {value:?} is known")
+        }
+    }
+    let known = fields(&UNet2DModel::default())?;
+    let takes = |key: &String| known.contains_key(key) && key != "null_class";
+    let config_fields = config.iter().filter(|(key, _)| takes(key));
+    let mine: Map<_, _> = config_fields.map(|(k, v)| (k.clone(), v.clone())).collect();
+    let net: UNet2DModel = serde_json::from_value(Value::Object(mine))?;
+    let usual = net.block_out_channels.first().map_or(0, |c| 4 * c);
+    for (key, usual) in [
+        ("class_embed_type", None),
+        ("time_embedding_dim", Some(usual)),
+    ] {
+        let said = config.get(key).filter(|said| !said.is_null());
+        let said = said.filter(|said| usual.is_none_or(|usual| **said != json!(usual)));
+        if let Some(said) = said {
+            bail!("{key} is {said}; only null is known")
+        }
+    }
+    Ok(net)
+}
+
+/// What is taken of `scheduler_config.json`, with diffusers' defaults.
+#[derive(Deserialize)]
+#[serde(default)]
+struct Scheduler {
+    num_train_timesteps: usize,
+    beta_schedule: String,
+    beta_start: f64,
+    beta_end: f64,
+    prediction_type: String,
+    trained_betas: Option<Vec<f64>>,
+    rescale_betas_zero_snr: bool,
+}
+
+impl Default for Scheduler {
+    fn default() -> Self {
+        Self {
+            num_train_timesteps: 1000,
+            beta_schedule: "linear".to_owned(),
+            beta_start: 1e-4,
+            beta_end: 0.02,
+            prediction_type: "epsilon".to_owned(),
+            trained_betas: None,
+            rescale_betas_zero_snr: false,
+        }
+    }
+}
+
+fn process(config: Map<String, Value>) -> Result<(usize, Betas, Param)> {
+    let it: Scheduler = serde_json::from_value(Value::Object(config))?;
+    ensure!(
+        it.trained_betas.is_none() && !it.rescale_betas_zero_snr,
+        "trained_betas and rescale_betas_zero_snr are not known; leave them null and false"
+    );
+    let (start, end) = (it.beta_start, it.beta_end);
+    let betas = match it.beta_schedule.as_str() {
+        "linear" => Betas::Linear { start, end },
+        "scaled_linear" => Betas::ScaledLinear { start, end },
+        "squaredcos_cap_v2" => Betas::COSINE,
+        "sigmoid" => Betas::Sigmoid { start, end },
+        other => bail!(
+            "beta_schedule is {other:?}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid"
+        ),
+    };
+    let param = match it.prediction_type.as_str() {
+        "epsilon" => Param::Eps,
+        "sample" => Param::X0,
+        "v_prediction" => Param::V,
+        other => bail!("prediction_type is {other:?}; known are epsilon, sample and v_prediction"),
+    };
+    Ok((it.num_train_timesteps, betas, param))
+}
+
+fn scheduler(process: &Process) -> Result<Value> {
+    let (name, start, end) = match process.betas {
+        Betas::Linear { start, end } => ("linear", start, end),
+        Betas::ScaledLinear { start, end } => ("scaled_linear", start, end),
+        Betas::Sigmoid { start, end } => ("sigmoid", start, end),
+        cosine if cosine == Betas::COSINE => ("squaredcos_cap_v2", 1e-4, 0.02),
+        other => bail!(
+            "diffusers knows the cosine schedule with offset 0.008 and max_beta 0.999 alone, and not {other:?}"
+        ),
+    };
+    let param = match process.param {
+        Param::Eps => "epsilon",
+        Param::X0 => "sample",
+        Param::V => "v_prediction",
+    };
+    Ok(json!({
+        "_class_name": "DDPMScheduler",
+        "_diffusers_version": VERSION,
+        "num_train_timesteps": process.steps,
+        "beta_schedule": name,
+        "beta_start": start,
+        "beta_end": end,
+        "prediction_type": param,
+        "clip_sample": true,
+        "clip_sample_range": 1.0,
+        "variance_type": "fixed_small",
+    }))
+}

@@ -1,0 +1,330 @@
+//! Folders of Hugging Face's diffusers: `golden/unet2d` is one as diffusers wrote it, and `golden/unet2d.py` what it answers.
+
+use anyhow::{Context, Result};
+use diffusion_core::candle::{DType, Device, Tensor, safetensors};
+use diffusion_core::diffusion::Param;
+use diffusion_core::model::Model;
+use diffusion_core::nn::Contents;
+use diffusion_core::rng::Rng;
+use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold};
+use diffusion_core::schedule::Betas;
+use diffusion_core::unet::{Condition, Network, SimpleUNet, UNet2DModel};
+use serde_json::{Map, Value, json};
+use std::collections::HashMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const CONFIG: &str = "unet/config.json";
+const SCHEDULER: &str = "scheduler/scheduler_config.json";
+const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
+
+fn golden(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../tests/golden")
+        .join(name)
+}
+
+fn off(a: &Tensor, b: &Tensor) -> Result<f32> {
+    Ok((a - b)?.abs()?.max_all()?.to_scalar()?)
+}
+
+fn json_of(path: &Path) -> Result<Map<String, Value>> {
+    Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
+}
+
+/// A copy of the golden folder that may be spoiled.
+fn copied(to: &Path) -> Result<()> {
+    for name in [CONFIG, SCHEDULER, WEIGHTS, "model_index.json"] {
+        let path = to.join(name);
+        fs::create_dir_all(path.parent().context("a folder")?)?;
+        fs::copy(golden("unet2d").join(name), path)?;
+    }
+    Ok(())
+}
+
+#[test]
+fn a_pipeline_answers_and_samples_as_there() -> Result<()> {
+    let model = Model::load(golden("unet2d"), &Device::Cpu)?;
+    let process = &model.process;
+    assert_eq!(
+        (process.steps, process.betas, process.param, process.shape),
+        (100, Betas::COSINE, Param::V, [1, 8, 8])
+    );
+    assert_eq!(process.data, "unet2d");
+    let all: HashMap<String, Tensor> =
+        safetensors::load(golden("unet2d.safetensors"), &Device::Cpu)?;
+    let get = |name: &str| all.get(name).with_context(|| name.to_owned());
+    let (x, t) = (get("pipeline.x")?, get("pipeline.t")?.to_dtype(DType::U32)?);
+    let t: Vec<usize> = t
+        .to_vec1::<u32>()?
+        .into_iter()
+        .map(|t| t as usize)
+        .collect();
+    let answer = model.network.predict(x, &t, &Condition::None)?;
+    assert!(off(&answer, get("pipeline.output")?)? < 1e-5);
+    let sampler = Sampler {
+        solver: Solver::Ddim { eta: 0.0 },
+        steps: Steps::Leading(5),
+        threshold: Threshold::None,
+    };
+    let rng = &mut Rng::new(1);
+    let images = model.states(x, Condition::None, &sampler, rng)?.finish()?;
+    let off = off(&images, get("pipeline.images")?)?;
+    assert!(off < 1e-4, "{off:e}");
+    Ok(())
+}
+
+/// Names, shapes, numbers and every field of the network are those that diffusers itself writes.
+#[test]
+fn what_is_saved_is_what_diffusers_saves() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let model = Model::load(golden("unet2d"), &Device::Cpu)?;
+    model.save_diffusers(folder.path())?;
+    for name in [CONFIG, "model_index.json"] {
+        let [ours, theirs] = [folder.path(), &golden("unet2d")].map(|f| json_of(&f.join(name)));
+        let (ours, theirs) = (ours?, theirs?);
+        assert!(ours.keys().eq(theirs.keys()), "{ours:?}\n{theirs:?}");
+        for (key, value) in ours {
+            let same = value == theirs[&key] || value.as_f64() == theirs[&key].as_f64();
+            assert!(same, "{key}: {value} {}", theirs[&key]);
+        }
+    }
+    for (key, value) in json_of(&folder.path().join(SCHEDULER))? {
+        assert_eq!(
+            value,
+            json_of(&golden("unet2d").join(SCHEDULER))?[&key],
+            "{key}"
+        );
+    }
+    let [ours, theirs] =
+        [folder.path(), &golden("unet2d")].map(|f| Contents::load(f.join(WEIGHTS)));
+    let (ours, theirs) = (ours?, theirs?);
+    assert_eq!(ours.metadata["format"], theirs.metadata["format"]);
+    assert_eq!(ours.tensors.len(), theirs.tensors.len());
+    for (name, theirs) in &theirs.tensors {
+        assert_eq!(off(&ours.tensors[name], theirs)?, 0.0, "{name}");
+    }
+    Ok(())
+}
+
+/// Classes, the null class and the data's name are ours to remember.
+#[test]
+fn a_conditional_model_comes_back() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
+    let net = UNet2DModel {
+        in_channels: 1,
+        out_channels: 1,
+        block_out_channels: vec![4, 4, 8],
+        norm_num_groups: 2,
+        attention_head_dim: Some(4),
+        num_class_embeds: Some(3),
+        null_class: true,
+        ..Default::default()
+    };
+    model.network = Network::new(net, &mut Rng::new(3), &Device::Cpu)?;
+    model.process.classes = vec!["a".to_owned(), "b".to_owned()];
+    model.save_diffusers(folder.path())?;
+    let again = Model::load(folder.path(), &Device::Cpu)?;
+    assert_eq!(again.process, model.process);
+    assert_eq!(again.network.architecture(), model.network.architecture());
+    assert_eq!(again.network.architecture().classes(), 2);
+    assert!(!json_of(&folder.path().join(CONFIG))?.contains_key("null_class"));
+
+    // As diffusers writes it again: then all three are classes.
+    let path = folder.path().join(WEIGHTS);
+    let mut file = Contents::load(&path)?;
+    file.metadata.retain(|key, _| key == "format");
+    file.save(&path)?;
+    let again = Model::load(folder.path(), &Device::Cpu)?;
+    assert_eq!(again.network.architecture().classes(), 3);
+    assert_eq!(again.process.classes, ["0", "1", "2"]);
+    Ok(())
+}
+
+/// All files in one folder, the attention's layers under their first names, and what training left in the configuration.
+#[test]
+fn older_folders_load() -> Result<()> {
+    let (folder, nested) = (tempfile::tempdir()?, golden("unet2d"));
+    let mut config = json_of(&nested.join(CONFIG))?;
+    config.insert("inv_gamma".to_owned(), json!(1.0));
+    config.remove("add_attention");
+    fs::write(
+        folder.path().join("config.json"),
+        serde_json::to_string(&config)?,
+    )?;
+    fs::copy(
+        nested.join(SCHEDULER),
+        folder.path().join("scheduler_config.json"),
+    )?;
+    let mut file = Contents::load(nested.join(WEIGHTS))?;
+    let old = |name: String| {
+        let names = [
+            (".to_q.", ".query."),
+            (".to_k.", ".key."),
+            (".to_v.", ".value."),
+            (".to_out.0.", ".proj_attn."),
+        ];
+        names
+            .iter()
+            .fold(name, |name, (new, old)| name.replace(new, old))
+    };
+    file.tensors = file
+        .tensors
+        .into_iter()
+        .map(|(name, x)| (old(name), x))
+        .collect();
+    assert!(file.tensors.keys().any(|name| name.contains(".proj_attn.")));
+    file.save(folder.path().join("diffusion_pytorch_model.safetensors"))?;
+    let (a, b) = (
+        Model::load(folder.path(), &Device::Cpu)?,
+        Model::load(nested, &Device::Cpu)?,
+    );
+    let (a, b) = (a.network.params().values()?, b.network.params().values()?);
+    for (name, a) in &a {
+        assert_eq!(off(a, &b[name])?, 0.0, "{name}");
+    }
+    Ok(())
+}
+
+#[test]
+fn what_is_not_known_is_named() -> Result<()> {
+    let spoiled = |name: &str, key: &str, value: Value| -> Result<String> {
+        let folder = tempfile::tempdir()?;
+        copied(folder.path())?;
+        let path = folder.path().join(name);
+        let mut config = json_of(&path)?;
+        match value {
+            Value::String(text) if text == "-" => config.remove(key),
+            value => config.insert(key.to_owned(), value),
+        };
+        fs::write(&path, serde_json::to_string(&config)?)?;
+        let failed = Model::load(folder.path(), &Device::Cpu).unwrap_err();
+        Ok(failed.to_string())
+    };
+    let types = json!(["SkipDownBlock2D", "DownBlock2D"]);
+    for (message, wants) in [
+        (
+            spoiled(CONFIG, "_class_name", json!("VQModel"))?,
+            "config.json: it describes VQModel; only UNet2DModel",
+        ),
+        (
+            spoiled(CONFIG, "_class_name", json!("-"))?,
+            "it describes nothing with a _class_name",
+        ),
+        (
+            spoiled(CONFIG, "norm_num_groups", json!("-"))?,
+            "norm_num_groups is missing",
+        ),
+        (
+            spoiled(CONFIG, "upsample_type", json!("resnet"))?,
+            "upsample_type is \"resnet\"; only \"conv\"",
+        ),
+        (
+            spoiled(CONFIG, "time_embedding_type", json!("fourier"))?,
+            "time_embedding_type is \"fourier\"",
+        ),
+        (
+            spoiled(CONFIG, "time_embedding_dim", json!(7))?,
+            "time_embedding_dim is 7; only null",
+        ),
+        (
+            spoiled(CONFIG, "down_block_types", types)?,
+            "unknown variant `SkipDownBlock2D`",
+        ),
+        (
+            spoiled(CONFIG, "sample_size", json!(null))?,
+            "sample_size is null",
+        ),
+        (spoiled(CONFIG, "sample_size", json!(7))?, "an image of 7×7"),
+        (
+            spoiled(CONFIG, "norm_num_groups", json!(3))?,
+            "norm_num_groups = 3 does not divide block_out_channels = 4",
+        ),
+        (
+            spoiled(CONFIG, "norm_num_groups", json!(0))?,
+            "norm_num_groups = 0 does not divide",
+        ),
+        (
+            spoiled(CONFIG, "attention_head_dim", json!(3))?,
+            "attention_head_dim = 3 does not divide",
+        ),
+        (
+            spoiled(CONFIG, "block_out_channels", json!([]))?,
+            "0 block_out_channels, 2 down_block_types",
+        ),
+        (
+            spoiled(CONFIG, "block_out_channels", json!([8, 8]))?,
+            "norm1.weight has shape [4] and must have [8]",
+        ),
+        (
+            spoiled(CONFIG, "out_channels", json!(2))?,
+            "out_channels must be as in_channels",
+        ),
+        (
+            spoiled(CONFIG, "num_class_embeds", json!(0))?,
+            "num_class_embeds must be at least one class",
+        ),
+        (
+            spoiled(CONFIG, "num_class_embeds", json!(4))?,
+            "class_embedding.weight",
+        ),
+        (
+            spoiled(SCHEDULER, "beta_schedule", json!("laplace"))?,
+            "scheduler_config.json: beta_schedule is \"laplace\"",
+        ),
+        (
+            spoiled(SCHEDULER, "prediction_type", json!("flow"))?,
+            "prediction_type is \"flow\"",
+        ),
+        (
+            spoiled(SCHEDULER, "trained_betas", json!([0.1]))?,
+            "trained_betas",
+        ),
+        (
+            spoiled(SCHEDULER, "num_train_timesteps", json!(1))?,
+            "steps = 1",
+        ),
+    ] {
+        assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+    }
+    let folder = tempfile::tempdir()?;
+    let fail = || {
+        Model::load(folder.path(), &Device::Cpu)
+            .unwrap_err()
+            .to_string()
+    };
+    assert!(fail().contains("there is neither"), "{}", fail());
+    copied(folder.path())?;
+    fs::remove_file(folder.path().join(SCHEDULER))?;
+    assert!(fail().contains("scheduler_config.json"), "{}", fail());
+    copied(folder.path())?;
+    fs::write(folder.path().join(CONFIG), "{")?;
+    assert!(
+        fail().contains("config.json: it is no JSON object"),
+        "{}",
+        fail()
+    );
+    copied(folder.path())?;
+    let path = folder.path().join(WEIGHTS);
+    let bytes = fs::read(&path)?;
+    fs::write(&path, &bytes[..bytes.len() / 2])?;
+    assert!(fail().contains("no whole safetensors file"), "{}", fail());
+
+    let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
+    model.process.betas = Betas::Cosine {
+        offset: 0.1,
+        max_beta: 0.999,
+    };
+    let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("offset 0.008"), "{message}");
+    let small = SimpleUNet {
+        base: 4,
+        groups: 2,
+        ..Default::default()
+    };
+    model.network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
+    let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("--model unet-2d-model"), "{message}");
+    Ok(())
+}

@@ -70,6 +70,7 @@ pub mod device;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
+pub mod metrics;
 pub mod model;
 pub mod nn;
 pub mod ops;

@@ -23,6 +23,7 @@ pub use batches::{Batch, Batches};
 pub use cifar::CIFAR10_CLASSES;
 pub use locate::{DOWNLOADS, fetch};
 pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
+pub use npy::{labels_from_npy, samples_from_npy};
 pub use resize::Resize;
 pub use source::{Source, TASKS};
 

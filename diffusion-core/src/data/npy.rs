@@ -7,6 +7,7 @@ mod array;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
 
 use super::resize::to_channels_first;
 use super::{Dataset, MAX_CLASSES};
@@ -58,10 +59,65 @@ impl Dataset {
     }
 }
 
-/// (N, \[C, H, W\], pixels with the channels first).
-fn read_images(path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> {
+/// Images that somebody has made, as an `.npy` file: `float32` or `float64` (N, C, H, W) in −1 … 1, as `diffusion sample --npy`
+/// writes them, or `uint8` as [`Dataset::from_npy`] takes them.
+///
+/// # Shapes
+/// (N, C, H, W), f32, in \[−1, 1\].
+///
+/// # Errors
+/// The file cannot be read or holds no images; a value is not finite or far outside of −1 … 1: the message names the file.
+pub fn samples_from_npy(path: &Path) -> Result<Tensor> {
     let at = path.display();
     let array = Array::read(path)?;
+    if array.value == Value::U8 {
+        let (n, [c, h, w], bytes) = images_of(array, path)?;
+        let x = Tensor::from_vec(bytes, (n, c, h, w), &Device::Cpu)?;
+        return Ok(x.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?);
+    }
+    ensure!(
+        matches!(array.value, Value::F32 | Value::F64),
+        "{at} holds values of type {:?}; samples are float32 in −1 … 1, or uint8",
+        array.value
+    );
+    let [n, c @ (1 | 3), h, w] = array.shape[..] else {
+        bail!(
+            "{at} holds an array of shape {:?}; samples are (N, C, H, W) with C = 1 or 3",
+            array.shape
+        )
+    };
+    let values: Vec<f32> = array.numbers().map(|x| x as f32).collect();
+    if let Some(i) = values
+        .iter()
+        .position(|x| !(-FARTHEST..=FARTHEST).contains(x))
+    {
+        bail!(
+            "{at}: sample {} has the value {}; samples are in −1 … 1",
+            i / (c * h * w),
+            values[i]
+        )
+    }
+    Ok(Tensor::from_vec(values, (n, c, h, w), &Device::Cpu)?.clamp(-1f32, 1f32)?)
+}
+
+/// Beyond this a value of a sample is a mistake: 0 … 255 as float, say.
+const FARTHEST: f32 = 1.5;
+
+/// The class numbers of `n` images, as [`Dataset::from_npy`] takes them.
+///
+/// # Errors
+/// The file cannot be read, holds no labels, or not `n`: the message names it.
+pub fn labels_from_npy(path: &Path, n: usize) -> Result<Vec<u32>> {
+    read_labels(path, n).map(|(labels, _)| labels)
+}
+
+/// (N, \[C, H, W\], pixels with the channels first).
+fn read_images(path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> {
+    images_of(Array::read(path)?, path)
+}
+
+fn images_of(array: Array, path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> {
+    let at = path.display();
     ensure!(
         array.value == Value::U8,
         "{at} holds values of type {:?}; images are 0 … 255 of type uint8. In NumPy, from values in 0 … 1: \
@@ -155,6 +211,38 @@ pub(super) mod tests {
 
     fn counting(n: u8) -> Vec<u8> {
         (0..n).collect()
+    }
+
+    #[test]
+    fn samples_are_read_as_they_are_written() -> Result<()> {
+        let x = Tensor::new(&[[[[-1f32, 0.25], [1.0, 1.2]]]], &Device::Cpu)?;
+        let values = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let (dir, [bytes, far, labels]) = files([
+            npy("|u1", "(2, 1, 2)", &[0, 255, 51, 102]),
+            npy("<f4", "(1, 1, 1, 2)", &values(&[0.0, 200.0])),
+            npy("|u1", "(3,)", &[2, 0, 1]),
+        ]);
+        let path = dir.path().join("x.npy");
+        x.write_npy(&path)?;
+        let numbers = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let read = samples_from_npy(&path)?;
+        assert_eq!(read.dims(), [1, 1, 2, 2]);
+        assert_eq!(numbers(read)?, [-1.0, 0.25, 1.0, 1.0]);
+        let read = samples_from_npy(&bytes)?;
+        assert_eq!(read.dims(), [2, 1, 1, 2]);
+        for (x, want) in numbers(read)?.iter().zip([-1.0, 1.0, -0.6, -0.2]) {
+            assert!((x - want).abs() < 1e-6, "{x} {want}");
+        }
+        let message = samples_from_npy(&far).unwrap_err().to_string();
+        assert!(
+            message.contains("sample 0 has the value 200; samples are in −1 … 1"),
+            "{message}"
+        );
+        let message = samples_from_npy(&labels).unwrap_err().to_string();
+        assert!(message.contains("not images"), "{message}");
+        assert_eq!(labels_from_npy(&labels, 3)?, [2, 0, 1]);
+        assert!(labels_from_npy(&labels, 2).is_err());
+        Ok(())
     }
 
     #[test]

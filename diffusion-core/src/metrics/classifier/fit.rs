@@ -1,0 +1,230 @@
+//! The training of a classifier.
+
+use super::Classifier;
+use crate::data::{Batch, Dataset};
+use crate::metrics::class_accuracy;
+use crate::progress::Progress;
+use crate::rng::Rng;
+use crate::train::{AdamW, AdamWConfig, Decay};
+use anyhow::{Result, ensure};
+use candle_core::{Device, Tensor};
+use candle_nn::loss::cross_entropy;
+
+/// How many test images are in memory together.
+const AT_ONCE: usize = 1000;
+
+/// How a [`Classifier`] is trained: cross-entropy by AdamW, a learning rate that rises and falls along half a cosine, images
+/// moved by some pixels.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Fit {
+    /// Passes over the images, at least 1. Default 6.
+    pub epochs: usize,
+    /// Images in a batch, at least 2. Default 128.
+    pub batch: usize,
+    /// The highest learning rate, after the first tenth of the steps. Default 0.003.
+    pub lr: f64,
+    /// AdamW's λ. Default 0.05.
+    pub weight_decay: f64,
+    /// Every image is moved by −shift … shift pixels along each axis; what comes in at an edge repeats its last pixel. Default 2.
+    pub shift: usize,
+    /// The seed of everything that is random. Default 42.
+    pub seed: u64,
+}
+
+impl Default for Fit {
+    fn default() -> Self {
+        Self {
+            epochs: 6,
+            batch: 128,
+            lr: 3e-3,
+            weight_decay: 0.05,
+            shift: 2,
+            seed: 42,
+        }
+    }
+}
+
+impl Fit {
+    /// Trains a classifier on `train`; `test` is looked at once, at the end, for [`About::test_accuracy`](super::About).
+    ///
+    /// # Errors
+    /// The two data sets differ in shape or classes, a number is out of its range, there are fewer images than a batch has, or
+    /// the loss is no longer finite.
+    pub fn run(&self, train: &Dataset, test: &Dataset, device: &Device) -> Result<Classifier> {
+        ensure!(
+            train.shape() == test.shape() && train.class_names() == test.class_names(),
+            "classifier: {train} and {test} differ in shape or classes"
+        );
+        for (field, value, least, most) in [
+            ("epochs", self.epochs, 1, 100_000),
+            ("batch", self.batch, 2, train.len()),
+            ("shift", self.shift, 0, 1024),
+        ] {
+            ensure!(
+                (least..=most).contains(&value),
+                "classifier: {field} = {value} must be in {least} … {most}"
+            );
+        }
+        let mut rng = Rng::new(self.seed);
+        let (shape, classes) = (train.shape(), train.class_names());
+        let mut it = Classifier::new(train.name(), shape, classes, &mut rng, device)?;
+        let config = AdamWConfig {
+            lr: self.lr,
+            weight_decay: self.weight_decay,
+            ..Default::default()
+        };
+        let mut adam = AdamW::new(&it.params.by_name(), config)?;
+        // A batch norm learns nothing from the few images that may be left over.
+        let per_epoch = train.len() / self.batch;
+        let steps = self.epochs * per_epoch;
+        let mut progress = Progress::new(steps as u64, "classifier");
+        for _ in 0..self.epochs {
+            for batch in train.batches(self.batch, &mut rng)?.take(per_epoch) {
+                let share = Decay::Cosine { floor: 0.0 }.share(it.about.steps, steps, steps / 10);
+                adam.set_lr(self.lr * share)?;
+                let loss = self.step(&it, &mut adam, &batch, &mut rng, device)?;
+                ensure!(
+                    loss.is_finite(),
+                    "classifier: the loss is {loss} at step {}; take a lower learning rate than {}",
+                    it.about.steps,
+                    self.lr
+                );
+                it.about.steps += 1;
+                it.about.images_seen += batch.len() as u64;
+                progress.message(format!("loss {loss:.4}"));
+                progress.step();
+            }
+        }
+        progress.finish();
+        it.about.test_accuracy = it.accuracy(test)?;
+        it.about.test_images = test.len();
+        Ok(it)
+    }
+
+    fn step(
+        &self,
+        it: &Classifier,
+        adam: &mut AdamW,
+        batch: &Batch,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<f32> {
+        let x = shifted(&batch.images(&Device::Cpu)?, self.shift, rng)?.to_device(device)?;
+        let labels = Tensor::from_vec(batch.labels(), batch.len(), device)?;
+        let loss = cross_entropy(&it.logits(&x)?, &labels)?;
+        adam.step(&loss.backward()?)?;
+        Ok(loss.to_scalar()?)
+    }
+}
+
+impl Classifier {
+    /// The share of the images of `data` whose class it names, 0 … 1.
+    ///
+    /// # Errors
+    /// Images of another shape, or as [`class_accuracy`].
+    pub fn accuracy(&self, data: &Dataset) -> Result<f64> {
+        let mut right = 0.0;
+        for start in (0..data.len()).step_by(AT_ONCE) {
+            let some = start..data.len().min(start + AT_ONCE);
+            let labels = &data.labels()[some.clone()];
+            let p = self.probabilities(&data.images(some, &Device::Cpu)?)?;
+            right += class_accuracy(&p, labels)?.accuracy * labels.len() as f64;
+        }
+        Ok(right / data.len() as f64)
+    }
+}
+
+/// Every image moved by −by … by pixels along each axis, at random; the last pixel of an edge is repeated.
+fn shifted(x: &Tensor, by: usize, rng: &mut Rng) -> Result<Tensor> {
+    let (n, channels, height, width) = x.dims4()?;
+    let values = x.flatten_all()?.to_vec1::<f32>()?;
+    let mut moved = Vec::with_capacity(values.len());
+    for image in values.chunks_exact(channels * height * width) {
+        let [dy, dx] = [0, 1].map(|_| rng.below(2 * by + 1) as isize - by as isize);
+        let from = |at: usize, d: isize, len: usize| at.saturating_add_signed(d).min(len - 1);
+        for plane in image.chunks_exact(height * width) {
+            for y in 0..height {
+                let row = &plane[from(y, dy, height) * width..][..width];
+                moved.extend((0..width).map(|x| row[from(x, dx, width)]));
+            }
+        }
+    }
+    Ok(Tensor::from_vec(
+        moved,
+        (n, channels, height, width),
+        x.device(),
+    )?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn images_move_whole_and_edges_are_repeated() -> Result<()> {
+        let x = Tensor::arange(0f32, 2.0 * 5.0 * 7.0, &Device::Cpu)?.reshape((1, 2, 5, 7))?;
+        let (mut rng, mut seen) = (Rng::new(1), std::collections::BTreeSet::new());
+        for _ in 0..300 {
+            let moved = shifted(&x, 2, &mut rng)?.flatten_all()?.to_vec1::<f32>()?;
+            // From the pixel that is now at (2, 3), each axis's shift, the same in both channels.
+            let centre = moved[2 * 7 + 3] as isize;
+            let (dy, dx) = (centre / 7 - 2, centre % 7 - 3);
+            for (i, value) in moved.iter().enumerate() {
+                let (c, y, x) = ((i / 35) as isize, (i / 7 % 5) as isize, (i % 7) as isize);
+                let want = 35 * c + 7 * (y + dy).clamp(0, 4) + (x + dx).clamp(0, 6);
+                assert_eq!(*value, want as f32, "{dy} {dx} at {i}");
+            }
+            seen.insert((dy, dx));
+        }
+        assert_eq!(seen.len(), 25);
+        let same = shifted(&x, 0, &mut rng)?;
+        assert_eq!((same - &x)?.abs()?.max_all()?.to_scalar::<f32>()?, 0.0);
+        Ok(())
+    }
+
+    #[test]
+    fn wrong_numbers_are_named() -> Result<()> {
+        let (train, other) = (
+            Dataset::sprites(20, 1)?,
+            Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?,
+        );
+        let fail = |fit: Fit, test| fit.run(&train, test, &Device::Cpu).unwrap_err().to_string();
+        for (message, wants) in [
+            (
+                fail(
+                    Fit {
+                        epochs: 0,
+                        ..Default::default()
+                    },
+                    &train,
+                ),
+                "epochs = 0",
+            ),
+            (
+                fail(
+                    Fit {
+                        batch: 21,
+                        ..Default::default()
+                    },
+                    &train,
+                ),
+                "batch = 21 must be in 2 … 20",
+            ),
+            (
+                fail(
+                    Fit {
+                        batch: 4,
+                        lr: -1.0,
+                        ..Default::default()
+                    },
+                    &train,
+                ),
+                "lr = -1",
+            ),
+            (fail(Fit::default(), &other), "differ in shape or classes"),
+        ] {
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,232 @@
+//! All measures of one set of samples.
+
+use super::{
+    ClassAccuracy, Estimate, FeatureExtractor, class_accuracy, frechet_distance, inception_score,
+    kernel_distance, nearest, precision_recall,
+};
+use crate::data::Dataset;
+use crate::rng::Rng;
+use anyhow::{Context, Result, ensure};
+use candle_core::{Device, Tensor};
+use serde::Serialize;
+use std::fmt;
+
+/// So many real images and samples at most take part in a search for copies.
+const SEARCHED: usize = 1000;
+/// So many training images at most are searched through.
+const SEARCHED_THROUGH: usize = 20_000;
+/// Parts of the inception score.
+const SPLITS: usize = 10;
+/// Neighbours of precision and recall.
+const NEIGHBOURS: usize = 3;
+
+/// What is measured of samples by [`Evaluation::new`].
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Evaluation {
+    /// The name of the data that they are compared with.
+    pub data: String,
+    /// How many samples there were.
+    pub samples: usize,
+    /// [`frechet_distance`].
+    pub frechet_distance: Estimate,
+    /// [`kernel_distance`].
+    pub kernel_distance: Estimate,
+    /// Of [`precision_recall`] with k = 3.
+    pub precision: Estimate,
+    /// Of [`precision_recall`] with k = 3.
+    pub recall: Estimate,
+    /// [`inception_score`] of 10 parts, or fewer if there are few samples.
+    pub inception_score: Estimate,
+    /// [`class_accuracy`], if it is known what was asked for and the extractor knows the classes.
+    pub accuracy: Option<ClassAccuracy>,
+    /// Whether training images were learned by heart.
+    pub copies: Copies,
+}
+
+/// How near samples come to training images, as features.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+pub struct Copies {
+    /// The share of the samples that are nearer to a training image than 99 of 100 real images, which the model has not seen,
+    /// are to theirs. 0.01 is what real images have; more says that training images were learned by heart, 1 that all were.
+    pub share: f64,
+    /// The median distance of a sample to its nearest training image, over that of a real image: 0 for copies, about 1 for
+    /// images as new as real ones.
+    pub distance: f64,
+    /// How many samples were looked at.
+    pub samples: usize,
+    /// How many training images were searched through.
+    pub train: usize,
+}
+
+impl Evaluation {
+    /// Measures `samples` against `real`, images that the model was not trained on, in the features of `extractor`.
+    ///
+    /// The time of some measures grows with the square of the number of images; 10,000 of each are usual. `labels` say what
+    /// each sample was to show.
+    ///
+    /// # Shapes
+    /// `samples` (N, C, H, W), in \[−1, 1\], N at least 8; as many `labels`.
+    ///
+    /// # Errors
+    /// Images of another shape than the extractor knows, too few, or numbers that are not finite; labels that are not one for
+    /// each sample.
+    pub fn new(
+        extractor: &impl FeatureExtractor,
+        real: &Dataset,
+        train: &Dataset,
+        samples: &Tensor,
+        labels: Option<&[u32]>,
+        rng: &mut Rng,
+    ) -> Result<Self> {
+        let fewest = 2 * (NEIGHBOURS + 1);
+        let n = samples.dim(0).context("evaluation: samples")?;
+        ensure!(
+            n >= fewest && real.len() >= fewest,
+            "evaluation: {n} samples and {} real images; at least {fewest} of both are needed",
+            real.len()
+        );
+        let made = extractor.look(samples)?;
+        let there = extractor.look_at(real, real.len())?;
+        let (x, y) = (&there.features, &made.features);
+        let shares = precision_recall(x, y, NEIGHBOURS, rng)?;
+        let mixed = rng.permutation(n).into_iter().map(|i| i as u32);
+        let mixed = Tensor::from_vec(mixed.collect::<Vec<_>>(), n, &Device::Cpu)?;
+        let probabilities = made.probabilities.index_select(&mixed, 0)?;
+        let splits = SPLITS.min(n).min(real.len());
+        Ok(Self {
+            data: real.name().to_owned(),
+            samples: n,
+            frechet_distance: frechet_distance(x, y, rng)?,
+            kernel_distance: kernel_distance(x, y, rng)?,
+            precision: shares.precision,
+            recall: shares.recall,
+            inception_score: inception_score(&there.probabilities, &probabilities, splits, rng)?,
+            accuracy: labels
+                .filter(|_| extractor.knows_classes())
+                .map(|labels| class_accuracy(&made.probabilities, labels))
+                .transpose()?,
+            copies: Copies::new(extractor, x, train, y)?,
+        })
+    }
+}
+
+impl Copies {
+    fn new(
+        extractor: &impl FeatureExtractor,
+        real: &Tensor,
+        train: &Dataset,
+        y: &Tensor,
+    ) -> Result<Self> {
+        let through = train.len().min(SEARCHED_THROUGH);
+        let train = extractor.look_at(train, through)?.features;
+        let distances = |x: &Tensor| -> Result<Vec<f64>> {
+            let some = x.narrow(0, 0, x.dim(0)?.min(SEARCHED))?;
+            let near = nearest(&some, &train, 1)?;
+            let mut near: Vec<f64> = near.iter().map(|near| near[0].distance).collect();
+            near.sort_by(f64::total_cmp);
+            Ok(near)
+        };
+        let (of_real, of_samples) = (distances(real)?, distances(y)?);
+        let limit = of_real[of_real.len() / 100];
+        let nearer = of_samples.iter().filter(|d| **d < limit).count();
+        let median = |sorted: &[f64]| sorted[sorted.len() / 2];
+        Ok(Self {
+            share: nearer as f64 / of_samples.len() as f64,
+            distance: median(&of_samples) / median(&of_real).max(f64::MIN_POSITIVE),
+            samples: of_samples.len(),
+            train: through,
+        })
+    }
+}
+
+/// A line for each measure.
+impl fmt::Display for Evaluation {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for it in [
+            &self.frechet_distance,
+            &self.kernel_distance,
+            &self.precision,
+            &self.recall,
+            &self.inception_score,
+        ] {
+            writeln!(f, "{it}")?;
+        }
+        if let Some(accuracy) = &self.accuracy {
+            writeln!(f, "{accuracy}")?;
+        }
+        let it = self.copies;
+        write!(
+            f,
+            "copies: {:.1} % of {} samples are nearer to one of {} training images than 99 % of real ones are (1 % for real ones); \
+             median distance {:.2} of real ones'",
+            100.0 * it.share,
+            it.samples,
+            it.train,
+            it.distance
+        )
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::Classifier;
+
+    fn classifier() -> Result<Classifier> {
+        let data = Dataset::sprites(8, 1)?;
+        let (shape, names) = (data.shape(), data.class_names());
+        Classifier::new("sprites", shape, names, &mut Rng::new(1), &Device::Cpu)
+    }
+
+    #[test]
+    fn real_images_are_as_good_as_real_ones_and_noise_is_not() -> Result<()> {
+        let (classifier, mut rng) = (classifier()?, Rng::new(1));
+        let (train, real) = (Dataset::sprites(300, 1)?, Dataset::sprites(300, 2)?);
+        let others = Dataset::sprites(200, 3)?;
+        let labels = others.labels().to_vec();
+        let x = others.images(0..200, &Device::Cpu)?;
+        let good = Evaluation::new(&classifier, &real, &train, &x, Some(&labels), &mut rng)?;
+        let noise = rng.randn_like(&x)?.clamp(-1.0, 1.0)?;
+        let bad = Evaluation::new(&classifier, &real, &train, &noise, None, &mut rng)?;
+        let (a, b) = (&good.kernel_distance, &bad.kernel_distance);
+        assert!(a.value < 0.1 * b.value, "{a}\n{b}");
+        assert!(
+            good.precision.value > 0.7 && bad.precision.value < 0.1,
+            "{good}\n{bad}"
+        );
+        assert!(
+            (0.8..1.2).contains(&good.copies.distance) && good.copies.share < 0.1,
+            "{good}"
+        );
+        assert!(good.accuracy.is_some() && bad.accuracy.is_none());
+        assert_eq!(good.to_string().lines().count(), 7);
+        let json = serde_json::to_value(&good)?;
+        assert_eq!(json["samples"], 200);
+        assert_eq!(json["frechet_distance"]["real"]["samples"], 150);
+        Ok(())
+    }
+
+    #[test]
+    fn copies_are_found() -> Result<()> {
+        let (classifier, mut rng) = (classifier()?, Rng::new(1));
+        let (train, real) = (Dataset::sprites(300, 1)?, Dataset::sprites(300, 2)?);
+        let x = train.images(0..100, &Device::Cpu)?;
+        let it = Evaluation::new(&classifier, &real, &train, &x, None, &mut rng)?;
+        assert!(it.copies.share > 0.9 && it.copies.distance < 0.01, "{it}");
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_measured_is_named() -> Result<()> {
+        let (classifier, rng) = (classifier()?, &mut Rng::new(1));
+        let data = Dataset::sprites(40, 1)?;
+        let mut fail = |n: usize, labels: Option<&[u32]>| {
+            let x = data.images(0..n, &Device::Cpu)?;
+            let failed = Evaluation::new(&classifier, &data, &data, &x, labels, rng);
+            anyhow::Ok(failed.unwrap_err().to_string())
+        };
+        assert!(fail(7, None)?.contains("7 samples and 40 real images"));
+        assert!(fail(10, Some(&[1]))?.contains("10 rows of probabilities and 1 labels"));
+        Ok(())
+    }
+}

@@ -5,13 +5,16 @@
 # make test                     every check there is
 # make bench                    speeds, side by side with what they are compared with
 #   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
-#   ONLY="steps ops"            only these of kernel, steps, sampling, ops, scaling
+#   ONLY="steps ops"            only these of kernel, steps, sampling, evaluation, ops, scaling
 #   ARGS="--threads 4"          options; ARGS=--help lists them
 # make notebooks                run the notebooks with the values they are committed with, and keep the results
 #   NAMES="01_forward"          only these
 # make weights                  train what is in weights/ again, from nothing; an interrupted training goes on
 #   NAMES="mnist"               only these
-# make speedrun                 ten minutes of training on MNIST: weights/speedrun.safetensors and 10×10 samples
+# make speedrun                 ten minutes of training on MNIST: weights/speedrun.safetensors and 10×10 samples, scored
+# make scores                   measure what is in weights/, into the model cards
+#   NAMES="mnist"               only these
+# make leaderboard              train and measure every choice against every other on the sprites: LEADERBOARD.md
 # make clean                    remove everything that the commands above have made, except downloaded data
 
 PYTHON ?= python3
@@ -21,7 +24,7 @@ FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
 # One thing after the other: each needs what the one before has set up.
 .NOTPARALLEL:
-.PHONY: lab help setup test rust-tests notebook-tests bench notebooks weights speedrun clean python
+.PHONY: lab help setup test rust-tests notebook-tests bench notebooks weights speedrun scores leaderboard clean python
 
 lab: python
 	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
@@ -54,7 +57,11 @@ notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)
 
 TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
-weights: $(addprefix weights-,$(or $(NAMES),$(TRAINED)))
+CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist
+weights: $(addprefix weights-,$(or $(NAMES),$(CLASSIFIERS) $(TRAINED)))
+
+weights-classifier-%:
+	cargo diffusion classifier --task $* --images 50000 --out weights/classifier-$*.safetensors
 
 weights-%: weights/%.toml
 	cargo diffusion train --config $< --out runs/weights/$*
@@ -65,6 +72,17 @@ speedrun:
 	rm -rf runs/speedrun
 	cargo diffusion train --config weights/speedrun.toml --minutes 10 --out runs/speedrun
 	cargo diffusion export --run runs/speedrun --out weights/speedrun.safetensors --samples 100
+	$(MAKE) scores NAMES=speedrun
+
+SCORED = sprites-context mnist fashion-mnist speedrun
+scores: $(addprefix scores-,$(or $(NAMES),$(SCORED)))
+
+scores-%: weights/%.safetensors
+	cargo diffusion evaluate --checkpoint $< --card weights/$*.md --out runs/scores/$*.json $(SCORES_$*)
+SCORES_sprites-context = --n 5000
+
+leaderboard:
+	cargo diffusion leaderboard
 
 .venv/tests.stamp: tests/requirements.txt .venv/requirements.stamp
 	@$(VENV) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt

@@ -4,11 +4,12 @@
     kernel      the crate inside the notebook kernel against a release build, and what a reader waits for
     steps       a network's training step and denoising step: seconds, images per second, peak memory
     sampling    50 steps of DDIM, a sampler's overhead beyond its network, few steps against many
+    evaluation  all measures of 10,000 samples
     ops         the operations one by one, as a share of what the machine can do, and where a training step goes
     scaling     the steps for growing batches and images
 
-The last four compare the crate with stock candle's operations (in the same build, whose matrix product is faster than
-candle's own) and with PyTorch, if there is one.
+All but `kernel` and `evaluation` compare the crate with stock candle's operations (in the same build, whose matrix product
+is faster than candle's own) and with PyTorch, if there is one.
 """
 import argparse
 import json
@@ -22,7 +23,7 @@ from pathlib import Path
 from speed import compare
 from speed.sides import REQUIREMENTS, ROOT, Problem, Sides
 
-PARTS = ("kernel", "steps", "sampling", "ops", "scaling")
+PARTS = ("kernel", "steps", "sampling", "evaluation", "ops", "scaling")
 # So many cores that are busy with something else spoil a measurement.
 BUSY = 0.1
 
@@ -34,7 +35,7 @@ def parse():
     p.add_argument("--base", type=int, nargs="+", help="its widths (steps: 32 64, ops: 64, scaling: 32)")
     p.add_argument("--batch", type=int, nargs="+", help="images at a time (steps: 64 1, ops: 64)")
     p.add_argument("--threads", type=int, default=2, help="for every side (default: %(default)s)")
-    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps and sampling: 5, ops and scaling: 3)")
+    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps and sampling: 5, ops and scaling: 3, evaluation: 1)")
     p.add_argument("--torch", action="store_true",
                    help=f"install PyTorch into target/torch-env if it is not there ({REQUIREMENTS.name} names the version)")
     p.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"), metavar="PATH",
@@ -87,6 +88,8 @@ def measure(options):
         yield from compare.steps(sides, options.network, options.base or [32, 64], options.batch or [64, 1], options.rounds or 5)
     if "sampling" in parts:
         yield from compare.sampling(sides, options.rounds or 5)
+    if "evaluation" in parts:
+        yield from compare.evaluation(sides, options.rounds or 1)
     if "ops" in parts:
         for base in options.base or [64]:
             for batch in options.batch or [64]:

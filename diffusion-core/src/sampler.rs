@@ -26,7 +26,7 @@ mod steps;
 
 pub use interpolate::slerp;
 pub use noise::Noise;
-pub use states::{State, States};
+pub use states::{State, States, key_frames};
 pub use steps::Steps;
 
 use crate::diffusion::Param;

@@ -139,6 +139,18 @@ def sampling(sides, rounds):
         print(f"Must: {what}, {'not compared' if held is None else 'HELD' if held else 'NOT HELD'}")
 
 
+def evaluation(sides, rounds):
+    """What all measures of 10,000 samples take once the samples are there."""
+    print(f"\nEvaluation, {sides.threads} threads, rounds: {rounds}")
+    row("", "ours")
+    with sides.start("ours", "evaluate", "ours", 10_000) as ours:
+        seconds = statistics.median(ours.ask()["seconds"] for _ in range(rounds))
+    name = "10,000 samples of 28×28"
+    row(name, duration(seconds))
+    yield entry(f"evaluation, {name}", {"ours": seconds}, sides.threads)
+    print(f"Must: 10,000 samples in at most 60 s: {duration(seconds)}, {'HELD' if seconds <= 60 else 'NOT HELD'}")
+
+
 def scaling(sides, network, base, rounds):
     """The time of a step should grow in proportion to the pixels of all images together."""
     who = [name for name in sides.check(network) if name != "candle"]

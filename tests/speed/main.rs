@@ -5,11 +5,13 @@
 //!     speed step ours|candle NETWORK train|denoise BASE BATCH SIDE
 //!     speed sample ours NETWORK BASE BATCH SIDE T
 //!     speed ops ours|candle
+//!     speed evaluate ours SAMPLES
 //!
-//! The last three answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
+//! The last four answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
 //! memory so far. A line for `ops` is such as `both 64 conv2d 64 128 28 3 1`, one for `sample` such
 //! as `ddim 50`. `RAYON_NUM_THREADS` says how many threads.
 
+mod evaluation;
 mod measure;
 mod networks;
 mod operations;
@@ -68,6 +70,10 @@ fn main() -> Result<()> {
         ["ops", side] => {
             let (side, memory) = (who(side)?, Memory::now());
             answer(&memory, |line| operations::seconds(line, side))
+        }
+        ["evaluate", "ours", samples] => {
+            let measuring = evaluation::Measuring::new(number(samples)?)?;
+            answer(&Memory::now(), |_| measuring.seconds())
         }
         _ => bail!("{arguments:?}: the first lines of tests/speed/main.rs say what can be asked"),
     }

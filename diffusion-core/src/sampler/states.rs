@@ -27,6 +27,45 @@ pub struct State {
     pub xs: Tensor,
 }
 
+impl State {
+    /// Of `len` images from image `start` on.
+    ///
+    /// # Errors
+    /// There are fewer.
+    pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
+        let part = |x: &Tensor| x.narrow(0, start, len);
+        Ok(Self {
+            xt: part(&self.xt)?,
+            x0_hat: part(&self.x0_hat)?,
+            eps_hat: part(&self.eps_hat)?,
+            xs: part(&self.xs)?,
+            ..*self
+        })
+    }
+}
+
+/// Which of the states to show of a sampler's: `n` such that as much moves from each to the next. `moves` says how far
+/// something, x̂_0 mostly, moves from each state to the following one. The first is always among them and the last, if anything
+/// moves; where one move is larger than the share of a frame there are fewer.
+///
+/// ```
+/// use diffusion_core::sampler::key_frames;
+/// // Nearly all happens between the third state and the fourth, and from there to the fifth.
+/// assert_eq!(key_frames(&[0.1, 0.1, 2.0, 1.8, 0.0, 0.0], 3), [0, 3, 4]);
+/// ```
+pub fn key_frames(moves: &[f64], n: usize) -> Vec<usize> {
+    let whole: f64 = moves.iter().sum();
+    let (mut picks, mut gone) = (vec![0], 0.0);
+    for (i, by) in moves.iter().enumerate() {
+        gone += by;
+        let wanted = whole * picks.len() as f64 / n.saturating_sub(1).max(1) as f64;
+        if whole > 0.0 && picks.len() < n && gone >= wanted * (1.0 - 1e-9) {
+            picks.push(i + 1);
+        }
+    }
+    picks
+}
+
 /// The states of a reverse process: [`Sampler::states`](super::Sampler::states).
 ///
 /// Each step is computed when it is asked for. None keeps a graph for gradients.

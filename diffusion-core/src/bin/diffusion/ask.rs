@@ -11,9 +11,9 @@ use std::path::PathBuf;
 
 #[derive(Args)]
 pub struct Ask {
-    /// The model: weights/NAME.safetensors, or model.safetensors in the folder of a run
+    /// The model: weights/NAME.safetensors, model.safetensors in the folder of a run, or a folder of Hugging Face's diffusers
     #[arg(long)]
-    pub checkpoint: PathBuf,
+    checkpoint: Option<PathBuf>,
     /// How many images [default: one for each of --class, else as many as the command shows]
     #[arg(long)]
     n: Option<usize>,
@@ -43,11 +43,38 @@ pub struct Asked {
     pub words: String,
 }
 
+impl Asked {
+    /// The class that each image is to show, if each shows one.
+    pub fn labels(&self) -> Result<Option<Vec<u32>>> {
+        let [(_, condition)] = &self.guidance.towards[..] else {
+            return Ok(None);
+        };
+        Ok(match condition {
+            Condition::Labels(labels) => {
+                let number = |label: &Option<usize>| label.map(|label| label as u32);
+                labels.iter().map(number).collect()
+            }
+            Condition::Context(rows) => {
+                let rows = rows.to_vec2::<f32>()?;
+                let one = |row: &Vec<f32>| {
+                    let class = row.iter().position(|x| *x == 1.0)?;
+                    let alone = row.iter().filter(|x| **x != 0.0).count() == 1;
+                    alone.then_some(class as u32)
+                };
+                rows.iter().map(one).collect()
+            }
+            _ => None,
+        })
+    }
+}
+
 impl Ask {
     /// Loads the model; `usual` images if nothing says how many.
     pub fn load(&self, usual: usize) -> Result<Asked> {
-        let model =
-            Model::load(&self.checkpoint, &self.device.device()?).context("--checkpoint")?;
+        let path = self.checkpoint.as_ref().context(
+            "--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run",
+        )?;
+        let model = Model::load(path, &self.device.device()?).context("--checkpoint")?;
         let several = if self.class.is_empty() {
             usual
         } else {
@@ -61,7 +88,7 @@ impl Ask {
             ensure!(
                 classes > 0 || k > 0,
                 "--class: {} is unconditional; it knows no classes",
-                self.checkpoint.display()
+                path.display()
             );
             let labels = self.class.iter().map(|word| self.label(word, &model));
             let labels = labels.collect::<Result<Vec<_>>>()?;
@@ -76,7 +103,7 @@ impl Ask {
             ensure!(
                 k > 0,
                 "--context: {} takes none{}",
-                self.checkpoint.display(),
+                path.display(),
                 if classes > 0 {
                     "; it takes --class"
                 } else {
@@ -115,7 +142,7 @@ impl Ask {
             self.guidance == 1.0 || classes + k > 0,
             "--guidance {}: {} is unconditional; there is nothing to guide to",
             self.guidance,
-            self.checkpoint.display()
+            path.display()
         );
         let words = match self.guidance {
             1.0 => words,

@@ -1,12 +1,12 @@
 //! `diffusion compare`: DDPM's many steps against DDIM's few, from the same noise.
 
 use crate::ask::Ask;
-use crate::sample::folder_of;
+use crate::sample::prepare;
 use anyhow::Result;
 use clap::Args;
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
-use diffusion_core::sampler::Sampler;
+use diffusion_core::sampler::{Sampler, Steps};
 use diffusion_core::show::Grid;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -18,24 +18,34 @@ pub struct Options {
     /// Steps of DDIM
     #[arg(long, default_value_t = 50)]
     steps: usize,
+    /// Steps of DDPM [default: all that the model was trained with]
+    #[arg(long)]
+    ddpm_steps: Option<usize>,
     /// The picture of both
     #[arg(long, default_value = "compare.png")]
     out: PathBuf,
 }
 
 pub fn run(options: &Options) -> Result<()> {
+    prepare(&options.out, "png")?;
     let asked = options.ask.load(10)?;
     let (few, schedule) = (
         Sampler::ddim(options.steps),
         asked.model.process.schedule()?,
     );
-    few.steps.visited(&schedule)?;
+    let many = Sampler {
+        steps: options.ddpm_steps.map_or(Steps::All, Steps::Trailing),
+        ..Sampler::ddpm()
+    };
+    for sampler in [&few, &many] {
+        sampler.steps.visited(&schedule)?;
+    }
     println!("{} images, {}", asked.n, asked.words);
     let noise = asked
         .model
         .noise(asked.n, &mut Rng::new(options.ask.seed))?;
     let (mut rows, mut titles, mut times) = (Vec::new(), Vec::new(), Vec::new());
-    for (name, sampler) in [("DDPM", Sampler::ddpm()), ("DDIM", few)] {
+    for (name, sampler) in [("DDPM", many), ("DDIM", few)] {
         let mut rng = Rng::new(options.ask.seed).fork(1);
         let began = Instant::now();
         let states = asked
@@ -55,7 +65,6 @@ pub fn run(options: &Options) -> Result<()> {
         times.push(seconds);
     }
     println!("DDIM is {:.1} × as fast", times[0] / times[1]);
-    folder_of(&options.out)?;
     Grid::rows(&rows)?
         .row_titles(titles)
         .caption(format!("from the same noise, seed {}", options.ask.seed))

@@ -1,19 +1,24 @@
 //! `diffusion export`: the model of a run, ready to be given to somebody.
 
+use crate::card::Header;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::Part;
+use diffusion_core::edit::{Filter, enlarge, reduce};
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
 use diffusion_core::show::Grid;
 use diffusion_core::train::{Step, Training};
+use diffusion_core::unet::Condition;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 const SEED: u64 = 1;
+/// Images in a row at most.
+const WIDE: usize = 12;
 
 #[derive(Args)]
 pub struct Options {
@@ -27,6 +32,9 @@ pub struct Options {
     /// run must have kept their checkpoints
     #[arg(long, value_delimiter = ',')]
     epochs: Vec<usize>,
+    /// Writes the model also as a folder that Hugging Face's diffusers loads; its network must be unet-2d-model
+    #[arg(long)]
+    diffusers: Option<PathBuf>,
     /// Images in the picture
     #[arg(long, default_value_t = 64)]
     samples: usize,
@@ -39,6 +47,10 @@ pub fn run(options: Options) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let models = models(&options, &run)?;
+    if let (Some(folder), Some((_, model))) = (&options.diffusers, models.last()) {
+        model.save_diffusers(folder).context("--diffusers")?;
+        println!("{}", folder.display());
+    }
     let each = options.samples / models.len();
     let (mut rows, mut files) = (Vec::new(), Vec::new());
     for (path, model) in &models {
@@ -51,14 +63,21 @@ pub fn run(options: Options) -> Result<()> {
             fs::metadata(path)?.len() as f64 / 1e6,
             rounding(path, model)?
         ));
-        let condition = model.conditions(each)?;
-        rows.push(model.sample(each, &condition, &Sampler::default(), &mut Rng::new(SEED))?);
+        if model.network.architecture().reduced() > 0 {
+            rows = enlarged(model, &run, each.min(WIDE))?;
+        } else {
+            let (told, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
+            rows.push(model.sample(each, told, &Sampler::default(), rng)?);
+        }
     }
     let (last, picture) = (
         &models[models.len() - 1].1,
         options.out.with_extension("png"),
     );
     let grid = match &rows[..] {
+        rows if last.network.architecture().reduced() > 0 => {
+            Grid::rows(rows)?.row_titles(["shown", "enlarged", "original"])
+        }
         [one] => Grid::new(one)?.columns((each as f64).sqrt().ceil() as usize),
         many => Grid::rows(many)?.row_titles(options.epochs.iter().map(|e| format!("epoch {e}"))),
     };
@@ -68,6 +87,19 @@ pub fn run(options: Options) -> Result<()> {
     fs::write(&path, card).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}\n{}", picture.display(), path.display());
     Ok(())
+}
+
+/// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
+fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
+    let (data, factor) = (
+        run.data.load(Part::Test, run.training.seed)?,
+        model.network.architecture().reduced(),
+    );
+    let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
+    let small = reduce(&x0, factor)?;
+    let (told, rng) = (Condition::Reduced(small.clone()), &mut Rng::new(SEED));
+    let made = model.sample(x0.dim(0)?, told, &Sampler::default(), rng)?;
+    Ok(vec![enlarge(&small, factor, Filter::Nearest)?, made, x0])
 }
 
 /// The model of the run's end, or with the averaged weights of some of its checkpoints, each with the file it goes to.
@@ -133,8 +165,18 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
     let machine: Vec<&str> = machine.lines().collect();
     let [c, h, w] = process.shape;
+    let factor = model.network.architecture().reduced();
+    let header = Header {
+        name: &name,
+        data: &process.data,
+        task: match factor {
+            0 => "unconditional-image-generation",
+            _ => "image-to-image",
+        },
+    };
+    let header = header.yaml(None)?;
     Ok(format!(
-        "# {name}
+        "{header}# {name}
 
 ![Samples]({name}.png)
 
@@ -145,7 +187,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 | trained | {steps} steps of {batch} images, {seen} images in all |
 | wall time | {minutes:.0} minutes on {machine} |
 | loss | {loss:.4}, the mean of the last epoch's {count} steps |
-| picture | {samples} images, averaged weights, DDIM in 50 steps, all classes in turn, seed {SEED} |
+| picture | {picture}, averaged weights, DDIM in 50 steps, seed {SEED} |
 
 The run's configuration; `make weights` trains it again:
 
@@ -156,7 +198,7 @@ To use it in a notebook:
 
 ```rust
 let model = Model::load(\"../weights/{file}\", &device)?;
-let images = model.sample(8, &model.conditions(8)?, &Sampler::default(), &mut Rng::new(1))?;
+let images = model.sample(8, {told}, &Sampler::default(), &mut Rng::new(1))?;
 Grid::new(&images)?
 ```
 ",
@@ -171,7 +213,16 @@ Grid::new(&images)?
         machine = machine.join(", then "),
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
-        samples = options.samples,
+        picture = match factor {
+            0 => format!("{} images, all classes in turn", options.samples),
+            _ => format!(
+                "test images reduced by {factor}, what the network makes of them, and the images"
+            ),
+        },
+        told = match factor {
+            0 => "&model.conditions(8)?".to_owned(),
+            _ => format!("Condition::Reduced(reduce(&x0, {factor})?)"),
+        },
         config = run.to_toml()?,
         file = match options.epochs.last() {
             Some(epoch) => format!("{name}-{epoch}.safetensors"),

@@ -1,8 +1,12 @@
 //! The command line: the same code as the notebooks, for long runs and for scripts.
 
 mod ask;
+mod card;
+mod classifier;
 mod compare;
+mod evaluate;
 mod export;
+mod leaderboard;
 mod sample;
 mod train;
 
@@ -29,8 +33,14 @@ enum Command {
     Sample(Box<sample::Options>),
     /// DDPM's many steps against DDIM's few, from the same noise: pictures and times in one image
     Compare(Box<compare::Options>),
+    /// How good the samples of a model are, or those of a file, in numbers
+    Evaluate(Box<evaluate::Options>),
     /// Writes the model of a run as weights, a card and a picture
     Export(export::Options),
+    /// Trains a classifier of a data set, in whose features the metrics compare images
+    Classifier(classifier::Options),
+    /// Trains and measures schedule × parameterisation × loss × sampler × steps on the built-in sprites
+    Leaderboard(leaderboard::Options),
     /// What the data sets need
     Data {
         #[command(subcommand)]
@@ -75,6 +85,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Sample(options) => sample::run(&options)?,
         Command::Compare(options) => compare::run(&options)?,
         Command::Export(options) => export::run(options)?,
+        Command::Evaluate(options) => evaluate::run(&options)?,
+        Command::Classifier(options) => classifier::run(options)?,
+        Command::Leaderboard(options) => leaderboard::run(&options)?,
         Command::Data {
             action: Data::Fetch { name },
         } => {

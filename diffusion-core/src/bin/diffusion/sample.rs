@@ -6,20 +6,43 @@ use clap::{Args, ValueEnum};
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
-use diffusion_core::sampler::{Sampler, Solver, State, Steps};
+use diffusion_core::sampler::{Sampler, Solver, State, Steps, key_frames};
 use diffusion_core::show::{Gif, Grid, Range};
 use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Images in the picture and the animation at most.
 const SHOWN: usize = 256;
-/// Frames of an animation at most, the last not counted.
-const FRAMES: usize = 40;
+/// Images in the animation at most.
+const FILMED: usize = 10;
+/// Frames of the animation, the last not counted.
+const FRAMES: usize = 30;
 
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
     ask: Ask,
+    #[command(flatten)]
+    how: How,
+    /// The picture of all images
+    #[arg(long, default_value = "samples.png")]
+    out: PathBuf,
+    /// Also writes the images as float32 (N, C, H, W) in −1 … 1 for NumPy
+    #[arg(long)]
+    npy: Option<PathBuf>,
+    /// Also writes the way of the first ten from noise to images as an animation: x_t, and below it x̂_0, what the network sees
+    /// in it
+    #[arg(long)]
+    gif: Option<PathBuf>,
+    /// How values become shades: −1 is black and 1 white, or the smallest black and the largest white [default: clamp, and
+    /// stretch where nothing could be seen otherwise]
+    #[arg(long, value_enum)]
+    range: Option<Shades>,
+}
+
+/// From noise to images.
+#[derive(Args)]
+pub struct How {
     /// How to get from noise to images
     #[arg(long, value_enum, default_value = "ddim")]
     sampler: Name,
@@ -32,19 +55,6 @@ pub struct Options {
     /// Images in a batch at most
     #[arg(long, default_value_t = 256)]
     batch: usize,
-    /// The picture of all images
-    #[arg(long, default_value = "samples.png")]
-    out: PathBuf,
-    /// Also writes the images as float32 (N, C, H, W) in −1 … 1 for NumPy
-    #[arg(long)]
-    npy: Option<PathBuf>,
-    /// Also writes the way from noise to images as an animation
-    #[arg(long)]
-    gif: Option<PathBuf>,
-    /// How values become shades: −1 is black and 1 white, or the smallest black and the largest white [default: clamp, and
-    /// stretch where nothing could be seen otherwise]
-    #[arg(long, value_enum)]
-    range: Option<Shades>,
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -62,8 +72,13 @@ enum Shades {
     Stretch,
 }
 
-impl Options {
-    fn sampler(&self) -> Result<Sampler> {
+impl How {
+    pub fn batch(&self) -> Result<usize> {
+        ensure!(self.batch > 0, "--batch 0: at least 1 is needed");
+        Ok(self.batch)
+    }
+
+    pub fn sampler(&self) -> Result<Sampler> {
         ensure!(
             self.eta.is_none() || self.sampler == Name::Ddim,
             "--eta is for --sampler ddim only; ddpm is η = 1, the others 0"
@@ -87,8 +102,16 @@ impl Options {
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    ensure!(options.batch > 0, "--batch 0: at least 1 is needed");
-    let sampler = options.sampler()?;
+    options.how.batch()?;
+    let sampler = options.how.sampler()?;
+    let files = [
+        (Some(&options.out), "png"),
+        (options.npy.as_ref(), "npy"),
+        (options.gif.as_ref(), "gif"),
+    ];
+    for (path, extension) in files {
+        path.map_or(Ok(()), |path| prepare(path, extension))?;
+    }
     let asked = options.ask.load(64)?;
     let schedule = asked.model.process.schedule()?;
     let steps = sampler.steps.visited(&schedule)?.len();
@@ -102,7 +125,6 @@ pub fn run(options: &Options) -> Result<()> {
     let (images, frames) = draw(options, &asked, &sampler, steps)?;
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
-        folder_of(path)?;
         let values = images.clamp(-1f64, 1f64)?;
         values
             .write_npy(path)
@@ -124,33 +146,49 @@ pub fn run(options: &Options) -> Result<()> {
     if shown < asked.n {
         println!("the picture shows the first {shown}");
     }
-    folder_of(&options.out)?;
     let columns = (shown as f64).sqrt().ceil() as usize;
     let grid = |x: &Tensor| Ok::<_, anyhow::Error>(Grid::new(x)?.columns(columns).range(range));
     grid(&first)?.save(&options.out)?;
     println!("{}", options.out.display());
     if let Some(path) = &options.gif {
-        folder_of(path)?;
-        let frames = frames
-            .iter()
-            .map(|x| grid(&x.narrow(0, 0, shown.min(x.dim(0)?))?));
-        Gif::new(frames.collect::<Result<Vec<_>>>()?)?
-            .delay_ms(80)
-            .hold_last_ms(2000)
-            .save(path)?;
+        film(&frames, range)?.save(path)?;
         println!("{}", path.display());
     }
     Ok(())
 }
 
-/// The images, and for an animation the states of the first batch.
+/// The states as an animation, of those between which x̂_0 moves equally far.
+fn film(states: &[State], range: Range) -> Result<Gif> {
+    let sheet = |above: &Tensor, below: &Tensor| {
+        let rows = Grid::rows(&[above.clone(), below.clone()])?;
+        Ok::<_, anyhow::Error>(rows.row_titles(["x_t", "x̂_0"]).scale(3).range(range))
+    };
+    let moved = states.windows(2).map(|pair| {
+        let by = (&pair[1].x0_hat - &pair[0].x0_hat)?
+            .sqr()?
+            .mean_all()?
+            .sqrt()?;
+        Ok(f64::from(by.to_scalar::<f32>()?))
+    });
+    let moved: Vec<f64> = moved.collect::<Result<_>>()?;
+    let mut frames = Vec::new();
+    for i in key_frames(&moved, FRAMES) {
+        frames.push(sheet(&states[i].xt, &states[i].x0_hat)?);
+    }
+    if let Some(last) = states.last() {
+        frames.push(sheet(&last.xs, &last.xs)?);
+    }
+    Ok(Gif::new(frames)?.delay_ms(80).hold_last_ms(2000))
+}
+
+/// The images, and for an animation the states of the first ones.
 fn draw(
     options: &Options,
     asked: &Asked,
     sampler: &Sampler,
     steps: usize,
-) -> Result<(Tensor, Vec<Tensor>)> {
-    let (n, batch) = (asked.n, options.batch);
+) -> Result<(Tensor, Vec<State>)> {
+    let (n, batch) = (asked.n, options.how.batch()?);
     let mut rng = Rng::new(options.ask.seed);
     let noise = asked.model.noise(n, &mut rng)?;
     let (mut images, mut frames) = (Vec::new(), Vec::new());
@@ -164,23 +202,26 @@ fn draw(
         let recorded = start == 0 && options.gif.is_some();
         let mut states = asked.model.states(&xt, part, sampler, &mut rng)?;
         for state in &mut states {
-            let State { index, xt, .. } = state?;
-            if recorded && index % steps.div_ceil(FRAMES) == 0 {
-                frames.push(xt);
+            let state = state?;
+            if recorded {
+                frames.push(state.narrow(0, len.min(FILMED))?);
             }
             progress.step();
         }
         images.push(states.finish()?);
-        if recorded {
-            frames.extend(images.last().cloned());
-        }
     }
     progress.finish();
     Ok((Tensor::cat(&images, 0)?, frames))
 }
 
-/// Makes the folder that a file goes to.
-pub fn folder_of(path: &Path) -> Result<()> {
+/// Makes the folder that a file goes to, whose name must end in `extension`.
+pub fn prepare(path: &Path, extension: &str) -> Result<()> {
+    ensure!(
+        path.extension()
+            .is_some_and(|it| it.eq_ignore_ascii_case(extension)),
+        "{}: this is saved as a .{extension} file; let the name end in .{extension}",
+        path.display()
+    );
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => {
             fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))

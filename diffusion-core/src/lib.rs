@@ -43,7 +43,8 @@
 //! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
 //! | [`guidance`] | what is asked for, and how strongly | `05_conditioning` |
-//! | [`edit`] | inpainting, masks, images after images | |
+//! | [`edit`] | inpainting, masks, images after images, enlarging | `08_inpainting`, `09_super_resolution` |
+//! | [`metrics`] | how good samples are: Fréchet and kernel distance, precision and recall, copies, PSNR, SSIM | `10_evaluation` |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |

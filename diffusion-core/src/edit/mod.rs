@@ -2,7 +2,10 @@
 //!
 //! Neither needs a network of its own. A sampler goes through images at every level of noise, and at each of them what is
 //! known can be put in: [`Inpaint`] puts the known part of an image back after every step, [`image_to_image`] begins in the
-//! middle, from an image with noise.
+//! middle, from an image with noise. Enlarging does need a network of its own, which is shown the small image: [`reduce`] makes
+//! that, and [`enlarge`] is what it is held against.
+//!
+//! Built by hand in `notebooks/08_inpainting.ipynb` and `notebooks/09_super_resolution.ipynb`.
 
 mod image_to_image;
 mod inpaint;

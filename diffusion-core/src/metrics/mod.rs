@@ -14,7 +14,7 @@
 //! images there are, and one that is not 0 may say no more than that there were few. So the measures of sets answer with an
 //! [`Estimate`]: the value, the numbers of images, what real images reach against other real images, and a 95 % interval.
 //!
-//! [`Evaluation`] is all of them together, as `diffusion evaluate` prints it.
+//! [`Evaluation`] is all of them together, as `diffusion evaluate` prints it. Built by hand in `notebooks/10_evaluation.ipynb`.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, metrics::frechet_distance, rng::Rng};

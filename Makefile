@@ -78,8 +78,9 @@ SCORED = sprites-context mnist fashion-mnist speedrun
 scores: $(addprefix scores-,$(or $(NAMES),$(SCORED)))
 
 scores-%: weights/%.safetensors
-	cargo diffusion evaluate --checkpoint $< --card weights/$*.md --out runs/scores/$*.json $(SCORES_$*)
-SCORES_sprites-context = --n 5000
+	cargo diffusion evaluate --checkpoint $< --card weights/$*.md --out runs/scores/$*.json --n 5000 --sampler dpm++ --steps 20 \
+		--guidance $(or $(SCALE_$*),1.5)
+SCALE_sprites-context = 4
 
 leaderboard:
 	cargo diffusion leaderboard

@@ -16,7 +16,7 @@ const SEARCHED: usize = 1000;
 /// So many training images at most are searched through.
 const SEARCHED_THROUGH: usize = 20_000;
 /// Parts of the inception score.
-const SPLITS: usize = 10;
+const PARTS: usize = 10;
 /// Neighbours of precision and recall.
 const NEIGHBOURS: usize = 3;
 
@@ -92,7 +92,7 @@ impl Evaluation {
         let mixed = rng.permutation(n).into_iter().map(|i| i as u32);
         let mixed = Tensor::from_vec(mixed.collect::<Vec<_>>(), n, &Device::Cpu)?;
         let probabilities = made.probabilities.index_select(&mixed, 0)?;
-        let splits = SPLITS.min(n).min(real.len());
+        let splits = PARTS.min(n).min(real.len());
         Ok(Self {
             data: real.name().to_owned(),
             samples: n,

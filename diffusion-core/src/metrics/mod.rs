@@ -57,3 +57,6 @@ pub use nearest::{Neighbour, nearest};
 pub use precision::{PrecisionRecall, precision_recall};
 pub use psnr::psnr;
 pub use ssim::ssim;
+
+/// How often real images are split at random to find what distance they have among themselves: one split is a matter of luck.
+const SPLITS: usize = 8;

@@ -43,7 +43,7 @@ pub struct Options {
 #[derive(Args, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Budget {
     /// Optimiser steps of a training, 64 images each
-    #[arg(long, default_value_t = 800)]
+    #[arg(long, default_value_t = 600)]
     train_steps: usize,
     /// Channels of the network at full resolution
     #[arg(long, default_value_t = 16)]

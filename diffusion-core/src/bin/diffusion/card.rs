@@ -47,7 +47,7 @@ impl Header<'_> {
             let estimates = estimates(scores).map(|it| (it.name, it.value));
             let accuracy = scores.accuracy.map(|it| ("accuracy", it.accuracy));
             for (metric, value) in estimates.into_iter().chain(accuracy) {
-                let kind = metric.replace(' ', "-");
+                let kind = metric.replace(' ', "-").replace('é', "e").to_lowercase();
                 write!(
                     text,
                     "    - name: {metric}\n      type: {kind}\n      value: {value:.5}\n"

@@ -424,3 +424,92 @@ fn a_summary_adds_up() -> Result<()> {
     );
     Ok(())
 }
+
+/// A classifier, a model's samples and a file's samples measured, the card, and a small leaderboard that goes on.
+#[test]
+fn samples_are_measured_and_the_card_says_so() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let run = |arguments: &str| -> Result<String> {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let output = diffusion(&arguments, folder).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", words(&output));
+        Ok(words(&output))
+    };
+    let sprites = "weights/classifier-sprites.safetensors";
+    let missing = fails(
+        &["evaluate", "--samples", "s.npy", "--data", "sprites"],
+        folder,
+    )?;
+    assert!(
+        missing.contains("`diffusion classifier --task sprites --out"),
+        "{missing}"
+    );
+    run(&format!(
+        "classifier --task sprites --images 600 --epochs 2 --out {sprites}"
+    ))?;
+    let card = fs::read_to_string(folder.join("weights/classifier-sprites.md"))?;
+    assert!(card.starts_with("---\nlicense: mit\n"), "{card}");
+    assert!(card.contains("cargo diffusion classifier --task sprites --epochs 2"));
+
+    fs::write(folder.join("c.toml"), CONFIG)?;
+    run("train --config c.toml --out run --max-steps 3")?;
+    run("export --run run --out m.safetensors --samples 4")?;
+    let said = run(
+        "evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json",
+    )?;
+    for wants in [
+        "Fréchet distance",
+        "95 % interval",
+        "real images among themselves",
+        "accuracy",
+        "copies",
+    ] {
+        assert!(said.contains(wants), "{said} lacks {wants:?}");
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&fs::read_to_string(folder.join("e.json"))?)?;
+    assert_eq!(json["measures"]["frechet_distance"]["samples"], 12);
+    let once = fs::read_to_string(folder.join("m.md"))?;
+    assert!(once.contains("model-index:\n- name: m\n"), "{once}");
+    assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn"));
+    run(
+        "evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json",
+    )?;
+    let twice = fs::read_to_string(folder.join("m.md"))?;
+    assert_eq!(twice.matches("## Evaluation").count(), 1);
+    assert_eq!(twice.matches("model-index").count(), 1);
+
+    run("sample --checkpoint m.safetensors --n 12 --steps 2 --npy s.npy --out s.png")?;
+    let said = run("evaluate --samples s.npy --data sprites --images 200")?;
+    assert!(said.contains("12 samples of s.npy"), "{said}");
+    let inception = [
+        "evaluate",
+        "--samples",
+        "s.npy",
+        "--data",
+        "sprites",
+        "--inception",
+    ];
+    let said = fails(&inception, folder)?;
+    assert!(
+        said.contains("--inception: there is no weights/inception.pth; get"),
+        "{said}"
+    );
+
+    let small = "leaderboard --train-steps 1 --base 8 --images 64 --samples 10 --seeds 1";
+    run(small)?;
+    let table = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
+    assert_eq!(table.matches("| DDIM | 25 |").count(), 12, "{table}");
+    let results = folder.join("runs/leaderboard.jsonl");
+    let lines = fs::read_to_string(&results)?;
+    let kept: Vec<&str> = lines.lines().take(11).collect();
+    // The last one was cut off: it alone is done again.
+    fs::write(&results, kept.join("\n") + "\n{\"budget\"\n")?;
+    let said = run(small)?;
+    assert!(
+        said.contains("12/12: ") && !said.contains("11/12: "),
+        "{said}"
+    );
+    Ok(())
+}

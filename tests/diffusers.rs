@@ -250,6 +250,10 @@ fn what_is_not_known_is_named() -> Result<()> {
             "attention_head_dim = 3 does not divide",
         ),
         (
+            spoiled(CONFIG, "block_out_channels", json!(vec![4; 100]))?,
+            "100 block_out_channels, 2 down_block_types",
+        ),
+        (
             spoiled(CONFIG, "block_out_channels", json!([]))?,
             "0 block_out_channels, 2 down_block_types",
         ),

@@ -326,6 +326,8 @@ impl Blueprint for UNet2DModel {
     }
 
     fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        // Of a configuration that was only read, there may be any number of levels.
+        self.check()?;
         divisible("UNet2DModel", height, width, 1 << self.halvings())
     }
 

@@ -2,14 +2,13 @@
 
 use crate::ask::{Ask, Asked};
 use crate::card::{self, Header};
-use crate::sample::{How, prepare};
+use crate::sample::{self, How, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
 use diffusion_core::data::{Part, Source, labels_from_npy, samples_from_npy};
 use diffusion_core::device::{Choice, Setup};
 use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
-use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
 use serde_json::json;
 use std::fmt;
@@ -196,25 +195,10 @@ fn draw(options: &Options, asked: &Asked) -> Result<Drawn> {
         "{} samples, {}, {:?} in {steps} steps, seed {}",
         asked.n, asked.words, sampler.solver, options.ask.seed
     );
-    let (batch, mut rng) = (options.how.batch()?, Rng::new(options.ask.seed));
     let began = Instant::now();
-    let noise = asked.model.noise(asked.n, &mut rng)?;
-    let starts = (0..asked.n).step_by(batch);
-    let mut parts = Vec::new();
-    for start in Progress::wrap(starts, "sampling") {
-        let len = batch.min(asked.n - start);
-        let (xt, part) = (
-            noise.narrow(0, start, len)?,
-            asked.guidance.narrow(start, len)?,
-        );
-        let images = asked
-            .model
-            .states(&xt, part, &sampler, &mut rng)?
-            .finish()?;
-        parts.push(images.clamp(-1f64, 1f64)?);
-    }
+    let (images, _) = sample::draw(&options.how, asked, options.ask.seed, steps, false)?;
     Ok(Drawn {
-        images: Tensor::cat(&parts, 0)?,
+        images: images.clamp(-1f64, 1f64)?,
         labels: asked.labels()?,
         words,
         seconds: began.elapsed().as_secs_f64(),

@@ -122,7 +122,8 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(warning) = schedule.warning() {
         eprintln!("warning: {warning}");
     }
-    let (images, frames) = draw(options, &asked, &sampler, steps)?;
+    let filmed = options.gif.is_some();
+    let (images, frames) = draw(&options.how, &asked, options.ask.seed, steps, filmed)?;
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
         let values = images.clamp(-1f64, 1f64)?;
@@ -181,15 +182,16 @@ fn film(states: &[State], range: Range) -> Result<Gif> {
     Ok(Gif::new(frames)?.delay_ms(80).hold_last_ms(2000))
 }
 
-/// The images, and for an animation the states of the first ones.
-fn draw(
-    options: &Options,
+/// The images, and for an animation (`filmed`) the states of the first ones.
+pub fn draw(
+    how: &How,
     asked: &Asked,
-    sampler: &Sampler,
+    seed: u64,
     steps: usize,
+    filmed: bool,
 ) -> Result<(Tensor, Vec<State>)> {
-    let (n, batch) = (asked.n, options.how.batch()?);
-    let mut rng = Rng::new(options.ask.seed);
+    let (n, batch, sampler) = (asked.n, how.batch()?, how.sampler()?);
+    let mut rng = Rng::new(seed);
     let noise = asked.model.noise(n, &mut rng)?;
     let (mut images, mut frames) = (Vec::new(), Vec::new());
     let mut progress = Progress::new((n.div_ceil(batch) * steps) as u64, "sampling");
@@ -199,8 +201,8 @@ fn draw(
             noise.narrow(0, start, len)?,
             asked.guidance.narrow(start, len)?,
         );
-        let recorded = start == 0 && options.gif.is_some();
-        let mut states = asked.model.states(&xt, part, sampler, &mut rng)?;
+        let recorded = start == 0 && filmed;
+        let mut states = asked.model.states(&xt, part, &sampler, &mut rng)?;
         for state in &mut states {
             let state = state?;
             if recorded {

@@ -64,6 +64,9 @@ impl Evaluation {
     /// The time of some measures grows with the square of the number of images; 10,000 of each are usual. `labels` say what
     /// each sample was to show.
     ///
+    /// What real images have among themselves comes from random splits, whose classes are uneven by chance: samples with as many of
+    /// each class can fall below that floor, the more the fewer images there are.
+    ///
     /// # Shapes
     /// `samples` (N, C, H, W), in \[−1, 1\], N at least 8; as many `labels`.
     ///

@@ -61,17 +61,19 @@ CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist
 weights: $(addprefix weights-,$(or $(NAMES),$(CLASSIFIERS) $(TRAINED)))
 
 weights-classifier-%:
-	cargo diffusion classifier --task $* --images 50000 --out weights/classifier-$*.safetensors
+	cargo diffusion classifier --task $* --images 50000 --license mit \
+		--out weights/classifier-$*.safetensors
 
 weights-%: weights/%.toml
 	cargo diffusion train --config $< --out runs/weights/$*
-	cargo diffusion export --run runs/weights/$* --out weights/$*.safetensors $(EXPORT_$*)
+	cargo diffusion export --run runs/weights/$* --out weights/$*.safetensors --license mit --again "make weights" $(EXPORT_$*)
 EXPORT_sprites-epochs = --epochs 0,4,8,31
 
 speedrun:
 	rm -rf runs/speedrun
 	cargo diffusion train --config weights/speedrun.toml --minutes 10 --out runs/speedrun
-	cargo diffusion export --run runs/speedrun --out weights/speedrun.safetensors --samples 100
+	cargo diffusion export --run runs/speedrun --out weights/speedrun.safetensors --samples 100 \
+		--license mit --again "make speedrun"
 	$(MAKE) scores NAMES=speedrun
 
 SCORED = sprites-context mnist fashion-mnist speedrun

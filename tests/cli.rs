@@ -381,9 +381,12 @@ fn what_cannot_be_drawn_is_said() -> Result<()> {
         ),
         (
             &["--checkpoint", &mnist, "--steps", "1001"],
-            &["steps = 1001 must be in 1 … 1000"],
+            &["--steps 1001: it must be in 1 … 1000"],
         ),
-        (&["--checkpoint", &mnist, "--steps", "0"], &["steps = 0"]),
+        (
+            &["--checkpoint", &mnist, "--steps", "0"],
+            &["--steps 0: it must be in 1 … 1000"],
+        ),
         (
             &["--checkpoint", &mnist, "--eta", "1.5"],
             &["eta = 1.5 must be in [0, 1]"],
@@ -407,7 +410,147 @@ fn what_cannot_be_drawn_is_said() -> Result<()> {
             );
         }
     }
+    // A network that enlarges images was never without a small one.
+    for command in ["sample", "compare", "evaluate"] {
+        let said = fails(
+            &[command, "--checkpoint", &weights("sprites-x2")],
+            temp.path(),
+        )?;
+        assert!(
+            said.contains("sprites-x2.safetensors: this model enlarges images ×2"),
+            "{said}"
+        );
+    }
     assert_eq!(fs::read_dir(temp.path())?.count(), 1, "nothing was written");
+    Ok(())
+}
+
+#[test]
+fn an_error_has_no_stack() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let mnist = weights("mnist");
+    fs::write(temp.path().join("text.safetensors"), "no model, surely")?;
+    for arguments in [
+        // Of the sampler, as candle reports it, and of a file, with a reason of candle.
+        &["--checkpoint", &mnist, "--eta", "1.5"][..],
+        &["--checkpoint", "text.safetensors"],
+    ] {
+        let mut command = diffusion(&[&["sample"], arguments].concat(), temp.path());
+        let output = command.env("RUST_BACKTRACE", "1").output()?;
+        ensure!(output.status.code() == Some(1), words(&output));
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(said.lines().count(), 1, "{said}");
+    }
+    Ok(())
+}
+
+/// An array as NumPy writes it.
+fn npy(path: &Path, kind: &str, shape: &str, values: &[u8]) -> Result<()> {
+    let header = format!("{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}, }}\n");
+    let length = u16::try_from(header.len())?.to_le_bytes();
+    let bytes = [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), values].concat();
+    Ok(fs::write(path, bytes)?)
+}
+
+/// Nothing is measured that would say something wrong, and nothing is measured before that is known.
+#[test]
+fn what_does_not_belong_together_is_not_measured() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let at = |name: &str| temp.path().join(name);
+    let (classifier, digits) = (weights("classifier-sprites"), weights("classifier-mnist"));
+    let floats = |n: usize, x: f32| x.to_le_bytes().repeat(n);
+    npy(
+        &at("grey.npy"),
+        "<f4",
+        "(8, 1, 16, 16)",
+        &floats(8 * 256, -0.5),
+    )?;
+    npy(
+        &at("half.npy"),
+        "<f4",
+        "(8, 3, 16, 16)",
+        &floats(8 * 768, 0.5),
+    )?;
+    npy(&at("f16.npy"), "<f2", "(1, 3, 16, 16)", &[0; 2 * 768])?;
+    npy(&at("labels.npy"), "|u1", "(8,)", &[0, 1, 2, 12, 0, 1, 2, 3])?;
+    let small = ["--data", "sprites", "--images", "200"];
+    for (arguments, wants) in [
+        (
+            &["--samples", "half.npy", "--classifier", &digits][..],
+            &[
+                "classifier-mnist.safetensors: it knows images of 1×28×28 and the classes 0, 1",
+                "those of sprites are 3×16×16",
+            ][..],
+        ),
+        (
+            &["--samples", "grey.npy", "--classifier", &classifier],
+            &["--samples grey.npy: its images are 1×16×16", "3×16×16"],
+        ),
+        (
+            &["--samples", "f16.npy", "--classifier", &classifier],
+            &["f16.npy", "x.astype(np.float32)) for samples"],
+        ),
+        (
+            &[
+                "--samples",
+                "half.npy",
+                "--labels",
+                "labels.npy",
+                "--classifier",
+                &classifier,
+            ],
+            &["--labels labels.npy: labels[3] = 12; sprites has the classes 0 … 4"],
+        ),
+        (
+            &["--samples", "half.npy", "--n", "9"],
+            &["--samples", "--n"],
+        ),
+        (
+            &["--samples", "half.npy", "--steps", "9"],
+            &["--samples", "--steps"],
+        ),
+        (
+            &[
+                "--checkpoint",
+                &weights("mnist"),
+                "--classifier",
+                &classifier,
+            ],
+            &["--checkpoint: the images of this model are 1×28×28"],
+        ),
+    ] {
+        let said = fails(
+            &[&["evaluate"], &small[..], arguments].concat(),
+            temp.path(),
+        )?;
+        for want in wants {
+            assert!(
+                said.contains(want),
+                "{arguments:?}: {said:?} lacks {want:?}"
+            );
+        }
+        assert!(!said.contains("Fréchet"), "{said}");
+    }
+    let said = fails(
+        &["evaluate", "--samples", "s.npy", "--data", "mnits"],
+        temp.path(),
+    )?;
+    assert!(
+        said.contains("--data mnits: neither one of sprites"),
+        "{said}"
+    );
+
+    let half = [
+        "evaluate",
+        "--samples",
+        "half.npy",
+        "--classifier",
+        &classifier,
+    ];
+    let output = diffusion(&[&half[..], &small].concat(), temp.path()).output()?;
+    ensure!(output.status.success(), words(&output));
+    let warned = String::from_utf8_lossy(&output.stderr);
+    assert!(warned.contains("half.npy: no value is below 0"), "{warned}");
     Ok(())
 }
 
@@ -442,19 +585,55 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
         folder,
     )?;
     assert!(
-        missing.contains("`diffusion classifier --task sprites --out"),
+        missing.contains("`cargo diffusion classifier --task sprites --out"),
         "{missing}"
     );
     run(&format!(
         "classifier --task sprites --images 600 --epochs 2 --out {sprites}"
     ))?;
     let card = fs::read_to_string(folder.join("weights/classifier-sprites.md"))?;
-    assert!(card.starts_with("---\nlicense: mit\n"), "{card}");
+    // Whose the images and the weights are is not known.
+    assert!(card.starts_with("---\nlibrary_name: candle\n"), "{card}");
+    assert!(card.contains(&format!("--out {sprites}\n")), "{card}");
     assert!(card.contains("cargo diffusion classifier --task sprites --epochs 2"));
 
     fs::write(folder.join("c.toml"), CONFIG)?;
     run("train --config c.toml --out run --max-steps 3")?;
+    let said = fails(
+        &[
+            "export",
+            "--run",
+            "run",
+            "--out",
+            "m.safetensors",
+            "--epochs",
+            "7",
+        ],
+        folder,
+    )?;
+    assert!(
+        said.contains(
+            "--epochs 7: run has no checkpoint of that epoch; it has kept that of no epoch's end"
+        ),
+        "{said}"
+    );
+    let said = fails(&["export", "--run", "run", "--out", "m.bin"], folder)?;
+    assert!(
+        said.contains("m.bin: this is saved as a .safetensors file"),
+        "{said}"
+    );
     run("export --run run --out m.safetensors --samples 4")?;
+    let card = fs::read_to_string(folder.join("m.md"))?;
+    for never in ["license", "make weights", "../weights", " 0 minutes"] {
+        assert!(!card.contains(never), "{card} has {never:?}");
+    }
+    assert!(card.contains("Model::load(\"m.safetensors\""), "{card}");
+    run("export --run run --out m.safetensors --samples 4 --license cc0-1.0 --again make")?;
+    let card = fs::read_to_string(folder.join("m.md"))?;
+    assert!(
+        card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` trains it again"),
+        "{card}"
+    );
     let said = run(
         "evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json",
     )?;
@@ -472,13 +651,34 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert_eq!(json["measures"]["frechet_distance"]["samples"], 12);
     let once = fs::read_to_string(folder.join("m.md"))?;
     assert!(once.contains("model-index:\n- name: m\n"), "{once}");
-    assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn"));
+    assert!(
+        once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim in 2 steps, seed 0")
+    );
+    assert!(once.starts_with("---\nlicense: cc0-1.0\n"), "{once}");
     run(
         "evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json",
     )?;
     let twice = fs::read_to_string(folder.join("m.md"))?;
     assert_eq!(twice.matches("## Evaluation").count(), 1);
     assert_eq!(twice.matches("model-index").count(), 1);
+
+    // As a folder of images of other classes: the samples are measured, and what they show is not judged.
+    for i in 0..100u8 {
+        let path = folder.join(format!("photos/{}", i % 2));
+        fs::create_dir_all(&path)?;
+        let image = image::RgbImage::from_pixel(16, 16, image::Rgb([2 * i, i, 0]));
+        image.save(path.join(format!("{i}.png")))?;
+    }
+    run(
+        "classifier --task photos --epochs 1 --batch 8 --out weights/classifier-photos.safetensors",
+    )?;
+    let said = run("evaluate --checkpoint m.safetensors --data photos --n 12 --steps 2")?;
+    assert!(
+        said.contains("the model was trained on sprites, and is compared with photos")
+            && said.contains("accuracy is left out")
+            && !said.contains("% of 12 samples; 95"),
+        "{said}"
+    );
 
     run("sample --checkpoint m.safetensors --n 12 --steps 2 --npy s.npy --out s.png")?;
     let said = run("evaluate --samples s.npy --data sprites --images 200")?;

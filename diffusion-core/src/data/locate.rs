@@ -30,7 +30,7 @@ pub fn fetch(name: &str) -> Result<Vec<PathBuf>> {
             return Ok(files);
         }
         "sprites" => {
-            bail!("sprites are drawn, not downloaded: Dataset::sprites(...) needs no files")
+            bail!("sprites are drawn, not downloaded: there is nothing to fetch")
         }
         _ => bail!(
             "{name:?} cannot be downloaded; what can: {}",

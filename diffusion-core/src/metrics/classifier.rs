@@ -188,7 +188,7 @@ impl Classifier {
 
     fn from_contents(file: &Contents, device: &Device) -> Result<Self> {
         let about = file.metadata.get(METADATA).context(
-            "it does not say what it tells apart; `diffusion classifier` makes a file that does",
+            "it does not say what it tells apart; `cargo diffusion classifier` makes a file that does",
         )?;
         let about: About = serde_json::from_str(about)
             .with_context(|| format!("what it says of itself is not known: {about}"))?;

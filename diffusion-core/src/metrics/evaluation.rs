@@ -54,8 +54,22 @@ pub struct Copies {
     pub distance: f64,
     /// How many samples were looked at.
     pub samples: usize,
-    /// How many training images were searched through.
+    /// How many training images were searched through: the first ones.
     pub train: usize,
+    /// How many training images there are.
+    pub of: usize,
+}
+
+impl Copies {
+    /// What was searched through, as `20000 of the 60000 images of the training set`.
+    pub fn searched(&self) -> String {
+        match self.of {
+            of if of > self.train => {
+                format!("{} of the {of} images of the training set", self.train)
+            }
+            _ => format!("{} training images", self.train),
+        }
+    }
 }
 
 impl Evaluation {
@@ -121,6 +135,7 @@ impl Copies {
         y: &Tensor,
     ) -> Result<Self> {
         let through = train.len().min(SEARCHED_THROUGH);
+        let of = train.len();
         let train = extractor.look_at(train, through)?.features;
         let distances = |x: &Tensor| -> Result<Vec<f64>> {
             let some = x.narrow(0, 0, x.dim(0)?.min(SEARCHED))?;
@@ -138,6 +153,7 @@ impl Copies {
             distance: median(&of_samples) / median(&of_real).max(f64::MIN_POSITIVE),
             samples: of_samples.len(),
             train: through,
+            of,
         })
     }
 }
@@ -160,11 +176,11 @@ impl fmt::Display for Evaluation {
         let it = self.copies;
         write!(
             f,
-            "copies: {:.1} % of {} samples are nearer to one of {} training images than 99 % of real ones are (1 % for real ones); \
+            "copies: {:.1} % of {} samples are nearer to one of {} than 99 % of real ones are (1 % for real ones); \
              median distance {:.2} of real ones'",
             100.0 * it.share,
             it.samples,
-            it.train,
+            it.searched(),
             it.distance
         )
     }
@@ -216,6 +232,19 @@ mod tests {
         let x = train.images(0..100, &Device::Cpu)?;
         let it = Evaluation::new(&classifier, &real, &train, &x, None, &mut rng)?;
         assert!(it.copies.share > 0.9 && it.copies.distance < 0.01, "{it}");
+        assert!(
+            it.to_string().contains("one of 300 training images than"),
+            "{it}"
+        );
+        let part = Copies {
+            train: 20_000,
+            of: 60_000,
+            ..it.copies
+        };
+        assert_eq!(
+            part.searched(),
+            "20000 of the 60000 images of the training set"
+        );
         Ok(())
     }
 

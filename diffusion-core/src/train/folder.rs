@@ -51,6 +51,19 @@ pub(super) fn checkpoint(folder: &Path, steps: usize) -> PathBuf {
     folder.join(CHECKPOINTS).join(name)
 }
 
+/// After how many steps the folder of a run has checkpoints, in order; none where it cannot be read.
+pub(super) fn steps_of_checkpoints(folder: &Path) -> Vec<usize> {
+    let entries = fs::read_dir(folder.join(CHECKPOINTS)).into_iter().flatten();
+    let steps = entries.flatten().filter_map(|entry| {
+        let name = entry.file_name().into_string().ok()?;
+        let digits = name.strip_prefix("step-")?.strip_suffix(".safetensors")?;
+        digits.parse().ok()
+    });
+    let mut steps: Vec<usize> = steps.collect();
+    steps.sort_unstable();
+    steps
+}
+
 impl RunFolder {
     /// Makes the folder, or opens one with a run of the same configuration.
     pub(super) fn open(path: &Path, run: &RunConfig, has_source: bool) -> Result<Self> {
@@ -109,7 +122,9 @@ impl RunFolder {
                 }
                 Err(problem) => {
                     let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    resumed.passed_over.push(format!("{name}: {problem:#}"));
+                    resumed
+                        .passed_over
+                        .push(format!("{name}: {}", crate::message(&problem)));
                 }
             }
         }
@@ -216,7 +231,8 @@ fn note_machine(path: &Path) -> Result<()> {
         DeviceLocation::Cpu => String::new(),
         other => format!(", {other:?}"),
     };
-    let line = format!("{processor}, {} threads{device}", setup.threads);
+    let plural = if setup.threads == 1 { "" } else { "s" };
+    let line = format!("{processor}, {} thread{plural}{device}", setup.threads);
     let before = fs::read_to_string(path).unwrap_or_default();
     if before.lines().all(|known| known != line) {
         fs::write(path, format!("{before}{line}\n"))?;

@@ -38,7 +38,12 @@ pub(super) fn run(training: &mut Training) -> Result<Report> {
         None => training.total_steps(),
     };
     let done = training.history().len();
-    let mut progress = Progress::new(total as u64, "training").starting_at(done as u64);
+    // Its time is longer than the report's, which is that of the steps alone: the name says why.
+    let label = match (training.folder(), training.config().sample_every) {
+        (Some(_), 1..) => "training and sampling",
+        _ => "training",
+    };
+    let mut progress = Progress::new(total as u64, label).starting_at(done as u64);
     let mut smooth: Option<f64> = None;
     while let Some(step) = training.next() {
         let step = step?;

@@ -14,7 +14,7 @@ pub struct Ask {
     /// The model: weights/NAME.safetensors, model.safetensors in the folder of a run, or a folder of Hugging Face's diffusers
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// How many images [default: one for each of --class, else as many as the command shows]
+    /// How many images [default: one for each of --class; else 64 for sample, 10 for compare, 10000 for evaluate]
     #[arg(long)]
     n: Option<usize>,
     /// Which classes, by number or name, in turn: 7,7,3
@@ -31,7 +31,12 @@ pub struct Ask {
     pub seed: u64,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
-    device: Choice,
+    pub device: Choice,
+}
+
+/// `1 image`, `2 images`.
+pub fn counted(n: usize, what: &str) -> String {
+    format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
 /// A model and what it is to draw.
@@ -41,6 +46,8 @@ pub struct Asked {
     pub guidance: Guidance,
     /// What all that is, for the reader.
     pub words: String,
+    /// Whether it knows the names of its data and classes: a folder of diffusers does not hold them.
+    pub names_known: bool,
 }
 
 impl Asked {
@@ -75,6 +82,14 @@ impl Ask {
             "--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run",
         )?;
         let model = Model::load(path, &self.device.device()?).context("--checkpoint")?;
+        let architecture = model.network.architecture();
+        ensure!(
+            architecture.reduced() == 0,
+            "--checkpoint {}: this model enlarges images ×{}; it must be shown a small one, which this command cannot do. \
+             `Condition::Reduced` in Rust shows it one: see notebooks/09_super_resolution.ipynb",
+            path.display(),
+            architecture.reduced()
+        );
         let several = if self.class.is_empty() {
             usual
         } else {
@@ -82,7 +97,6 @@ impl Ask {
         };
         let n = self.n.unwrap_or(several);
         ensure!(n > 0, "--n 0: at least one image is needed");
-        let architecture = model.network.architecture();
         let (classes, k) = (architecture.classes(), architecture.context());
         let (condition, words) = if !self.class.is_empty() {
             ensure!(
@@ -153,6 +167,7 @@ impl Ask {
             model,
             n,
             words,
+            names_known: !path.is_dir(),
         })
     }
 

@@ -19,30 +19,43 @@ pub struct Header<'a> {
     pub data: &'a str,
     /// What the Hub calls what the model does.
     pub task: &'a str,
+    /// The licence, if it is known: that of somebody's own model is not.
+    pub license: Option<&'a str>,
+}
+
+/// What the Hub calls a data set.
+fn on_the_hub(data: &str) -> Option<&'static str> {
+    match data {
+        "mnist" => Some("ylecun/mnist"),
+        "fashion-mnist" => Some("zalando-datasets/fashion_mnist"),
+        "cifar10" => Some("uoft-cs/cifar10"),
+        _ => None,
+    }
 }
 
 impl Header<'_> {
     /// The header in YAML, with `scores` as the results of the model's index.
     pub fn yaml(&self, scores: Option<&Evaluation>) -> Result<String> {
-        let Self { name, data, task } = self;
-        let mut text = format!(
-            "{FENCE}license: mit\nlibrary_name: candle\npipeline_tag: {task}\ntags:\n- diffusion\n- candle\n- rust\n"
-        );
-        let dataset = match *data {
-            "mnist" => Some("ylecun/mnist"),
-            "fashion-mnist" => Some("zalando-datasets/fashion_mnist"),
-            "cifar10" => Some("uoft-cs/cifar10"),
-            _ => None,
-        };
-        if let Some(dataset) = dataset {
+        let Self { name, task, .. } = self;
+        let mut text = FENCE.to_owned();
+        if let Some(license) = self.license {
+            writeln!(text, "license: {license}")?;
+        }
+        write!(
+            text,
+            "library_name: candle\npipeline_tag: {task}\ntags:\n- diffusion\n- candle\n- rust\n"
+        )?;
+        if let Some(dataset) = on_the_hub(self.data) {
             write!(text, "datasets:\n- {dataset}\n")?;
         }
         if let Some(scores) = scores {
+            // A model can be measured on other data than it was trained on.
+            let data = &scores.data;
             write!(
                 text,
                 "model-index:\n- name: {name}\n  results:\n  - task:\n      type: {task}\n    dataset:\n      name: {data}\n      type: \
                  {}\n    metrics:\n",
-                dataset.unwrap_or(data)
+                on_the_hub(data).unwrap_or(data)
             )?;
             let estimates = estimates(scores).map(|it| (it.name, it.value));
             let accuracy = scores.accuracy.map(|it| ("accuracy", it.accuracy));
@@ -68,14 +81,42 @@ fn estimates(it: &Evaluation) -> [&Estimate; 5] {
     ]
 }
 
-/// Writes what was measured into a card that is there, in the place of what was measured before.
+/// The line of a card's header that says under what licence the file is.
+fn license(card: &str) -> Option<&str> {
+    let (header, _) = card
+        .strip_prefix(FENCE)?
+        .split_once(&format!("\n{FENCE}"))?;
+    let mut lines = header.lines();
+    lines.find_map(|line| line.strip_prefix("license: "))
+}
+
+/// How code in a card reaches a file: from `notebooks/` if it lies in this project's `weights/`, else by its name alone, and
+/// where the notebook is to be for that.
+pub fn in_a_notebook(path: &Path) -> (String, &'static str) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match (fs::canonicalize(folder), ours) {
+        (Ok(folder), Ok(ours)) if folder == ours => (format!("../weights/{name}"), "in a notebook"),
+        _ => (name.into_owned(), "in a notebook that lies beside it"),
+    }
+}
+
+/// Writes what was measured into a card that is there, in the place of what was measured before; its licence stays.
 pub fn measured(card: &Path, header: &Header, scores: &Evaluation, words: &str) -> Result<()> {
     let text = fs::read_to_string(card).with_context(|| {
         format!(
-            "cannot read {}; `diffusion export` writes a card",
+            "cannot read {}; `cargo diffusion export` writes a card",
             card.display()
         )
     })?;
+    let header = Header {
+        license: license(&text),
+        ..*header
+    };
     let text = header.yaml(Some(scores))? + &without(&text) + &section(scores, words)?;
     fs::write(card, text).with_context(|| format!("cannot write {}", card.display()))
 }
@@ -121,7 +162,8 @@ fn section(scores: &Evaluation, words: &str) -> Result<String> {
     let it = scores.copies;
     writeln!(
         text,
-        "| nearer to a training image than 99 % of real ones | {:.1} % | | 1 % |",
+        "| nearer to one of {} than 99 % of real ones | {:.1} % | | 1 % |",
+        it.searched(),
         100.0 * it.share
     )?;
     Ok(text)
@@ -149,12 +191,34 @@ mod tests {
 
     #[test]
     fn a_header_names_the_data_as_the_hub_does() -> Result<()> {
-        let header = |data| {
+        let header = |data, license| {
             let (name, task) = ("m", "unconditional-image-generation");
-            Header { name, data, task }.yaml(None)
+            let header = Header {
+                name,
+                data,
+                task,
+                license,
+            };
+            header.yaml(None)
         };
-        assert!(header("mnist")?.contains("datasets:\n- ylecun/mnist\n---\n"));
-        assert!(!header("sprites")?.contains("datasets"));
+        assert!(header("mnist", None)?.contains("datasets:\n- ylecun/mnist\n---\n"));
+        assert!(!header("sprites", None)?.contains("datasets"));
+        let text = header("mnist", None)?;
+        assert!(text.starts_with("---\nlibrary_name: candle\n"), "{text}");
+        assert_eq!(license(&text), None);
+        let text = header("mnist", Some("mit"))? + "# m\n\nlicense: none of its header\n";
+        assert_eq!(license(&text), Some("mit"));
         Ok(())
+    }
+
+    #[test]
+    fn a_card_names_a_file_as_it_is_reached() {
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/m.safetensors");
+        assert_eq!(in_a_notebook(Path::new(ours)).0, "../weights/m.safetensors");
+        for other in ["m.safetensors", "nowhere/m.safetensors"] {
+            let (path, place) = in_a_notebook(Path::new(other));
+            assert_eq!(path, "m.safetensors");
+            assert!(place.contains("beside it"));
+        }
     }
 }

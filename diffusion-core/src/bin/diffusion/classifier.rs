@@ -1,6 +1,8 @@
 //! `diffusion classifier`.
 
-use crate::card::Header;
+use crate::ask::counted;
+use crate::card::{self, Header};
+use crate::sample::prepare;
 use anyhow::{Context, Result};
 use clap::Args;
 use diffusion_core::data::{Part, Source};
@@ -36,12 +38,16 @@ pub struct Options {
     /// The seed of everything that is random
     #[arg(long, default_value_t = Fit::default().seed)]
     seed: u64,
+    /// The licence that the card names; without it the card names none
+    #[arg(long)]
+    license: Option<String>,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
 }
 
 pub fn run(options: Options) -> Result<()> {
+    prepare(&options.out, "safetensors")?;
     let device = options.device.device()?;
     let source = Source {
         task: options.task.clone(),
@@ -51,9 +57,6 @@ pub fn run(options: Options) -> Result<()> {
     };
     let [train, test] = [Part::Train, Part::Test].map(|part| source.load(part, options.seed));
     let (train, test) = (train?, test?);
-    if let Some(folder) = options.out.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
     println!("{train}");
     let fit = Fit {
         epochs: options.epochs,
@@ -100,31 +103,38 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
         name: &name,
         data: &about.data,
         task: "image-classification",
+        license: options.license.as_deref(),
     };
     let header = header.yaml(None)?;
+    let (path, place) = card::in_a_notebook(&options.out);
+    // The link is of use where there is something to link to.
+    let metrics = match path.starts_with("../weights/") {
+        true => "[`metrics`](../diffusion-core/src/metrics/mod.rs)",
+        false => "`metrics`",
+    };
     Ok(format!(
         "{header}# {name}
 
 | | |
 |---|---|
 | [{file}]({file}) | {megabytes:.1} MB, weights as f32 |
-| what for | [`metrics`](../diffusion-core/src/metrics/mod.rs): features of an image ({features} numbers) and the probabilities of its classes |
+| what for | {metrics}: features of an image ({features} numbers) and the probabilities of its classes |
 | network | five 3×3 convolutions with batch norm and SiLU, the mean over all positions, a linear layer; {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | trained | {steps} steps of {batch} images, {seen} images in all, moved by up to {shift} pixels; seed {seed} |
-| wall time | {minutes:.1} minutes on {machine}, {threads} threads |
+| wall time | {minutes:.1} minutes on {machine}, {threads} |
 | test accuracy | {accuracy:.2} % of {test} images that it was not trained on |
 
 Distances in its features are comparable only with others taken with this very file. It is trained again by
 
 ```sh
-cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --lr {lr} --seed {seed}{only_of}{side} --out weights/{file}
+cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --lr {lr} --seed {seed}{only_of}{side} --out {out}
 ```
 
-To use it in a notebook:
+To use it {place}:
 
 ```rust
-let classifier = Classifier::load(\"../weights/{file}\", &device)?;
+let classifier = Classifier::load(\"{path}\", &device)?;
 let answers = classifier.look(&images)?;
 ```
 ",
@@ -136,10 +146,11 @@ let answers = classifier.look(&images)?;
         steps = about.steps,
         seen = about.images_seen,
         minutes = seconds / 60.0,
-        threads = setup.threads,
+        threads = counted(setup.threads, "thread"),
         accuracy = 100.0 * about.test_accuracy,
         test = about.test_images,
         task = options.task,
+        out = options.out.display(),
         epochs = fit.epochs,
         batch = fit.batch,
         lr = fit.lr,

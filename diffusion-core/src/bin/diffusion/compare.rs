@@ -1,7 +1,7 @@
 //! `diffusion compare`: DDPM's many steps against DDIM's few, from the same noise.
 
-use crate::ask::Ask;
-use crate::sample::prepare;
+use crate::ask::{Ask, counted};
+use crate::sample::{check_steps, prepare};
 use anyhow::Result;
 use clap::Args;
 use diffusion_core::progress::Progress;
@@ -37,10 +37,11 @@ pub fn run(options: &Options) -> Result<()> {
         steps: options.ddpm_steps.map_or(Steps::All, Steps::Trailing),
         ..Sampler::ddpm()
     };
-    for sampler in [&few, &many] {
-        sampler.steps.visited(&schedule)?;
+    check_steps("--steps", options.steps, &schedule)?;
+    if let Some(steps) = options.ddpm_steps {
+        check_steps("--ddpm-steps", steps, &schedule)?;
     }
-    println!("{} images, {}", asked.n, asked.words);
+    println!("{}, {}", counted(asked.n, "image"), asked.words);
     let noise = asked
         .model
         .noise(asked.n, &mut Rng::new(options.ask.seed))?;
@@ -52,16 +53,16 @@ pub fn run(options: &Options) -> Result<()> {
             .model
             .states(&noise, &asked.guidance, &sampler, &mut rng)?;
         let mut images = noise.clone();
-        let steps = states.len();
+        let steps = counted(states.len(), "step");
         for state in Progress::wrap(states, name) {
             images = state?.xs;
         }
         // Waits for the device, too.
         images.flatten_all()?.get(0)?.to_scalar::<f32>()?;
         let seconds = began.elapsed().as_secs_f64();
-        println!("{name}: {steps} steps, {seconds:.2} s");
+        println!("{name}: {steps}, {seconds:.2} s");
         rows.push(images);
-        titles.push(format!("{name}, {steps} steps, {seconds:.2} s"));
+        titles.push(format!("{name}, {steps}, {seconds:.2} s"));
         times.push(seconds);
     }
     println!("DDIM is {:.1} × as fast", times[0] / times[1]);

@@ -1,13 +1,14 @@
 //! `diffusion evaluate`.
 
-use crate::ask::{Ask, Asked};
+use crate::ask::{Ask, Asked, counted};
 use crate::card::{self, Header};
 use crate::sample::{self, How, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
+use diffusion_core::candle::Device;
 use diffusion_core::candle::Tensor;
-use diffusion_core::data::{Part, Source, labels_from_npy, samples_from_npy};
-use diffusion_core::device::{Choice, Setup};
+use diffusion_core::data::{Dataset, Part, Source, TASKS, labels_from_npy, samples_from_npy};
+use diffusion_core::device::Setup;
 use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
 use diffusion_core::rng::Rng;
 use serde_json::json;
@@ -23,7 +24,10 @@ pub struct Options {
     #[command(flatten)]
     how: How,
     /// Samples to measure in the place of a model's: float32 (N, C, H, W) in −1 … 1, or uint8, as an .npy file
-    #[arg(long, conflicts_with = "checkpoint")]
+    #[arg(
+        long,
+        conflicts_with_all = ["checkpoint", "n", "class", "context", "guidance", "sampler", "steps", "eta", "batch"]
+    )]
     samples: Option<PathBuf>,
     /// What each of --samples was to show, as an .npy file of class numbers
     #[arg(long, requires = "samples")]
@@ -74,11 +78,12 @@ pub fn run(options: &Options) -> Result<()> {
         Some(_) => None,
         None => Some(options.ask.load(10_000)?),
     };
-    let task = match (&options.data, &model) {
-        (Some(task), _) => task.clone(),
-        (None, Some(asked)) => asked.model.process.data.clone(),
-        (None, None) => bail!("--samples: --data must say what they are compared with"),
-    };
+    if let Some(asked) = &model {
+        options.how.batch()?;
+        options.how.sampler()?;
+        options.how.steps(&asked.model.process.schedule()?)?;
+    }
+    let task = task(options, model.as_ref())?;
     let source = Source {
         task: task.clone(),
         images: options.images,
@@ -88,10 +93,10 @@ pub fn run(options: &Options) -> Result<()> {
     let seed = options.ask.seed;
     let [train, real] = [Part::Train, Part::Test].map(|part| source.load(part, options.data_seed));
     let (train, real) = (train?, real?);
-    let seen = Seen::load(options, &task)?;
+    let seen = Seen::load(options, &task, &real)?;
     let drawn = match (&options.samples, &model) {
-        (Some(path), _) => read(path, options.labels.as_deref())?,
-        (None, Some(asked)) => draw(options, asked)?,
+        (Some(path), _) => read(path, options.labels.as_deref(), &seen, &real)?,
+        (None, Some(asked)) => draw(options, asked, &seen, &real)?,
         (None, None) => bail!("either --checkpoint or --samples is needed"),
     };
     println!("{}", drawn.words);
@@ -100,6 +105,14 @@ pub fn run(options: &Options) -> Result<()> {
     let it = Evaluation::new(&seen, &real, &train, &drawn.images, labels, rng)?;
     let seconds = began.elapsed().as_secs_f64();
     println!("{it}\n{seen}; measured in {seconds:.0} s");
+    if task == "sprites" {
+        // The model's file does not say how many it was trained on.
+        println!(
+            "the training set is taken to be {} of seed {}: --images and --data-seed",
+            counted(options.images, "sprite"),
+            options.data_seed
+        );
+    }
     let setup = Setup::new(seed);
     let report = json!({
         "samples": drawn.words,
@@ -117,21 +130,57 @@ pub fn run(options: &Options) -> Result<()> {
         let name = path.file_stem().unwrap_or_default().to_string_lossy();
         let header = Header {
             name: &name,
-            data: &task,
+            data: match &model {
+                Some(asked) if asked.names_known => &asked.model.process.data,
+                _ => real.name(),
+            },
             task: "unconditional-image-generation",
+            license: None,
         };
         let machine = setup.processor.as_deref().unwrap_or("an unknown processor");
         let words = format!(
-            "{}: against {} test images, in {seen}. Drawn in {:.0} s and measured in {seconds:.0} s on {machine}, {} threads.",
+            "{}: against {} test images, in {seen}. Drawn in {:.0} s and measured in {seconds:.0} s on {machine}, {}.",
             drawn.words,
             real.len(),
             drawn.seconds,
-            setup.threads
+            counted(setup.threads, "thread")
         );
         card::measured(path, &header, &it, &words)?;
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// What samples are compared with, as [`Source`] is told it.
+fn task(options: &Options, model: Option<&Asked>) -> Result<String> {
+    let known = TASKS.join(", ");
+    let there = |task: &str| {
+        let path = Path::new(task);
+        let array = || {
+            path.extension()
+                .is_some_and(|it| it.eq_ignore_ascii_case("npy"))
+        };
+        TASKS.contains(&task) || path.is_dir() || path.is_file() && array()
+    };
+    match (&options.data, model) {
+        (Some(task), _) => {
+            ensure!(
+                there(task),
+                "--data {task}: neither one of {known} nor a folder or .npy file that exists"
+            );
+            Ok(task.clone())
+        }
+        (None, Some(asked)) => {
+            let task = &asked.model.process.data;
+            ensure!(
+                there(task),
+                "--data is needed: what the model was trained on is called {task}, which is neither one of {known} nor a folder \
+                 or .npy file that exists"
+            );
+            Ok(task.clone())
+        }
+        (None, None) => bail!("--samples: --data must say what they are compared with"),
+    }
 }
 
 /// In whose features samples and real images are compared.
@@ -141,22 +190,48 @@ enum Seen {
 }
 
 impl Seen {
-    fn load(options: &Options, task: &str) -> Result<Self> {
-        let device = Choice::default().device()?;
+    fn load(options: &Options, task: &str, real: &Dataset) -> Result<Self> {
+        let device: Device = options.ask.device.device()?;
         if let Some(path) = &options.inception {
             let network = InceptionV3::load(path, &device).context("--inception")?;
             return Ok(Self::Inception(network, path.clone()));
         }
-        let usual = || PathBuf::from(format!("weights/classifier-{task}.safetensors"));
+        let usual = || PathBuf::from(format!("weights/classifier-{}.safetensors", real.name()));
         let path = options.classifier.clone().unwrap_or_else(usual);
         ensure!(
             path.is_file(),
-            "--classifier: there is no {}; `diffusion classifier --task {task} --out {}` makes it",
+            "--classifier: there is no {}; `cargo diffusion classifier --task {task} --out {}` makes it",
             path.display(),
             path.display()
         );
         let classifier = Classifier::load(&path, &device).context("--classifier")?;
+        let about = &classifier.about;
+        ensure!(
+            about.classes == real.class_names() && about.shape == real.shape(),
+            "--classifier {}: it knows images of {} and the classes {} of {}; those of {} are {} and {}. \
+             `cargo diffusion classifier --task {task} --out NAME.safetensors` makes one that knows them",
+            path.display(),
+            size(about.shape),
+            about.classes.join(", "),
+            about.data,
+            real.name(),
+            size(real.shape()),
+            real.class_names().join(", ")
+        );
         Ok(Self::Classifier(classifier))
+    }
+
+    /// An error if it cannot look at images of this shape, which are `whose`.
+    fn check(&self, shape: [usize; 3], whose: &str) -> Result<()> {
+        match self {
+            Self::Classifier(it) if it.about.shape != shape => bail!(
+                "{whose} are {}, and those that they are compared with, of {}, are {}",
+                size(shape),
+                it.about.data,
+                size(it.about.shape)
+            ),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -188,32 +263,87 @@ impl fmt::Display for Seen {
     }
 }
 
-fn draw(options: &Options, asked: &Asked) -> Result<Drawn> {
-    let (sampler, schedule) = (options.how.sampler()?, asked.model.process.schedule()?);
-    let steps = sampler.steps.visited(&schedule)?.len();
+fn size([c, h, w]: [usize; 3]) -> String {
+    format!("{c}×{h}×{w}")
+}
+
+fn draw(options: &Options, asked: &Asked, seen: &Seen, real: &Dataset) -> Result<Drawn> {
+    let process = &asked.model.process;
+    seen.check(process.shape, "--checkpoint: the images of this model")?;
+    let labels = judged(asked, real)?;
+    let steps = options.how.steps(&process.schedule()?)?;
     let words = format!(
-        "{} samples, {}, {:?} in {steps} steps, seed {}",
-        asked.n, asked.words, sampler.solver, options.ask.seed
+        "{}, {}, {} in {}, seed {}",
+        counted(asked.n, "sample"),
+        asked.words,
+        options.how.words(),
+        counted(steps, "step"),
+        options.ask.seed
     );
     let began = Instant::now();
     let (images, _) = sample::draw(&options.how, asked, options.ask.seed, steps, false)?;
     Ok(Drawn {
         images: images.clamp(-1f64, 1f64)?,
-        labels: asked.labels()?,
+        labels,
         words,
         seconds: began.elapsed().as_secs_f64(),
     })
 }
 
-fn read(path: &Path, labels: Option<&Path>) -> Result<Drawn> {
-    let images = samples_from_npy(path)?;
-    let n = images.dim(0)?;
+/// What each sample was to show, if the data has the same classes; a warning if the model was trained on other data.
+fn judged(asked: &Asked, real: &Dataset) -> Result<Option<Vec<u32>>> {
+    let (process, names) = (&asked.model.process, real.class_names());
+    let same = match asked.names_known {
+        true => process.classes == names,
+        false => process.classes.len() == names.len(),
+    };
+    let labels = asked.labels()?;
+    if asked.names_known && process.data != real.name() {
+        eprintln!(
+            "warning: the model was trained on {}, and is compared with {}: that there are no copies of these says nothing",
+            process.data,
+            real.name()
+        );
+    }
+    if labels.is_some() && !same {
+        eprintln!(
+            "warning: accuracy is left out: the model knows the classes {}, and those of {} are {}",
+            process.classes.join(", "),
+            real.name(),
+            names.join(", ")
+        );
+    }
+    Ok(labels.filter(|_| same))
+}
+
+fn read(path: &Path, labels: Option<&Path>, seen: &Seen, real: &Dataset) -> Result<Drawn> {
+    let (at, images) = (path.display(), samples_from_npy(path)?);
+    let (n, c, h, w) = images.dims4()?;
+    seen.check([c, h, w], &format!("--samples {at}: its images"))?;
+    if images.min_all()?.to_scalar::<f32>()? >= 0.0 {
+        eprintln!(
+            "warning: --samples {at}: no value is below 0. Samples are in −1 … 1, −1 for black; if these are in 0 … 1, \
+             save 2 * x - 1"
+        );
+    }
+    let labels = labels.map(|path| {
+        let (labels, classes) = (labels_from_npy(path, n)?, real.class_names().len());
+        let wrong = labels.iter().position(|label| *label as usize >= classes);
+        if let Some(i) = wrong {
+            bail!(
+                "--labels {}: labels[{i}] = {}; {} has the classes 0 … {}",
+                path.display(),
+                labels[i],
+                real.name(),
+                classes - 1
+            )
+        }
+        Ok(labels)
+    });
     Ok(Drawn {
-        labels: labels
-            .map(|labels| labels_from_npy(labels, n))
-            .transpose()?,
+        labels: labels.transpose()?,
         images,
-        words: format!("{n} samples of {}", path.display()),
+        words: format!("{} of {at}", counted(n, "sample")),
         seconds: 0.0,
     })
 }

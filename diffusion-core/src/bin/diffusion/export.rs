@@ -1,7 +1,9 @@
 //! `diffusion export`: the model of a run, ready to be given to somebody.
 
-use crate::card::Header;
-use anyhow::{Context, Result, ensure};
+use crate::ask::counted;
+use crate::card::{self, Header};
+use crate::sample::prepare;
+use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
@@ -38,14 +40,19 @@ pub struct Options {
     /// Images in the picture
     #[arg(long, default_value_t = 64)]
     samples: usize,
+    /// The licence that the card names; without it the card names none
+    #[arg(long)]
+    license: Option<String>,
+    /// The command that the card names as the one that trains the model again; without it the card shows how the run was
+    /// configured, and no command
+    #[arg(long)]
+    again: Option<String>,
 }
 
 pub fn run(options: Options) -> Result<()> {
     ensure!(options.samples > 0, "--samples 0: at least 1 is needed");
     let run = RunConfig::load(options.run.join("config.toml"))?;
-    if let Some(folder) = options.out.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    }
+    prepare(&options.out, "safetensors")?;
     let models = models(&options, &run)?;
     if let (Some(folder), Some((_, model))) = (&options.diffusers, models.last()) {
         model.save_diffusers(folder).context("--diffusers")?;
@@ -67,7 +74,7 @@ pub fn run(options: Options) -> Result<()> {
             rows = enlarged(model, &run, each.min(WIDE))?;
         } else {
             let (told, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
-            rows.push(model.sample(each, told, &Sampler::default(), rng)?);
+            rows.push(model.sample(each, told, &Sampler::ddim(steps(model)), rng)?);
         }
     }
     let (last, picture) = (
@@ -89,6 +96,11 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
+/// Steps of the picture's sampler.
+fn steps(model: &Model) -> usize {
+    model.process.steps.min(50)
+}
+
 /// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
 fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
     let (data, factor) = (
@@ -98,7 +110,7 @@ fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
     let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
     let small = reduce(&x0, factor)?;
     let (told, rng) = (Condition::Reduced(small.clone()), &mut Rng::new(SEED));
-    let made = model.sample(x0.dim(0)?, told, &Sampler::default(), rng)?;
+    let made = model.sample(x0.dim(0)?, told, &Sampler::ddim(steps(model)), rng)?;
     Ok(vec![enlarge(&small, factor, Filter::Nearest)?, made, x0])
 }
 
@@ -121,12 +133,35 @@ fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
         .map(|epoch| {
             let config = run.training.clone();
             let training = Training::new(config, run.architecture(&data), &data, &Device::Cpu)?;
-            let steps = (epoch + 1) * training.steps_per_epoch();
+            let each = training.steps_per_epoch().max(1);
+            let steps = epoch.saturating_add(1).saturating_mul(each);
+            has_checkpoint(&options.run, *epoch, steps, each)?;
             let model = training.at_checkpoint(&options.run, steps)?.into_model()?;
             let file = format!("{stem}-{epoch}.safetensors");
             Ok((options.out.with_file_name(file), model))
         })
         .collect()
+}
+
+/// An error that says which epochs' ends a run has checkpoints of, if it has none after `steps`, the end of `epoch`.
+fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result<()> {
+    let there = Training::checkpoints(run);
+    if there.contains(&steps) {
+        return Ok(());
+    }
+    let ends = there
+        .iter()
+        .filter(|steps| **steps > 0 && *steps % each == 0);
+    let epochs: Vec<String> = ends.map(|steps| (steps / each - 1).to_string()).collect();
+    let has = match &epochs[..] {
+        [] => "it has kept that of no epoch's end".to_owned(),
+        some => format!("it has kept those of {}, counted from 0", some.join(", ")),
+    };
+    bail!(
+        "--epochs {epoch}: {} has no checkpoint of that epoch; {has}. `checkpoint_every` and `keep` in the run's \
+         configuration say which are kept",
+        run.display()
+    )
 }
 
 /// How far answers with the exported weights are from those with the run's own: root mean square, relative.
@@ -173,8 +208,33 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
             0 => "unconditional-image-generation",
             _ => "image-to-image",
         },
+        license: options.license.as_deref(),
     };
     let header = header.yaml(None)?;
+    let exported = match options.epochs.last() {
+        Some(epoch) => options
+            .out
+            .with_file_name(format!("{name}-{epoch}.safetensors")),
+        None => options.out.clone(),
+    };
+    let (path, place) = card::in_a_notebook(&exported);
+    let again = match &options.again {
+        Some(command) => format!("; `{command}` trains it again:"),
+        None => ", a file for `cargo diffusion train --config`:".to_owned(),
+    };
+    let network = model.network.architecture();
+    let turns = match network.classes() + network.context() {
+        0 => "",
+        _ => ", all classes in turn",
+    };
+    let averaged = match run.training.ema > 0.0 {
+        true => "averaged weights, ",
+        false => "",
+    };
+    let (steps, sampler) = match steps(model) {
+        50 => (50, "Sampler::default()".to_owned()),
+        n => (n, format!("Sampler::ddim({n})")),
+    };
     Ok(format!(
         "{header}# {name}
 
@@ -185,20 +245,20 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 {files}| network | {architecture}, {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | trained | {steps} steps of {batch} images, {seen} images in all |
-| wall time | {minutes:.0} minutes on {machine} |
+| wall time | {time} on {machine} |
 | loss | {loss:.4}, the mean of the last epoch's {count} steps |
-| picture | {picture}, averaged weights, DDIM in 50 steps, seed {SEED} |
+| picture | {picture}, {averaged}DDIM in {shown_steps}, seed {SEED} |
 
-The run's configuration; `make weights` trains it again:
+The run's configuration{again}
 
 ```toml
 {config}```
 
-To use it in a notebook:
+To use it {place}:
 
 ```rust
-let model = Model::load(\"../weights/{file}\", &device)?;
-let images = model.sample(8, {told}, &Sampler::default(), &mut Rng::new(1))?;
+let model = Model::load(\"{path}\", &device)?;
+let images = model.sample(8, {told}, &{sampler}, &mut Rng::new(1))?;
 Grid::new(&images)?
 ```
 ",
@@ -207,14 +267,15 @@ Grid::new(&images)?
         data = process.data,
         classes = process.classes.join(", "),
         steps = log.len(),
+        shown_steps = counted(steps, "step"),
         batch = run.training.batch * run.training.accumulate,
         seen = process.images_seen,
-        minutes = last.seconds / 60.0,
+        time = time(last.seconds),
         machine = machine.join(", then "),
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
         picture = match factor {
-            0 => format!("{} images, all classes in turn", options.samples),
+            0 => counted(options.samples, "image") + turns,
             _ => format!(
                 "test images reduced by {factor}, what the network makes of them, and the images"
             ),
@@ -224,9 +285,13 @@ Grid::new(&images)?
             _ => format!("Condition::Reduced(reduce(&x0, {factor})?)"),
         },
         config = run.to_toml()?,
-        file = match options.epochs.last() {
-            Some(epoch) => format!("{name}-{epoch}.safetensors"),
-            None => format!("{name}.safetensors"),
-        },
     ))
+}
+
+/// Whole minutes, or seconds where those would say nothing.
+fn time(seconds: f64) -> String {
+    match (seconds / 60.0).round() as usize {
+        0 | 1 => counted(seconds.round() as usize, "second"),
+        minutes => counted(minutes, "minute"),
+    }
 }

@@ -1,5 +1,6 @@
 //! `diffusion leaderboard`: the choices one has, all against all, on the built-in sprites.
 
+use crate::ask::counted;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::candle::{Device, Tensor};
@@ -209,7 +210,7 @@ impl Referee {
         let path = &options.classifier;
         ensure!(
             path.is_file(),
-            "--classifier: there is no {}; `diffusion classifier --task sprites --images 50000 --out {}` makes it",
+            "--classifier: there is no {}; `cargo diffusion classifier --task sprites --images 50000 --out {}` makes it",
             path.display(),
             path.display()
         );
@@ -295,7 +296,7 @@ impl Referee {
             budget,
             trained: trained.clone(),
             seconds,
-            machine: format!("{machine}, {} threads", setup.threads),
+            machine: format!("{machine}, {}", counted(setup.threads, "thread")),
             rows,
         })
     }

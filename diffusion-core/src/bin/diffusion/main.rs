@@ -73,7 +73,7 @@ fn main() -> ExitCode {
     match run(Arguments::parse().command) {
         Ok(code) => code,
         Err(problem) => {
-            eprintln!("diffusion: {problem:#}");
+            eprintln!("diffusion: {}", diffusion_core::message(&problem));
             ExitCode::FAILURE
         }
     }

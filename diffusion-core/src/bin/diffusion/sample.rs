@@ -1,12 +1,13 @@
 //! `diffusion sample`.
 
-use crate::ask::{Ask, Asked};
+use crate::ask::{Ask, Asked, counted};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, State, Steps, key_frames};
+use diffusion_core::schedule::Schedule;
 use diffusion_core::show::{Gif, Grid, Range};
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -17,6 +18,8 @@ const SHOWN: usize = 256;
 const FILMED: usize = 10;
 /// Frames of the animation, the last not counted.
 const FRAMES: usize = 30;
+/// Steps if nothing says how many.
+const USUAL_STEPS: usize = 50;
 
 #[derive(Args)]
 pub struct Options {
@@ -83,7 +86,7 @@ impl How {
             self.eta.is_none() || self.sampler == Name::Ddim,
             "--eta is for --sampler ddim only; ddpm is η = 1, the others 0"
         );
-        let n = self.steps.unwrap_or(50);
+        let n = self.steps.unwrap_or(USUAL_STEPS);
         Ok(match self.sampler {
             Name::Ddim => Sampler {
                 solver: Solver::Ddim {
@@ -99,11 +102,41 @@ impl How {
             },
         })
     }
+
+    /// How many steps it takes.
+    pub fn steps(&self, schedule: &Schedule) -> Result<usize> {
+        let n = match self.sampler {
+            Name::Ddpm => self.steps.unwrap_or(schedule.steps()),
+            _ => self.steps.unwrap_or(USUAL_STEPS),
+        };
+        check_steps("--steps", n, schedule)?;
+        Ok(n)
+    }
+
+    /// The sampler as the flags name it: `ddim`, `ddim with η = 0.5`, `dpm++`.
+    pub fn words(&self) -> String {
+        let name = self.sampler.to_possible_value();
+        let name = name.map_or_else(String::new, |it| it.get_name().to_owned());
+        match self.eta {
+            Some(eta) => format!("{name} with η = {eta}"),
+            None => name,
+        }
+    }
+}
+
+/// An error that names the flag if a schedule does not have so many steps to visit.
+pub fn check_steps(flag: &str, n: usize, schedule: &Schedule) -> Result<()> {
+    let all = schedule.steps();
+    ensure!(
+        (1..=all).contains(&n),
+        "{flag} {n}: it must be in 1 … {all}, the time steps that the model was trained with"
+    );
+    Ok(())
 }
 
 pub fn run(options: &Options) -> Result<()> {
     options.how.batch()?;
-    let sampler = options.how.sampler()?;
+    options.how.sampler()?;
     let files = [
         (Some(&options.out), "png"),
         (options.npy.as_ref(), "npy"),
@@ -114,10 +147,14 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let asked = options.ask.load(64)?;
     let schedule = asked.model.process.schedule()?;
-    let steps = sampler.steps.visited(&schedule)?.len();
+    let steps = options.how.steps(&schedule)?;
     println!(
-        "{} images, {}, {:?} in {steps} steps, seed {}",
-        asked.n, asked.words, sampler.solver, options.ask.seed
+        "{}, {}, {} in {}, seed {}",
+        counted(asked.n, "image"),
+        asked.words,
+        options.how.words(),
+        counted(steps, "step"),
+        options.ask.seed
     );
     if let Some(warning) = schedule.warning() {
         eprintln!("warning: {warning}");

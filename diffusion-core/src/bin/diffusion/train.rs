@@ -166,7 +166,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     println!("{report}");
     println!("model: {}", folder.join("model.safetensors").display());
     if report.state == State::Stopped {
-        println!("go on: diffusion train --resume {}", folder.display());
+        println!("go on: cargo diffusion train --resume {}", folder.display());
         return Ok(ExitCode::from(INTERRUPTED));
     }
     Ok(ExitCode::SUCCESS)

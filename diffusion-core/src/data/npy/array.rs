@@ -87,8 +87,8 @@ impl Value {
                 "its values are big-endian ({descr}); in NumPy: np.save(file, x.astype(x.dtype.newbyteorder(\"<\")))"
             ),
             _ => bail!(
-                "its values are of type {descr:?}; in NumPy: np.save(file, x.astype(np.uint8)) for images, \
-                 x.astype(np.int64) for class numbers"
+                "its values are of type {descr:?}; in NumPy: np.save(file, x.astype(np.float32)) for samples in −1 … 1, \
+                 x.astype(np.uint8) for images in 0 … 255, x.astype(np.int64) for class numbers"
             ),
         })
     }
@@ -308,6 +308,10 @@ pub(super) mod tests {
             (npy("|u1", "[1]", &[0]), "no shape"),
             (npy(">f4", "(1,)", &[0; 4]), "newbyteorder"),
             (npy("<c8", "(1,)", &[0; 8]), "x.astype(np.uint8)"),
+            (
+                npy("<f2", "(1,)", &[0; 2]),
+                "np.save(file, x.astype(np.float32)) for samples",
+            ),
             (npy("|O", "(1,)", &[0; 8]), "type \"|O\""),
             (
                 with_header("{'descr': [('a', '<f4')], 'fortran_order': False}", &[]),

@@ -1,5 +1,7 @@
-//! Tells the crate which versions it is built with, for the notebooks' set-up cell.
+//! Tells the crate which versions it is built with, for the notebooks' set-up cell; and with CUDA where its libraries are.
 
+use std::env;
+use std::path::PathBuf;
 use std::process::Command;
 
 fn main() {
@@ -19,4 +21,34 @@ fn main() {
     );
     let rustc = printed.split_whitespace().nth(1).unwrap_or("unknown");
     println!("cargo::rustc-env=RUSTC_VERSION={rustc}");
+
+    println!("cargo::rustc-check-cfg=cfg(lazy_driver)");
+    if env::var_os("CARGO_FEATURE_CUDA").is_some() {
+        cuda();
+    }
+}
+
+fn cuda() {
+    let target = |part| env::var(format!("CARGO_CFG_TARGET_{part}")).unwrap_or_default();
+    println!("cargo::rerun-if-env-changed=CUDA_COMPUTE_CAP");
+    if let Ok(capability) = env::var("CUDA_COMPUTE_CAP") {
+        println!("cargo::rustc-env=DIFFUSION_COMPUTE_CAP={capability}");
+    }
+    if target("OS") != "linux" {
+        return;
+    }
+    // device/driver.rs is written for these.
+    if ["x86_64", "aarch64"].contains(&target("ARCH").as_str()) {
+        println!("cargo::rustc-cfg=lazy_driver");
+    }
+    // So that what is linked here finds the libraries that it was linked with, whatever LD_LIBRARY_PATH is when it runs.
+    for variable in ["CUDA_HOME", "CUDA_PATH"] {
+        println!("cargo::rerun-if-env-changed={variable}");
+    }
+    let home = ["CUDA_HOME", "CUDA_PATH"].into_iter().find_map(env::var_os);
+    let home = home.map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
+    println!(
+        "cargo::rustc-link-arg=-Wl,-rpath,{}",
+        home.join("lib64").display()
+    );
 }

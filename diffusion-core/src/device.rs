@@ -5,32 +5,60 @@ use candle_core::{Device, DeviceLocation};
 use std::fmt;
 use std::process::Command;
 use std::str::FromStr;
+use std::sync::OnceLock;
+
+#[cfg(feature = "cuda")]
+mod cuda;
+#[cfg(lazy_driver)]
+mod driver;
+mod memory;
+
+pub use memory::out_of_memory;
+pub(crate) use memory::too_little;
 
 /// The best device at hand: CUDA, else Metal, else the CPU.
 ///
 /// A device is only tried if the crate was built for it: `cuda` and `metal` are features of this crate (`make lab
 /// FEATURES=cuda` turns one on for all notebooks; on Apple machines Metal is always built in). One that is built in but
-/// does not work, for want of a driver for example, is passed over; [`Setup`] says why.
+/// does not work, for want of a driver for example, is passed over; [`Setup`] and [`Choice::open`] say why.
 pub fn best() -> Device {
     choose().0
 }
 
 /// The best device, and why a better one was passed over.
 fn choose() -> (Device, Option<String>) {
-    let mut note = None;
-    let cuda = cuda_is_available().then(|| ("CUDA", Device::new_cuda(0)));
-    let metal = metal_is_available().then(|| ("Metal", Device::new_metal(0)));
-    for (name, opened) in cuda.into_iter().chain(metal) {
-        match opened {
-            Ok(device) => return (device, note),
-            Err(error) => {
-                let reason = error.to_string();
-                let reason = reason.lines().next().unwrap_or_default();
-                note = Some(format!("{name} is built in but cannot be used: {reason}"));
+    let mut passed_over = Vec::new();
+    let cuda = cuda_is_available().then_some(("CUDA", open_cuda as fn() -> _));
+    let metal = metal_is_available().then_some(("Metal", open_metal as fn() -> _));
+    for (name, open) in cuda.into_iter().chain(metal) {
+        match open() {
+            Ok(device) => return (device, None),
+            Err(reason) => {
+                passed_over.push(format!("{name} is built in but cannot be used: {reason}"));
             }
         }
     }
+    let note = passed_over.join("; ");
+    let note = (!note.is_empty()).then(|| format!("{note}; computing on the CPU"));
     (Device::Cpu, note)
+}
+
+#[cfg(feature = "cuda")]
+use cuda::open as open_cuda;
+
+#[cfg(not(feature = "cuda"))]
+fn open_cuda() -> Result<Device, String> {
+    Err("this build knows no CUDA: build it with `--features cuda`".to_owned())
+}
+
+/// Opened once: candle takes the tensors of two handles for those of two devices.
+fn open_metal() -> Result<Device, String> {
+    static DEVICE: OnceLock<Result<Device, String>> = OnceLock::new();
+    let first = || {
+        let opened = Device::new_metal(0);
+        opened.map_err(|e| e.to_string().lines().next().unwrap_or_default().to_owned())
+    };
+    DEVICE.get_or_init(first).clone()
 }
 
 /// A device by its name, as a command line has it: `auto`, `cpu`, `cuda` or `metal`.
@@ -51,21 +79,29 @@ impl Choice {
     /// Opens the device.
     ///
     /// # Errors
-    /// The crate was built without it, or it does not work: the message says what to do.
+    /// The crate was built without it, or it does not work: the message says why.
     pub fn device(self) -> anyhow::Result<Device> {
-        let opened = match self {
-            Self::Auto => return Ok(best()),
-            Self::Cpu => return Ok(Device::Cpu),
-            Self::Cuda if !cuda_is_available() => anyhow::bail!(
-                "this build knows no CUDA: build it with `--features cuda`, or take the CPU"
-            ),
+        Ok(self.open()?.0)
+    }
+
+    /// Opens the device; [`Choice::Auto`] also says why a better one was passed over, if one was.
+    ///
+    /// # Errors
+    /// As [`Choice::device`].
+    pub fn open(self) -> anyhow::Result<(Device, Option<String>)> {
+        let (name, opened) = match self {
+            Self::Auto => return Ok(choose()),
+            Self::Cpu => return Ok((Device::Cpu, None)),
             Self::Metal if !metal_is_available() => {
                 anyhow::bail!("this build knows no Metal, which exists on Apple machines only")
             }
-            Self::Cuda => Device::new_cuda(0),
-            Self::Metal => Device::new_metal(0),
+            Self::Cuda => ("CUDA", open_cuda()),
+            Self::Metal => ("Metal", open_metal()),
         };
-        Ok(opened.map_err(|e| e.context(format!("{self:?} cannot be used; take the CPU")))?)
+        let cannot = |reason| {
+            anyhow::anyhow!("{name} cannot be used: {reason}; the device cpu always works")
+        };
+        Ok((opened.map_err(cannot)?, None))
     }
 }
 
@@ -96,6 +132,8 @@ pub struct Setup {
     pub device: Device,
     /// Why a better device was passed over, if one was.
     pub note: Option<String>,
+    /// The GPU's name and its memory in bytes, if that is a CUDA device.
+    pub gpu: Option<(String, u64)>,
     /// The processor's name, as the operating system gives it.
     pub processor: Option<String>,
     /// Threads that tensor operations use on the CPU.
@@ -111,8 +149,13 @@ impl Setup {
     pub fn new(seed: u64) -> Self {
         let (device, note) = choose();
         let (processor, memory) = machine();
+        #[cfg(feature = "cuda")]
+        let gpu = cuda::about(&device);
+        #[cfg(not(feature = "cuda"))]
+        let gpu = None;
         Self {
             device,
+            gpu,
             note,
             processor,
             threads: get_num_threads(),
@@ -122,15 +165,17 @@ impl Setup {
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
-        let device = match self.device.location() {
-            DeviceLocation::Cpu => "CPU".to_owned(),
-            DeviceLocation::Cuda { gpu_id } => format!("CUDA GPU {gpu_id}"),
-            DeviceLocation::Metal { gpu_id } => format!("Metal GPU {gpu_id}"),
+        let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
+        let device = match (self.device.location(), &self.gpu) {
+            (DeviceLocation::Cuda { .. }, Some((name, bytes))) => {
+                format!("{name} (CUDA), {}", gib(*bytes))
+            }
+            (DeviceLocation::Cpu, _) => "CPU".to_owned(),
+            (DeviceLocation::Cuda { gpu_id }, None) => format!("CUDA GPU {gpu_id}"),
+            (DeviceLocation::Metal { gpu_id }, _) => format!("Metal GPU {gpu_id}"),
         };
         let processor = self.processor.as_deref().unwrap_or("of unknown name");
-        let memory = self.memory.map_or("unknown".to_owned(), |bytes| {
-            format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64)
-        });
+        let memory = self.memory.map_or("unknown".to_owned(), gib);
         let versions = format!(
             "diffusion-core {}, candle {}, rustc {}",
             env!("CARGO_PKG_VERSION"),

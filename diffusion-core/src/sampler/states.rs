@@ -1,9 +1,10 @@
 //! The loop of the reverse process, as an iterator.
 
 use super::{Noise, Sampler, Solver, Threshold, Variance};
+use crate::device::{out_of_memory, too_little};
 use crate::diffusion::Param;
 use crate::schedule::Schedule;
-use candle_core::{Result, Tensor};
+use candle_core::{Error, Result, Tensor};
 
 /// One step of the reverse process: where it was, what the network took it for, and where it went.
 ///
@@ -298,6 +299,23 @@ where
     fn alpha_bar(&self, t: Option<usize>) -> f64 {
         t.map_or(1.0, |t| self.schedule.alpha_bar(t))
     }
+
+    /// What can be done about it, if the device's memory is full.
+    fn explained(&self, error: Error) -> Error {
+        let Some(name) = out_of_memory(&error) else {
+            return error;
+        };
+        let n = self.x.dims().first().copied().unwrap_or(1);
+        let wanted = format!("a batch of {n} images");
+        let advice = match n {
+            0 | 1 => "a smaller network or smaller images might fit".to_owned(),
+            _ => format!(
+                "draw fewer images at a time, {} say: --batch on the command line, at_once of Model::sample_in_batches",
+                n / 2
+            ),
+        };
+        Error::Msg(format!("sampler: {}", too_little(name, &wanted, &advice)))
+    }
 }
 
 impl<P, N> Iterator for States<'_, P, N>
@@ -310,7 +328,7 @@ where
     /// The next step; nothing after an error.
     fn next(&mut self) -> Option<Result<State>> {
         let t = *self.path.get(self.index)?;
-        let state = self.step(t);
+        let state = self.step(t).map_err(|e| self.explained(e));
         self.index = match state {
             Ok(_) => self.index + 1,
             Err(_) => self.path.len(),

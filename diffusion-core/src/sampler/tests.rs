@@ -129,6 +129,23 @@ fn what_does_not_fit_is_named() -> Result<()> {
 }
 
 #[test]
+fn a_full_memory_names_the_images_and_what_to_try() -> Result<()> {
+    let full = |_: &Tensor, _: &[usize]| -> Result<Tensor> {
+        candle_core::bail!(r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#)
+    };
+    let (schedule, rng) = (Schedule::cosine(10)?, &mut Rng::new(1));
+    let xt = rng.randn((6, 1, 2, 2), CPU)?;
+    let states = Sampler::ddim(5).states(full, &schedule, Param::Eps, &xt, rng)?;
+    let said = states.finish().unwrap_err().to_string();
+    assert!(
+        said.contains("no memory left for a batch of 6 images (CUDA_ERROR_OUT_OF_MEMORY)"),
+        "{said}"
+    );
+    assert!(said.contains("fewer images at a time, 3 say"), "{said}");
+    Ok(())
+}
+
+#[test]
 fn gaussian_data_comes_out_with_its_mean_and_variance() -> Result<()> {
     let schedule = Schedule::linear(1000)?;
     let data = Gaussian {

@@ -6,6 +6,7 @@ use super::times::{on_grid, stride};
 use super::{AdamW, Ema, TrainingConfig, clip_grad_norm};
 use crate::config::{RunConfig, Told};
 use crate::data::{Dataset, Source};
+use crate::device::{out_of_memory, too_little};
 use crate::diffusion::q_sample;
 use crate::model::{Model, Process};
 use crate::nn::Contents;
@@ -510,6 +511,27 @@ impl Training {
         )
     }
 
+    /// What can be done about it, if the device's memory is full.
+    fn explained(&self, error: anyhow::Error) -> anyhow::Error {
+        let Some(name) = out_of_memory(error.as_ref()) else {
+            return error;
+        };
+        let TrainingConfig {
+            batch, accumulate, ..
+        } = self.config;
+        let wanted = format!("training with batch = {batch}");
+        // The product must stay, and with it every step.
+        let advice = match (2..=batch).find(|by| batch.is_multiple_of(*by)) {
+            Some(by) => format!(
+                "batch = {} with accumulate = {} makes the same steps with less memory",
+                batch / by,
+                accumulate * by
+            ),
+            None => "a smaller network or smaller images might fit".to_owned(),
+        };
+        anyhow::anyhow!("training: {}", too_little(name, &wanted, &advice))
+    }
+
     fn step(&mut self) -> Result<Step> {
         let (index, began) = (self.done, Instant::now());
         let (loss, grads) = self.gradients(index)?;
@@ -553,7 +575,8 @@ impl Training {
         let epochs = self.done / per_epoch;
         let wanted = self.config.sample_every;
         if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
-            let sheet = self.samples(self.config.samples)?;
+            let n = self.config.samples;
+            let sheet = self.samples(n).with_context(|| format!("samples = {n}"))?;
             let columns = self.sheet_columns();
             self.with_folder(|folder| folder.save_samples(epochs, &sheet, columns))?;
         }
@@ -744,7 +767,8 @@ impl Iterator for Training {
             self.tell(None);
             return failed.map(Err);
         }
-        let step = self.step().and_then(|step| {
+        let step = self.step().map_err(|e| self.explained(e));
+        let step = step.and_then(|step| {
             self.estimate();
             self.keep(&step)?;
             Ok(step)
@@ -757,5 +781,40 @@ impl Iterator for Training {
         }
         self.tell(step.as_ref().err().map(ToString::to_string).as_deref());
         Some(step)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::unet::SimpleUNet;
+
+    #[test]
+    fn a_full_memory_names_the_batch_and_one_that_makes_the_same_steps() -> Result<()> {
+        let sprites = Dataset::sprites(64, 1)?;
+        let said = |batch, accumulate| -> Result<String> {
+            let config = TrainingConfig {
+                batch,
+                accumulate,
+                ..Default::default()
+            };
+            let net = SimpleUNet {
+                channels: 3,
+                base: 8,
+                ..Default::default()
+            };
+            let training = Training::new(config, net, &sprites, &Device::Cpu)?;
+            let full = r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#;
+            let error = candle_core::Error::Msg(full.to_owned()).context("conv2d");
+            Ok(training.explained(error.into()).to_string())
+        };
+        assert_eq!(
+            said(32, 1)?,
+            "training: the device has no memory left for training with batch = 32 (CUDA_ERROR_OUT_OF_MEMORY); batch = 16 with \
+             accumulate = 2 makes the same steps with less memory"
+        );
+        assert!(said(15, 2)?.contains("batch = 5 with accumulate = 6"));
+        assert!(said(1, 1)?.contains("smaller network"));
+        Ok(())
     }
 }

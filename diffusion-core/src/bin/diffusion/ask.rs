@@ -81,7 +81,7 @@ impl Ask {
         let path = self.checkpoint.as_ref().context(
             "--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run",
         )?;
-        let model = Model::load(path, &self.device.device()?).context("--checkpoint")?;
+        let model = Model::load(path, &crate::device(self.device)?).context("--checkpoint")?;
         let architecture = model.network.architecture();
         ensure!(
             architecture.reduced() == 0,

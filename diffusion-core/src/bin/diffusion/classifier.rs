@@ -48,7 +48,7 @@ pub struct Options {
 
 pub fn run(options: Options) -> Result<()> {
     prepare(&options.out, "safetensors")?;
-    let device = options.device.device()?;
+    let device = crate::device(options.device)?;
     let source = Source {
         task: options.task.clone(),
         images: options.images,

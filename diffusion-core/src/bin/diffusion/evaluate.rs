@@ -5,7 +5,6 @@ use crate::card::{self, Header};
 use crate::sample::{self, How, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
-use diffusion_core::candle::Device;
 use diffusion_core::candle::Tensor;
 use diffusion_core::data::{Dataset, Part, Source, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::Setup;
@@ -191,7 +190,7 @@ enum Seen {
 
 impl Seen {
     fn load(options: &Options, task: &str, real: &Dataset) -> Result<Self> {
-        let device: Device = options.ask.device.device()?;
+        let device = crate::device(options.ask.device)?;
         if let Some(path) = &options.inception {
             let network = InceptionV3::load(path, &device).context("--inception")?;
             return Ok(Self::Inception(network, path.clone()));

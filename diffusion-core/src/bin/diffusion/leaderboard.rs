@@ -113,7 +113,7 @@ pub fn run(options: &Options) -> Result<()> {
     let budget = options.budget;
     ensure!(budget.seeds > 0, "--seeds 0: at least 1 is needed");
     ensure!(budget.samples >= 2, "--samples must be at least 2");
-    let device = options.device.device()?;
+    let device = crate::device(options.device)?;
     let referee = Referee::new(options, &device)?;
     if let Some(folder) = options.results.parent() {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;

@@ -13,9 +13,11 @@ mod train;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use diffusion_core::candle::Device;
+use diffusion_core::device::Choice;
 use diffusion_core::unet::{Architecture, Network};
 use diffusion_core::{config, data, rng::Rng};
 use std::process::ExitCode;
+use std::sync::Once;
 
 /// Trains and looks at diffusion models.
 #[derive(Parser)]
@@ -102,6 +104,16 @@ fn run(command: Command) -> Result<ExitCode> {
         } => summary(&model, config, side)?,
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// The device that was chosen; says once if it is not the best that there might be.
+fn device(choice: Choice) -> Result<Device> {
+    static SAID: Once = Once::new();
+    let (device, note) = choice.open().context("--device")?;
+    if let Some(note) = note {
+        SAID.call_once(|| eprintln!("note: {note}"));
+    }
+    Ok(device)
 }
 
 fn summary(model: &str, config: Option<std::path::PathBuf>, side: Option<usize>) -> Result<()> {

@@ -138,7 +138,7 @@ fn set<T>(field: &mut T, value: Option<T>) {
 pub fn run(options: Options) -> Result<ExitCode> {
     let run = options.config()?;
     let folder = options.folder(&run);
-    let device = options.device.device()?;
+    let device = crate::device(options.device)?;
     run.training.check()?;
     let data = run.data.load(Part::Train, run.training.seed)?;
     let architecture = run.architecture(&data);

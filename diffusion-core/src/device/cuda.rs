@@ -1,0 +1,95 @@
+//! The first CUDA device: whether it can be used, and if not why, in words for a person.
+
+#[cfg(lazy_driver)]
+use super::driver;
+use candle_core::{Device, Result, Tensor};
+use std::sync::OnceLock;
+
+/// The device, opened once: candle takes the tensors of two handles for those of two devices. It is never closed, as there is
+/// nobody to hear what may go wrong then.
+///
+/// # Errors
+/// Why it cannot be used.
+pub(super) fn open() -> std::result::Result<Device, String> {
+    static DEVICE: OnceLock<std::result::Result<Device, String>> = OnceLock::new();
+    let first = || {
+        #[cfg(lazy_driver)]
+        driver::find()?;
+        let opened = Device::new_cuda(0).and_then(|device| {
+            computes(&device)?;
+            Ok(device)
+        });
+        opened.map_err(|error| reason(&error.to_string()))
+    };
+    DEVICE.get_or_init(first).clone()
+}
+
+/// A kernel is loaded only when it is needed, and only then it shows whether it fits the driver and the GPU.
+fn computes(device: &Device) -> Result<()> {
+    let two = Tensor::new(1f32, device)?.affine(1.0, 1.0)?;
+    match two.to_scalar::<f32>()? {
+        2.0 => Ok(()),
+        other => candle_core::bail!("1 + 1 is {other} on it"),
+    }
+}
+
+/// What an error of the driver or of a library means for who meets it.
+fn reason(error: &str) -> String {
+    let cap = option_env!("DIFFUSION_COMPUTE_CAP").unwrap_or("of another GPU");
+    let known = [
+        (
+            "CUDA_ERROR_NO_DEVICE",
+            "the NVIDIA driver finds no GPU (is one hidden by CUDA_VISIBLE_DEVICES?)".to_owned(),
+        ),
+        (
+            "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
+            "the NVIDIA driver is older than the CUDA toolkit that this was built with; update the driver".to_owned(),
+        ),
+        (
+            "CUDA_ERROR_INSUFFICIENT_DRIVER",
+            "the NVIDIA driver is older than the CUDA toolkit that this was built with; update the driver".to_owned(),
+        ),
+        (
+            "CUDA_ERROR_SYSTEM_DRIVER_MISMATCH",
+            "the NVIDIA driver was changed while the machine was running; restart the machine".to_owned(),
+        ),
+        (
+            "CUDA_ERROR_NO_BINARY_FOR_GPU",
+            format!("this was built for newer GPUs (CUDA_COMPUTE_CAP = {cap}); build it again with this GPU's number"),
+        ),
+        (
+            "CUDA_ERROR_INVALID_PTX",
+            format!("this was built for another GPU (CUDA_COMPUTE_CAP = {cap}); build it again with this GPU's number"),
+        ),
+        (
+            "CUDA_ERROR_OUT_OF_MEMORY",
+            "the GPU's memory is full; see with nvidia-smi what is using it".to_owned(),
+        ),
+    ];
+    let first = error.lines().next().unwrap_or_default();
+    let found = known.into_iter().find(|(code, _)| error.contains(code));
+    found.map_or_else(
+        || first.to_owned(),
+        |(code, words)| format!("{words} ({code})"),
+    )
+}
+
+/// Its name and its memory in bytes.
+pub(super) fn about(device: &Device) -> Option<(String, u64)> {
+    let stream = device.as_cuda_device().ok()?.cuda_stream();
+    let context = stream.context();
+    Some((context.name().ok()?, context.total_mem().ok()? as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_are_told_in_words() {
+        let printed = r#"DriverError(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "the provided PTX was compiled with an unsupported toolchain.")"#;
+        assert!(reason(printed).contains("update the driver"));
+        assert!(reason("DriverError(CUDA_ERROR_NO_DEVICE, \"\")").contains("finds no GPU"));
+        assert_eq!(reason("CublasError(X)\nat line 3"), "CublasError(X)");
+    }
+}

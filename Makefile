@@ -1,6 +1,7 @@
 # make lab                      set up whatever is missing, then open JupyterLab on the first notebook
 #   ARGS="--no-browser"         options for JupyterLab
-#   FEATURES=cuda               the device that the whole series computes on (default: the CPU; Metal on a Mac)
+#   FEATURES=cuda               the device that the whole series computes on (default: the CPU; Metal on a Mac);
+#                               test, weights, speedrun, scores and leaderboard take it, too
 #   PYTHON=python3.12           which Python to use
 # make test                     every check there is
 # make bench                    speeds, side by side with what they are compared with
@@ -22,9 +23,17 @@ VENV := .venv/bin/python
 LAB = $(PYTHON) notebooks/lab.py
 FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
+# With FEATURES=cuda, cargo sees the toolkit that `make toolkit` has found or installed.
+CUDA = $(findstring cuda,$(FEATURES))
+IN = $(if $(CUDA),. .cuda/env && )
+COMMA = ,
+CLI = --features cli$(if $(FEATURES),$(COMMA)$(FEATURES))
+DIFFUSION = $(IN)cargo diffusion$(if $(CUDA),-cuda)
+TOOLKIT = $(if $(CUDA),toolkit)
+
 # One thing after the other: each needs what the one before has set up.
 .NOTPARALLEL:
-.PHONY: lab help setup test rust-tests notebook-tests bench notebooks weights speedrun scores leaderboard clean python
+.PHONY: lab help setup toolkit test rust-tests notebook-tests bench notebooks weights speedrun scores leaderboard clean python
 
 lab: python
 	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
@@ -35,15 +44,18 @@ help:
 setup: python
 	@$(LAB) setup $(FEATURE_FLAGS)
 
+toolkit: python
+	@$(LAB) toolkit
+
 test: setup rust-tests notebook-tests
 
-rust-tests:
+rust-tests: $(TOOLKIT)
 	cargo fmt --all --check
-	cargo clippy --locked --workspace --all-targets --features cli -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps --features cli
-	cargo test --locked --workspace --features cli
-	TEST_INSTRUCTIONS=avx2 cargo test --locked --package diffusion-core --features cli --lib ops::
-	TEST_INSTRUCTIONS=plain cargo test --locked --package diffusion-core --features cli --lib ops::
+	$(IN)cargo clippy --locked --workspace --all-targets $(CLI) -- -D warnings
+	$(IN)RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps $(CLI)
+	$(IN)cargo test --locked --workspace $(CLI)
+	$(IN)TEST_INSTRUCTIONS=avx2 cargo test --locked --package diffusion-core $(CLI) --lib ops::
+	$(IN)TEST_INSTRUCTIONS=plain cargo test --locked --package diffusion-core $(CLI) --lib ops::
 
 notebook-tests: .venv/tests.stamp
 	$(VENV) -m pytest tests
@@ -60,32 +72,32 @@ TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*
 CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist
 weights: $(addprefix weights-,$(or $(NAMES),$(CLASSIFIERS) $(TRAINED)))
 
-weights-classifier-%:
-	cargo diffusion classifier --task $* --images 50000 --license mit \
+weights-classifier-%: $(TOOLKIT)
+	$(DIFFUSION) classifier --task $* --images 50000 --license mit \
 		--out weights/classifier-$*.safetensors
 
-weights-%: weights/%.toml
-	cargo diffusion train --config $< --out runs/weights/$*
-	cargo diffusion export --run runs/weights/$* --out weights/$*.safetensors --license mit --again "make weights" $(EXPORT_$*)
+weights-%: weights/%.toml $(TOOLKIT)
+	$(DIFFUSION) train --config $< --out runs/weights/$*
+	$(DIFFUSION) export --run runs/weights/$* --out weights/$*.safetensors --license mit --again "make weights" $(EXPORT_$*)
 EXPORT_sprites-epochs = --epochs 0,4,8,31
 
-speedrun:
+speedrun: $(TOOLKIT)
 	rm -rf runs/speedrun
-	cargo diffusion train --config weights/speedrun.toml --minutes 10 --out runs/speedrun
-	cargo diffusion export --run runs/speedrun --out weights/speedrun.safetensors --samples 100 \
+	$(DIFFUSION) train --config weights/speedrun.toml --minutes 10 --out runs/speedrun
+	$(DIFFUSION) export --run runs/speedrun --out weights/speedrun.safetensors --samples 100 \
 		--license mit --again "make speedrun"
 	$(MAKE) scores NAMES=speedrun
 
 SCORED = sprites-context mnist fashion-mnist speedrun
 scores: $(addprefix scores-,$(or $(NAMES),$(SCORED)))
 
-scores-%: weights/%.safetensors
-	cargo diffusion evaluate --checkpoint $< --card weights/$*.md --out runs/scores/$*.json --n 5000 --sampler dpm++ --steps 20 \
+scores-%: weights/%.safetensors $(TOOLKIT)
+	$(DIFFUSION) evaluate --checkpoint $< --card weights/$*.md --out runs/scores/$*.json --n 5000 --sampler dpm++ --steps 20 \
 		--guidance $(or $(SCALE_$*),1.5)
 SCALE_sprites-context = 4
 
-leaderboard:
-	cargo diffusion leaderboard
+leaderboard: $(TOOLKIT)
+	$(DIFFUSION) leaderboard
 
 .venv/tests.stamp: tests/requirements.txt .venv/requirements.stamp
 	@$(VENV) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
@@ -97,4 +109,4 @@ python:
 	(https://www.python.org/downloads/), or name one with 'make PYTHON=/path/to/python3'."; exit 1; }
 
 clean:
-	rm -rf .venv .evcxr .lab target tests/browser/node_modules
+	rm -rf .venv .evcxr .lab .cuda target tests/browser/node_modules

@@ -3,10 +3,11 @@
 
     lab.py setup [--features cuda]      .venv, the Rust kernel, its build cache
     lab.py open [--features cuda] ...   the same, then JupyterLab on the first notebook; further options go to JupyterLab
+    lab.py toolkit                      the CUDA toolkit alone, for the command line
     lab.py kernel CACHE KERNEL ...      what Jupyter runs: starts the kernel on a copy of the build cache
 
 Everything stays inside the project: .venv (JupyterLab and the kernel's registration), .evcxr (the kernel, unless a
-fitting one is on PATH) and .lab (the kernel's build cache). Only cargo's own cache lies elsewhere.
+fitting one is on PATH), .lab (the kernel's build cache) and .cuda (see cuda_toolkit.py). Only cargo's own cache lies elsewhere.
 Any step that was interrupted is taken up again by the next call. Standard library only.
 """
 import hashlib
@@ -21,6 +22,9 @@ import threading
 import time
 from pathlib import Path
 
+import cuda_toolkit
+from cuda_toolkit import Problem
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS, VENV, EVCXR, LAB = ROOT / "notebooks", ROOT / ".venv", ROOT / ".evcxr", ROOT / ".lab"
 FIRST = "01_forward.ipynb"
@@ -28,10 +32,6 @@ KERNELS = LAB / "kernels"
 PYTHON, RUST, KERNEL = (3, 10), (1, 95), (0, 22)
 FEATURES = ("cuda", "metal")
 INTERRUPTED = 130
-
-
-class Problem(Exception):
-    """Something that the user can mend; the message says how."""
 
 
 def dotted(version):
@@ -69,8 +69,6 @@ def check_tools(features):
         raise Problem(f"FEATURES={','.join(features)}: there is no feature '{unknown[0]}'; choose from {', '.join(FEATURES)}.")
     if "metal" in features and sys.platform != "darwin":
         raise Problem("FEATURES=metal: Metal exists on Apple machines only, where it is on without a flag.")
-    if "cuda" in features and not (shutil.which("nvcc") or os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")):
-        raise Problem("FEATURES=cuda: the CUDA toolkit was not found; install it, put nvcc on PATH or set CUDA_HOME.")
 
 
 def digest(*parts):
@@ -159,23 +157,31 @@ def feature_package(features):
     return f":dep diffusion-features = {{ path = {json.dumps(str(package))} }}\n"
 
 
+def building_environment(features, **more):
+    """What cargo and the kernel see."""
+    base = dict(os.environ, **more)
+    return cuda_toolkit.environment(base=base) if "cuda" in features else base
+
+
 def fill_cache(kernel, features):
     """Lets the kernel itself build what the notebooks depend on, in the folder that later kernels start from."""
     folder, stamp = cache(features)
     sources = sorted(p for p in (ROOT / "diffusion-core").rglob("*") if p.is_file() and "target" not in p.parts)
-    want = digest(kernel, features, subprocess.check_output(["rustc", "-vV"]).decode(),
+    toolkit = (cuda_toolkit.OWN / "toolkit.json").read_text() if "cuda" in features else ""
+    want = digest(kernel, features, toolkit, subprocess.check_output(["rustc", "-vV"]).decode(),
                   NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock", *(part for path in sources for part in (path.relative_to(ROOT), path)))
     if stamped(stamp, want):
         return
     first_time = not stamp.is_file()
-    print("Building diffusion-core as the kernel does" + (": once, some 3 to 10 minutes …" if first_time else " …"), flush=True)
+    length = "half an hour, as nvcc compiles candle's kernels" if "cuda" in features else "3 to 10 minutes"
+    print("Building diffusion-core as the kernel does" + (f": once, some {length} …" if first_time else " …"), flush=True)
     began = time.time()
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     # The versions that the project was tested with.
     shutil.copy(ROOT / "Cargo.lock", folder / "Cargo.lock")
     script = "from lab import warm_up; warm_up()"
-    environment = dict(os.environ, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(folder))
+    environment = building_environment(features, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(folder))
     code = subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode
     if code == INTERRUPTED:
         raise KeyboardInterrupt
@@ -235,6 +241,8 @@ def warm_up():
 def setup(features):
     check_tools(features)
     LAB.mkdir(exist_ok=True)
+    if "cuda" in features:
+        cuda_toolkit.choose()
     make_venv()
     kernel = find_kernel()
     register_kernel(kernel, features)
@@ -282,7 +290,8 @@ def run_kernel(ready, command):
         copy_cache(ready, own)
     else:
         own.mkdir()
-    child = subprocess.Popen(command, env=dict(os.environ, EVCXR_TMPDIR=str(own)))
+    features = ready.name.split("-")[1:]
+    child = subprocess.Popen(command, env=building_environment(features, EVCXR_TMPDIR=str(own)))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: child.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts this kernel by message
@@ -302,7 +311,7 @@ def alive(pid):
 
 
 def main(arguments):
-    if not arguments or arguments[0] not in ("setup", "open", "kernel"):
+    if not arguments or arguments[0] not in ("setup", "open", "toolkit", "kernel"):
         sys.exit(__doc__)
     action, rest = arguments[0], arguments[1:]
     if action == "kernel":
@@ -311,7 +320,13 @@ def main(arguments):
     if rest[:1] == ["--features"]:
         features, rest = [f for f in re.split(r"[ ,]+", rest[1]) if f], rest[2:]
     try:
-        setup(features) if action == "setup" else open_lab(features, rest)
+        if action == "toolkit":
+            check_tools([])
+            cuda_toolkit.choose()
+        elif action == "setup":
+            setup(features)
+        else:
+            open_lab(features, rest)
     except Problem as problem:
         sys.exit(f"make: {problem}")
     except subprocess.CalledProcessError as error:

@@ -25,7 +25,7 @@ PACKAGES = (
     "nvidia-cuda-runtime==13.0.96", "nvidia-cuda-nvrtc==13.0.88", "nvidia-cublas==13.0.2.14", "nvidia-curand==10.4.0.35",
     "nvidia-cudnn-cu13==9.28.0.42",
 )
-DOWNLOAD, ON_DISK = "1.1 GB", "2.1 GB"
+DOWNLOAD, ON_DISK = "1.2 GB", "2.2 GB"
 # The oldest GPUs (compute capability) that this version of nvcc compiles for.
 OLDEST = 75
 USUAL = 80
@@ -89,7 +89,7 @@ def install(own=OWN):
     if stamp.is_file() and stamp.read_text() == wanted:
         return home
     print(f"There is no CUDA toolkit (nvcc on PATH, CUDA_HOME, CUDA_PATH). Installing NVIDIA's packages of CUDA "
-          f"{'.'.join(map(str, VERSION))} from PyPI into {own.name}:\n{DOWNLOAD} to download, {ON_DISK} on disk, once. "
+          f"{'.'.join(map(str, VERSION))} from PyPI into {own.name}:\n{DOWNLOAD} to download, {ON_DISK} on disk (and {DOWNLOAD} more meanwhile), once. "
           "NVIDIA's licence applies to them: https://docs.nvidia.com/cuda/eula", flush=True)
     began = time.time()
     stamp.unlink(missing_ok=True)

@@ -4,10 +4,8 @@
 use anyhow::{Context, Result, bail};
 use diffusion_core::candle::{self, Device, Tensor, safetensors};
 use diffusion_core::diffusion::Param;
-use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold, Variance};
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::unet::{Condition, Network, SimpleUNet};
 use std::collections::HashMap;
 
 fn golden() -> Result<HashMap<String, Tensor>> {
@@ -127,6 +125,9 @@ fn the_time_steps_are_those_of_diffusers() -> Result<()> {
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
+    use diffusion_core::rng::Rng;
+    use diffusion_core::unet::{Condition, Network, SimpleUNet};
+
     fn resident() -> Result<f64> {
         let status = std::fs::read_to_string("/proc/self/status")?;
         let line = status.lines().find(|l| l.starts_with("VmRSS"));

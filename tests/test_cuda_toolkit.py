@@ -136,7 +136,7 @@ def test_it_is_installed_once_after_saying_so_and_again_after_an_interruption(ma
 
     def run(command, **options):
         if command[1:3] == ["-m", "venv"]:
-            assert "1.1 GB to download, 2.1 GB on disk" in capsys.readouterr().out, "it is said first"
+            assert f"{cuda_toolkit.DOWNLOAD} to download, {cuda_toolkit.ON_DISK} on disk" in capsys.readouterr().out, "it is said first"
             return subprocess.CompletedProcess(command, 0)
         if command[1:3] == ["-m", "pip"]:
             calls.append(command)

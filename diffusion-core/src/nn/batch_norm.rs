@@ -90,8 +90,13 @@ impl BatchNorm2d {
             (&self.running_mean, &moments.mean, 1.0),
             (&self.running_var, &moments.variance, unbiased),
         ] {
-            let before = running.as_detached_tensor().to_dtype(DType::F64)?;
-            let seen = seen.to_dtype(DType::F64)?;
+            // Metal knows no f64.
+            let wide = match running.device().is_metal() {
+                true => DType::F32,
+                false => DType::F64,
+            };
+            let before = running.as_detached_tensor().to_dtype(wide)?;
+            let seen = seen.to_dtype(wide)?;
             let after = ((before * (1.0 - MOMENTUM))? + (seen * (MOMENTUM * factor))?)?;
             running.set(&after.to_dtype(running.dtype())?)?;
         }

@@ -1,6 +1,6 @@
 //! The numbers that a plot is given: slices, vectors, arrays, ranges and tensors, of any number type.
 
-use candle_core::{DType, Result, Tensor};
+use candle_core::{DType, Device, Result, Tensor};
 
 /// A number type that a plot can be given.
 pub trait Number: Copy {
@@ -64,7 +64,9 @@ where
 
 impl Values for Tensor {
     fn to_vec_f64(&self) -> Result<Vec<f64>> {
-        self.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
+        // On the host, since not every device knows f64.
+        let x = self.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+        x.flatten_all()?.to_vec1()
     }
 }
 

@@ -1,6 +1,6 @@
 //! What a network is told besides the noisy image and its time step.
 
-use candle_core::{DType, Result, Tensor, bail};
+use candle_core::{DType, Device, Result, Tensor, bail};
 
 /// What the images of a batch should show: nothing in particular, classes, context vectors, or what a small image shows.
 ///
@@ -208,8 +208,11 @@ fn kept(x: &Tensor, drop: &[bool]) -> Result<Tensor> {
 /// Equal in kind and in every number.
 impl PartialEq for Condition {
     fn eq(&self, other: &Self) -> bool {
-        let numbers =
-            |x: &Tensor| -> Result<Vec<f64>> { x.to_dtype(DType::F64)?.flatten_all()?.to_vec1() };
+        // On the host, since not every device knows f64.
+        let numbers = |x: &Tensor| -> Result<Vec<f64>> {
+            let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
+            x.flatten_all()?.to_vec1()
+        };
         match (self, other) {
             (Self::None, Self::None) => true,
             (Self::Labels(a), Self::Labels(b)) => a == b,

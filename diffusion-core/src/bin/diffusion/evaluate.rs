@@ -184,7 +184,7 @@ fn task(options: &Options, model: Option<&Asked>) -> Result<String> {
 
 /// In whose features samples and real images are compared.
 enum Seen {
-    Classifier(Classifier),
+    Classifier(Box<Classifier>),
     Inception(InceptionV3, PathBuf),
 }
 
@@ -217,7 +217,7 @@ impl Seen {
             size(real.shape()),
             real.class_names().join(", ")
         );
-        Ok(Self::Classifier(classifier))
+        Ok(Self::Classifier(Box::new(classifier)))
     }
 
     /// An error if it cannot look at images of this shape, which are `whose`.

@@ -31,6 +31,8 @@ mod batch_norm;
 mod concat;
 mod conv;
 mod cpu;
+#[cfg(any(test, feature = "cuda"))]
+mod cuda;
 mod embedding;
 #[cfg(test)]
 pub(crate) mod gradients;

@@ -5,6 +5,10 @@
 
 mod bias;
 mod group_norm;
+mod normals;
+mod parameters;
+mod planes;
+mod pointwise;
 
 use super::emulate::{Order, run};
 use super::{Launch, Real};

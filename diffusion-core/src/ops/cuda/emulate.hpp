@@ -1,7 +1,8 @@
 // What CUDA gives the kernels, for the host's compiler: a thread is a fiber, a barrier passes control to the next one.
 //
 // Blocks run one after the other. In a block a fiber runs threads to their end until one of them waits at a barrier; then
-// another fiber goes on with the next thread. So kernels without barriers cost no switching. `backwards` takes blocks and
+// another fiber goes on with the next thread. So kernels without barriers cost no switching. A warp goes on for as long as
+// it can before another does: what is written before others have read it is then wrong. `backwards` takes blocks, warps and
 // threads from the last to the first: a result that depends on who comes first then differs.
 #define _XOPEN_SOURCE 700
 #define _DARWIN_C_SOURCE
@@ -39,6 +40,8 @@ struct Fiber {
 
 static const size_t STACK = 128 << 10;
 static std::vector<Fiber *> fibers;
+// Of each thread that has begun the fiber that it is on, or was.
+static Fiber *of_thread[1024];
 static Fiber *current;
 static ucontext_t scheduler;
 static std::function<void()> work;
@@ -63,6 +66,7 @@ static void body() {
       me->thread = backwards ? blockDim.x - 1 - next_thread : next_thread;
       next_thread++;
       me->state = GOES;
+      of_thread[me->thread] = me;
       become(me);
       work();
       finished++;
@@ -103,10 +107,29 @@ static void wait_at(State state, uint64_t &passed, unsigned &waiting, unsigned a
   me->state = GOES;
 }
 
-static bool ready(const Fiber *f) {
+static bool ready(unsigned thread) {
+  const Fiber *f = of_thread[thread];
+  if (f->thread != thread) return false;
   if (f->state == WAITS_FOR_BLOCK) return passed >= f->waits_for;
-  if (f->state == WAITS_FOR_WARP) return passed_by_warp[f->thread / 32] >= f->waits_for;
+  if (f->state == WAITS_FOR_WARP) return passed_by_warp[thread / 32] >= f->waits_for;
   return false;
+}
+
+// Lets the threads of a warp that have begun go on until all wait for others; whether any did.
+static bool go_on(unsigned warp) {
+  bool any = false, moved = true;
+  while (moved && !fault) {
+    moved = false;
+    for (unsigned i = 0; i < 32; i++) {
+      unsigned thread = 32 * warp + (backwards ? 31 - i : i);
+      bool begun = (backwards ? blockDim.x - 1 - thread : thread) < next_thread;
+      if (thread < blockDim.x && begun && ready(thread)) {
+        resume(of_thread[thread]);
+        any = moved = true;
+      }
+    }
+  }
+  return any;
 }
 
 static void run_block() {
@@ -114,17 +137,15 @@ static void run_block() {
   passed = 0;
   memset(passed_by_warp, 0, sizeof passed_by_warp);
   memset(waiting_in_warp, 0, sizeof waiting_in_warp);
+  while (next_thread < blockDim.x && !fault) {
+    Fiber *f = fresh();
+    resume(f);
+    go_on(f->thread / 32);
+  }
   while (finished < blockDim.x && !fault) {
     bool moved = false;
-    if (next_thread < blockDim.x) {
-      resume(fresh());
-      moved = true;
-    }
-    for (size_t i = 0; i < fibers.size(); i++)
-      if (ready(fibers[i])) {
-        resume(fibers[i]);
-        moved = true;
-      }
+    unsigned warps = blockDim.x / 32;
+    for (unsigned i = 0; i < warps; i++) moved |= go_on(backwards ? warps - 1 - i : i);
     if (!moved) fault = "a barrier that not all threads come to";
   }
 }

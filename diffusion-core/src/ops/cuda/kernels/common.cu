@@ -34,7 +34,7 @@ struct Of;
 template <>
 struct Of<float> {
   // In 16 bytes, the most that a thread reads at once.
-  static const int WIDTH = 4;
+  enum { WIDTH = 4 };
   static __device__ __forceinline__ float read(float x) { return x; }
   static __device__ __forceinline__ float write(float x) { return x; }
   static __device__ __forceinline__ float divide(float a, float b) { return __fdiv_rn(a, b); }
@@ -42,7 +42,7 @@ struct Of<float> {
 
 template <>
 struct Of<bf16> {
-  static const int WIDTH = 8;
+  enum { WIDTH = 8 };
   static __device__ __forceinline__ float read(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
   // To the nearest, and to the even one of two; not-a-number stays so.
   static __device__ __forceinline__ bf16 write(float x) {

@@ -246,3 +246,98 @@ fn launches_that_cannot_be_are_errors() {
     assert!(Launch::new("k", (1, 65535), 1024, vec![]).is_ok());
     assert!(Launch::over(0, "k", vec![]).is_err());
 }
+
+/// Tensors of more numbers than the threads of all blocks: the threads go on to further ones. Tried with a single block.
+#[test]
+fn few_blocks_do_the_work_of_many() {
+    use super::plan::{activation::Pointwise, bias::Bias, images::Images};
+    use super::plan::{pool::Pool, softmax::Softmax, upsample::Upsample};
+    let (planes, height, width) = (40, 9, 8);
+    let length = planes * height * width;
+    let x = random(1, length);
+    let indices = Memory::of_values(&[2u32, 0, 1], 0);
+    let pixels = Memory::of(&(0..255).collect::<Vec<u8>>(), 0);
+    for real in REALS {
+        for off in [0, 1] {
+            let results = [u32::MAX, 1].map(|most| {
+                let out = || Numbers::empty(real, 4 * length, off);
+                let (x, y) = (Numbers::of(real, &x, off), out());
+                let bias = Numbers::of(Real::F32, &random(2, planes), 0);
+                let images = Numbers::empty(Real::F32, 3 * 85, off);
+                let activation = Activation::Silu;
+                let pointwise = Pointwise {
+                    real,
+                    length,
+                    activation,
+                };
+                let biased = Bias {
+                    real,
+                    batch: 5,
+                    channels: 8,
+                    pixels: height * width,
+                    by_image: true,
+                };
+                let softmax = |rows: usize| Softmax {
+                    real,
+                    rows,
+                    length: length / rows,
+                    scale: 1.0,
+                };
+                let upsample = Upsample {
+                    real,
+                    planes,
+                    height,
+                    width,
+                };
+                let pool = Pool {
+                    real,
+                    planes,
+                    height,
+                    width,
+                    size: 2,
+                    mean: true,
+                };
+                let gather = Images {
+                    count: 3,
+                    size: 85,
+                    batch: 3,
+                };
+                let outs: Vec<_> = (0..10).map(|_| out()).collect();
+                let [a, b, c, d, e, f, g, h, i, j] = &outs[..] else {
+                    unreachable!()
+                };
+                let sums = Numbers::empty(Real::F32, planes, 0);
+                let launches = [
+                    pointwise.forward(x.at(), a.at()),
+                    pointwise.backward(x.at(), x.at(), b.at()),
+                    pointwise.forward(x.at(), y.at()),
+                    biased.forward(y.at(), bias.at()),
+                    biased.backward(x.at(), sums.at(), 0),
+                    softmax(planes).forward(x.at(), c.at()),
+                    softmax(planes).backward(x.at(), x.at(), d.at()),
+                    softmax(1).forward(x.at(), e.at()),
+                    softmax(1).backward(x.at(), x.at(), f.at()),
+                    upsample.forward(x.at(), g.at()),
+                    upsample.backward(g.at(), h.at()),
+                    pool.forward(x.at(), i.at()),
+                    pool.backward(x.at(), x.at(), j.at()),
+                    gather.forward(pixels.at(), indices.at(), images.at()),
+                ];
+                for launch in launches.into_iter().flat_map(Result::unwrap) {
+                    let blocks = launch.blocks.0.min(most);
+                    run(
+                        &[Launch {
+                            blocks: (blocks, 1),
+                            ..launch
+                        }],
+                        Order::Forwards,
+                    );
+                }
+                let of_all = outs.iter().chain([&y, &sums, &images]);
+                let bits = of_all.flat_map(|out| out.memory.bytes());
+                bits.collect::<Vec<u8>>()
+            });
+            assert!(results[0] == results[1], "{real:?}, {off} off");
+        }
+    }
+}

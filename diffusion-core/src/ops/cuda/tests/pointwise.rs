@@ -27,14 +27,13 @@ fn activations_are_the_formula() {
                         run(plan.backward(x.at(), dy.at(), dx.at()).unwrap());
                         vec![y.values(), dx.values()]
                     });
-                    let both = |i: usize| {
-                        let (y, slope) = curve(activation, x[i].into());
-                        [y, slope * f64::from(dy[i])]
-                    };
-                    for pass in 0..2 {
-                        let want: Vec<f64> = (0..length).map(|i| both(i)[pass]).collect();
-                        close(&what, real, &got[pass], &want, 1e-6);
-                    }
+                    let both = x.iter().zip(&dy).map(|(x, dy)| {
+                        let (y, slope) = curve(activation, f64::from(*x));
+                        (y, slope * f64::from(*dy))
+                    });
+                    let (y, dx): (Vec<_>, Vec<_>) = both.unzip();
+                    close(&what, real, &got[0], &y, 1e-6);
+                    close(&what, real, &got[1], &dx, 1e-6);
                 }
             }
         }

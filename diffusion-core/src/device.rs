@@ -7,14 +7,22 @@ use std::process::Command;
 use std::str::FromStr;
 use std::sync::OnceLock;
 
+mod check;
 #[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(lazy_driver)]
 mod driver;
 mod memory;
+mod precision;
 
+pub use check::{Check, check};
+#[cfg(feature = "cuda")]
+pub use cuda::peak_memory;
 pub use memory::out_of_memory;
 pub(crate) use memory::too_little;
+pub use precision::Precision;
+#[cfg(feature = "cuda")]
+pub(crate) use precision::tf32;
 
 /// The best device at hand: CUDA, else Metal, else the CPU.
 ///

@@ -185,6 +185,12 @@ impl Dataset {
         counts
     }
 
+    /// All pixels, (N, C, H, W).
+    #[cfg(feature = "cuda")]
+    pub(crate) fn pixels(&self) -> &[u8] {
+        &self.pixels
+    }
+
     /// The images with these indices, as f32 in \[−1, 1\]: black is −1, white 1.
     ///
     /// # Shapes

@@ -2,6 +2,11 @@
 
 #[cfg(lazy_driver)]
 use super::driver;
+use candle_core::cuda_backend::WrapErr;
+use candle_core::cuda_backend::cudarc::driver::result::{device::get_default_mem_pool, mem_pool};
+use candle_core::cuda_backend::cudarc::driver::sys::{
+    CUmemPool_attribute as Attribute, CUmemoryPool,
+};
 use candle_core::{Device, Result, Tensor};
 use std::sync::OnceLock;
 
@@ -17,11 +22,48 @@ pub(super) fn open() -> std::result::Result<Device, String> {
         driver::find()?;
         let opened = Device::new_cuda(0).and_then(|device| {
             computes(&device)?;
+            keep_memory(&device)?;
             Ok(device)
         });
         opened.map_err(|error| reason(&error.to_string()))
     };
     DEVICE.get_or_init(first).clone()
+}
+
+/// Has the driver keep memory that is free again for what comes next. Else it takes it back whenever the host waits for the
+/// device, and every step begins by asking for it.
+fn keep_memory(device: &Device) -> Result<()> {
+    let Some(pool) = pool(device)? else {
+        return Ok(());
+    };
+    let mut all = u64::MAX;
+    let threshold = Attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
+    // SAFETY: the pool is the device's own, and the attribute a number of 64 bits.
+    unsafe { mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()) }.w()
+}
+
+/// The most bytes that tensors and workspaces have taken on a CUDA device at one time; `None` for other devices, and where the
+/// driver does not tell.
+pub fn peak_memory(device: &Device) -> Option<u64> {
+    let pool = pool(device).ok()??;
+    let mut most = 0u64;
+    let high = Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
+    // SAFETY: the pool is the device's own, and the attribute a number of 64 bits.
+    unsafe { mem_pool::get_attribute(pool, high, (&raw mut most).cast()) }.ok()?;
+    Some(most)
+}
+
+/// Where the driver takes the memory of a device from, if it has a pool for it.
+fn pool(device: &Device) -> Result<Option<CUmemoryPool>> {
+    let stream = device.as_cuda_device()?.cuda_stream();
+    let context = stream.context();
+    if !context.has_async_alloc() {
+        return Ok(None);
+    }
+    // SAFETY: the context's own device.
+    unsafe { get_default_mem_pool(context.cu_device()) }
+        .w()
+        .map(Some)
 }
 
 /// A kernel is loaded only when it is needed, and only then it shows whether it fits the driver and the GPU.

@@ -1,6 +1,9 @@
 //! SiLU, GELU and ReLU, and the choice between an activation and none.
 
 use super::cpu::{activation::Pointwise, takes};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::half::{half, wide};
 use candle_core::{Result, Tensor};
 use std::f64::consts::FRAC_1_SQRT_2;
 
@@ -49,6 +52,13 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
         return x.contiguous()?.apply_op1(Pointwise(Activation::Silu));
     }
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[]) {
+        return cuda::device::activate(x, Activation::Silu);
+    }
+    if let Some(half) = half(x) {
+        return silu(&wide(x)?)?.to_dtype(half);
+    }
     x.silu()
 }
 
@@ -68,6 +78,13 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
         return x.contiguous()?.apply_op1(Pointwise(Activation::Gelu));
     }
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[]) {
+        return cuda::device::activate(x, Activation::Gelu);
+    }
+    if let Some(half) = half(x) {
+        return gelu(&wide(x)?)?.to_dtype(half);
+    }
     // From erf, because the gradient of candle's own `gelu_erf` has constants of six digits.
     (x * 0.5)? * ((x * FRAC_1_SQRT_2)?.erf()? + 1.0)?
 }
@@ -84,6 +101,10 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn relu(x: &Tensor) -> Result<Tensor> {
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[]) {
+        return cuda::device::activate(x, Activation::Relu);
+    }
     if takes(&[x]) {
         return x.contiguous()?.apply_op1(Pointwise(Activation::Relu));
     }

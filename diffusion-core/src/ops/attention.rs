@@ -1,6 +1,9 @@
 //! Multi-head attention over positions.
 
 use super::cpu::{attention::Attention, takes};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::half::{half, wide};
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
@@ -53,6 +56,13 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
             q.dims()
         )
     }
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(q, &[k, v]) {
+        return on_device(q, &k.to_dtype(q.dtype())?, &v.to_dtype(q.dtype())?, heads);
+    }
+    if let Some(half) = half(q) {
+        return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
+    }
     if takes(&[q, k, v]) {
         return q
             .contiguous()?
@@ -70,6 +80,24 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
     let looks_at = softmax(&scores, D::Minus1)?;
     looks_at
         .matmul(&per_head(v, m)?)?
+        .transpose(1, 2)?
+        .reshape((b, n, c))
+}
+
+/// On a CUDA device: two products of cuBLAS, with a kernel between them.
+#[cfg(feature = "cuda")]
+fn on_device(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, c) = q.dims3()?;
+    let d = c / heads;
+    let per_head = |x: &Tensor| {
+        x.reshape((b, x.dim(1)?, heads, d))?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    let scores = per_head(q)?.matmul(&per_head(k)?.t()?)?;
+    let looks_at = cuda::device::softmax(&scores, (d as f64).powf(-0.5))?;
+    looks_at
+        .matmul(&per_head(v)?)?
         .transpose(1, 2)?
         .reshape((b, n, c))
 }

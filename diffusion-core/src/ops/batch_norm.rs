@@ -1,6 +1,7 @@
 //! Normalisation of each channel over a whole batch.
 
 use super::cpu::{batch_norm::BatchNorm, takes};
+use super::half::{half, wide};
 use super::norm::standardize;
 use super::{Activation, one_per_channel};
 use candle_core::{Result, Tensor, bail};
@@ -43,6 +44,10 @@ pub fn batch_norm(
     activation: Activation,
 ) -> Result<(Tensor, Moments)> {
     let channels = check("batch_norm", x, &[("weight", weight), ("bias", bias)])?;
+    if let Some(half) = half(x) {
+        let (y, found) = batch_norm(&wide(x)?, weight, bias, eps, activation)?;
+        return Ok((y.to_dtype(half)?, found));
+    }
     if takes(&[x, weight, bias]) {
         let (kernel, found) = BatchNorm::of_batch(eps, activation);
         let y = x
@@ -94,6 +99,10 @@ pub fn batch_norm_with(
         ("variance", variance),
     ];
     check("batch_norm_with", x, &of_channels)?;
+    if let Some(half) = half(x) {
+        let y = batch_norm_with(&wide(x)?, moments, weight, bias, eps, activation)?;
+        return y.to_dtype(half);
+    }
     if takes(&[x, weight, bias, mean, variance]) {
         let kernel = BatchNorm::with(mean, variance, eps, activation)?;
         return x

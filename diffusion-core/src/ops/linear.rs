@@ -1,6 +1,7 @@
 //! The affine map.
 
 use super::cpu::{linear::Linear, takes};
+use super::half::{half, rounded, wide};
 use super::one_per_channel;
 use candle_core::{Result, Tensor, bail};
 
@@ -37,6 +38,9 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(bias) = bias {
         one_per_channel(OP, ("bias", bias), out, ("weight", weight))?;
     }
+    if let Some(half) = half(x).filter(|_| !x.device().is_cuda()) {
+        return linear(&wide(x)?, &rounded(weight, half)?, bias)?.to_dtype(half);
+    }
     let x = x.reshape(((), *c))?;
     let y = match bias {
         Some(bias) if takes(&[&x, weight, bias]) => {
@@ -44,8 +48,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
                 .apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
         }
         None if takes(&[&x, weight]) => x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?,
-        Some(bias) => x.matmul(&weight.t()?)?.broadcast_add(bias)?,
-        None => x.matmul(&weight.t()?)?,
+        // The weight in the type of x: bf16 goes through cuBLAS as such.
+        Some(bias) => x
+            .matmul(&weight.to_dtype(x.dtype())?.t()?)?
+            .broadcast_add(&bias.to_dtype(x.dtype())?)?,
+        None => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?,
     };
     y.reshape([rows, &[out]].concat())
 }

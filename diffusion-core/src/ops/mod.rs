@@ -1,14 +1,17 @@
 //! Differentiable operations: what the layers of [`nn`](crate::nn) are made of.
 //!
 //! Each takes and returns candle tensors, of f32 or f64, and has a gradient with respect to every tensor that goes in:
-//! call `backward()` on what comes out in the end.
+//! call `backward()` on what comes out in the end. Images may be of bf16 or f16, with parameters of f32: then products are
+//! of numbers rounded to 16 bits, and sums, means and variances of f32.
 //!
 //! For f32 on the CPU each has kernels of its own, one for the values and one for the gradients, on all threads and with the
 //! vector instructions that the machine is found to have (AVX-512, AVX2, NEON, or none). Their results are the same, to the
-//! bit, on every run on the same machine with the same number of threads, which `RAYON_NUM_THREADS` says. Other types, and
-//! CUDA and Metal, take a composition of candle operations, which is also what the kernels are tested against. Where candle's
+//! bit, on every run on the same machine with the same number of threads, which `RAYON_NUM_THREADS` says. On CUDA, for f32 and
+//! bf16, convolutions are cuDNN's, and most others have kernels too, which the tests compile for the CPU. Other types, and
+//! Metal, take a composition of candle operations, which is also what the kernels are tested against. Where candle's
 //! own gradient is wrong or missing, the composition goes around it and the comment there says so. All gradients are checked
-//! on the CPU, against central differences and against PyTorch; on CUDA and Metal they are not.
+//! on the CPU, against central differences and against PyTorch; [`device::check`](crate::device::check) holds those of another
+//! device against the CPU's.
 //!
 //! A 3×3 convolution of stride 1 is done by Winograd's algorithm, with tiles of 4×4 outputs or, for images of 2×2, of 2×2. Its
 //! root-mean-square error, relative to the result, is then some 10⁻⁶ (0.4 … 1.4 · 10⁻⁶ in the unit tests, which print it; with
@@ -36,10 +39,17 @@ mod cuda;
 mod embedding;
 #[cfg(test)]
 pub(crate) mod gradients;
+mod half;
 mod linear;
 mod norm;
 mod pool;
 mod upsample;
+
+#[cfg(feature = "cuda")]
+pub(crate) use cuda::{
+    device::{Fused, Noise, Resident, Row},
+    plan::parameters::Update as FusedUpdate,
+};
 
 pub use activation::{Activation, gelu, relu, silu};
 pub use attention::attention;

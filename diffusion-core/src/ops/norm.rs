@@ -1,6 +1,9 @@
 //! Normalisation: of activations by groups of channels, and of a convolution's weights.
 
 use super::cpu::{group_norm::GroupNorm, takes};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::half::{half, wide};
 use super::{Activation, one_per_channel};
 use candle_core::{D, DType, Result, Tensor, bail};
 
@@ -50,6 +53,13 @@ pub fn group_norm(
             x.dims()
         )
     }
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[weight, bias]) {
+        return cuda::device::group_norm(x, groups, weight, bias, eps, activation);
+    }
+    if let Some(half) = half(x) {
+        return group_norm(&wide(x)?, groups, weight, bias, eps, activation)?.to_dtype(half);
+    }
     if takes(&[x, weight, bias]) {
         let kernel = GroupNorm {
             groups,
@@ -94,7 +104,11 @@ pub fn weight_standardize(weight: &Tensor, eps: f64) -> Result<Tensor> {
             weight.dims()
         )
     }
-    if takes(&[weight]) {
+    #[cfg(feature = "cuda")]
+    let on_device = cuda::device::takes(weight, &[]);
+    #[cfg(not(feature = "cuda"))]
+    let on_device = false;
+    if on_device || takes(&[weight]) {
         // Each output channel is an image of one group.
         let one = Tensor::ones(1, DType::F32, weight.device())?;
         let rows = weight.flatten_from(1)?.unsqueeze(1)?;

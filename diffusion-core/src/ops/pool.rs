@@ -1,6 +1,8 @@
 //! Pooling: one number for each square of pixels.
 
 use super::cpu::{planes::Planes, takes};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::four;
 use candle_core::{Result, Tensor, bail};
 
@@ -23,6 +25,10 @@ use candle_core::{Result, Tensor, bail};
 /// ```
 pub fn max_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
     check_squares("max_pool2d", x, size)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[]) {
+        return cuda::device::max_pool2d(x, size);
+    }
     if takes(&[x]) {
         return x.contiguous()?.apply_op1(Planes::MaxPool(size));
     }
@@ -49,6 +55,10 @@ pub fn max_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
 /// ```
 pub fn avg_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
     check_squares("avg_pool2d", x, size)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[]) {
+        return cuda::device::avg_pool2d(x, size);
+    }
     if takes(&[x]) {
         return x.contiguous()?.apply_op1(Planes::AvgPool(size));
     }

@@ -1,6 +1,8 @@
 //! Images of twice the height and width.
 
 use super::cpu::{planes::Planes, takes};
+#[cfg(feature = "cuda")]
+use super::cuda;
 use super::four;
 use candle_core::{Result, Tensor};
 
@@ -20,6 +22,10 @@ use candle_core::{Result, Tensor};
 /// ```
 pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     let (b, c, h, w) = four("upsample_nearest2x", "x", x)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[]) {
+        return cuda::device::upsample_nearest2x(x);
+    }
     if takes(&[x]) {
         return x.contiguous()?.apply_op1(Planes::Nearest2x);
     }

@@ -176,6 +176,17 @@ impl AdamW {
                 "adamw: scale = {scale} must be finite; leave the step out if the gradient is not"
             )
         }
+        let config = self.config;
+        for (slot, grad) in self.found(grads)? {
+            slot.step += 1;
+            let update = Update::new(&config, slot.step, scale);
+            update.apply(&slot.var, &slot.exp_avg, &slot.exp_avg_sq, grad)?;
+        }
+        Ok(())
+    }
+
+    /// The parameters that have a gradient, with it.
+    fn found<'a>(&'a mut self, grads: &'a GradStore) -> Result<Vec<(&'a mut Slot, &'a Tensor)>> {
         let mut found = Vec::new();
         for slot in &mut self.slots {
             if let Some(grad) = grads.get(&slot.var) {
@@ -195,12 +206,44 @@ impl AdamW {
                 "adamw: none of the parameters has a gradient; is the loss computed from these very variables?"
             )
         }
-        for (slot, grad) in found {
+        Ok(found)
+    }
+
+    /// The parameters, in their order.
+    #[cfg(feature = "cuda")]
+    pub(super) fn vars(&self) -> impl Iterator<Item = &Var> {
+        self.slots.iter().map(|slot| &slot.var)
+    }
+
+    /// Counts a step, and returns what a kernel that takes it for all parameters at once has to know.
+    #[cfg(feature = "cuda")]
+    pub(super) fn rows(
+        &mut self,
+        grads: &GradStore,
+    ) -> Result<(Vec<crate::ops::Row<'_>>, AdamWConfig)> {
+        for (slot, _) in self.found(grads)? {
             slot.step += 1;
-            let update = Update::new(&self.config, slot.step, scale);
-            update.apply(&slot.var, &slot.exp_avg, &slot.exp_avg_sq, grad)?;
         }
-        Ok(())
+        let config = self.config;
+        let mut rows = Vec::with_capacity(self.slots.len());
+        for slot in &self.slots {
+            rows.push(crate::ops::Row {
+                theta: slot.var.as_tensor(),
+                gradient: grads.get(&slot.var).map(Tensor::contiguous).transpose()?,
+                moments: Some([slot.exp_avg.as_tensor(), slot.exp_avg_sq.as_tensor()]),
+                average: None,
+                rates: Update::new(&config, slot.step.max(1), 1.0).rates(),
+            });
+        }
+        Ok((rows, config))
+    }
+
+    /// Takes back the last `steps` counts of [`AdamW::rows`], which were of steps that were not taken.
+    #[cfg(feature = "cuda")]
+    pub(super) fn uncount(&mut self, steps: usize) {
+        for slot in &mut self.slots {
+            slot.step = slot.step.saturating_sub(steps as u64);
+        }
     }
 
     /// What is remembered, as named tensors for a file: for a parameter `w` its m, v and k as `w.exp_avg`,

@@ -2,6 +2,7 @@
 
 use super::{AdamWConfig, Decay, EmaConfig, Loss, TimeSteps, Warmup, Weighting};
 use crate::config::name_or_table;
+use crate::device::Precision;
 use crate::diffusion::Param;
 use crate::schedule::{Betas, Schedule};
 use candle_core::{Result, bail};
@@ -28,6 +29,9 @@ pub struct TrainingConfig {
     pub batch: usize,
     /// Batches whose gradients make one step of the optimiser: the effect of a larger batch without its memory.
     pub accumulate: usize,
+    /// What the network computes with.
+    #[serde(skip_serializing_if = "Precision::is_default")]
+    pub precision: Precision,
     /// T, the number of time steps.
     pub steps: usize,
     /// The variances of the forward process.
@@ -84,6 +88,7 @@ impl Default for TrainingConfig {
             max_steps: 0,
             batch: 64,
             accumulate: 1,
+            precision: Precision::F32,
             steps: 1000,
             betas: Betas::LINEAR,
             param: Param::Eps,

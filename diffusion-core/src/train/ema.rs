@@ -140,6 +140,28 @@ impl Ema {
         Ok(())
     }
 
+    /// Counts an update that a kernel makes, and returns how much the parameters weigh in it.
+    #[cfg(feature = "cuda")]
+    pub(super) fn count(&mut self) -> f64 {
+        let weight = 1.0 - self.decay();
+        self.updates += 1;
+        weight
+    }
+
+    /// Takes back the last `updates` of [`Ema::count`], which were not made.
+    #[cfg(feature = "cuda")]
+    pub(super) fn uncount(&mut self, updates: usize) {
+        self.updates = self.updates.saturating_sub(updates as u64);
+    }
+
+    /// The parameters with their averages, in their order.
+    #[cfg(feature = "cuda")]
+    pub(super) fn pairs(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
+        self.slots
+            .iter()
+            .map(|slot| (slot.var.as_tensor(), slot.average.as_tensor()))
+    }
+
     /// Copies of the averages by the parameters' names: the weights to save for sampling.
     ///
     /// # Errors

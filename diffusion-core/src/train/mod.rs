@@ -34,6 +34,9 @@ mod ema;
 mod folder;
 mod in_place;
 mod loss;
+mod noise;
+#[cfg(feature = "cuda")]
+mod on_device;
 mod progress;
 mod rate;
 mod state;

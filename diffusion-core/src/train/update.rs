@@ -35,6 +35,25 @@ impl Update {
         }
     }
 
+    /// What is the same for all parameters, for the kernel that moves them together.
+    #[cfg(feature = "cuda")]
+    pub(super) fn for_all(&self, share: f64, average_weight: f64) -> crate::ops::FusedUpdate {
+        crate::ops::FusedUpdate {
+            share,
+            beta1: 1.0 - self.mean_weight,
+            beta2: self.beta2,
+            keep: self.keep,
+            eps: self.eps,
+            average_weight,
+        }
+    }
+
+    /// What is a parameter's own: lr / (1−β₁ᵏ) and √(1−β₂ᵏ).
+    #[cfg(feature = "cuda")]
+    pub(super) fn rates(&self) -> [f64; 2] {
+        [self.step_size, self.correction]
+    }
+
     /// Moves the parameter `theta` and its moments `m` and `v` by its gradient `g`; all four of one shape, type and device.
     pub(super) fn apply(&self, theta: &Var, m: &Var, v: &Var, g: &Tensor) -> Result<()> {
         match (theta.device().is_cpu(), theta.dtype()) {

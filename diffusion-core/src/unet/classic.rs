@@ -203,7 +203,8 @@ impl Layers for Parts {
         let x = self.bottleneck.forward(&max_pool2d(&s3, 2)?)?;
 
         let time = self.time_mlp.forward(&silu(&e)?)?;
-        let x = x.broadcast_mul(&time.unsqueeze(2)?.unsqueeze(3)?)?;
+        let time = time.to_dtype(x.dtype())?.unsqueeze(2)?.unsqueeze(3)?;
+        let x = x.broadcast_mul(&time)?;
         let look = |attention: &Option<SelfAttention>, x: Tensor| match attention {
             Some(attention) => attention.forward(&x),
             None => Ok(x),

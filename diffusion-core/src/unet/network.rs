@@ -2,6 +2,7 @@
 
 use super::condition::Understood;
 use super::{Condition, MOST_CLASSES, Summary, WIDEST};
+use crate::device::Precision;
 use crate::nn::{Builder, Contents, Params};
 use crate::ops::four;
 use crate::rng::Rng;
@@ -221,6 +222,7 @@ pub(super) trait Layers: Debug + Send + Sync {
 #[derive(Debug)]
 pub struct Network {
     architecture: Architecture,
+    precision: Precision,
     params: Params,
     layers: Box<dyn Layers>,
     /// The same, without gradients.
@@ -267,6 +269,7 @@ impl Network {
         let constant = blueprint.build(params.constants())?;
         Ok(Self {
             architecture,
+            precision: Precision::default(),
             params,
             layers,
             constant,
@@ -281,6 +284,17 @@ impl Network {
     /// Its parameters: to train, save and load.
     pub fn params(&self) -> &Params {
         &self.params
+    }
+
+    /// What it computes with: f32, unless [`Network::set_precision`] said otherwise.
+    pub fn precision(&self) -> Precision {
+        self.precision
+    }
+
+    /// Has it compute with numbers of another precision. Its parameters, what it is asked and what it answers stay as they
+    /// are.
+    pub fn set_precision(&mut self, precision: Precision) {
+        self.precision = precision;
     }
 
     /// Where it is.
@@ -298,7 +312,7 @@ impl Network {
     /// know.
     pub fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
         self.check(xt, t, condition)?;
-        self.layers.forward(xt, t, condition)
+        self.answer(&*self.layers, xt, t, condition)
     }
 
     /// The answer to sample with: without a gradient with respect to the parameters, and with much less memory, since
@@ -311,7 +325,22 @@ impl Network {
     /// As [`Network::forward`].
     pub fn predict(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
         self.check(xt, t, condition)?;
-        self.constant.forward(xt, t, condition)
+        self.answer(&*self.constant, xt, t, condition)
+    }
+
+    fn answer(
+        &self,
+        layers: &dyn Layers,
+        xt: &Tensor,
+        t: &[usize],
+        condition: &Condition,
+    ) -> Result<Tensor> {
+        self.precision.within(|| match self.precision.dtype() {
+            Some(dtype) => layers
+                .forward(&xt.to_dtype(dtype)?, t, condition)?
+                .to_dtype(xt.dtype()),
+            None => layers.forward(xt, t, condition),
+        })
     }
 
     fn check(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<()> {

@@ -1,6 +1,7 @@
 //! What holds of every network.
 
 use super::*;
+use crate::device::Precision;
 use crate::nn::Contents;
 use crate::ops::gradients::random;
 use crate::rng::Rng;
@@ -298,6 +299,57 @@ fn predict_is_forward_without_gradients() -> Result<()> {
         if !kind.mixes() {
             assert_eq!(numbers(&forward)?, numbers(&predicted)?, "{}", kind.name());
         }
+    }
+    Ok(())
+}
+
+/// In bf16 the answer and the gradients are those of f32 but for rounding; parameters, answer and gradients stay f32.
+#[test]
+fn bf16_changes_little() -> Result<()> {
+    for kind in kinds() {
+        let mut net = kind.network(1, DType::F32)?;
+        let (x, eps) = (
+            kind.images(2, 3, DType::F32)?,
+            kind.images(2, 4, DType::F32)?,
+        );
+        let run = |net: &Network| -> Result<Vec<Tensor>> {
+            let answer = net.forward(&x, &[10, 700], &kind.condition)?;
+            let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
+            let mut all = vec![answer];
+            for (name, var) in net.params().by_name() {
+                let grad = grads.get(&var);
+                all.push(grad.unwrap_or_else(|| panic!("{name}")).clone());
+            }
+            Ok(all)
+        };
+        let want = run(&net)?;
+        net.set_precision(Precision::Bf16);
+        let (mut largest, mut of) = (0f64, 0f64);
+        for (i, (got, want)) in run(&net)?.iter().zip(&want).enumerate() {
+            assert_eq!(got.dtype(), DType::F32, "{}", kind.name());
+            let size =
+                |x: &Tensor| -> Result<f64> { Ok(numbers(x)?.iter().map(|x| x * x).sum::<f64>()) };
+            let (error, size) = (size(&(got - want)?)?, size(want)?);
+            if i == 0 {
+                let off = (error / size).sqrt();
+                assert!(off > 1e-6 && off < 2e-2, "{}: {off}", kind.name());
+            } else {
+                (largest, of) = (largest + error, of + size);
+            }
+        }
+        let off = (largest / of).sqrt();
+        // A batch norm over few numbers multiplies the differences of numbers that are nearly equal; the largest of four
+        // pixels may become another one.
+        let jumps = kind.mixes() || kind.name() == "unet";
+        let most = if jumps { 0.3 } else { 6e-2 };
+        assert!(off > 1e-6 && off < most, "{}: gradients {off}", kind.name());
+        net.set_precision(Precision::Tf32);
+        assert_eq!(
+            numbers(&run(&net)?[0])?,
+            numbers(&want[0])?,
+            "{}",
+            kind.name()
+        );
     }
     Ok(())
 }

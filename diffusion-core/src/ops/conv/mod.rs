@@ -4,6 +4,9 @@ mod cpu;
 mod lowered;
 mod winograd;
 
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::half::{half, rounded, wide};
 use super::{cpu::takes, four, linear, upsample_nearest2x};
 use candle_core::{Result, Tensor, bail};
 use cpu::Convolution;
@@ -100,6 +103,13 @@ pub fn conv2d(
     let size = |size, kernel| (size + 2 * padding - kernel) / stride + 1;
     let (out_h, out_w) = (size(h, k_h), size(w, k_w));
     check_size(OP, [b, out, out_h, out_w], geometry)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[weight]) {
+        return cuda::device::conv2d(x, weight, bias, geometry, (out_h, out_w));
+    }
+    if let Some(half) = half(x) {
+        return conv2d(&wide(x)?, &rounded(weight, half)?, bias, geometry)?.to_dtype(half);
+    }
     if takes(&[x, weight]) {
         let problem = lowered::Problem {
             batch: b,
@@ -188,6 +198,14 @@ pub fn conv_transpose2d(
         )
     };
     check_size(OP, [b, out, grown_h, grown_w], geometry)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[weight]) {
+        return cuda::device::conv_transpose2d(x, weight, bias, geometry, (grown_h, grown_w));
+    }
+    if let Some(half) = half(x) {
+        let y = conv_transpose2d(&wide(x)?, &rounded(weight, half)?, bias, geometry)?;
+        return y.to_dtype(half);
+    }
     if takes(&[x, weight]) {
         if (h, w, padding) == (1, 1, 0) {
             // One product for all images, rather than one with a single column for each.
@@ -247,6 +265,14 @@ pub fn upsample_nearest2x_conv2d(
         )
     }
     check_bias(OP, bias, (batch, outputs), weight)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(x, &[weight]) {
+        return conv2d(&upsample_nearest2x(x)?, weight, bias, geometry);
+    }
+    if let Some(half) = half(x) {
+        let weight = rounded(weight, half)?;
+        return upsample_nearest2x_conv2d(&wide(x)?, &weight, bias, geometry)?.to_dtype(half);
+    }
     if takes(&[x, weight]) && (k_h, k_w) == (3, 3) && geometry == Geometry::same(3) {
         let problem = winograd::Problem {
             batch,

@@ -11,6 +11,8 @@
 // Some of it is for callers that are only compiled for CUDA, some for the tests.
 #![allow(dead_code)]
 
+#[cfg(feature = "cuda")]
+pub(in crate::ops) mod device;
 #[cfg(all(test, unix))]
 mod emulate;
 mod launch;
@@ -18,7 +20,8 @@ pub(in crate::ops) mod plan;
 #[cfg(all(test, unix))]
 mod tests;
 
-pub(in crate::ops) use launch::{Argument, Launch, Real};
+#[cfg(all(test, unix))]
+use launch::{Argument, Launch, Real};
 
 /// All kernels, to be compiled as one file. NVRTC's default options are right; `--use_fast_math` is not.
 pub(in crate::ops) const SOURCE: &str = concat!(

@@ -85,18 +85,18 @@ pub(in crate::ops) struct Parameters {
 
 /// What is the same for all parameters in one update.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::ops) struct Update {
+pub(crate) struct Update {
     /// What the gradients are multiplied by beside the clipping: 1/n for n accumulated batches.
-    pub(in crate::ops) share: f64,
+    pub(crate) share: f64,
     /// β₁
-    pub(in crate::ops) beta1: f64,
+    pub(crate) beta1: f64,
     /// β₂
-    pub(in crate::ops) beta2: f64,
+    pub(crate) beta2: f64,
     /// 1 − lr·λ
-    pub(in crate::ops) keep: f64,
-    pub(in crate::ops) eps: f64,
+    pub(crate) keep: f64,
+    pub(crate) eps: f64,
     /// 1 − d, with d the decay of the running average in this step.
-    pub(in crate::ops) average_weight: f64,
+    pub(crate) average_weight: f64,
 }
 
 impl Parameters {

@@ -1,0 +1,21 @@
+//! The operations of [`ops`](crate::ops) on a CUDA device: its memory, the kernels on it, and cuDNN.
+
+mod convolution;
+mod cudnn;
+mod images;
+mod module;
+mod noise;
+mod norm;
+mod op;
+mod parameters;
+mod planes;
+mod pointwise;
+
+pub(in crate::ops) use convolution::{conv_transpose2d, conv2d};
+pub(crate) use images::Resident;
+pub(crate) use noise::Noise;
+pub(in crate::ops) use norm::group_norm;
+pub(in crate::ops) use op::takes;
+pub(crate) use parameters::{Fused, Row};
+pub(in crate::ops) use planes::{avg_pool2d, max_pool2d, upsample_nearest2x};
+pub(in crate::ops) use pointwise::{activate, softmax};

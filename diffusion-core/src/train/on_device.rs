@@ -1,0 +1,123 @@
+//! What a training keeps in the memory of a CUDA device, so that the device need not wait for the host.
+
+use super::update::Update;
+use super::{AdamW, Ema};
+use crate::data::Dataset;
+use crate::ops::{Fused, Resident, Row};
+use candle_core::backprop::GradStore;
+use candle_core::{Device, Result, Tensor};
+use std::collections::HashMap;
+
+/// The images, if they fit; the tables of the optimiser; and the losses that the host has not asked for yet.
+#[derive(Debug)]
+pub(super) struct OnDevice {
+    pub(super) images: Option<Resident>,
+    fused: Fused,
+    losses: Vec<Tensor>,
+}
+
+/// One step, as the device has told.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Told {
+    pub(super) loss: f64,
+    pub(super) norm: f64,
+    /// False: loss or norm was not finite, in this step or one before, and nothing was changed.
+    pub(super) taken: bool,
+}
+
+impl OnDevice {
+    pub(super) fn new(
+        data: &Dataset,
+        adam: &AdamW,
+        ema: Option<&Ema>,
+        device: &Device,
+    ) -> Result<Self> {
+        Ok(Self {
+            images: Resident::new(data.pixels(), data.shape(), device)?,
+            fused: Fused::new(lengths(adam, ema), device)?,
+            losses: Vec::new(),
+        })
+    }
+
+    /// Begins with a clean slate, after a step that failed.
+    pub(super) fn reset(&mut self, device: &Device) -> Result<()> {
+        self.losses.clear();
+        self.fused = Fused::new(self.fused.lengths().to_vec(), device)?;
+        Ok(())
+    }
+
+    /// Tells the device to take a step, counted from 1, down `grads`, which are sums over 1/`share` batches.
+    pub(super) fn step(
+        &mut self,
+        adam: &mut AdamW,
+        ema: Option<&mut Ema>,
+        grads: &GradStore,
+        loss: Tensor,
+        clip: f64,
+        (share, step): (f64, usize),
+    ) -> Result<()> {
+        let (rows, config) = adam.rows(grads)?;
+        let update = Update::new(&config, 1, 1.0);
+        let (rows, weight) = match ema {
+            Some(ema) => with_averages(rows, ema),
+            None => (rows, 0.0),
+        };
+        let update = update.for_all(share, weight);
+        // The gradients are sums; their mean is what is clipped.
+        let step = u32::try_from(step).unwrap_or(u32::MAX);
+        self.fused.step(&rows, &update, &loss, clip / share, step)?;
+        self.losses.push(loss);
+        Ok(())
+    }
+
+    /// How the steps since the last call went. Here the host waits for the device.
+    pub(super) fn told(&mut self) -> Result<Vec<Told>> {
+        let losses = Tensor::stack(&std::mem::take(&mut self.losses), 0)?.to_vec1::<f32>()?;
+        let told = |(loss, (norm, taken)): (f32, (f64, bool))| Told {
+            loss: loss.into(),
+            norm,
+            taken,
+        };
+        Ok(losses
+            .into_iter()
+            .zip(self.fused.outcomes()?)
+            .map(told)
+            .collect())
+    }
+}
+
+/// The lengths of all rows: the optimiser's parameters, and what else is averaged.
+fn lengths(adam: &AdamW, ema: Option<&Ema>) -> Vec<usize> {
+    let mut lengths: Vec<usize> = adam.vars().map(|var| var.elem_count()).collect();
+    if let Some(ema) = ema {
+        let known: Vec<_> = adam.vars().map(|var| var.id()).collect();
+        let others = ema.pairs().filter(|(var, _)| !known.contains(&var.id()));
+        lengths.extend(others.map(|(var, _)| var.elem_count()));
+    }
+    lengths
+}
+
+/// The rows with their averages, and rows for what is averaged but not trained; and the weight of this step in the average.
+fn with_averages<'a>(mut rows: Vec<Row<'a>>, ema: &'a mut Ema) -> (Vec<Row<'a>>, f64) {
+    let weight = ema.count();
+    let ema: &'a Ema = ema;
+    let mut averages: HashMap<_, _> = ema
+        .pairs()
+        .map(|(var, average)| (var.id(), (var, average)))
+        .collect();
+    for row in &mut rows {
+        row.average = averages.remove(&row.theta.id()).map(|(_, average)| average);
+    }
+    // In the order of the averages, as `lengths` has them.
+    let others = ema
+        .pairs()
+        .filter(|(var, _)| averages.contains_key(&var.id()));
+    rows.extend(others.map(|(theta, average)| Row {
+        theta,
+        gradient: None,
+        moments: None,
+        average: Some(average),
+        rates: [0.0, 1.0],
+    }));
+    (rows, weight)
+}

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
-use diffusion_core::device::Choice;
+use diffusion_core::device::{Choice, Precision};
 use diffusion_core::guidance::Guidance;
 use diffusion_core::model::Model;
 use diffusion_core::unet::Condition;
@@ -32,6 +32,9 @@ pub struct Ask {
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     pub device: Choice,
+    /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
+    #[arg(long, default_value_t)]
+    precision: Precision,
 }
 
 /// `1 image`, `2 images`.
@@ -81,7 +84,8 @@ impl Ask {
         let path = self.checkpoint.as_ref().context(
             "--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run",
         )?;
-        let model = Model::load(path, &crate::device(self.device)?).context("--checkpoint")?;
+        let mut model = Model::load(path, &crate::device(self.device)?).context("--checkpoint")?;
+        model.network.set_precision(self.precision);
         let architecture = model.network.architecture();
         ensure!(
             architecture.reduced() == 0,

@@ -13,7 +13,7 @@ mod train;
 use anyhow::{Context, Result, bail};
 use clap::{Parser, Subcommand};
 use diffusion_core::candle::Device;
-use diffusion_core::device::Choice;
+use diffusion_core::device::{self as devices, Choice, Precision};
 use diffusion_core::unet::{Architecture, Network};
 use diffusion_core::{config, data, rng::Rng};
 use std::process::ExitCode;
@@ -43,6 +43,15 @@ enum Command {
     Classifier(classifier::Options),
     /// Trains and measures schedule × parameterisation × loss × sampler × steps on the built-in sprites
     Leaderboard(leaderboard::Options),
+    /// Computes every operation, a network and its training on a device and compares them with the CPU's
+    Check {
+        /// auto, cpu, cuda or metal
+        #[arg(long, default_value = "auto")]
+        device: Choice,
+        /// f32, tf32 or bf16 [default: each of them]
+        #[arg(long)]
+        precision: Option<Precision>,
+    },
     /// What the data sets need
     Data {
         #[command(subcommand)]
@@ -97,6 +106,7 @@ fn run(command: Command) -> Result<ExitCode> {
                 println!("{}", path.display());
             }
         }
+        Command::Check { device, precision } => return check(device, precision),
         Command::Summary {
             model,
             config,
@@ -114,6 +124,30 @@ fn device(choice: Choice) -> Result<Device> {
         SAID.call_once(|| eprintln!("note: {note}"));
     }
     Ok(device)
+}
+
+/// Says what a device has computed, and fails if any of it is wrong.
+fn check(choice: Choice, precision: Option<Precision>) -> Result<ExitCode> {
+    let device = device(choice)?;
+    println!("device {:?}", device.location());
+    let all = [Precision::F32, Precision::Tf32, Precision::Bf16];
+    let mut wrong = 0;
+    for precision in all
+        .iter()
+        .filter(|it| precision.is_none_or(|only| only == **it))
+    {
+        println!("\n{precision}, against the CPU");
+        devices::check(&device, *precision, |it| {
+            println!("{it}");
+            wrong += usize::from(!it.held());
+        })?;
+    }
+    if wrong == 0 {
+        println!("\nall of it is right");
+        return Ok(ExitCode::SUCCESS);
+    }
+    eprintln!("\n{}", ask::counted(wrong, "wrong result"));
+    Ok(ExitCode::FAILURE)
 }
 
 fn summary(model: &str, config: Option<std::path::PathBuf>, side: Option<usize>) -> Result<()> {

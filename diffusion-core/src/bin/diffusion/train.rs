@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, Told, parse_choice};
 use diffusion_core::data::Part;
-use diffusion_core::device::Choice;
+use diffusion_core::device::{Choice, Precision};
 use diffusion_core::schedule::Betas;
 use diffusion_core::train::{State, Training};
 use diffusion_core::unet::Architecture;
@@ -42,6 +42,9 @@ pub struct Options {
     /// The learning rate
     #[arg(long)]
     lr: Option<f64>,
+    /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
+    #[arg(long)]
+    precision: Option<Precision>,
     /// T, the number of time steps
     #[arg(long)]
     steps: Option<usize>,
@@ -64,7 +67,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Goes on with the run in this folder
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "steps", "lr", "batch"])]
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "steps", "lr", "batch", "precision"])]
     resume: Option<PathBuf>,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
@@ -103,6 +106,7 @@ impl Options {
         set(&mut training.max_steps, self.max_steps);
         set(&mut training.batch, self.batch);
         set(&mut training.lr, self.lr);
+        set(&mut training.precision, self.precision);
         set(&mut training.steps, self.steps);
         set(&mut training.seed, self.seed);
         set(&mut run.data.task, self.task.clone());

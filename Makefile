@@ -6,7 +6,7 @@
 # make test                     every check there is
 # make bench                    speeds, side by side with what they are compared with
 #   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
-#   ONLY="steps ops"            only these of kernel, steps, sampling, evaluation, ops, scaling
+#   ONLY="steps ops"            only these of kernel, steps, sampling, evaluation, ops, scaling; gpu, with FEATURES=cuda
 #   ARGS="--threads 4"          options; ARGS=--help lists them
 # make notebooks                run the notebooks with the values they are committed with, and keep the results
 #   NAMES="01_forward"          only these
@@ -62,8 +62,9 @@ notebook-tests: .venv/tests.stamp
 
 # Only the kernel's part needs Jupyter.
 BENCH_KERNEL = $(if $(ONLY),$(filter kernel,$(ONLY)),kernel)
-bench: $(if $(BENCH_KERNEL),setup,python)
-	$(if $(BENCH_KERNEL),$(VENV),$(PYTHON)) tests/bench.py $(ONLY) $(if $(TORCH),--torch) $(ARGS)
+bench: $(if $(BENCH_KERNEL),setup,python) $(TOOLKIT)
+	$(IN)$(if $(BENCH_KERNEL),$(VENV),$(PYTHON)) tests/bench.py $(ONLY) $(if $(TORCH),--torch) \
+		$(if $(FEATURES),--features $(FEATURES)) $(ARGS)
 
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)

@@ -7,6 +7,7 @@
     evaluation  all measures of 10,000 samples
     ops         the operations one by one, as a share of what the machine can do, and where a training step goes
     scaling     the steps for growing batches and images
+    gpu         training and sampling on the GPU (FEATURES=cuda), only if it is asked for
 
 All but `kernel` and `evaluation` compare the crate with stock candle's operations (in the same build, whose matrix product
 is faster than candle's own) and with PyTorch, if there is one.
@@ -16,6 +17,7 @@ import json
 import os
 import platform
 import resource
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -24,13 +26,15 @@ from speed import compare
 from speed.sides import REQUIREMENTS, ROOT, Problem, Sides
 
 PARTS = ("kernel", "steps", "sampling", "evaluation", "ops", "scaling")
+ON_REQUEST = ("gpu",)
 # So many cores that are busy with something else spoil a measurement.
 BUSY = 0.1
 
 
 def parse():
     p = argparse.ArgumentParser(prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them if none is named")
+    p.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them if none is named; and {ON_REQUEST[0]}")
+    p.add_argument("--features", default="", help="of the crate: cuda")
     p.add_argument("--network", default="simple_unet", help="which network (default: %(default)s)")
     p.add_argument("--base", type=int, nargs="+", help="its widths (steps: 32 64, ops: 64, scaling: 32)")
     p.add_argument("--batch", type=int, nargs="+", help="images at a time (steps: 64 1, ops: 64)")
@@ -41,8 +45,8 @@ def parse():
     p.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"), metavar="PATH",
                    help="a Python that has PyTorch (default: $TORCH_PYTHON, else target/torch-env)")
     options = p.parse_args()
-    if unknown := [part for part in options.parts if part not in PARTS]:
-        p.error(f"there is no part {unknown[0]}; choose from {', '.join(PARTS)}")
+    if unknown := [part for part in options.parts if part not in PARTS + ON_REQUEST]:
+        p.error(f"there is no part {unknown[0]}; choose from {', '.join(PARTS + ON_REQUEST)}")
     for name in ("base", "batch", "threads", "rounds"):
         values = getattr(options, name)
         if values is not None and min(values if isinstance(values, list) else [values]) < 1:
@@ -56,6 +60,16 @@ def processor():
         return next(line.split(":")[1].strip() for line in lines if line.startswith("model name"))
     except (OSError, StopIteration):
         return platform.processor() or platform.machine()
+
+
+def graphics():
+    """The NVIDIA GPU and its driver, if there is one."""
+    query = ["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"]
+    try:
+        found = subprocess.run(query, text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL).stdout.splitlines()
+    except OSError:
+        return ""
+    return f"; {found[0]}; {time.strftime('%Y-%m-%d')}" if found else ""
 
 
 def used_by_others():
@@ -77,8 +91,8 @@ def measure(options):
             yield {**compare.entry(result["name"], {}, None), **result}
     if set(parts) == {"kernel"}:
         return
-    sides = Sides(options.threads, options.torch_python, options.torch)
-    print(f"\n{processor()}, {os.cpu_count()} cores")
+    sides = Sides(options.threads, options.torch_python, options.torch, options.features)
+    print(f"\n{processor()}, {os.cpu_count()} cores{graphics()}")
     if sides.torch:
         print(f"PyTorch {sides.torch['version']}, {sides.torch['adam']}")
     else:
@@ -97,6 +111,8 @@ def measure(options):
     if "scaling" in parts:
         for base in options.base or [32]:
             yield from compare.scaling(sides, options.network, base, options.rounds or 3)
+    if "gpu" in parts:
+        yield from compare.gpu(sides, options.rounds or 5, options.batch)
     if others is not None and (busy := (used_by_others() - others) / (time.monotonic() - began)) > BUSY:
         print(f"\nOther programs kept {busy:.1f} cores busy meanwhile: the figures are not to be trusted, PyTorch's least of all. "
               "Measure again on an idle machine.")

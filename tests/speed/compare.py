@@ -139,6 +139,49 @@ def sampling(sides, rounds):
         print(f"Must: {what}, {'not compared' if held is None else 'HELD' if held else 'NOT HELD'}")
 
 
+# What a GPU is to do: networks with the side of their images, and images at a time.
+ON_GPU, BATCHES, PRECISIONS = {"simple_unet": 28, "attention_unet": 64}, (128, 512), ("f32", "tf32", "bf16")
+# The promise on a GPU: so many times PyTorch's images per second, and at most so many times its memory.
+FASTER, MEMORY = {"train": 1.0, "sample": 1.2}, 1.1
+
+
+def gpu(sides, rounds, batches):
+    """Steps of training, with data, noise, clipping and averaging, and steps of DDIM. PyTorch with channels first and last."""
+    print(f"\nOn the GPU, rounds: {rounds}; images per second; PyTorch eager with cudnn.benchmark, the faster of channels first and last")
+    row("", "ours", "PyTorch", "ours/PyTorch", "memory ours", "PyTorch", "ours/PyTorch", "promise")
+    for network, side in ON_GPU.items():
+        for batch in batches or BATCHES:
+            for precision in PRECISIONS:
+                with ExitStack() as stack:
+                    start = lambda who, *more: stack.enter_context(  # noqa: E731
+                        sides.start(who, "gpu", who, network, batch, side, precision, *more))
+                    processes = {"ours": start("ours")}
+                    if sides.torch:
+                        processes |= {"first": start("torch"), "last": start("torch", "last")}
+                    took = {what: {name: [] for name in processes} for what in FASTER}
+                    peaks = {}
+                    for turn in range(rounds + 1):
+                        for what in FASTER:
+                            for name, process in processes.items():
+                                reply = process.ask(what)
+                                if turn > 0:  # the first is to warm up
+                                    took[what][name].append(reply["seconds"])
+                                if what == "train":
+                                    peaks[name] = reply["peak_bytes"]
+                for what, seconds in took.items():
+                    medians = {name: statistics.median(values) for name, values in seconds.items()}
+                    other = min((n for n in medians if n != "ours"), key=medians.get, default=None)
+                    found = {"ours": medians["ours"], **({"torch": medians[other]} if other else {})}
+                    memory = {"ours": peaks.get("ours"), "torch": peaks.get(other)}
+                    faster = found["torch"] / found["ours"] if other else None
+                    larger = ratio(memory, "ours", "torch")
+                    held = faster is None or faster >= FASTER[what] and (larger is None or larger <= MEMORY)
+                    row(f"{network} {side}×{side}, {batch}, {precision}, {what}", number(batch / found["ours"], 0),
+                        number(batch / found["torch"], 0) if other else "-", number(faster), megabytes(memory["ours"]),
+                        megabytes(memory["torch"]), number(larger), "-" if faster is None else "HELD" if held else "NOT HELD")
+                    yield entry(f"gpu, {network} {side}x{side} batch {batch} {precision} {what}", found, None, memory)
+
+
 def evaluation(sides, rounds):
     """What all measures of 10,000 samples take once the samples are there."""
     print(f"\nEvaluation, {sides.threads} threads, rounds: {rounds}")

@@ -5,8 +5,9 @@
     in_torch.py step torch NETWORK train|denoise BASE BATCH SIDE [fused]
     in_torch.py sample torch NETWORK BASE BATCH SIDE T
     in_torch.py ops torch [fused]
+    in_torch.py gpu torch NETWORK BATCH SIDE f32|tf32|bf16 [last]
 
-`fused` asks for Adam(fused=True), else it is PyTorch's default. `OMP_NUM_THREADS` says how many threads.
+`last` asks for images with their channels last. `fused` asks for Adam(fused=True), else it is PyTorch's default. `OMP_NUM_THREADS` says how many threads.
 """
 import json
 import math
@@ -184,6 +185,72 @@ def operation_seconds(line, adam):
         return Timed(lambda: forward(*inputs)).seconds()
 
 
+class OnGpu:
+    """What tests/speed/gpu.rs does, step by step, on the GPU; without one on the CPU, for a trial."""
+
+    TRAINED, DRAWN = 20, 10
+
+    def __init__(self, name, batch, side, precision, last):
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        self.device = "cuda" if torch.cuda.is_available() else "cpu"
+        self.batch, self.precision = batch, precision
+        self.format = torch.channels_last if last else torch.contiguous_format
+        base = {"simple_unet": 64, "attention_unet": 64}[name]
+        self.net = NETWORKS[name](base).to(self.device, memory_format=self.format)
+        channels = self.net.channels
+        self.data = torch.randint(0, 256, (2 * max(batch, 64), channels, side, side), dtype=torch.uint8, device=self.device)
+        beta = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64)
+        self.alpha_bar = torch.cumprod(1 - beta, 0).float().to(self.device)
+        self.parameters = list(self.net.parameters())
+        self.average = [p.detach().clone() for p in self.parameters]
+        self.adam = torch.optim.Adam(self.parameters, lr=2e-4, fused=self.device == "cuda")
+        self.side = side
+
+    def answer(self, xt, t):
+        if self.precision != "bf16":
+            return self.net(xt, t)
+        with torch.autocast(self.device, dtype=torch.bfloat16):
+            return self.net(xt, t).float()
+
+    def train(self):
+        for _ in range(self.TRAINED):
+            of = torch.randint(0, len(self.data), (self.batch,), device=self.device)
+            x0 = (self.data[of].float() / 127.5 - 1).contiguous(memory_format=self.format)
+            t, eps = torch.randint(0, 1000, (self.batch,), device=self.device), torch.randn_like(x0)
+            a = self.alpha_bar[t].view(-1, 1, 1, 1)
+            loss = F.mse_loss(self.answer(a.sqrt() * x0 + (1 - a).sqrt() * eps, t), eps)
+            self.adam.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(self.parameters, 1.0, foreach=True)
+            self.adam.step()
+            with torch.no_grad():
+                torch._foreach_lerp_(self.average, self.parameters, 1e-4)
+        return loss.item()  # waits for the device
+
+    @torch.inference_mode()
+    def sample(self):
+        x = torch.randn(self.batch, self.net.channels, self.side, self.side, device=self.device).contiguous(memory_format=self.format)
+        stops = torch.linspace(999, 0, self.DRAWN + 1).long().tolist()
+        for at, to in zip(stops, stops[1:]):
+            a, b = self.alpha_bar[at], self.alpha_bar[to]
+            eps = self.answer(x, torch.full((self.batch,), at, device=self.device))
+            x0 = ((x - (1 - a).sqrt() * eps) / a.sqrt()).clamp(-1, 1)
+            eps = (x - a.sqrt() * x0) / (1 - a).sqrt()
+            x = b.sqrt() * x0 + (1 - b).sqrt() * eps
+        return x.mean().item()
+
+    def seconds(self, line):
+        run, steps = {"train": (self.train, self.TRAINED), "sample": (self.sample, self.DRAWN)}[line]
+        began = time.perf_counter()
+        run()
+        return (time.perf_counter() - began) / steps
+
+    def peak(self):
+        return torch.cuda.max_memory_allocated() if self.device == "cuda" else None
+
+
 def adam(fused):
     return {"fused": True} if fused else {}
 
@@ -212,6 +279,11 @@ def main(arguments):
             answer(lambda _: timed.seconds(), before)
         case ["sample", "torch", name, *sizes]:
             answer(lambda line: sample(name, *map(int, sizes), line))
+        case ["gpu", "torch", name, batch, side, precision, *last]:
+            work = OnGpu(name, int(batch), int(side), precision, bool(last))
+            for line in sys.stdin:
+                seconds = work.seconds(line.strip())
+                print(json.dumps({"seconds": seconds, "peak_bytes": work.peak()}), flush=True)
         case ["ops", "torch", *fused]:
             answer(lambda line: operation_seconds(line, adam(fused)))
         case _:

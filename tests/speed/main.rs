@@ -6,12 +6,14 @@
 //!     speed sample ours NETWORK BASE BATCH SIDE T
 //!     speed ops ours|candle
 //!     speed evaluate ours SAMPLES
+//!     speed gpu ours NETWORK BATCH SIDE f32|tf32|bf16
 //!
-//! The last four answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
+//! The last five answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
 //! memory so far. A line for `ops` is such as `both 64 conv2d 64 128 28 3 1`, one for `sample` such
-//! as `ddim 50`. `RAYON_NUM_THREADS` says how many threads.
+//! as `ddim 50`, for `gpu` it is `train` or `sample`. `RAYON_NUM_THREADS` says how many threads.
 
 mod evaluation;
+mod gpu;
 mod measure;
 mod networks;
 mod operations;
@@ -74,6 +76,18 @@ fn main() -> Result<()> {
         ["evaluate", "ours", samples] => {
             let measuring = evaluation::Measuring::new(number(samples)?)?;
             answer(&Memory::now(), |_| measuring.seconds())
+        }
+        ["gpu", "ours", name, batch, width, precision] => {
+            let mut work = gpu::Work::new(name, number(batch)?, number(width)?, precision)?;
+            for line in stdin().lines() {
+                let seconds = work.seconds(&line?)?;
+                println!(
+                    "{{\"seconds\": {seconds}, \"peak_bytes\": {}}}",
+                    work.peak()
+                );
+                stdout().flush()?;
+            }
+            Ok(())
         }
         _ => bail!("{arguments:?}: the first lines of tests/speed/main.rs say what can be asked"),
     }

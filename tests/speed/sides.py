@@ -16,8 +16,10 @@ class Problem(Exception):
     """Something that the user can mend; the message says how."""
 
 
-def build():
+def build(features=""):
     command = ["cargo", "build", "--quiet", "--locked", "--release", "--example", "speed"]
+    if features:
+        command += ["--features", features]
     if subprocess.run(command, cwd=ROOT).returncode:
         raise Problem("the crate could not be built: cargo says above why")
 
@@ -69,8 +71,8 @@ class Process:
 class Sides:
     """Those that can be timed here, in the order in which they take turns: ours, PyTorch if there is one, stock candle."""
 
-    def __init__(self, threads, torch_python=None, install=False):
-        build()
+    def __init__(self, threads, torch_python=None, install=False, features=""):
+        build(features)
         if install and not torch_python:
             install_torch()
         if not torch_python and (TORCH_ENV / "requirements.stamp").is_file():

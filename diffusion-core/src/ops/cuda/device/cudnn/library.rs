@@ -2,6 +2,7 @@
 
 use candle_core::{Result, bail};
 use libloading::Library as Shared;
+use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
@@ -93,11 +94,13 @@ macro_rules! library {
         }
 
         impl Library {
-            fn load(shared: Shared) -> std::result::Result<Self, libloading::Error> {
+            fn load(shared: Shared) -> std::result::Result<Self, String> {
                 // SAFETY: the types are those of the functions of these names in cuDNN 9's documentation.
                 unsafe {
                     Ok(Self {
-                        $($field: *shared.get::<$kind>(concat!($symbol, "\0").as_bytes())?,)*
+                        $($field: *shared
+                            .get::<$kind>(concat!($symbol, "\0").as_bytes())
+                            .map_err(|_| concat!("it has no function ", $symbol))?,)*
                         _shared: shared,
                     })
                 }
@@ -147,9 +150,13 @@ impl Library {
         let mut reason = String::new();
         for name in names {
             // SAFETY: cuDNN's initialisation does nothing but set itself up.
-            match unsafe { Shared::new(*name) }.and_then(Self::load) {
+            let opened = unsafe { Shared::new(*name) }.map_err(|error| match error.source() {
+                Some(why) => why.to_string(),
+                None => error.to_string(),
+            });
+            match opened.and_then(Self::load) {
                 Ok(library) => return Ok(Arc::new(library)),
-                Err(error) => reason = error.to_string(),
+                Err(why) => reason = format!("{name}: {why}"),
             }
         }
         Err(format!(

@@ -112,7 +112,7 @@ def measure(options):
         for base in options.base or [32]:
             yield from compare.scaling(sides, options.network, base, options.rounds or 3)
     if "gpu" in parts:
-        yield from compare.gpu(sides, options.rounds or 5, options.batch)
+        yield from compare.gpu(sides, options.rounds or 5, options.batch, "cuda" in options.features)
     if others is not None and (busy := (used_by_others() - others) / (time.monotonic() - began)) > BUSY:
         print(f"\nOther programs kept {busy:.1f} cores busy meanwhile: the figures are not to be trusted, PyTorch's least of all. "
               "Measure again on an idle machine.")

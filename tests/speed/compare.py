@@ -145,9 +145,10 @@ ON_GPU, BATCHES, PRECISIONS = {"simple_unet": 28, "attention_unet": 64}, (128, 5
 FASTER, MEMORY = {"train": 1.0, "sample": 1.2}, 1.1
 
 
-def gpu(sides, rounds, batches):
+def gpu(sides, rounds, batches, on_gpu):
     """Steps of training, with data, noise, clipping and averaging, and steps of DDIM. PyTorch with channels first and last."""
-    print(f"\nOn the GPU, rounds: {rounds}; images per second; PyTorch eager with cudnn.benchmark, the faster of channels first and last")
+    where = "On the GPU" if on_gpu else "On the CPU, for a trial: FEATURES=cuda is missing"
+    print(f"\n{where}, rounds: {rounds}; images per second; PyTorch eager with cudnn.benchmark, the faster of channels first and last")
     row("", "ours", "PyTorch", "ours/PyTorch", "memory ours", "PyTorch", "ours/PyTorch", "promise")
     for network, side in ON_GPU.items():
         for batch in batches or BATCHES:
@@ -178,7 +179,7 @@ def gpu(sides, rounds, batches):
                     held = faster is None or faster >= FASTER[what] and (larger is None or larger <= MEMORY)
                     row(f"{network} {side}×{side}, {batch}, {precision}, {what}", number(batch / found["ours"], 0),
                         number(batch / found["torch"], 0) if other else "-", number(faster), megabytes(memory["ours"]),
-                        megabytes(memory["torch"]), number(larger), "-" if faster is None else "HELD" if held else "NOT HELD")
+                        megabytes(memory["torch"]), number(larger), "-" if faster is None or not on_gpu else "HELD" if held else "NOT HELD")
                     yield entry(f"gpu, {network} {side}x{side} batch {batch} {precision} {what}", found, None, memory)
 
 

@@ -8,8 +8,7 @@ mod noise;
 mod norm;
 mod op;
 mod parameters;
-mod planes;
-mod pointwise;
+mod unary;
 
 pub(in crate::ops) use convolution::{conv_transpose2d, conv2d};
 pub(crate) use images::Resident;
@@ -17,5 +16,4 @@ pub(crate) use noise::Noise;
 pub(in crate::ops) use norm::group_norm;
 pub(in crate::ops) use op::takes;
 pub(crate) use parameters::{Fused, Row};
-pub(in crate::ops) use planes::{avg_pool2d, max_pool2d, upsample_nearest2x};
-pub(in crate::ops) use pointwise::{activate, softmax};
+pub(in crate::ops) use unary::{activate, avg_pool2d, max_pool2d, softmax, upsample_nearest2x};

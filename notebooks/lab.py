@@ -226,7 +226,8 @@ def warm_up():
             client.wait_for_ready(timeout=3600)
         except RuntimeError:
             sys.exit(ended)
-        for code in (dep, "use diffusion_core::candle;"):
+        # The second runs something, so that it shows here whether the library can be loaded.
+        for code in (dep, "let _ = diffusion_core::device::best();"):
             if not failed:
                 client.execute_interactive(code, output_hook=show, timeout=None)
     except KeyboardInterrupt:

@@ -56,6 +56,11 @@ fn said(output: &Output) -> String {
     String::from_utf8_lossy(&output.stderr).into_owned()
 }
 
+fn shared_library() -> Result<PathBuf> {
+    let beside = Path::new(PROGRAM).parent().context("a folder")?;
+    Ok(beside.join("libdiffusion_core.so"))
+}
+
 #[test]
 fn a_driver_that_finds_no_gpu_leaves_the_cpu() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -94,11 +99,19 @@ fn a_library_that_is_no_driver_leaves_the_cpu() -> Result<()> {
     Ok(())
 }
 
+/// As a notebook loads it: every function that it asks for must be there at once.
+#[test]
+fn the_shared_library_lacks_no_function() -> Result<()> {
+    use libloading::os::unix::{Library, RTLD_LOCAL, RTLD_NOW};
+    // SAFETY: its initialisers are those of this program, which were run already, and it stays open.
+    let opened = unsafe { Library::open(Some(shared_library()?), RTLD_NOW | RTLD_LOCAL) };
+    std::mem::forget(opened?);
+    Ok(())
+}
+
 #[test]
 fn nothing_that_was_built_asks_the_loader_for_the_driver() -> Result<()> {
-    let beside = Path::new(PROGRAM).parent().context("a folder")?;
-    let library: PathBuf = beside.join("libdiffusion_core.so");
-    for file in [Path::new(PROGRAM), &library] {
+    for file in [Path::new(PROGRAM), &shared_library()?] {
         let headers = Command::new("readelf").arg("-d").arg(file).output()?;
         let headers = String::from_utf8_lossy(&headers.stdout).into_owned();
         ensure!(

@@ -9,6 +9,8 @@ use std::sync::OnceLock;
 
 mod check;
 #[cfg(feature = "cuda")]
+mod cublas_lt;
+#[cfg(feature = "cuda")]
 mod cuda;
 #[cfg(lazy_driver)]
 mod driver;

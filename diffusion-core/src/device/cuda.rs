@@ -21,6 +21,9 @@ pub(super) fn open() -> std::result::Result<Device, String> {
         #[cfg(lazy_driver)]
         driver::find()?;
         let opened = Device::new_cuda(0).and_then(|device| {
+            // Two events for each tensor, and one recorded at each use, would keep several streams apart.
+            // SAFETY: one stream does everything on this device, in order.
+            unsafe { device.as_cuda_device()?.disable_event_tracking() };
             computes(&device)?;
             keep_memory(&device)?;
             Ok(device)

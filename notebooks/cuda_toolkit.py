@@ -136,6 +136,8 @@ def choose(own=OWN, environment=os.environ):
         own.mkdir(exist_ok=True)
         home = install(own)
     said = environment.get("CUDA_COMPUTE_CAP", "").replace(".", "")
+    if not said and capability is None and (own / "toolkit.json").is_file():
+        said = json.loads((own / "toolkit.json").read_text())["compute_cap"]  # as it was said, or assumed, before
     if not said and capability is None:
         print(f"No driver tells what the GPU is: building for compute capability {USUAL / 10} and newer; CUDA_COMPUTE_CAP=90, say, "
               "chooses another.", flush=True)

@@ -132,10 +132,9 @@ def register_kernel(kernel, features):
     environment = dict(os.environ, JUPYTER_PATH=str(jupyter))
     if not spec.is_file():
         subprocess.run([str(kernel), "--install"], check=True, env=environment, stdout=subprocess.DEVNULL)
-    # evcxr reads this folder in place of the user's own. A second dependency that asks diffusion-core for a feature
-    # turns it on for the notebooks' `:dep` too: this is the one place where the device is chosen.
+    # evcxr reads this folder in place of the user's own.
     config.mkdir(parents=True, exist_ok=True)
-    (config / "init.evcxr").write_text(feature_package(features) if features else "")
+    (config / "init.evcxr").write_text(first_lines(features) if features else "")
     spec.write_text(json.dumps({
         "argv": [sys.executable, str(Path(__file__).resolve()), "kernel", str(cache(features)[0]), str(kernel),
                  "--control_file", "{connection_file}"],
@@ -144,6 +143,14 @@ def register_kernel(kernel, features):
         "interrupt_mode": "message",
         "env": {"EVCXR_CONFIG_DIR": str(config), "JUPYTER_PATH": str(jupyter)},
     }, indent=2))
+
+
+def first_lines(features):
+    """What every kernel does first. A second dependency that asks diffusion-core for a feature turns it on for the notebooks'
+    `:dep` too: this is the one place where the device is chosen. It is built before evcxr reads the prelude of evcxr.toml, so
+    what that says of the build is said here, too: else every start of a kernel would build the crate in two ways."""
+    build = re.findall(r"^:build_env .*\n", (NOTEBOOKS / "evcxr.toml").read_text(), re.M)
+    return "".join(build) + feature_package(features)
 
 
 def feature_package(features):

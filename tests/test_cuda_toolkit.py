@@ -176,3 +176,15 @@ def test_what_the_user_says_of_the_gpu_goes_before_what_the_driver_says(machine,
     monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "home")))
     monkeypatch.setenv("CUDA_COMPUTE_CAP", "7.5")
     assert cuda_toolkit.choose(tmp_path / "own")["compute_cap"] == "75"
+
+
+def test_what_was_said_of_the_gpu_is_remembered_where_no_driver_tells(machine, tmp_path, monkeypatch, capsys):
+    """Else the same command without it would have nvcc compile everything again."""
+    monkeypatch.setenv("CUDA_HOME", str(toolkit(tmp_path / "home")))
+    monkeypatch.setenv("CUDA_COMPUTE_CAP", "9.0")
+    cuda_toolkit.choose(tmp_path / "own")
+    monkeypatch.delenv("CUDA_COMPUTE_CAP")
+    assert cuda_toolkit.choose(tmp_path / "own")["compute_cap"] == "90"
+    assert capsys.readouterr().out == ""
+    machine("13.0", "8.6")
+    assert cuda_toolkit.choose(tmp_path / "own")["compute_cap"] == "86", "but a driver goes before it"

@@ -78,6 +78,15 @@ def test_a_problem_is_one_line_and_an_exit_status(tmp_path):
     assert run.returncode == 1 and len(run.stderr.splitlines()) == 1 and run.stderr.startswith("make: rustc")
 
 
+def test_a_feature_is_built_as_the_notebooks_build_is(tmp_path, monkeypatch):
+    """With other settings the kernel would build the crate twice at each start."""
+    monkeypatch.setattr(lab, "LAB", tmp_path)
+    *build, dependency = lab.first_lines(["cuda"]).splitlines()
+    prelude = (NOTEBOOKS / "evcxr.toml").read_text().splitlines()
+    assert build == [line for line in prelude if line.startswith(":build_env")] and len(build) == 2
+    assert dependency.startswith(":dep diffusion-features = ")
+
+
 def test_features_reach_the_crate_that_the_notebooks_depend_on(tmp_path, monkeypatch):
     """The kernel's manifest names diffusion-core without features; the package beside it turns them on for both."""
     monkeypatch.setattr(lab, "LAB", tmp_path)

@@ -159,13 +159,9 @@ impl Setup {
     pub fn new(seed: u64) -> Self {
         let (device, note) = choose();
         let (processor, memory) = machine();
-        #[cfg(feature = "cuda")]
-        let gpu = cuda::about(&device);
-        #[cfg(not(feature = "cuda"))]
-        let gpu = None;
         Self {
+            gpu: gpu(&device),
             device,
-            gpu,
             note,
             processor,
             threads: get_num_threads(),
@@ -176,13 +172,10 @@ impl Setup {
 
     fn rows(&self) -> Vec<(&'static str, String)> {
         let gib = |bytes: u64| format!("{:.1} GiB", bytes as f64 / (1u64 << 30) as f64);
-        let device = match (self.device.location(), &self.gpu) {
-            (DeviceLocation::Cuda { .. }, Some((name, bytes))) => {
-                format!("{name} (CUDA), {}", gib(*bytes))
-            }
-            (DeviceLocation::Cpu, _) => "CPU".to_owned(),
-            (DeviceLocation::Cuda { gpu_id }, None) => format!("CUDA GPU {gpu_id}"),
-            (DeviceLocation::Metal { gpu_id }, _) => format!("Metal GPU {gpu_id}"),
+        let name = name(&self.device, self.gpu.as_ref());
+        let device = match &self.gpu {
+            Some((_, bytes)) => format!("{name}, {}", gib(*bytes)),
+            None => name,
         };
         let processor = self.processor.as_deref().unwrap_or("of unknown name");
         let memory = self.memory.map_or("unknown".to_owned(), gib);
@@ -222,6 +215,44 @@ impl fmt::Display for Setup {
             .map(|(name, value)| format!("{name:10} {value}"))
             .collect();
         f.write_str(&lines.join("\n"))
+    }
+}
+
+/// What computes on `device`, in words for a model card: processor and threads, and the GPU if it is one.
+///
+/// ```
+/// let words = diffusion_core::device::described(&diffusion_core::candle::Device::Cpu);
+/// assert!(words.contains("thread") && !words.contains("GPU"));
+/// ```
+pub fn described(device: &Device) -> String {
+    let processor = machine().0;
+    let processor = processor.as_deref().unwrap_or("an unknown processor");
+    let threads = get_num_threads();
+    let plural = if threads == 1 { "" } else { "s" };
+    let gpu = match device {
+        Device::Cpu => String::new(),
+        _ => format!(", {}", name(device, gpu(device).as_ref())),
+    };
+    format!("{processor}, {threads} thread{plural}{gpu}")
+}
+
+fn name(device: &Device, gpu: Option<&(String, u64)>) -> String {
+    match (device.location(), gpu) {
+        (DeviceLocation::Cuda { .. }, Some((name, _))) => format!("{name} (CUDA)"),
+        (DeviceLocation::Cpu, _) => "CPU".to_owned(),
+        (DeviceLocation::Cuda { gpu_id }, None) => format!("CUDA GPU {gpu_id}"),
+        (DeviceLocation::Metal { gpu_id }, _) => format!("Metal GPU {gpu_id}"),
+    }
+}
+
+/// The name of a CUDA device and its memory in bytes.
+fn gpu(device: &Device) -> Option<(String, u64)> {
+    #[cfg(feature = "cuda")]
+    return cuda::about(device);
+    #[cfg(not(feature = "cuda"))]
+    {
+        let _ = device;
+        None
     }
 }
 

@@ -2,11 +2,11 @@
 
 use super::Step;
 use crate::config::RunConfig;
-use crate::device::Setup;
+use crate::device::described;
 use crate::nn::Contents;
 use crate::show::{Grid, Live, LiveState};
 use anyhow::{Context, Result, bail};
-use candle_core::{DeviceLocation, Tensor};
+use candle_core::{Device, Tensor};
 use std::fs::{self, File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
 use std::path::{Path, PathBuf};
@@ -66,7 +66,12 @@ pub(super) fn steps_of_checkpoints(folder: &Path) -> Vec<usize> {
 
 impl RunFolder {
     /// Makes the folder, or opens one with a run of the same configuration.
-    pub(super) fn open(path: &Path, run: &RunConfig, has_source: bool) -> Result<Self> {
+    pub(super) fn open(
+        path: &Path,
+        run: &RunConfig,
+        has_source: bool,
+        device: &Device,
+    ) -> Result<Self> {
         let open = || {
             fs::create_dir_all(path.join(CHECKPOINTS))?;
             let config = path.join(CONFIG);
@@ -74,7 +79,7 @@ impl RunFolder {
                 same_run(&RunConfig::load(&config)?, run, has_source)?;
             }
             run.save(&config)?;
-            note_machine(&path.join(MACHINE))?;
+            note_machine(&path.join(MACHINE), device)?;
             // A wish to stop from before this session says nothing about this one.
             Live::clear_stop(path)?;
             let log = OpenOptions::new()
@@ -224,15 +229,8 @@ impl RunFolder {
 }
 
 /// Notes what the training runs on, a line for each machine that it has run on.
-fn note_machine(path: &Path) -> Result<()> {
-    let setup = Setup::new(0);
-    let processor = setup.processor.as_deref().unwrap_or("an unknown processor");
-    let device = match setup.device.location() {
-        DeviceLocation::Cpu => String::new(),
-        other => format!(", {other:?}"),
-    };
-    let plural = if setup.threads == 1 { "" } else { "s" };
-    let line = format!("{processor}, {} thread{plural}{device}", setup.threads);
+fn note_machine(path: &Path, device: &Device) -> Result<()> {
+    let line = described(device);
     let before = fs::read_to_string(path).unwrap_or_default();
     if before.lines().all(|known| known != line) {
         fs::write(path, format!("{before}{line}\n"))?;

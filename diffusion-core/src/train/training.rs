@@ -261,7 +261,8 @@ impl Training {
             network: self.model.network.architecture().clone(),
             training: self.config.clone(),
         };
-        let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some())?;
+        let device = self.model.network.device();
+        let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some(), device)?;
         self.resumed = folder.newest(|file| self.load(file))?;
         self.history = folder.history(self.done)?;
         self.folder = Some(folder);

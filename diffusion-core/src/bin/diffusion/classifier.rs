@@ -1,12 +1,11 @@
 //! `diffusion classifier`.
 
-use crate::ask::counted;
 use crate::card::{self, Header};
 use crate::sample::prepare;
 use anyhow::{Context, Result};
 use clap::Args;
 use diffusion_core::data::{Part, Source};
-use diffusion_core::device::{Choice, Setup};
+use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, Fit};
 use std::fs;
 use std::path::PathBuf;
@@ -88,8 +87,7 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
     let text =
         |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
     let (name, file) = (text(options.out.file_stem()), text(options.out.file_name()));
-    let setup = Setup::new(0);
-    let machine = setup.processor.as_deref().unwrap_or("an unknown processor");
+    let machine = described(&crate::device(options.device)?);
     let about = &classifier.about;
     let [c, h, w] = about.shape;
     let only_of = match options.task.as_str() {
@@ -122,7 +120,7 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
 | network | five 3×3 convolutions with batch norm and SiLU, the mean over all positions, a linear layer; {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | trained | {steps} steps of {batch} images, {seen} images in all, moved by up to {shift} pixels; seed {seed} |
-| wall time | {minutes:.1} minutes on {machine}, {threads} |
+| wall time | {minutes:.1} minutes on {machine} |
 | test accuracy | {accuracy:.2} % of {test} images that it was not trained on |
 
 Distances in its features are comparable only with others taken with this very file. It is trained again by
@@ -146,7 +144,6 @@ let answers = classifier.look(&images)?;
         steps = about.steps,
         seen = about.images_seen,
         minutes = seconds / 60.0,
-        threads = counted(setup.threads, "thread"),
         accuracy = 100.0 * about.test_accuracy,
         test = about.test_images,
         task = options.task,

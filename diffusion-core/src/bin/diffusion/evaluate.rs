@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
 use diffusion_core::data::{Dataset, Part, Source, TASKS, labels_from_npy, samples_from_npy};
-use diffusion_core::device::Setup;
+use diffusion_core::device::described;
 use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
 use diffusion_core::rng::Rng;
 use serde_json::json;
@@ -112,13 +112,12 @@ pub fn run(options: &Options) -> Result<()> {
             options.data_seed
         );
     }
-    let setup = Setup::new(seed);
+    let machine = described(&crate::device(options.ask.device)?);
     let report = json!({
         "samples": drawn.words,
         "seconds_to_draw": drawn.seconds,
         "seconds_to_measure": seconds,
-        "machine": setup.processor,
-        "threads": setup.threads,
+        "machine": machine,
         "features": seen.to_string(),
         "measures": it,
     });
@@ -136,13 +135,11 @@ pub fn run(options: &Options) -> Result<()> {
             task: "unconditional-image-generation",
             license: None,
         };
-        let machine = setup.processor.as_deref().unwrap_or("an unknown processor");
         let words = format!(
-            "{}: against {} test images, in {seen}. Drawn in {:.0} s and measured in {seconds:.0} s on {machine}, {}.",
+            "{}: against {} test images, in {seen}. Drawn in {:.0} s and measured in {seconds:.0} s on {machine}.",
             drawn.words,
             real.len(),
-            drawn.seconds,
-            counted(setup.threads, "thread")
+            drawn.seconds
         );
         card::measured(path, &header, &it, &words)?;
         println!("{}", path.display());

@@ -1,12 +1,11 @@
 //! `diffusion leaderboard`: the choices one has, all against all, on the built-in sprites.
 
-use crate::ask::counted;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::{Dataset, Part, Source};
-use diffusion_core::device::{Choice, Setup};
+use diffusion_core::device::{Choice, described};
 use diffusion_core::diffusion::Param;
 use diffusion_core::metrics::{Classifier, FeatureExtractor, Gaussian, class_accuracy};
 use diffusion_core::rng::Rng;
@@ -288,15 +287,11 @@ impl Referee {
                 });
             }
         }
-        let setup = Setup::new(0);
-        let machine = setup
-            .processor
-            .unwrap_or_else(|| "an unknown processor".to_owned());
         Ok(Outcome {
             budget,
             trained: trained.clone(),
             seconds,
-            machine: format!("{machine}, {}", counted(setup.threads, "thread")),
+            machine: described(device),
             rows,
         })
     }

@@ -1,5 +1,5 @@
-//! What was built with CUDA starts where there is no driver, and says why it computes on the CPU. (`cargo test --features
-//! cli,cuda`; needs no GPU, and goes by what a driver made here says.)
+//! What was built with CUDA starts where there is no driver, and says why it computes on the CPU; and it computes rightly on a
+//! GPU that is made of the processor (`tests/gpu`). (`cargo test --features cli,cuda`; needs no GPU.)
 #![cfg(target_os = "linux")]
 
 use anyhow::{Context, Result, ensure};
@@ -130,5 +130,90 @@ fn nothing_that_was_built_asks_the_loader_for_the_driver() -> Result<()> {
             file.display()
         );
     }
+    Ok(())
+}
+
+/// The program with a GPU that is made of the processor: one library that stands for NVIDIA's driver, cuBLAS, cuRAND and cuDNN.
+struct Gpu {
+    folder: tempfile::TempDir,
+}
+
+impl Gpu {
+    fn new() -> Result<Self> {
+        let folder = tempfile::tempdir()?;
+        let library = folder.path().join("libcuda.so.1");
+        let compiler = std::env::var_os("CXX").unwrap_or_else(|| "c++".into());
+        // The crate opens cuDNN by this name.
+        let status = Command::new(compiler)
+            .args(["-std=c++17", "-O2", "-fPIC", "-shared"])
+            .args(["-Wl,-soname,libcudnn.so.9", "-o"])
+            .arg(&library)
+            .arg(Self::source("gpu.cpp"))
+            .arg("-ldl")
+            .status()?;
+        ensure!(status.success(), "the C++ compiler failed");
+        Ok(Self { folder })
+    }
+
+    fn source(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR"))
+            .join("../tests/gpu")
+            .join(name)
+    }
+
+    fn run(&self, memory: u64, arguments: &[&str]) -> Result<Output> {
+        let folder = self.folder.path();
+        let mut path = OsString::from(folder);
+        if let Some(more) = std::env::var_os("LD_LIBRARY_PATH") {
+            path.push(":");
+            path.push(more);
+        }
+        let translate = format!(
+            "env -u LD_PRELOAD -u LD_LIBRARY_PATH python3 {}",
+            Self::source("ptx.py").display()
+        );
+        let output = Command::new(PROGRAM)
+            .args(arguments)
+            .env("LD_LIBRARY_PATH", path)
+            .env("LD_PRELOAD", folder.join("libcuda.so.1"))
+            .env("TEST_GPU_FOLDER", folder)
+            .env("TEST_GPU_MEMORY", memory.to_string())
+            .env("TEST_GPU_TRANSLATE", translate)
+            .output()?;
+        Ok(output)
+    }
+}
+
+/// Every operation, a network, its training in each precision and its samples, against the CPU. Kernels are the very PTX that a
+/// GPU would be given; which blocks, arguments and memory they get is looked after.
+#[test]
+fn a_gpu_made_of_the_processor_computes_what_the_cpu_computes() -> Result<()> {
+    let output = Gpu::new()?.run(8 << 30, &["check", "--device", "cuda"])?;
+    let printed = String::from_utf8_lossy(&output.stdout).into_owned();
+    ensure!(output.status.success(), "{printed}{}", said(&output));
+    ensure!(printed.contains("all of it is right"), "{printed}");
+    ensure!(printed.contains("the same training twice"), "{printed}");
+    Ok(())
+}
+
+#[test]
+fn a_full_gpu_names_the_batch_and_what_to_try() -> Result<()> {
+    let gpu = Gpu::new()?;
+    let run = gpu.folder.path().join("run");
+    let train = ["train", "--task", "sprites", "--images", "64", "--batch"];
+    let rest = ["64", "--max-steps", "1", "--device", "cuda", "--out"];
+    let arguments = [&train[..], &rest, &[run.to_str().context("a name")?]].concat();
+    let output = gpu.run(60_000_000, &arguments)?;
+    let said = said(&output);
+    ensure!(output.status.code() == Some(1), "{said}");
+    ensure!(
+        said.contains("batch = 32 with accumulate = 2 makes the same steps"),
+        "{said}"
+    );
+    let machine = std::fs::read_to_string(run.join("machine.txt"))?;
+    ensure!(
+        machine.trim_end().ends_with(", GPU of the tests (CUDA)"),
+        "{machine}"
+    );
     Ok(())
 }

@@ -144,7 +144,7 @@ static void run_block() {
   }
   while (finished < blockDim.x && !fault) {
     bool moved = false;
-    unsigned warps = blockDim.x / 32;
+    unsigned warps = (blockDim.x + 31) / 32;
     for (unsigned i = 0; i < warps; i++) moved |= go_on(backwards ? warps - 1 - i : i);
     if (!moved) fault = "a barrier that not all threads come to";
   }

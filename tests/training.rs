@@ -1,17 +1,19 @@
 //! Training as a whole: it learns, it stops, it goes on to the bit, and what is wrong is said.
 
 use anyhow::{Context, Result};
-use diffusion_core::candle::{Device, Tensor};
+use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::Dataset;
-use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
-use diffusion_core::nn::Contents;
+use diffusion_core::nn::{Checkpoint, Linear, Parameters};
 use diffusion_core::ops::avg_pool2d;
-use diffusion_core::schedule::Betas;
+use diffusion_core::prediction::Prediction;
+use diffusion_core::process::{NoiseProcess, TimeSampling};
+use diffusion_core::rng::Rng;
+use diffusion_core::schedule::Schedule;
 use diffusion_core::show::Live;
 use diffusion_core::train::{
-    Decay, Loss, State, Step, TimeSteps, Training, TrainingConfig, Weighting,
+    Decay, Loss, Noise, Objective, State, Step, Training, TrainingBatch, TrainingConfig, Weighting,
 };
 use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
@@ -28,9 +30,13 @@ fn net() -> SimpleUNet {
         base: 4,
         groups: 2,
         classes: 5,
-        context: 0,
-        reduced: 0,
+        ..Default::default()
     }
+}
+
+fn cosine() -> NoiseProcess {
+    let schedule = Schedule::cosine(100);
+    schedule.map(Into::into).unwrap_or_default()
 }
 
 /// Every choice that has a state or draws random numbers; 7 steps an epoch.
@@ -39,12 +45,11 @@ fn config() -> TrainingConfig {
         epochs: 2,
         batch: 4,
         accumulate: 2,
-        steps: 100,
-        betas: Betas::COSINE,
-        param: Param::V,
+        process: cosine(),
+        prediction: Prediction::V,
         loss: Loss::Huber { delta: 1.0 },
         weighting: Weighting::MinSnr { gamma: 5.0 },
-        times: TimeSteps::Stratified,
+        times: TimeSampling::Stratified,
         stages: 3,
         lr: 1e-3,
         warmup: 3,
@@ -52,7 +57,7 @@ fn config() -> TrainingConfig {
         weight_decay: 0.01,
         clip: 0.5,
         ema: 0.9,
-        drop: 0.3,
+        condition_dropout: 0.3,
         checkpoint_every: 3,
         keep: 2,
         sample_every: 1,
@@ -79,7 +84,7 @@ fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
             Err(_) => x.to_vec1::<i64>()?.iter().map(|x| *x as u64).collect(),
         })
     };
-    let tensors = Contents::load(path)?.tensors;
+    let tensors = Checkpoint::load(path)?.tensors;
     tensors
         .iter()
         .map(|(n, x)| Ok((n.clone(), numbers(x)?)))
@@ -146,7 +151,7 @@ fn resumed_is_uninterrupted_to_the_bit() -> Result<()> {
     );
     let mut training = begin(config(), &broken)?;
     let resumed = training.resumed().context("a checkpoint")?;
-    assert_eq!((resumed.steps, resumed.passed_over.len()), (6, 0));
+    assert_eq!((resumed.steps, resumed.skipped.len()), (6, 0));
     assert_eq!(training.history().len(), 6);
     steps(&mut training, 4)?;
     drop(training);
@@ -158,7 +163,7 @@ fn resumed_is_uninterrupted_to_the_bit() -> Result<()> {
     let resumed = training.resumed().context("a checkpoint")?;
     assert_eq!(resumed.steps, 6);
     assert!(
-        resumed.passed_over[0].contains("step-000000009.safetensors: cannot load"),
+        resumed.skipped[0].contains("step-000000009.safetensors: cannot load"),
         "{resumed:?}"
     );
     steps(&mut training, 100)?;
@@ -184,8 +189,8 @@ fn the_model_of_the_folder_has_the_averaged_weights() -> Result<()> {
     let mut training = begin(config(), temp.path())?;
     steps(&mut training, 100)?;
     let model = Model::load(temp.path().join("model.safetensors"), &Device::Cpu)?;
-    assert_eq!(model.process.images_seen, 14 * 8);
-    assert_eq!(model.process.classes.len(), 5);
+    assert_eq!(model.info.images_seen, 14 * 8);
+    assert_eq!(model.info.classes.len(), 5);
     let (mine, averaged) = (
         bits(&checkpoints(temp.path())?.pop().context("a checkpoint")?)?,
         bits(&temp.path().join("model.safetensors"))?,
@@ -234,16 +239,24 @@ fn accumulated_gradients_are_those_of_the_large_batch() -> Result<()> {
 }
 
 #[test]
-fn every_parameterisation_and_loss_learns() -> Result<()> {
+fn every_process_prediction_and_loss_learns() -> Result<()> {
     let sprites = sprites()?;
-    for (param, loss, share) in [
-        (Param::Eps, Loss::Mse, 0.6),
-        (Param::X0, Loss::L1, 0.6),
-        (Param::V, Loss::Huber { delta: 0.5 }, 0.75),
+    let flow = NoiseProcess::Flow { shift: 1.0 };
+    let edm = NoiseProcess::edm();
+    let logit_normal = |mean, std| TimeSampling::LogitNormal { mean, std };
+    let edm_row = Prediction::Edm { sigma_data: 0.5 };
+    for (process, times, prediction, loss, share) in [
+        (cosine(), TimeSampling::Stratified, Prediction::Eps, Loss::Mse, 0.6),
+        (cosine(), TimeSampling::Stratified, Prediction::X0, Loss::L1, 0.6),
+        (cosine(), TimeSampling::Uniform, Prediction::V, Loss::Huber { delta: 0.5 }, 0.75),
+        (flow, logit_normal(0.0, 1.0), Prediction::Velocity, Loss::Mse, 0.75),
+        (edm, logit_normal(-1.2, 1.2), edm_row, Loss::Mse, 0.75),
     ] {
         let config = TrainingConfig {
             epochs: 40,
-            param,
+            process: process.clone(),
+            times,
+            prediction,
             loss,
             weighting: Weighting::Uniform,
             stages: 1,
@@ -263,7 +276,7 @@ fn every_parameterisation_and_loss_learns() -> Result<()> {
         let (before, after) = (losses[0], losses[35..].iter().sum::<f64>() / 5.0);
         assert!(
             after < share * before,
-            "{param:?}, {loss:?}: {before} {after}"
+            "{process:?}, {prediction:?}, {loss:?}: {before} {after}"
         );
     }
     Ok(())
@@ -296,7 +309,7 @@ fn a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint() -> Resul
     assert!(training.next().is_none());
     let newest = checkpoints(temp.path())?.pop().context("a checkpoint")?;
     assert!(problem.contains(&newest.display().to_string()));
-    Contents::load(&newest)?;
+    Checkpoint::load(&newest)?;
     Ok(())
 }
 
@@ -353,13 +366,14 @@ fn a_folder_is_for_one_run_only() -> Result<()> {
     );
     let message = fail(
         TrainingConfig {
-            betas: Betas::LINEAR,
+            process: NoiseProcess::default(),
+            sample_steps: 3,
             ..config()
         },
         net(),
         &sprites,
     )?;
-    assert!(message.contains("training.betas"), "{message}");
+    assert!(message.contains("training.process.vp."), "{message}");
     // More epochs, and other sheets of samples, are the same run.
     let longer = TrainingConfig {
         epochs: 5,
@@ -518,7 +532,7 @@ fn a_network_learns_to_enlarge() -> Result<()> {
         epochs: 60,
         batch: 10,
         lr: 3e-3,
-        drop: 0.0,
+        condition_dropout: 0.0,
         ema: 0.0,
         sample_every: 0,
         ..Default::default()
@@ -526,7 +540,7 @@ fn a_network_learns_to_enlarge() -> Result<()> {
     let net = SimpleUNet {
         base: 8,
         classes: 0,
-        reduced: 4,
+        low_res: 4,
         ..net()
     };
     let data = sprites()?;
@@ -541,6 +555,66 @@ fn a_network_learns_to_enlarge() -> Result<()> {
     let others = Tensor::cat(&[samples.narrow(0, 1, 19)?, samples.narrow(0, 0, 1)?], 0)?;
     let (right, wrong) = (off(&samples)?, off(&others)?);
     assert!(right < 0.5 * wrong, "{right} {wrong}");
+    Ok(())
+}
+
+/// Another objective in the same loop: an autoencoder.
+struct Autoencoder {
+    parameters: Parameters,
+    encoder: Linear,
+    decoder: Linear,
+}
+
+impl Autoencoder {
+    fn new() -> Result<Self> {
+        let mut parameters = Parameters::new(DType::F32, &Device::Cpu);
+        let mut rng = Rng::new(1);
+        let mut build = parameters.builder(&mut rng);
+        let encoder = Linear::new(build.at("encoder"), 3 * 16 * 16, 8)?;
+        let decoder = Linear::new(build.at("decoder"), 8, 3 * 16 * 16)?;
+        Ok(Self { parameters, encoder, decoder })
+    }
+}
+
+impl Objective for Autoencoder {
+    fn parameters(&self) -> &Parameters {
+        &self.parameters
+    }
+
+    /// A denoising one, so that it draws random numbers.
+    fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
+        let x = batch.images().flatten_from(1)?;
+        let noised = (&x + (noise.randn_like(&x)? * 0.1)?)?;
+        let decoded = self.decoder.forward(&self.encoder.forward(&noised)?)?;
+        Ok((decoded - x)?.sqr()?.mean_all()?)
+    }
+}
+
+#[test]
+fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let begin = |folder: &str| -> Result<Training<Autoencoder>> {
+        let config = TrainingConfig { epochs: 6, lr: 3e-3, ..config() };
+        let training = Training::with_objective(config, Autoencoder::new()?, &sprites()?)?;
+        training.in_folder(temp.path().join(folder))
+    };
+    let mut whole = begin("whole")?;
+    let all: Vec<Step> = whole.by_ref().collect::<Result<_>>()?;
+    assert!(all[41].loss < 0.8 * all[0].loss, "{} {}", all[0].loss, all[41].loss);
+    let mut broken = begin("broken")?;
+    broken.by_ref().take(17).try_for_each(|step| step.map(drop))?;
+    fs::write(temp.path().join("broken/stop"), "")?;
+    assert!(broken.next().is_none());
+    assert_eq!(broken.state(), State::Stopped);
+    let mut broken = begin("broken")?;
+    assert_eq!(broken.resumed().context("a checkpoint")?.steps, 17);
+    broken.by_ref().try_for_each(|step| step.map(drop))?;
+    let file = |folder: &str| bits(&temp.path().join(folder).join("model.safetensors"));
+    assert!(file("whole")? == file("broken")?);
+    let losses = |training: &Training<Autoencoder>| -> Vec<u64> {
+        training.history().iter().map(|step| step.loss.to_bits()).collect()
+    };
+    assert_eq!(losses(&whole), losses(&broken));
     Ok(())
 }
 

@@ -9,54 +9,37 @@
 //!
 //! [training]
 //! epochs = 20
-//! betas = "cosine"
+//! process = { vp = { betas = "cosine" } }
 //! weighting = { min-snr = { gamma = 5 } }
 //! ```
 //!
-//! Every key may be left out. A choice with numbers of its own can be written as its name alone, or as a table. The same
-//! file stands in every run's folder.
+//! Every key may be left out. A choice with numbers of its own can be written as its name alone, or as a table. Every run's
+//! folder has such a file. Files with the keys of version 0.1 are read, too: `train/upgrade.rs` lists them.
 
+pub use crate::choice::parse_choice;
+use crate::choice::name_or_table;
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
-use crate::train::TrainingConfig;
-use crate::unet::{Architecture, SimpleUNet, Takes};
+use crate::train::{ConditionOn, TrainingConfig, upgrade};
+use crate::unet::{Architecture, Conditioning, SimpleUNet};
 use anyhow::{Context, Result};
-use serde::de::{
-    self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
-    value::{MapAccessDeserializer, StrDeserializer},
-};
 use serde::{Deserialize, Serialize};
-use std::fmt;
 use std::fs;
-use std::marker::PhantomData;
 use std::path::Path;
 
 /// All that determines a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
-    /// What it learns from.
+    /// The training data.
     pub data: Source,
-    /// What the network is told of an image; nothing if it is shown a reduced one.
-    pub condition: Told,
+    /// What the network is conditioned on.
+    pub condition: ConditionOn,
     /// The network. Its channels, classes and context follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
     pub network: Architecture,
     /// How it is trained.
     pub training: TrainingConfig,
-}
-
-/// What a network is told of the images that it learns from.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Told {
-    /// The number of the class.
-    #[default]
-    Classes,
-    /// The class as a vector of zeros and a one, which can be mixed with others when sampling.
-    Context,
-    /// Nothing.
-    Nothing,
 }
 
 impl Default for RunConfig {
@@ -69,7 +52,7 @@ impl Default for RunConfig {
         };
         Self {
             data: Source::default(),
-            condition: Told::default(),
+            condition: ConditionOn::default(),
             network: network.into(),
             training: TrainingConfig::default(),
         }
@@ -77,24 +60,28 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network for the images and classes of `data`, and for the training's time steps.
+    /// The network for the images and classes of `data`, and for the times of the training's process.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let classes = data.class_names().len();
+        let conditioning = self.network.conditioning();
         let (classes, context) = match self.condition {
-            _ if self.network.reduced() > 0 => (0, 0),
-            Told::Classes => (classes, 0),
-            Told::Context => (0, classes),
-            Told::Nothing => (0, 0),
+            // Networks for super-resolution of before conditions could be combined.
+            _ if conditioning.low_res > 0 => (0, 0),
+            ConditionOn::Classes => (classes, 0),
+            ConditionOn::Context => (0, classes),
+            ConditionOn::None => (0, 0),
         };
         let [channels, height, _] = data.shape();
         let mut network = self.network.clone();
         if let Architecture::ContextUnet(it) = &mut network {
-            (it.height, it.steps) = (height, self.training.steps);
+            it.height = height;
+            it.timesteps = self.training.process.max_network_time() as usize;
         }
-        network.with(Takes {
+        network.with(Conditioning {
             channels,
             classes,
             context,
+            ..conditioning
         })
     }
 
@@ -117,7 +104,12 @@ impl RunConfig {
     /// # Errors
     /// As [`RunConfig::load`].
     pub fn from_toml(text: &str) -> Result<Self> {
-        Ok(toml::from_str(text)?)
+        let mut table: toml::Table = toml::from_str(text)?;
+        // A file of today is read as it stands, so that errors name its lines.
+        match upgrade(&mut table)? {
+            true => Ok(table.try_into()?),
+            false => Ok(toml::from_str(text)?),
+        }
     }
 
     /// The text of a file with all values.
@@ -140,134 +132,23 @@ impl RunConfig {
     }
 }
 
-/// The choice of this name, with the defaults of its numbers: `cosine` is a schedule, `simple-unet` a network.
-///
-/// # Errors
-/// There is none of this name: the message says which there are.
-///
-/// ```
-/// use diffusion_core::{config::parse_choice, schedule::Betas};
-/// assert_eq!(parse_choice::<Betas>("cosine")?, Betas::COSINE);
-/// assert!(parse_choice::<Betas>("cosin").unwrap_err().to_string().contains("`cosine`"));
-/// # Ok::<(), anyhow::Error>(())
-/// ```
-pub fn parse_choice<T: for<'a> Deserialize<'a>>(name: &str) -> Result<T> {
-    let choice: Result<T, de::value::Error> = T::deserialize(Name(name, PhantomData));
-    Ok(choice?)
-}
-
-/// Reads an enum from its variant's name alone, with the defaults of its fields, or from a table with that name as its only
-/// key.
-pub(crate) fn name_or_table<'de, D, T>(deserializer: D) -> Result<T, D::Error>
-where
-    D: Deserializer<'de>,
-    T: Deserialize<'de>,
-{
-    deserializer.deserialize_any(NameOrTable(PhantomData))
-}
-
-struct NameOrTable<T>(PhantomData<T>);
-
-impl<'de, T: Deserialize<'de>> Visitor<'de> for NameOrTable<T> {
-    type Value = T;
-
-    fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str("a name, or a table with one name and its numbers")
-    }
-
-    fn visit_str<E: de::Error>(self, name: &str) -> Result<T, E> {
-        T::deserialize(Name(name, PhantomData))
-    }
-
-    fn visit_map<A: de::MapAccess<'de>>(self, map: A) -> Result<T, A::Error> {
-        T::deserialize(MapAccessDeserializer::new(map))
-    }
-}
-
-/// A variant's name, with nothing said of its fields.
-struct Name<'a, E>(&'a str, PhantomData<E>);
-
-impl<'de, E: de::Error> Deserializer<'de> for Name<'_, E> {
-    type Error = E;
-
-    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, E> {
-        visitor.visit_str(self.0)
-    }
-
-    fn deserialize_enum<V: Visitor<'de>>(
-        self,
-        _: &'static str,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, E> {
-        visitor.visit_enum(self)
-    }
-
-    serde::forward_to_deserialize_any! {
-        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char str string bytes byte_buf option unit unit_struct
-        newtype_struct seq tuple tuple_struct map struct identifier ignored_any
-    }
-}
-
-impl<'de, E: de::Error> EnumAccess<'de> for Name<'_, E> {
-    type Error = E;
-    type Variant = NoFields<E>;
-
-    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, NoFields<E>), E> {
-        let name: StrDeserializer<E> = self.0.into_deserializer();
-        Ok((seed.deserialize(name)?, NoFields(PhantomData)))
-    }
-}
-
-struct NoFields<E>(PhantomData<E>);
-
-impl<'de, E: de::Error> NoFields<E> {
-    fn empty() -> de::value::MapDeserializer<'de, std::iter::Empty<(&'de str, &'de str)>, E> {
-        de::value::MapDeserializer::new(std::iter::empty())
-    }
-}
-
-impl<'de, E: de::Error> VariantAccess<'de> for NoFields<E> {
-    type Error = E;
-
-    fn unit_variant(self) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, E> {
-        seed.deserialize(Self::empty())
-    }
-
-    fn tuple_variant<V: Visitor<'de>>(self, _: usize, visitor: V) -> Result<V::Value, E> {
-        Self::empty().deserialize_any(visitor)
-    }
-
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, E> {
-        Self::empty().deserialize_any(visitor)
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::schedule::Betas;
+    use crate::schedule::Schedule;
     use crate::train::{Decay, Weighting};
 
     #[test]
     fn what_is_written_is_read_and_the_rest_is_the_default() -> Result<()> {
         let run = RunConfig::from_toml(
-            "[network.simple-unet]\nbase = 48\n[training]\nbetas = \"cosine\"\ndecay = \"cosine\"\n\
+            "[network.simple-unet]\nbase = 48\n[training]\nprocess = { vp = { betas = \"cosine\" } }\ndecay = \"cosine\"\n\
              weighting = { min-snr = { gamma = 3 } }\n",
         )?;
         let Architecture::SimpleUNet(net) = &run.network else {
             panic!("{:?}", run.network)
         };
         assert_eq!((net.base, net.groups), (48, 8));
-        assert_eq!(run.training.betas, Betas::COSINE);
+        assert_eq!(run.training.process, Schedule::cosine(1000)?.into());
         assert_eq!(run.training.decay, Decay::Cosine { floor: 0.0 });
         assert_eq!(run.training.weighting, Weighting::MinSnr { gamma: 3.0 });
         assert_eq!(run.training.batch, TrainingConfig::default().batch);
@@ -288,11 +169,11 @@ mod tests {
             ("[training]\nbatch = \"many\"", &["line 2", "many"]),
             ("[training]\nbatch = -1", &["line 2", "-1"]),
             (
-                "[training]\nbetas = \"cosin\"",
+                "[training]\nprocess = { vp = { betas = \"cosin\" } }",
                 &["line 2", "cosin", "`cosine`", "`linear`"],
             ),
             (
-                "[training]\nbetas = { cosine = { ofset = 1 } }",
+                "[training]\nprocess = { vp = { betas = { cosine = { ofset = 1 } } } }",
                 &["line 2", "ofset", "`offset`"],
             ),
             (
@@ -314,5 +195,23 @@ mod tests {
                 );
             }
         }
+    }
+
+    #[test]
+    fn the_keys_of_version_0_1_are_read_unless_they_are_mixed_with_todays() -> Result<()> {
+        let run = RunConfig::from_toml(
+            "condition = \"nothing\"\n[network.simple-unet]\nreduced = 4\n[training]\nsteps = 500\nbetas = \"cosine\"\n\
+             param = \"v\"\nmax_steps = 7\ndrop = 0.2\ntimes = \"stratified\"",
+        )?;
+        let training = &run.training;
+        assert_eq!(run.condition, ConditionOn::None);
+        assert_eq!(run.network.conditioning().low_res, 4);
+        assert_eq!(training.process, Schedule::cosine(500)?.into());
+        assert_eq!(training.prediction, crate::prediction::Prediction::V);
+        assert_eq!((training.train_steps, training.condition_dropout), (7, 0.2));
+        let mixed = "[training]\nprediction = \"v\"\nsteps = 500";
+        let message = RunConfig::from_toml(mixed).unwrap_err().to_string();
+        assert!(message.contains("training.steps is called training.process.vp.timesteps now"), "{message}");
+        Ok(())
     }
 }

@@ -65,6 +65,7 @@ pub use anyhow;
 pub use candle_core as candle;
 pub use candle_nn;
 
+mod choice;
 pub mod config;
 pub mod data;
 pub mod device;

@@ -1,10 +1,11 @@
-//! The numbers of a training.
+//! The hyper-parameters of a training.
 
-use super::{AdamWConfig, Decay, EmaConfig, Loss, TimeSteps, Warmup, Weighting};
-use crate::config::name_or_table;
+use super::{AdamWConfig, Decay, EmaConfig, Loss, Warmup, Weighting};
+use crate::choice::name_or_table;
 use crate::device::Precision;
-use crate::diffusion::Param;
-use crate::schedule::{Betas, Schedule};
+use crate::prediction::Prediction;
+use crate::process::{NoiseProcess, TimeSampling};
+use crate::unet::Architecture;
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
@@ -12,89 +13,120 @@ use serde::{Deserialize, Serialize};
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4 and appendix B), for a laptop.
 ///
 /// ```
-/// use diffusion_core::{schedule::Betas, train::TrainingConfig};
-/// let config = TrainingConfig { epochs: 5, lr: 1e-3, betas: Betas::COSINE, ..Default::default() };
-/// assert_eq!((config.batch, config.steps), (64, 1000));
+/// use diffusion_core::{schedule::Schedule, train::TrainingConfig};
+/// let process = Schedule::cosine(1000)?.into();
+/// let config = TrainingConfig { epochs: 5, lr: 1e-3, process, ..Default::default() };
+/// assert_eq!(config.batch, 64);
+/// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// The seed of the initial weights, of the order of the images, of time steps and of noise.
+    /// The seed of the initial weights, the order of the images, augmentations, times and noise.
     pub seed: u64,
     /// How often every image is seen.
     pub epochs: usize,
     /// Ends the training after so many optimiser steps, if that is sooner; 0 for no such end.
-    pub max_steps: usize,
-    /// Images in a batch. The images of an epoch that do not fill one are left out; these are others in every epoch.
+    pub train_steps: usize,
+    /// Images in a batch. The images of an epoch that do not fill one are left out, different ones in every epoch.
     pub batch: usize,
     /// Batches whose gradients make one step of the optimiser: the effect of a larger batch without its memory.
     pub accumulate: usize,
     /// What the network computes with.
     #[serde(skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
-    /// T, the number of time steps.
-    pub steps: usize,
-    /// The variances of the forward process.
+    /// The noise process: which levels of noise there are.
     #[serde(deserialize_with = "name_or_table")]
-    pub betas: Betas,
-    /// What the network's answer means.
-    pub param: Param,
-    /// The distance of its answer from the right one.
+    pub process: NoiseProcess,
+    /// What the network predicts.
+    #[serde(deserialize_with = "name_or_table")]
+    pub prediction: Prediction,
+    /// The distance of its output from the target.
     #[serde(deserialize_with = "name_or_table")]
     pub loss: Loss,
     /// How much each level of noise counts.
     #[serde(deserialize_with = "name_or_table")]
     pub weighting: Weighting,
-    /// How t is drawn.
-    pub times: TimeSteps,
-    /// In how many stages the number of different t grows to T, doubling from one to the next, over the first half of the
-    /// training; 1 for all from the beginning.
+    /// How the times of a batch are drawn.
+    #[serde(deserialize_with = "name_or_table")]
+    pub times: TimeSampling,
+    /// In how many stages the number of different time steps grows to T, doubling from one to the next, over the first half
+    /// of the training; 1 for all from the beginning. Only of discrete processes.
     pub stages: usize,
     /// The learning rate, after the warm-up.
     pub lr: f64,
     /// Optimiser steps over which the learning rate rises from 0.
     pub warmup: usize,
-    /// What becomes of it then.
+    /// How it decays after that.
     #[serde(deserialize_with = "name_or_table")]
     pub decay: Decay,
-    /// β₂ of Adam: how much of the mean squared gradient is kept; less follows faster.
+    /// β₂ of Adam, the decay of the mean squared gradient; a smaller one follows changes faster.
     pub beta2: f64,
     /// λ of AdamW; 0 is Adam.
     pub weight_decay: f64,
-    /// The norm to which longer gradients are shortened; infinite for none.
+    /// The norm to which longer gradients are clipped; infinite for none.
     pub clip: f64,
-    /// The decay of the running average of the weights that samples are made with, after a warm-up; 0 for none.
+    /// The decay of the exponential moving average (EMA) of the weights that samples are made with, after a warm-up; 0 for
+    /// none.
     pub ema: f64,
-    /// The share of images whose label or context is kept from the network, so that it also learns to do without; it is
-    /// what guidance needs.
-    pub drop: f64,
+    /// The share of images whose condition is dropped, so that the network also learns to predict without one: what
+    /// classifier-free guidance needs.
+    pub condition_dropout: f64,
     /// Optimiser steps from one checkpoint to the next; 0 for one at the end of each epoch.
     pub checkpoint_every: usize,
     /// How many checkpoints are kept, the newest.
     pub keep: usize,
-    /// Epochs from one sheet of samples to the next, before the first epoch included; 0 for none.
+    /// Epochs from one grid of samples to the next; 0 for none.
     pub sample_every: usize,
-    /// Images in a sheet of samples.
+    /// Images in a grid of samples.
     pub samples: usize,
     /// Steps of DDIM for each of them.
     pub sample_steps: usize,
 }
+
+/// What a network is conditioned on.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ConditionOn {
+    /// The class label.
+    #[default]
+    Classes,
+    /// The class as a one-hot vector, which can be mixed with others when sampling.
+    Context,
+    /// Nothing: an unconditional network.
+    #[serde(alias = "nothing")]
+    None,
+}
+
+impl ConditionOn {
+    /// What a network of this architecture is conditioned on.
+    pub fn of(architecture: &Architecture) -> Self {
+        let conditioning = architecture.conditioning();
+        match (conditioning.classes, conditioning.context) {
+            (0, 0) => Self::None,
+            (0, _) => Self::Context,
+            _ => Self::Classes,
+        }
+    }
+}
+
+/// The most sampler steps on a process that has no last time step.
+const MOST_STEPS: usize = 1_000_000;
 
 impl Default for TrainingConfig {
     fn default() -> Self {
         Self {
             seed: 42,
             epochs: 20,
-            max_steps: 0,
+            train_steps: 0,
             batch: 64,
             accumulate: 1,
             precision: Precision::F32,
-            steps: 1000,
-            betas: Betas::LINEAR,
-            param: Param::Eps,
+            process: NoiseProcess::default(),
+            prediction: Prediction::Eps,
             loss: Loss::Mse,
             weighting: Weighting::Uniform,
-            times: TimeSteps::Uniform,
+            times: TimeSampling::Uniform,
             stages: 1,
             lr: 2e-4,
             warmup: 0,
@@ -103,7 +135,7 @@ impl Default for TrainingConfig {
             weight_decay: 0.0,
             clip: 1.0,
             ema: 0.9999,
-            drop: 0.1,
+            condition_dropout: 0.1,
             checkpoint_every: 0,
             keep: 2,
             sample_every: 1,
@@ -114,14 +146,6 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// The forward process.
-    ///
-    /// # Errors
-    /// As [`Schedule::new`].
-    pub fn schedule(&self) -> Result<Schedule> {
-        Schedule::new(self.steps, self.betas)
-    }
-
     /// An error that names the first field outside its range, and the value.
     ///
     /// # Errors
@@ -139,7 +163,7 @@ impl TrainingConfig {
                 bail!("training: {field} = 0 must be at least 1")
             }
         }
-        for (field, value) in [("ema", self.ema), ("drop", self.drop)] {
+        for (field, value) in [("ema", self.ema), ("condition_dropout", self.condition_dropout)] {
             if !(0.0..1.0).contains(&value) {
                 bail!("training: {field} = {value} must be in [0, 1)")
             }
@@ -150,18 +174,23 @@ impl TrainingConfig {
                 self.clip
             )
         }
-        if self.sample_every > 0 && !(1..=self.steps).contains(&self.sample_steps) {
+        let most = match &self.process {
+            NoiseProcess::Vp(schedule) => schedule.timesteps(),
+            _ => MOST_STEPS,
+        };
+        if self.sample_every > 0 && !(1..=most).contains(&self.sample_steps) {
             bail!(
-                "training: sample_steps = {} must be in 1 … {}, the time steps there are",
-                self.sample_steps,
-                self.steps
+                "training: sample_steps = {} must be in 1 … {most}",
+                self.sample_steps
             )
         }
         self.loss.check()?;
         self.weighting.check()?;
         self.decay.check()?;
         self.adam().check()?;
-        self.schedule().map(drop)
+        self.process.check()?;
+        self.times.check()?;
+        self.prediction.check(&self.process)
     }
 
     pub(super) fn adam(&self) -> AdamWConfig {
@@ -183,14 +212,19 @@ impl TrainingConfig {
     /// How many optimiser steps the whole training has, for `images` images.
     pub(super) fn total_steps(&self, images: usize) -> usize {
         let all = self.epochs.saturating_mul(self.steps_per_epoch(images));
-        match self.max_steps {
+        match self.train_steps {
             0 => all,
             most => all.min(most),
         }
     }
 
     pub(super) fn steps_per_epoch(&self, images: usize) -> usize {
-        images / self.batch.saturating_mul(self.accumulate)
+        images / self.images_per_step()
+    }
+
+    /// batch × accumulate.
+    pub(super) fn images_per_step(&self) -> usize {
+        self.batch.saturating_mul(self.accumulate)
     }
 }
 
@@ -218,10 +252,10 @@ mod tests {
             ),
             (
                 TrainingConfig {
-                    drop: 1.0,
+                    condition_dropout: 1.0,
                     ..config()
                 },
-                "drop = 1",
+                "condition_dropout = 1",
             ),
             (
                 TrainingConfig {
@@ -243,21 +277,6 @@ mod tests {
                     ..config()
                 },
                 "lr = NaN",
-            ),
-            (
-                TrainingConfig {
-                    steps: 1,
-                    ..config()
-                },
-                "sample_steps = 50",
-            ),
-            (
-                TrainingConfig {
-                    steps: 1,
-                    sample_every: 0,
-                    ..config()
-                },
-                "steps = 1",
             ),
             (
                 TrainingConfig {
@@ -304,7 +323,7 @@ mod tests {
         assert_eq!(config.total_steps(109), 15);
         assert_eq!(
             TrainingConfig {
-                max_steps: 4,
+                train_steps: 4,
                 ..config.clone()
             }
             .total_steps(109),

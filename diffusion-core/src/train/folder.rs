@@ -1,9 +1,9 @@
 //! A run's folder: its configuration, its log, its checkpoints and its samples.
 
 use super::Step;
-use crate::config::RunConfig;
+use super::upgrade::upgrade;
 use crate::device::described;
-use crate::nn::Contents;
+use crate::nn::Checkpoint;
 use crate::show::{Grid, Live, LiveState};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
@@ -20,7 +20,7 @@ const CHECKPOINTS: &str = "checkpoints";
 /// old ones ended.
 const MAY_DIFFER: [&str; 7] = [
     "epochs",
-    "max_steps",
+    "train_steps",
     "checkpoint_every",
     "keep",
     "sample_every",
@@ -28,13 +28,13 @@ const MAY_DIFFER: [&str; 7] = [
     "sample_steps",
 ];
 
-/// From where a training went on.
+/// From where a training resumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resumed {
     /// How many steps were done; 0 if no checkpoint could be used.
     pub steps: usize,
     /// Checkpoints that could not be used, newest first, each with the reason.
-    pub passed_over: Vec<String>,
+    pub skipped: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -68,7 +68,7 @@ impl RunFolder {
     /// Makes the folder, or opens one with a run of the same configuration.
     pub(super) fn open(
         path: &Path,
-        run: &RunConfig,
+        run: &toml::Table,
         has_source: bool,
         device: &Device,
     ) -> Result<Self> {
@@ -76,11 +76,13 @@ impl RunFolder {
             fs::create_dir_all(path.join(CHECKPOINTS))?;
             let config = path.join(CONFIG);
             if config.is_file() {
-                same_run(&RunConfig::load(&config)?, run, has_source)?;
+                let mut there: toml::Table = toml::from_str(&fs::read_to_string(&config)?)?;
+                upgrade(&mut there)?;
+                same_run(&there, run, has_source)?;
             }
-            run.save(&config)?;
+            crate::nn::write_whole(&config, toml::to_string(run)?.as_bytes())?;
             note_machine(&path.join(MACHINE), device)?;
-            // A wish to stop from before this session says nothing about this one.
+            // A stop that was requested before this session does not concern it.
             Live::clear_stop(path)?;
             let log = OpenOptions::new()
                 .create(true)
@@ -114,12 +116,12 @@ impl RunFolder {
     /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done.
     pub(super) fn newest(
         &mut self,
-        mut load: impl FnMut(&Contents) -> Result<usize>,
+        mut load: impl FnMut(&Checkpoint) -> Result<usize>,
     ) -> Result<Option<Resumed>> {
         let mut resumed = Resumed::default();
         let checkpoints = self.checkpoints()?;
         for path in checkpoints.iter().rev() {
-            match Contents::load(path).and_then(|file| load(&file)) {
+            match Checkpoint::load(path).and_then(|file| load(&file)) {
                 Ok(steps) => {
                     resumed.steps = steps;
                     self.last_saved = Some(path.clone());
@@ -128,7 +130,7 @@ impl RunFolder {
                 Err(problem) => {
                     let name = path.file_name().unwrap_or_default().to_string_lossy();
                     resumed
-                        .passed_over
+                        .skipped
                         .push(format!("{name}: {}", crate::message(&problem)));
                 }
             }
@@ -153,7 +155,7 @@ impl RunFolder {
     pub(super) fn save_checkpoint(
         &mut self,
         steps: usize,
-        file: &Contents,
+        file: &Checkpoint,
         keep: usize,
     ) -> Result<PathBuf> {
         let path = checkpoint(&self.path, steps);
@@ -219,8 +221,8 @@ impl RunFolder {
         Live::stop_requested(&self.path)
     }
 
-    /// Tells the page that follows this run, if there is one. A page that cannot be told is no reason to stop.
-    pub(super) fn tell(&self, state: impl FnOnce() -> LiveState) {
+    /// Writes the state for the page that follows this run, if there is one. A failure to do so is no reason to stop.
+    pub(super) fn write_live(&self, state: impl FnOnce() -> LiveState) {
         if let Some(token) = LiveState::token_of(&self.path) {
             let state = LiveState { token, ..state() };
             let _ = state.write(&self.path);
@@ -239,10 +241,8 @@ fn note_machine(path: &Path, device: &Device) -> Result<()> {
 }
 
 /// An error that names the first value in which two runs differ, if they differ in what a step computes.
-fn same_run(there: &RunConfig, here: &RunConfig, has_source: bool) -> Result<()> {
-    let table = |run: &RunConfig| toml::Table::try_from(run);
-    let (there, here) = (table(there)?, table(here)?);
-    for (section, values) in &here {
+fn same_run(there: &toml::Table, here: &toml::Table, has_source: bool) -> Result<()> {
+    for (section, values) in here {
         if section == "data" && !has_source {
             continue;
         }
@@ -275,4 +275,4 @@ fn differ(name: &str, there: &toml::Value, here: &toml::Value) -> Result<()> {
     Ok(())
 }
 
-const WHAT_TO_DO: &str = "give this run a folder of its own, or remove that one to begin anew";
+const WHAT_TO_DO: &str = "give this run another folder, or remove that one to start from scratch";

@@ -1,11 +1,11 @@
-//! How wrong an answer is, and how much that counts at each level of noise.
+//! The loss of a prediction, and its weight at each level of noise.
 
-use crate::diffusion::Param;
-use crate::schedule::Schedule;
+use crate::level::Level;
+use crate::prediction::Prediction;
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// The distance between the network's answer and what it should have said.
+/// The distance between the network's output and its target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Loss {
@@ -27,13 +27,13 @@ pub enum Loss {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Weighting {
-    /// Every answer the same, as the network gives it.
+    /// Every output the same.
     #[default]
     Uniform,
-    /// min(SNR, γ) in terms of x_0: so that the easy levels of little noise do not outweigh all others
+    /// min(SNR, γ) in terms of x_0: so that the easy levels with little noise do not outweigh all others
     /// ([Hang et al. 2023](https://arxiv.org/abs/2303.09556), section 3.4).
     ///
-    /// The weight of an answer in ε is min(SNR, γ)/SNR, in v min(SNR, γ)/(SNR + 1).
+    /// The weight of an ε-prediction is min(SNR, γ)/SNR, of a v-prediction min(SNR, γ)/(SNR + 1).
     MinSnr {
         /// γ > 0; the authors use 5.
         #[serde(default = "five")]
@@ -90,17 +90,14 @@ impl Loss {
 }
 
 impl Weighting {
-    /// The weight of an answer of kind `param` at step `t`.
-    pub fn at(self, schedule: &Schedule, param: Param, t: usize) -> f64 {
+    /// The weight of the squared error of a network's output at a level of noise.
+    ///
+    /// An error of the output is `c_out` times as large in x̂_0, so a weight w on the error of x̂_0 is w·c_out² here.
+    pub fn at(self, level: &Level, prediction: Prediction) -> f64 {
         match self {
             Self::Uniform => 1.0,
             Self::MinSnr { gamma } => {
-                let snr = schedule.snr(t);
-                match param {
-                    Param::Eps => gamma.min(snr) / snr,
-                    Param::X0 => gamma.min(snr),
-                    Param::V => gamma.min(snr) / (snr + 1.0),
-                }
+                gamma.min(level.snr()) * prediction.scalings(*level).c_out.powi(2)
             }
         }
     }
@@ -155,21 +152,18 @@ mod tests {
         Ok(())
     }
 
-    /// The three kinds of answer say the same, so their weighted errors must be the same error of x̂_0.
+    /// The weighted error of x̂_0 must be the same for every prediction type.
     #[test]
-    fn min_snr_weighs_the_same_error_of_x0_whatever_the_network_answers() -> Result<()> {
-        let schedule = Schedule::cosine(1000)?;
+    fn min_snr_weighs_the_same_error_of_x0_for_every_prediction() {
         let weighting = Weighting::MinSnr { gamma: 5.0 };
-        for t in [0, 100, 500, 900, 998] {
-            let (a, snr) = (schedule.alpha_bar(t), schedule.snr(t));
-            // An error of x̂_0 of size 1 is one of ε̂ of size √(ᾱ/(1−ᾱ)) and of v̂ of size 1/√(1−ᾱ).
-            let x0 = weighting.at(&schedule, Param::X0, t);
-            let eps = weighting.at(&schedule, Param::Eps, t) * snr;
-            let v = weighting.at(&schedule, Param::V, t) / (1.0 - a);
-            assert!((x0 - snr.min(5.0)).abs() < 1e-12);
-            assert!((eps / x0 - 1.0).abs() < 1e-9, "t = {t}: {eps} {x0}");
-            assert!((v / x0 - 1.0).abs() < 1e-9, "t = {t}: {v} {x0}");
+        for alpha_bar in [0.9999, 0.9, 0.5, 0.1, 1e-4f64] {
+            let level = Level { signal: alpha_bar.sqrt(), noise: (1.0 - alpha_bar).sqrt() };
+            let snr = alpha_bar / (1.0 - alpha_bar);
+            let [eps, x0, v] = [Prediction::Eps, Prediction::X0, Prediction::V]
+                .map(|prediction| weighting.at(&level, prediction));
+            assert!((x0 / snr.min(5.0) - 1.0).abs() < 1e-12);
+            assert!((eps / (snr.min(5.0) / snr) - 1.0).abs() < 1e-9, "{alpha_bar}");
+            assert!((v / (snr.min(5.0) / (snr + 1.0)) - 1.0).abs() < 1e-9, "{alpha_bar}");
         }
-        Ok(())
     }
 }

@@ -28,29 +28,37 @@
 //! ```
 
 mod adam;
+mod checkpoint;
 mod clip;
 mod config;
+mod diffusion;
 mod ema;
 mod folder;
 mod in_place;
+mod live;
 mod loss;
 mod noise;
+mod objective;
 #[cfg(feature = "cuda")]
 mod on_device;
-mod progress;
+mod optimizer;
 mod rate;
+mod report;
 mod state;
-mod times;
 mod training;
 mod update;
+mod upgrade;
 
 pub use adam::{AdamW, AdamWConfig};
 pub use clip::{Clip, clip_grad_norm};
-pub use config::TrainingConfig;
+pub use config::{ConditionOn, TrainingConfig};
+pub use diffusion::Diffusion;
 pub use ema::{Ema, EmaConfig, Warmup};
 pub use folder::Resumed;
 pub use loss::{Loss, Weighting};
-pub use progress::Report;
+pub use noise::Noise;
+pub use objective::{Objective, StepInfo, TrainingBatch};
 pub use rate::Decay;
-pub use times::TimeSteps;
+pub use report::Report;
 pub use training::{State, Step, Training};
+pub(crate) use upgrade::upgrade;

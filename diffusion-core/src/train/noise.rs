@@ -3,31 +3,41 @@
 use crate::rng::Rng;
 use candle_core::{Device, Result, Tensor};
 
-/// The normal numbers of one step: the same on every device, up to the last digit of a logarithm. A CUDA device makes them
-/// itself.
-pub(super) enum Noise {
+/// The normal numbers of one training step: the same on every device, up to the last digit of a logarithm. A CUDA device
+/// generates them itself.
+#[derive(Debug)]
+pub struct Noise(Source);
+
+#[derive(Debug)]
+enum Source {
     Host(Box<Rng>),
     #[cfg(feature = "cuda")]
     Device(crate::ops::Noise),
 }
 
 impl Noise {
-    /// Those that `rng` would give next.
-    pub(super) fn new(rng: Rng, device: &Device) -> Result<Self> {
+    /// The numbers that `rng` would give next.
+    ///
+    /// # Errors
+    /// The device has no memory for its generator.
+    pub fn new(rng: Rng, device: &Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            return crate::ops::Noise::new(&rng, device).map(Self::Device);
+            return crate::ops::Noise::new(&rng, device).map(|noise| Self(Source::Device(noise)));
         }
         let _ = device;
-        Ok(Self::Host(Box::new(rng)))
+        Ok(Self(Source::Host(Box::new(rng))))
     }
 
-    /// Numbers in the shape and on the device of `like`, f32.
-    pub(super) fn randn_like(&mut self, like: &Tensor) -> Result<Tensor> {
-        match self {
-            Self::Host(rng) => rng.randn_like(like),
+    /// Standard normal numbers in the shape and on the device of `like`, f32.
+    ///
+    /// # Errors
+    /// The device has no memory for them.
+    pub fn randn_like(&mut self, like: &Tensor) -> Result<Tensor> {
+        match &mut self.0 {
+            Source::Host(rng) => rng.randn_like(like),
             #[cfg(feature = "cuda")]
-            Self::Device(noise) => noise.randn(like.shape()),
+            Source::Device(noise) => noise.randn(like.shape()),
         }
     }
 }

@@ -16,9 +16,9 @@ pub(super) struct OnDevice {
     losses: Vec<Tensor>,
 }
 
-/// One step, as the device has told.
+/// One step, as the device reports it.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Told {
+pub(super) struct Outcome {
     pub(super) loss: f64,
     pub(super) norm: f64,
     /// False: loss or norm was not finite, in this step or one before, and nothing was changed.
@@ -33,7 +33,7 @@ impl OnDevice {
         device: &Device,
     ) -> Result<Self> {
         Ok(Self {
-            images: Resident::new(data.pixels(), data.shape(), device)?,
+            images: Resident::new(data.bytes(), data.shape(), device)?,
             fused: Fused::new(lengths(adam, ema), device)?,
             losses: Vec::new(),
         })
@@ -71,9 +71,9 @@ impl OnDevice {
     }
 
     /// How the steps since the last call went. Here the host waits for the device.
-    pub(super) fn told(&mut self) -> Result<Vec<Told>> {
+    pub(super) fn outcomes(&mut self) -> Result<Vec<Outcome>> {
         let losses = Tensor::stack(&std::mem::take(&mut self.losses), 0)?.to_vec1::<f32>()?;
-        let told = |(loss, (norm, taken)): (f32, (f64, bool))| Told {
+        let outcome = |(loss, (norm, taken)): (f32, (f64, bool))| Outcome {
             loss: loss.into(),
             norm,
             taken,
@@ -81,7 +81,7 @@ impl OnDevice {
         Ok(losses
             .into_iter()
             .zip(self.fused.outcomes()?)
-            .map(told)
+            .map(outcome)
             .collect())
     }
 }

@@ -1,6 +1,6 @@
-//! A training that says how far it is.
+//! How a training is going: progress lines, the report at its end, the loss curve.
 
-use super::{State, Step, Training};
+use super::{Objective, State, Step, Training};
 use crate::progress::Progress;
 use crate::show::Plot;
 use anyhow::Result;
@@ -25,12 +25,12 @@ pub struct Report {
     pub folder: Option<PathBuf>,
 }
 
-pub(super) fn run(training: &mut Training) -> Result<Report> {
+pub(super) fn run<O: Objective>(training: &mut Training<O>) -> Result<Report> {
     if let Some(resumed) = training.resumed().cloned() {
         for problem in &resumed.passed_over {
-            println!("passed over: {problem}");
+            println!("skipped checkpoint: {problem}");
         }
-        println!("going on after {} steps", resumed.steps);
+        println!("resuming after {} steps", resumed.steps);
     }
     // How many steps there will be is not known if it ends at a time.
     let total = match training.deadline() {
@@ -38,7 +38,7 @@ pub(super) fn run(training: &mut Training) -> Result<Report> {
         None => training.total_steps(),
     };
     let done = training.history().len();
-    // Its time is longer than the report's, which is that of the steps alone: the name says why.
+    // The progress bar counts the time of the samples, too; the report counts that of the steps alone.
     let label = match (training.folder(), training.config().sample_every) {
         (Some(_), 1..) => "training and sampling",
         _ => "training",
@@ -65,7 +65,7 @@ pub(super) fn run(training: &mut Training) -> Result<Report> {
     Ok(training.report())
 }
 
-impl Training {
+impl<O: Objective> Training<O> {
     /// How it stands.
     pub fn report(&self) -> Report {
         let history = self.history();
@@ -117,7 +117,7 @@ impl fmt::Display for Report {
         let state = match self.state {
             State::Done => "done",
             State::Stopped => "stopped",
-            State::Running => "not at its end",
+            State::Running => "not finished",
             State::Failed => "failed",
         };
         let Self {

@@ -1,0 +1,243 @@
+//! The objective of diffusion models: predict what was added to an image, from the noised image.
+
+use super::{ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
+use crate::data::Dataset;
+use crate::level::perturb;
+use crate::model::{Model, ModelInfo};
+use crate::nn::Parameters;
+use crate::ops::avg_pool2d;
+use crate::process::{NoiseProcess, TimeSampling};
+use crate::rng::Rng;
+use crate::sampler::Sampler;
+use crate::unet::{Architecture, Condition, Network};
+use anyhow::{Result, ensure};
+use candle_core::{Device, Tensor};
+use std::collections::HashMap;
+use std::path::Path;
+
+/// Denoising score matching in its common form: draw a time t and noise ε for each image, perturb it to the level of t, and
+/// compare the network's output with the target of its [`Prediction`](crate::prediction::Prediction)
+/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 1). [`Training::new`](super::Training::new) makes one.
+#[derive(Debug)]
+pub struct Diffusion {
+    pub(super) model: Model,
+    loss: Loss,
+    weighting: Weighting,
+    times: TimeSampling,
+    stages: usize,
+    dropout: f64,
+    sampler: Sampler,
+    /// The times of all images of the step, and whose condition is dropped.
+    drawn: (Vec<f64>, Vec<bool>),
+}
+
+impl Diffusion {
+    /// A new network with random weights from the seed of `config`, to be trained on images such as those of `data`.
+    ///
+    /// # Errors
+    /// A value of `config` or of the architecture is out of its range; the network does not take the images of `data`, or
+    /// another number of classes.
+    pub fn new(
+        config: &TrainingConfig,
+        architecture: impl Into<Architecture>,
+        data: &Dataset,
+        device: &Device,
+    ) -> Result<Self> {
+        config.check()?;
+        let architecture = architecture.into();
+        check_fit(config, &architecture, data)?;
+        let mut network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
+        network.set_precision(config.precision);
+        let info = ModelInfo {
+            process: config.process.clone(),
+            prediction: config.prediction,
+            shape: data.shape(),
+            classes: data.class_names().to_vec(),
+            data: data.name().to_owned(),
+            images_seen: 0,
+            images: data.is_u8(),
+        };
+        let steps = match &config.process {
+            NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),
+            _ => config.sample_steps,
+        };
+        Ok(Self {
+            model: Model { network, info },
+            loss: config.loss,
+            weighting: config.weighting,
+            times: config.times,
+            stages: config.stages,
+            dropout: config.condition_dropout,
+            sampler: Sampler::ddim(steps),
+            drawn: Default::default(),
+        })
+    }
+
+    /// The model with its raw weights, those of the last step.
+    pub fn model(&self) -> &Model {
+        &self.model
+    }
+
+    /// What the network is conditioned on for these images: all that it takes.
+    fn condition(&self, batch: &TrainingBatch) -> Result<Condition> {
+        let conditioning = self.model.network.architecture().conditioning();
+        let mut condition = Condition::none();
+        if conditioning.classes > 0 {
+            let labels = batch.labels().into_iter().map(|label| Some(label as usize));
+            condition.labels = Some(labels.collect());
+        }
+        if conditioning.context > 0 {
+            let context = batch.data.context(batch.indices.iter().copied(), &self.device())?;
+            condition.context = Some(context);
+        }
+        if conditioning.low_res > 0 {
+            condition.low_res = Some(avg_pool2d(batch.images(), conditioning.low_res)?);
+        }
+        Ok(condition)
+    }
+}
+
+/// An error unless the network takes the images and classes of the data, and the times of the process.
+fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Dataset) -> Result<()> {
+    let ([channels, height, width], classes) = (data.shape(), data.class_names().len());
+    let conditioning = architecture.conditioning();
+    ensure!(
+        channels == conditioning.channels,
+        "the network is for images of {} channels, and {} has {channels}: set channels = {channels}",
+        conditioning.channels,
+        data.name()
+    );
+    for (field, known) in [
+        ("classes", conditioning.classes),
+        ("context", conditioning.context),
+    ] {
+        ensure!(
+            known == 0 || known == classes,
+            "the network has {field} = {known}, and {} has {classes} classes: set {field} = {classes}, or 0 for none",
+            data.name()
+        );
+    }
+    architecture.check_size(height, width)?;
+    if let Some(known) = architecture.timesteps() {
+        let timesteps = config.process.max_network_time();
+        ensure!(
+            known as f64 == timesteps,
+            "the network divides its times by timesteps = {known}, and those of the training's process go up to {timesteps}: \
+             set timesteps = {timesteps} in the network"
+        );
+    }
+    Ok(())
+}
+
+impl Objective for Diffusion {
+    fn parameters(&self) -> &Parameters {
+        self.model.network.parameters()
+    }
+
+    fn begin_step(&mut self, step: StepInfo, rng: &mut Rng) -> Result<()> {
+        let process = &self.model.info.process;
+        let mut times = process.draw(step.images, self.times, rng)?;
+        if let NoiseProcess::Vp(schedule) = process {
+            let done = step.index as f64 / step.total.max(1) as f64;
+            let stride = stride(self.stages, done, schedule.timesteps());
+            for t in &mut times {
+                *t = on_grid(*t as usize, stride, schedule.timesteps()) as f64;
+            }
+        }
+        let dropped = times.iter().map(|_| rng.uniform() < self.dropout);
+        self.drawn = (times.clone(), dropped.collect());
+        Ok(())
+    }
+
+    fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
+        let Model { network, info } = &self.model;
+        let (t, dropped) = (
+            &self.drawn.0[batch.within()],
+            &self.drawn.1[batch.within()],
+        );
+        let (x0, levels) = (batch.images(), info.process.levels(t)?);
+        let eps = noise.randn_like(x0)?;
+        let xt = perturb(x0, &eps, &levels)?;
+        let target = info.prediction.target(x0, &eps, &levels)?;
+        let input = info.prediction.scale_input(&xt, &levels)?;
+        let condition = self.condition(batch)?.dropped(dropped)?;
+        let times: Vec<f64> = t.iter().map(|t| info.process.network_time(*t)).collect();
+        let output = network.forward(&input, &times, &condition)?;
+        let each = self.loss.per_image(&output, &target)?;
+        let weight = |level| self.weighting.at(level, info.prediction) as f32;
+        let weights: Vec<f32> = levels.iter().map(weight).collect();
+        Ok((each * Tensor::from_vec(weights, t.len(), x0.device())?)?.mean_all()?)
+    }
+
+    /// All classes in turn, or the low-resolution versions of the first images of the data.
+    fn samples(&self, n: usize, data: &Dataset, rng: &mut Rng) -> Result<Option<Tensor>> {
+        let mut condition = self.model.conditions(n)?;
+        let low_res = self.model.network.architecture().conditioning().low_res;
+        if low_res > 0 {
+            let first = (0..n).map(|i| i % data.len());
+            let images = data.images(first, &self.device())?;
+            condition.low_res = Some(avg_pool2d(&images, low_res)?);
+        }
+        let samples = self.model.sample(n, &condition, &self.sampler, rng)?;
+        Ok(Some(samples))
+    }
+
+    /// One for each class, so that each has a column of its own.
+    fn sample_columns(&self) -> usize {
+        let conditioning = self.model.network.architecture().conditioning();
+        match conditioning.classes.max(conditioning.context) {
+            classes @ 2..=16 => classes,
+            _ => 8,
+        }
+    }
+
+    fn describe(&self) -> Result<toml::Table> {
+        let architecture = self.model.network.architecture();
+        let condition = toml::Value::try_from(ConditionOn::of(architecture))?;
+        let network = toml::Value::try_from(architecture)?;
+        let entries = [("condition", condition), ("network", network)];
+        Ok(entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
+    }
+
+    fn metadata(&self) -> Result<HashMap<String, String>> {
+        self.model.network.metadata()
+    }
+
+    fn save(&self, path: &Path, images_seen: u64) -> Result<()> {
+        self.model.save_after(path, images_seen)
+    }
+}
+
+/// How many of the time steps, equally spaced, progressive training has reached: for the first half of the training it
+/// begins with T/2^(stages−1) of them and doubles them from stage to stage; after that there are all.
+///
+/// Few time steps first: coarse denoising is learned before fine.
+fn stride(stages: usize, done: f64, timesteps: usize) -> usize {
+    let stage = if stages > 1 { done / 0.5 } else { 1.0 } * stages as f64;
+    let left = (stages as f64 - 1.0 - stage.floor()).max(0.0) as u32;
+    1usize
+        .checked_shl(left)
+        .unwrap_or(usize::MAX)
+        .clamp(1, timesteps / 2)
+}
+
+/// `t` moved to the grid of every `stride`-th time step, which always has the last, noisiest one.
+fn on_grid(t: usize, stride: usize, timesteps: usize) -> usize {
+    let from_end = (timesteps - 1 - t) / stride * stride;
+    timesteps - 1 - from_end
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn progressive_training_doubles_the_time_steps_until_all_are_there() {
+        let strides = [0.0, 0.1, 0.126, 0.26, 0.4, 0.5, 0.9].map(|done| stride(4, done, 1000));
+        assert_eq!(strides, [8, 8, 4, 2, 1, 1, 1]);
+        assert_eq!(stride(1, 0.0, 1000), 1);
+        assert_eq!(stride(100, 0.0, 10), 5, "two steps are left at least");
+        let grid: Vec<usize> = (0..10).map(|t| on_grid(t, 4, 10)).collect();
+        assert_eq!(grid, [1, 1, 5, 5, 5, 5, 9, 9, 9, 9]);
+    }
+}

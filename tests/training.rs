@@ -246,10 +246,34 @@ fn every_process_prediction_and_loss_learns() -> Result<()> {
     let logit_normal = |mean, std| TimeSampling::LogitNormal { mean, std };
     let edm_row = Prediction::Edm { sigma_data: 0.5 };
     for (process, times, prediction, loss, share) in [
-        (cosine(), TimeSampling::Stratified, Prediction::Eps, Loss::Mse, 0.6),
-        (cosine(), TimeSampling::Stratified, Prediction::X0, Loss::L1, 0.6),
-        (cosine(), TimeSampling::Uniform, Prediction::V, Loss::Huber { delta: 0.5 }, 0.75),
-        (flow, logit_normal(0.0, 1.0), Prediction::Velocity, Loss::Mse, 0.75),
+        (
+            cosine(),
+            TimeSampling::Stratified,
+            Prediction::Eps,
+            Loss::Mse,
+            0.6,
+        ),
+        (
+            cosine(),
+            TimeSampling::Stratified,
+            Prediction::X0,
+            Loss::L1,
+            0.6,
+        ),
+        (
+            cosine(),
+            TimeSampling::Uniform,
+            Prediction::V,
+            Loss::Huber { delta: 0.5 },
+            0.75,
+        ),
+        (
+            flow,
+            logit_normal(0.0, 1.0),
+            Prediction::Velocity,
+            Loss::Mse,
+            0.75,
+        ),
         (edm, logit_normal(-1.2, 1.2), edm_row, Loss::Mse, 0.75),
     ] {
         let config = TrainingConfig {
@@ -572,7 +596,11 @@ impl Autoencoder {
         let mut build = parameters.builder(&mut rng);
         let encoder = Linear::new(build.at("encoder"), 3 * 16 * 16, 8)?;
         let decoder = Linear::new(build.at("decoder"), 8, 3 * 16 * 16)?;
-        Ok(Self { parameters, encoder, decoder })
+        Ok(Self {
+            parameters,
+            encoder,
+            decoder,
+        })
     }
 }
 
@@ -594,15 +622,27 @@ impl Objective for Autoencoder {
 fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
     let temp = tempfile::tempdir()?;
     let begin = |folder: &str| -> Result<Training<Autoencoder>> {
-        let config = TrainingConfig { epochs: 6, lr: 3e-3, ..config() };
+        let config = TrainingConfig {
+            epochs: 6,
+            lr: 3e-3,
+            ..config()
+        };
         let training = Training::with_objective(config, Autoencoder::new()?, &sprites()?)?;
         training.in_folder(temp.path().join(folder))
     };
     let mut whole = begin("whole")?;
     let all: Vec<Step> = whole.by_ref().collect::<Result<_>>()?;
-    assert!(all[41].loss < 0.8 * all[0].loss, "{} {}", all[0].loss, all[41].loss);
+    assert!(
+        all[41].loss < 0.8 * all[0].loss,
+        "{} {}",
+        all[0].loss,
+        all[41].loss
+    );
     let mut broken = begin("broken")?;
-    broken.by_ref().take(17).try_for_each(|step| step.map(drop))?;
+    broken
+        .by_ref()
+        .take(17)
+        .try_for_each(|step| step.map(drop))?;
     fs::write(temp.path().join("broken/stop"), "")?;
     assert!(broken.next().is_none());
     assert_eq!(broken.state(), State::Stopped);
@@ -612,7 +652,11 @@ fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
     let file = |folder: &str| bits(&temp.path().join(folder).join("model.safetensors"));
     assert!(file("whole")? == file("broken")?);
     let losses = |training: &Training<Autoencoder>| -> Vec<u64> {
-        training.history().iter().map(|step| step.loss.to_bits()).collect()
+        training
+            .history()
+            .iter()
+            .map(|step| step.loss.to_bits())
+            .collect()
     };
     assert_eq!(losses(&whole), losses(&broken));
     Ok(())

@@ -16,8 +16,8 @@
 //! Every key may be left out. A choice with numbers of its own can be written as its name alone, or as a table. Every run's
 //! folder has such a file. Files with the keys of version 0.1 are read, too: `train/upgrade.rs` lists them.
 
-pub use crate::choice::parse_choice;
 use crate::choice::name_or_table;
+pub use crate::choice::parse_choice;
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
 use crate::train::{ConditionOn, TrainingConfig, upgrade};
@@ -211,7 +211,10 @@ mod tests {
         assert_eq!((training.train_steps, training.condition_dropout), (7, 0.2));
         let mixed = "[training]\nprediction = \"v\"\nsteps = 500";
         let message = RunConfig::from_toml(mixed).unwrap_err().to_string();
-        assert!(message.contains("training.steps is called training.process.vp.timesteps now"), "{message}");
+        assert!(
+            message.contains("training.steps is called training.process.vp.timesteps now"),
+            "{message}"
+        );
         Ok(())
     }
 }

@@ -1,6 +1,8 @@
 //! The objective of diffusion models: predict what was added to an image, from the noised image.
 
-use super::{ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
+use super::{
+    ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting,
+};
 use crate::data::Dataset;
 use crate::level::perturb;
 use crate::model::{Model, ModelInfo};
@@ -87,7 +89,9 @@ impl Diffusion {
             condition.labels = Some(labels.collect());
         }
         if conditioning.context > 0 {
-            let context = batch.data.context(batch.indices.iter().copied(), &self.device())?;
+            let context = batch
+                .data
+                .context(batch.indices.iter().copied(), &self.device())?;
             condition.context = Some(context);
         }
         if conditioning.low_res > 0 {
@@ -151,10 +155,7 @@ impl Objective for Diffusion {
 
     fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
         let Model { network, info } = &self.model;
-        let (t, dropped) = (
-            &self.drawn.0[batch.within()],
-            &self.drawn.1[batch.within()],
-        );
+        let (t, dropped) = (&self.drawn.0[batch.within()], &self.drawn.1[batch.within()]);
         let (x0, levels) = (batch.images(), info.process.levels(t)?);
         let eps = noise.randn_like(x0)?;
         let xt = perturb(x0, &eps, &levels)?;
@@ -196,7 +197,10 @@ impl Objective for Diffusion {
         let condition = toml::Value::try_from(ConditionOn::of(architecture))?;
         let network = toml::Value::try_from(architecture)?;
         let entries = [("condition", condition), ("network", network)];
-        Ok(entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
+        Ok(entries
+            .map(|(key, value)| (key.to_owned(), value))
+            .into_iter()
+            .collect())
     }
 
     fn metadata(&self) -> Result<HashMap<String, String>> {

@@ -1,6 +1,6 @@
 //! A run's folder: its configuration, its log, its checkpoints and its samples.
 
-use super::Step;
+use super::step::Step;
 use super::upgrade::upgrade;
 use crate::device::described;
 use crate::nn::Checkpoint;
@@ -35,6 +35,16 @@ pub struct Resumed {
     pub steps: usize,
     /// Checkpoints that could not be used, newest first, each with the reason.
     pub skipped: Vec<String>,
+}
+
+impl std::fmt::Display for Resumed {
+    /// Lines for the reader: which checkpoints were skipped and why, and after how many steps it resumes.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        for problem in &self.skipped {
+            writeln!(f, "skipped checkpoint: {problem}")?;
+        }
+        writeln!(f, "resuming after {} steps", self.steps)
+    }
 }
 
 #[derive(Debug)]

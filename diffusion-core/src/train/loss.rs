@@ -157,13 +157,22 @@ mod tests {
     fn min_snr_weighs_the_same_error_of_x0_for_every_prediction() {
         let weighting = Weighting::MinSnr { gamma: 5.0 };
         for alpha_bar in [0.9999, 0.9, 0.5, 0.1, 1e-4f64] {
-            let level = Level { signal: alpha_bar.sqrt(), noise: (1.0 - alpha_bar).sqrt() };
+            let level = Level {
+                signal: alpha_bar.sqrt(),
+                noise: (1.0 - alpha_bar).sqrt(),
+            };
             let snr = alpha_bar / (1.0 - alpha_bar);
             let [eps, x0, v] = [Prediction::Eps, Prediction::X0, Prediction::V]
                 .map(|prediction| weighting.at(&level, prediction));
             assert!((x0 / snr.min(5.0) - 1.0).abs() < 1e-12);
-            assert!((eps / (snr.min(5.0) / snr) - 1.0).abs() < 1e-9, "{alpha_bar}");
-            assert!((v / (snr.min(5.0) / (snr + 1.0)) - 1.0).abs() < 1e-9, "{alpha_bar}");
+            assert!(
+                (eps / (snr.min(5.0) / snr) - 1.0).abs() < 1e-9,
+                "{alpha_bar}"
+            );
+            assert!(
+                (v / (snr.min(5.0) / (snr + 1.0)) - 1.0).abs() < 1e-9,
+                "{alpha_bar}"
+            );
         }
     }
 }

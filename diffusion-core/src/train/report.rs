@@ -1,14 +1,13 @@
 //! How a training is going: progress lines, the report at its end, the loss curve.
 
-use super::{Objective, State, Step, Training};
+use super::step::{State, Step};
 use crate::progress::Progress;
 use crate::show::Plot;
-use anyhow::Result;
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// How a training ended: from [`Training::run`].
+/// How a training ended: from [`Training::run`](super::Training::run).
 #[derive(Clone, Debug)]
 pub struct Report {
     /// Whether it got to its end.
@@ -25,87 +24,79 @@ pub struct Report {
     pub folder: Option<PathBuf>,
 }
 
-pub(super) fn run<O: Objective>(training: &mut Training<O>) -> Result<Report> {
-    if let Some(resumed) = training.resumed().cloned() {
-        for problem in &resumed.passed_over {
-            println!("skipped checkpoint: {problem}");
+impl Report {
+    pub(super) fn new(
+        state: State,
+        history: &[Step],
+        (total, per_epoch): (usize, usize),
+        folder: Option<PathBuf>,
+    ) -> Self {
+        let last = &history[history.len().saturating_sub(per_epoch.max(1))..];
+        Self {
+            state,
+            steps: history.len(),
+            total,
+            loss: mean(last),
+            seconds: history.last().map_or(0.0, |step| step.seconds),
+            folder,
         }
-        println!("resuming after {} steps", resumed.steps);
     }
-    // How many steps there will be is not known if it ends at a time.
-    let total = match training.deadline() {
-        Some(_) => 0,
-        None => training.total_steps(),
-    };
-    let done = training.history().len();
-    // The progress bar counts the time of the samples, too; the report counts that of the steps alone.
-    let label = match (training.folder(), training.config().sample_every) {
-        (Some(_), 1..) => "training and sampling",
-        _ => "training",
-    };
-    let mut progress = Progress::new(total as u64, label).starting_at(done as u64);
-    let mut smooth: Option<f64> = None;
-    while let Some(step) = training.next() {
-        let step = step?;
-        let loss = smooth.map_or(step.loss, |s| 0.98 * s + 0.02 * step.loss);
-        smooth = Some(loss);
-        let left = training.deadline().map_or_else(String::new, |at| {
+}
+
+/// The lines that say how far a training is.
+pub(super) struct Lines {
+    progress: Progress,
+    smooth: Option<f64>,
+}
+
+impl Lines {
+    /// Of `total` steps (0: not known), after `done` of them.
+    pub(super) fn new(label: &str, total: usize, done: usize) -> Self {
+        let progress = Progress::new(total as u64, label).starting_at(done as u64);
+        let smooth = None;
+        Self { progress, smooth }
+    }
+
+    pub(super) fn step(&mut self, step: &Step, deadline: Option<Instant>) {
+        let loss = self
+            .smooth
+            .map_or(step.loss, |s| 0.98 * s + 0.02 * step.loss);
+        self.smooth = Some(loss);
+        let left = deadline.map_or_else(String::new, |at| {
             let left = at.saturating_duration_since(Instant::now());
             format!(", {:.0} s left", left.as_secs_f64())
         });
-        progress.message(format!(
+        self.progress.message(format!(
             "epoch {}, loss {loss:.4}, lr {:.1e}, {:.0} images/s{left}",
             step.epoch + 1,
             step.lr,
             step.images_per_second
         ));
-        progress.step();
+        self.progress.step();
     }
-    progress.finish();
-    Ok(training.report())
+
+    pub(super) fn finish(mut self) {
+        self.progress.finish();
+    }
 }
 
-impl<O: Objective> Training<O> {
-    /// How it stands.
-    pub fn report(&self) -> Report {
-        let history = self.history();
-        let last = &history[history.len().saturating_sub(self.steps_per_epoch().max(1))..];
-        Report {
-            state: self.state(),
-            steps: history.len(),
-            total: self.total_steps(),
-            loss: mean(last),
-            seconds: history.last().map_or(0.0, |step| step.seconds),
-            folder: self.folder().map(Into::into),
-        }
-    }
+/// The mean loss of each whole epoch.
+pub(super) fn epoch_losses(history: &[Step], per_epoch: usize) -> Vec<f64> {
+    history.chunks_exact(per_epoch.max(1)).map(mean).collect()
+}
 
-    /// The mean loss of each epoch that was finished.
-    pub fn epoch_losses(&self) -> Vec<f64> {
-        let epochs = self.history().chunks_exact(self.steps_per_epoch().max(1));
-        epochs.map(mean).collect()
+/// The loss over the steps: each, and the mean of each fiftieth part of them.
+pub(super) fn loss_curve(history: &[Step]) -> Plot {
+    let size = history.len().div_ceil(50).max(1);
+    let (mut at, mut means) = (Vec::new(), Vec::new());
+    for part in history.chunks(size) {
+        at.push(part[part.len() / 2].index);
+        means.push(mean(part));
     }
-
-    /// The loss over the steps: each, and the mean of each fiftieth part of them.
-    pub fn loss_curve(&self) -> Plot {
-        let history = self.history();
-        let size = history.len().div_ceil(50).max(1);
-        let parts = || history.chunks(size);
-        let middle = |part: &[Step]| part[part.len() / 2].index;
-        Plot::new("Loss")
-            .x("step")
-            .log_y()
-            .scatter(
-                "each step",
-                history.iter().map(|s| s.index).collect::<Vec<_>>(),
-                history.iter().map(|s| s.loss).collect::<Vec<_>>(),
-            )
-            .line(
-                "mean",
-                parts().map(middle).collect::<Vec<_>>(),
-                parts().map(mean).collect::<Vec<_>>(),
-            )
-    }
+    let (steps, losses): (Vec<_>, Vec<_>) = history.iter().map(|s| (s.index, s.loss)).unzip();
+    let plot = Plot::new("Loss").x("step").log_y();
+    plot.scatter("each step", steps, losses)
+        .line("mean", at, means)
 }
 
 fn mean(steps: &[Step]) -> f64 {

@@ -90,7 +90,10 @@ impl<O: Objective> Steps<O> {
             let mut taken = Vec::new();
             let mut ahead = self.take_ahead(&mut on_device, first, total, &mut taken);
             if ahead.is_err() {
-                ahead = on_device.reset(&self.objective.device()).map_err(Error::from).and(ahead);
+                ahead = on_device
+                    .reset(&self.objective.device())
+                    .map_err(Error::from)
+                    .and(ahead);
             }
             self.on_device = Some(on_device);
             return (taken, ahead.err().map(|error| self.explained(error)));
@@ -118,7 +121,12 @@ impl<O: Objective> Steps<O> {
             bail!(self.not_finite("gradient's norm", index, grad_norm))
         }
         let seconds = began.elapsed().as_secs_f64();
-        Ok(Taken { loss, grad_norm, lr, seconds })
+        Ok(Taken {
+            loss,
+            grad_norm,
+            lr,
+            seconds,
+        })
     }
 
     /// Steps up to where something else is due, at most [`AHEAD`]; then the device reports how they went.
@@ -136,7 +144,10 @@ impl<O: Objective> Steps<O> {
             every => every - first % every,
         };
         let per_epoch = self.per_epoch();
-        let count = AHEAD.min(per_epoch - first % per_epoch).min(every).min(total - first);
+        let count = AHEAD
+            .min(per_epoch - first % per_epoch)
+            .min(every)
+            .min(total - first);
         let share = 1.0 / self.config.accumulate as f64;
         for index in first..first + count {
             let images = on_device.images.take();
@@ -165,7 +176,12 @@ impl<O: Objective> Steps<O> {
                 bail!(self.not_finite("gradient's norm", index, grad_norm))
             }
             let lr = self.rate(index, total);
-            taken.push(Taken { loss: it.loss, grad_norm, lr, seconds });
+            taken.push(Taken {
+                loss: it.loss,
+                grad_norm,
+                lr,
+                seconds,
+            });
         }
         Ok(())
     }
@@ -204,7 +220,11 @@ impl<O: Objective> Steps<O> {
         // Drawn for all images of the step together, so that small batches make the same step as one large one.
         let mut rng = self.rng.fork(index as u64 + 1);
         let images = self.images(index);
-        let info = StepInfo { index, total, images: images.len() };
+        let info = StepInfo {
+            index,
+            total,
+            images: images.len(),
+        };
         self.objective.begin_step(info, &mut rng)?;
         let device = self.objective.device();
         let augmented = self.data.draw_augmentation(images.len(), &mut rng);
@@ -215,9 +235,16 @@ impl<O: Objective> Steps<O> {
             let indices = &images[within.clone()];
             let x0 = match resident {
                 Some(resident) => resident.images(indices)?,
-                None => self.data.augmented(indices, &augmented[within.clone()], &device)?,
+                None => self
+                    .data
+                    .augmented(indices, &augmented[within.clone()], &device)?,
             };
-            let batch = TrainingBatch { images: x0, data: &self.data, indices, within };
+            let batch = TrainingBatch {
+                images: x0,
+                data: &self.data,
+                indices,
+                within,
+            };
             let loss = self.objective.loss(&batch, &mut noise)?;
             let grads = loss.backward()?;
             losses.push(loss.detach());

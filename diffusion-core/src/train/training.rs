@@ -10,7 +10,7 @@ use super::{Diffusion, Objective, TrainingConfig};
 use crate::data::{Dataset, Source};
 use crate::model::Model;
 use crate::nn::Checkpoint;
-use crate::show::Plot;
+use crate::show::{LiveState, Plot};
 use crate::unet::{Architecture, Network};
 use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
@@ -94,14 +94,14 @@ impl Training {
     /// # Errors
     /// There is no memory for it.
     pub fn averaged_model(&mut self) -> Result<Model> {
-        let seen = self.images_seen();
-        let model = &self.steps.objective.model;
-        self.steps.optimizer
-            .averaged(|| Ok(model.copy()?))
-            .map(|mut model| {
-                model.info.images_seen = seen;
-                model
-            })
+        let Steps {
+            objective,
+            optimizer,
+            ..
+        } = &mut self.steps;
+        let mut model = optimizer.averaged(|| objective.model.copy())?;
+        model.info.images_seen = self.images_seen();
+        Ok(model)
     }
 
     /// The model with the EMA weights, at the end of its training.
@@ -135,9 +135,10 @@ impl<O: Objective> Training<O> {
     /// # Errors
     /// A value of `config` is out of its range, there are fewer images than a step takes, or nothing to train.
     pub fn with_objective(config: TrainingConfig, objective: O, data: &Dataset) -> Result<Self> {
-        let total = config.total_steps(data.len());
+        let steps = Steps::new(config, objective, data)?;
+        let total = steps.config.total_steps(data.len());
         Ok(Self {
-            steps: Steps::new(config, objective, data)?,
+            steps,
             progress: Progress {
                 steps_done: 0,
                 seconds: 0.0,
@@ -171,7 +172,10 @@ impl<O: Objective> Training<O> {
         let mut run = self.steps.objective.describe()?;
         let source = self.source.clone().unwrap_or_default();
         run.insert("data".to_owned(), toml::Value::try_from(source)?);
-        run.insert("training".to_owned(), toml::Value::try_from(&self.steps.config)?);
+        run.insert(
+            "training".to_owned(),
+            toml::Value::try_from(&self.steps.config)?,
+        );
         let device = self.steps.objective.device();
         let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some(), &device)?;
         self.resumed = folder.newest(|file| self.load(file))?;
@@ -261,7 +265,43 @@ impl<O: Objective> Training<O> {
     /// # Errors
     /// A step failed, or a file could not be written.
     pub fn run(&mut self) -> Result<Report> {
-        super::report::run(self)
+        if let Some(resumed) = &self.resumed {
+            print!("{resumed}");
+        }
+        // How many steps there will be is not known if it ends at a time.
+        let total = self.deadline.map_or(self.total, |_| 0);
+        // The progress bar counts the time of the samples, too; the report counts that of the steps alone.
+        let label = match self.folder.is_some() && self.steps.config.sample_every > 0 {
+            true => "training and sampling",
+            false => "training",
+        };
+        let mut lines = report::Lines::new(label, total, self.history.len());
+        while let Some(step) = self.next() {
+            lines.step(&step?, self.deadline);
+        }
+        lines.finish();
+        Ok(self.report())
+    }
+
+    /// How it stands.
+    pub fn report(&self) -> Report {
+        let folder = self.folder().map(Into::into);
+        Report::new(
+            self.state,
+            &self.history,
+            (self.total, self.steps_per_epoch()),
+            folder,
+        )
+    }
+
+    /// The mean loss of each epoch that was finished.
+    pub fn epoch_losses(&self) -> Vec<f64> {
+        report::epoch_losses(&self.history, self.steps_per_epoch())
+    }
+
+    /// The loss over the steps: each, and the mean of each fiftieth part of them.
+    pub fn loss_curve(&self) -> Plot {
+        report::loss_curve(&self.history)
     }
 
     /// Saves a checkpoint now; in a folder this happens by itself, as the configuration says. Returns its path.
@@ -294,10 +334,68 @@ impl<O: Objective> Training<O> {
 
     /// Samples with the EMA weights.
     fn draw_samples(&mut self, n: usize) -> Result<Option<Tensor>> {
-        let (objective, data) = (&self.steps.objective, &self.steps.data);
-        let mut rng = self.steps.rng.fork(SAMPLES);
-        self.steps.optimizer
-            .averaged(|| objective.samples(n, data, &mut rng))
+        let Steps {
+            objective,
+            optimizer,
+            data,
+            rng,
+            ..
+        } = &mut self.steps;
+        optimizer.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES)))
+    }
+
+    /// The next step or steps; what kept a further one from being taken is the error, after the steps have been entered.
+    fn advance(&mut self) -> Result<Vec<Step>> {
+        let (taken, failed) = self.steps.take(self.progress.steps_done, self.total);
+        let steps: Vec<Step> = taken.iter().map(|taken| self.enter(taken)).collect();
+        let Some(error) = failed else {
+            self.estimate();
+            self.keep(&steps)?;
+            return Ok(steps);
+        };
+        if let Some(folder) = &mut self.folder {
+            steps.iter().try_for_each(|step| folder.log(step))?;
+        }
+        self.ahead.extend(steps);
+        let left = match self.folder.as_ref().and_then(RunFolder::last_saved) {
+            Some(path) => format!("the last good checkpoint is {}", path.display()),
+            None => "there is no checkpoint yet".to_owned(),
+        };
+        Err(match error.downcast_ref::<NotFinite>() {
+            Some(problem) => anyhow::anyhow!("{problem}; {left}."),
+            None => error,
+        })
+    }
+
+    /// Enters a step that was taken.
+    fn enter(&mut self, taken: &Taken) -> Step {
+        let index = self.progress.steps_done;
+        self.progress.seconds += taken.seconds;
+        self.progress.steps_done += 1;
+        let step = Step {
+            index,
+            epoch: index / self.steps_per_epoch(),
+            loss: taken.loss,
+            lr: taken.lr,
+            grad_norm: taken.grad_norm,
+            images_per_second: self.steps.config.images_per_step() as f64 / taken.seconds.max(1e-9),
+            seconds: self.progress.seconds,
+        };
+        self.history.push(step);
+        step
+    }
+
+    /// With a deadline: how many steps fit into the time that is left.
+    fn estimate(&mut self) {
+        let images = self.steps.config.images_per_step() as f64;
+        let each = recent_mean(&self.history, |step| images / step.images_per_second);
+        if let (Some(deadline), Some(each)) = (self.deadline, each) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            // A little is kept for the last checkpoint and the model.
+            let steps = (0.99 * left.as_secs_f64() / each) as usize;
+            let all = self.steps.config.total_steps(self.steps.data.len());
+            self.total = self.progress.steps_done.saturating_add(steps).min(all);
+        }
     }
 
     /// What follows steps: the log, the checkpoint, the samples, and the end.
@@ -340,8 +438,35 @@ impl<O: Objective> Training<O> {
             return Ok(());
         };
         self.checkpoint()?;
-        let (seen, objective) = (self.images_seen(), &self.steps.objective);
-        self.steps.optimizer.averaged(|| objective.save(&path, seen))
+        let seen = self.images_seen();
+        let Steps {
+            objective,
+            optimizer,
+            ..
+        } = &mut self.steps;
+        optimizer.averaged(|| objective.save(&path, seen))
+    }
+
+    /// Writes the state for the live page, if there is one: twice a second, and at the end.
+    fn write_live(&mut self, problem: Option<&str>) {
+        let due = self
+            .live_written
+            .is_none_or(|at| at.elapsed() >= LIVE_EVERY);
+        if due || self.state != State::Running {
+            let images = self.steps.config.images_per_step();
+            let counts = (self.total, self.steps_per_epoch(), images);
+            if let Some(folder) = &self.folder {
+                folder.write_live(|| LiveState {
+                    message: problem.unwrap_or_default().to_owned(),
+                    lr: self
+                        .history
+                        .last()
+                        .map_or(self.steps.config.lr, |step| step.lr),
+                    ..live_state(self.state, &self.history, counts, folder.last_samples())
+                });
+            }
+            self.live_written = Some(Instant::now());
+        }
     }
 
     fn stop_requested(&self) -> bool {
@@ -369,13 +494,7 @@ impl<O: Objective> Iterator for Training<O> {
             self.write_live(None);
             return failed.map(Err);
         }
-        let steps = self.steps().map_err(|e| self.explained(e));
-        let steps = steps.and_then(|steps| {
-            self.estimate();
-            self.keep(&steps)?;
-            Ok(steps)
-        });
-        let steps = steps.map_err(crate::whole);
+        let steps = self.advance().map_err(crate::whole);
         if steps.is_err() {
             self.state = State::Failed;
         } else if self.progress.steps_done >= self.total {
@@ -389,4 +508,3 @@ impl<O: Objective> Iterator for Training<O> {
         self.next()
     }
 }
-

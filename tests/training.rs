@@ -6,7 +6,7 @@ use diffusion_core::config::RunConfig;
 use diffusion_core::data::Dataset;
 use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
-use diffusion_core::nn::Contents;
+use diffusion_core::nn::Checkpoint;
 use diffusion_core::ops::avg_pool2d;
 use diffusion_core::schedule::Betas;
 use diffusion_core::show::Live;
@@ -29,7 +29,7 @@ fn net() -> SimpleUNet {
         groups: 2,
         classes: 5,
         context: 0,
-        reduced: 0,
+        low_res: 0,
     }
 }
 
@@ -79,7 +79,7 @@ fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
             Err(_) => x.to_vec1::<i64>()?.iter().map(|x| *x as u64).collect(),
         })
     };
-    let tensors = Contents::load(path)?.tensors;
+    let tensors = Checkpoint::load(path)?.tensors;
     tensors
         .iter()
         .map(|(n, x)| Ok((n.clone(), numbers(x)?)))
@@ -296,7 +296,7 @@ fn a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint() -> Resul
     assert!(training.next().is_none());
     let newest = checkpoints(temp.path())?.pop().context("a checkpoint")?;
     assert!(problem.contains(&newest.display().to_string()));
-    Contents::load(&newest)?;
+    Checkpoint::load(&newest)?;
     Ok(())
 }
 
@@ -526,7 +526,7 @@ fn a_network_learns_to_enlarge() -> Result<()> {
     let net = SimpleUNet {
         base: 8,
         classes: 0,
-        reduced: 4,
+        low_res: 4,
         ..net()
     };
     let data = sprites()?;

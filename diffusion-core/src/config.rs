@@ -19,7 +19,7 @@
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
 use crate::train::TrainingConfig;
-use crate::unet::{Architecture, SimpleUNet, Takes};
+use crate::unet::{Architecture, Conditioning, SimpleUNet};
 use anyhow::{Context, Result};
 use serde::de::{
     self, DeserializeSeed, Deserializer, EnumAccess, IntoDeserializer, VariantAccess, Visitor,
@@ -81,7 +81,7 @@ impl RunConfig {
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let classes = data.class_names().len();
         let (classes, context) = match self.condition {
-            _ if self.network.reduced() > 0 => (0, 0),
+            _ if self.network.low_res() > 0 => (0, 0),
             Told::Classes => (classes, 0),
             Told::Context => (0, classes),
             Told::Nothing => (0, 0),
@@ -89,13 +89,15 @@ impl RunConfig {
         let [channels, height, _] = data.shape();
         let mut network = self.network.clone();
         if let Architecture::ContextUnet(it) = &mut network {
-            (it.height, it.steps) = (height, self.training.steps);
+            (it.height, it.timesteps) = (height, self.training.steps);
         }
-        network.with(Takes {
+        let conditioning = Conditioning {
             channels,
             classes,
             context,
-        })
+            ..network.conditioning()
+        };
+        network.with(conditioning)
     }
 
     /// Reads a file; what it does not say is as in the default.

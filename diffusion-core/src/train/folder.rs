@@ -3,7 +3,7 @@
 use super::Step;
 use crate::config::RunConfig;
 use crate::device::described;
-use crate::nn::Contents;
+use crate::nn::Checkpoint;
 use crate::show::{Grid, Live, LiveState};
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
@@ -114,12 +114,12 @@ impl RunFolder {
     /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done.
     pub(super) fn newest(
         &mut self,
-        mut load: impl FnMut(&Contents) -> Result<usize>,
+        mut load: impl FnMut(&Checkpoint) -> Result<usize>,
     ) -> Result<Option<Resumed>> {
         let mut resumed = Resumed::default();
         let checkpoints = self.checkpoints()?;
         for path in checkpoints.iter().rev() {
-            match Contents::load(path).and_then(|file| load(&file)) {
+            match Checkpoint::load(path).and_then(|file| load(&file)) {
                 Ok(steps) => {
                     resumed.steps = steps;
                     self.last_saved = Some(path.clone());
@@ -153,7 +153,7 @@ impl RunFolder {
     pub(super) fn save_checkpoint(
         &mut self,
         steps: usize,
-        file: &Contents,
+        file: &Checkpoint,
         keep: usize,
     ) -> Result<PathBuf> {
         let path = checkpoint(&self.path, steps);

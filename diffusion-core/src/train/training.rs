@@ -12,7 +12,7 @@ use crate::data::{Dataset, Source};
 use crate::device::{out_of_memory, too_little};
 use crate::diffusion::q_sample;
 use crate::model::{Model, Process};
-use crate::nn::Contents;
+use crate::nn::Checkpoint;
 use crate::ops::avg_pool2d;
 use crate::rng::Rng;
 use crate::sampler::Sampler;
@@ -172,7 +172,7 @@ impl Training {
             );
         }
         architecture.check_size(height, width)?;
-        if let Some(known) = architecture.time_steps() {
+        if let Some(known) = architecture.timesteps() {
             ensure!(
                 known == config.steps,
                 "the network divides the time by its steps = {known}, and the training has steps = {}: set both to the same",
@@ -189,7 +189,7 @@ impl Training {
         let rng = Rng::new(config.seed);
         let mut network = Network::new(architecture, &mut rng.clone(), device)?;
         network.set_precision(config.precision);
-        let params = network.params().by_name();
+        let params = network.parameters().by_name();
         let process = Process {
             steps: config.steps,
             betas: config.betas,
@@ -200,7 +200,7 @@ impl Training {
             images_seen: 0,
         };
         // Buffers too: running means belong to the weights they were measured with.
-        let averaged = network.params().all();
+        let averaged = network.parameters().all();
         let averaged = averaged
             .map(|(n, v)| (n.to_owned(), v.clone()))
             .collect::<BTreeMap<_, _>>();
@@ -275,7 +275,7 @@ impl Training {
     /// There is no such checkpoint, or it is of another training.
     pub fn at_checkpoint(mut self, folder: impl AsRef<Path>, steps: usize) -> Result<Self> {
         let path = folder::checkpoint(folder.as_ref(), steps);
-        Contents::load(&path)
+        Checkpoint::load(&path)
             .and_then(|file| self.load(&file))
             .with_context(|| format!("cannot go back to {}", path.display()))
             .map_err(crate::whole)?;
@@ -377,7 +377,7 @@ impl Training {
     /// # Errors
     /// `n` = 0, or there is no memory.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
-        let condition = match self.model.network.architecture().reduced() {
+        let condition = match self.model.network.architecture().low_res() {
             0 => self.model.conditions(n)?,
             _ => {
                 let first: Vec<usize> = (0..n).map(|i| i % self.data.len()).collect();
@@ -428,17 +428,21 @@ impl Training {
     /// What these images show, without what is kept from the network.
     fn told(&self, images: &[usize], drop: &[bool]) -> Result<Condition> {
         let architecture = self.model.network.architecture();
-        let condition = if architecture.classes() > 0 {
-            Condition::labels(images.iter().map(|i| self.data.labels()[*i] as usize))
-        } else if architecture.context() > 0 {
+        let mut condition = Condition::none();
+        if architecture.classes() > 0 {
+            let labels = images.iter().map(|i| self.data.labels()[*i] as usize);
+            condition = condition.and(Condition::labels(labels));
+        }
+        if architecture.context() > 0 {
             let device = self.model.network.device();
-            Condition::Context(self.data.context(images.iter().copied(), device)?)
-        } else if architecture.reduced() > 0 {
+            let context = self.data.context(images.iter().copied(), device)?;
+            condition = condition.and(Condition::context(context));
+        }
+        if architecture.low_res() > 0 {
             let x0 = self.batch(images)?;
-            Condition::Reduced(avg_pool2d(&x0, architecture.reduced())?)
-        } else {
-            Condition::None
-        };
+            let low_res = avg_pool2d(&x0, architecture.low_res())?;
+            condition = condition.and(Condition::low_res(low_res));
+        }
         Ok(condition.dropped(drop)?)
     }
 
@@ -491,7 +495,8 @@ impl Training {
         let xt = q_sample(&self.schedule, &x0, t, &eps)?;
         let target = config.param.target(&self.schedule, &x0, t, &eps)?;
         let condition = self.told(images, drop)?;
-        let answer = self.model.network.forward(&xt, t, &condition)?;
+        let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
+        let answer = self.model.network.forward(&xt, &times, &condition)?;
         let each = config.loss.per_image(&answer, &target)?;
         let weight = |t: &usize| config.weighting.at(&self.schedule, config.param, *t) as f32;
         let weights: Vec<f32> = t.iter().map(weight).collect();
@@ -759,12 +764,12 @@ impl Training {
     }
 
     /// Everything a checkpoint holds.
-    fn contents(&self) -> Result<Contents> {
+    fn contents(&self) -> Result<Checkpoint> {
         let mut tensors = HashMap::new();
         let mut put = |prefix: &str, part: HashMap<String, Tensor>| {
             tensors.extend(part.into_iter().map(|(n, x)| (format!("{prefix}.{n}"), x)));
         };
-        put("network", self.model.network.params().values()?);
+        put("network", self.model.network.parameters().values()?);
         put("adam", self.adam.state()?);
         if let Some(ema) = &self.ema {
             put("ema", ema.state()?);
@@ -776,11 +781,11 @@ impl Training {
             data: self.fingerprint.clone(),
         };
         metadata.insert(METADATA.to_owned(), serde_json::to_string(&progress)?);
-        Ok(Contents { tensors, metadata })
+        Ok(Checkpoint { tensors, metadata })
     }
 
     /// Goes on from a checkpoint. Nothing is changed unless all of it fits.
-    fn load(&mut self, file: &Contents) -> Result<usize> {
+    fn load(&mut self, file: &Checkpoint) -> Result<usize> {
         let progress = file
             .metadata
             .get(METADATA)
@@ -803,7 +808,7 @@ impl Training {
         if let Some(ema) = &mut self.ema {
             ema.load_state(&part("ema"))?;
         }
-        self.model.network.params().assign(&part("network"))?;
+        self.model.network.parameters().assign(&part("network"))?;
         (self.done, self.seconds) = (progress.steps_done, progress.seconds);
         if self.done >= self.total {
             self.state = State::Done;

@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result, ensure};
 use diffusion_core::candle::Tensor;
-use diffusion_core::nn::Contents;
+use diffusion_core::nn::Checkpoint;
 use image::AnimationDecoder;
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,7 +54,7 @@ sample_every = 0
 ";
 
 fn file(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
-    let tensors = Contents::load(path)?.tensors;
+    let tensors = Checkpoint::load(path)?.tensors;
     tensors
         .iter()
         .map(|(name, x)| Ok((name.clone(), x.flatten_all()?.to_vec1()?)))

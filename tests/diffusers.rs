@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, safetensors};
 use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
-use diffusion_core::nn::Contents;
+use diffusion_core::nn::Checkpoint;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold};
 use diffusion_core::schedule::Betas;
@@ -54,13 +54,9 @@ fn a_pipeline_answers_and_samples_as_there() -> Result<()> {
     let all: HashMap<String, Tensor> =
         safetensors::load(golden("unet2d.safetensors"), &Device::Cpu)?;
     let get = |name: &str| all.get(name).with_context(|| name.to_owned());
-    let (x, t) = (get("pipeline.x")?, get("pipeline.t")?.to_dtype(DType::U32)?);
-    let t: Vec<usize> = t
-        .to_vec1::<u32>()?
-        .into_iter()
-        .map(|t| t as usize)
-        .collect();
-    let answer = model.network.predict(x, &t, &Condition::None)?;
+    let (x, t) = (get("pipeline.x")?, get("pipeline.t")?.to_dtype(DType::F64)?);
+    let t = t.to_vec1::<f64>()?;
+    let answer = model.network.predict(x, &t, &Condition::none())?;
     assert!(off(&answer, get("pipeline.output")?)? < 1e-5);
     let sampler = Sampler {
         solver: Solver::Ddim { eta: 0.0 },
@@ -68,7 +64,9 @@ fn a_pipeline_answers_and_samples_as_there() -> Result<()> {
         threshold: Threshold::None,
     };
     let rng = &mut Rng::new(1);
-    let images = model.states(x, Condition::None, &sampler, rng)?.finish()?;
+    let images = model
+        .states(x, Condition::none(), &sampler, rng)?
+        .finish()?;
     let off = off(&images, get("pipeline.images")?)?;
     assert!(off < 1e-4, "{off:e}");
     Ok(())
@@ -97,7 +95,7 @@ fn what_is_saved_is_what_diffusers_saves() -> Result<()> {
         );
     }
     let [ours, theirs] =
-        [folder.path(), &golden("unet2d")].map(|f| Contents::load(f.join(WEIGHTS)));
+        [folder.path(), &golden("unet2d")].map(|f| Checkpoint::load(f.join(WEIGHTS)));
     let (ours, theirs) = (ours?, theirs?);
     assert_eq!(ours.metadata["format"], theirs.metadata["format"]);
     assert_eq!(ours.tensors.len(), theirs.tensors.len());
@@ -133,7 +131,7 @@ fn a_conditional_model_comes_back() -> Result<()> {
 
     // As diffusers writes it again: then all three are classes.
     let path = folder.path().join(WEIGHTS);
-    let mut file = Contents::load(&path)?;
+    let mut file = Checkpoint::load(&path)?;
     file.metadata.retain(|key, _| key == "format");
     file.save(&path)?;
     let again = Model::load(folder.path(), &Device::Cpu)?;
@@ -157,7 +155,7 @@ fn older_folders_load() -> Result<()> {
         nested.join(SCHEDULER),
         folder.path().join("scheduler_config.json"),
     )?;
-    let mut file = Contents::load(nested.join(WEIGHTS))?;
+    let mut file = Checkpoint::load(nested.join(WEIGHTS))?;
     let old = |name: String| {
         let names = [
             (".to_q.", ".query."),
@@ -180,7 +178,10 @@ fn older_folders_load() -> Result<()> {
         Model::load(folder.path(), &Device::Cpu)?,
         Model::load(nested, &Device::Cpu)?,
     );
-    let (a, b) = (a.network.params().values()?, b.network.params().values()?);
+    let (a, b) = (
+        a.network.parameters().values()?,
+        b.network.parameters().values()?,
+    );
     for (name, a) in &a {
         assert_eq!(off(a, &b[name])?, 0.0, "{name}");
     }

@@ -6,7 +6,7 @@ use diffusion_core::metrics::{
     Answers, FeatureExtractor, Gaussian, InceptionV3, frechet_distance, inception_score,
     kernel_distance, nearest, precision_recall, psnr, ssim,
 };
-use diffusion_core::nn::Contents;
+use diffusion_core::nn::Checkpoint;
 use diffusion_core::rng::Rng;
 use std::collections::{BTreeMap, HashMap};
 
@@ -144,14 +144,14 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
         env!("CARGO_MANIFEST_DIR"),
         "/../tests/golden/inception.safetensors"
     );
-    let golden = Contents::load(path)?;
+    let golden = Checkpoint::load(path)?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("inception.safetensors");
     let missing = InceptionV3::load(&path, &Device::Cpu).unwrap_err();
     let wants = "get pt_inception-2015-12-05-6726825d.pth (95 MB) from https://github.com/mseitzer";
     assert!(missing.to_string().contains(wants), "{missing}");
 
-    let mut file = Contents {
+    let mut file = Checkpoint {
         tensors: inception_weights(&golden.metadata["shapes"])?,
         ..Default::default()
     };

@@ -143,7 +143,10 @@ fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
     };
     let net = Network::new(net, &mut Rng::new(1), &device)?;
     let noise = Rng::new(2).randn((4, 1, 16, 16), &device)?;
-    let predict = |x: &Tensor, t: &[usize]| net.forward(x, t, &Condition::None);
+    let predict = |x: &Tensor, t: &[usize]| {
+        let t: Vec<f64> = t.iter().map(|t| *t as f64).collect();
+        net.forward(x, &t, &Condition::none())
+    };
     let (schedule, sampler, mut rng) = (Schedule::linear(1200)?, Sampler::ddpm(), Rng::new(3));
     let (mut before, mut steps) = (0.0, 0);
     for state in sampler.states(predict, &schedule, Param::Eps, &noise, &mut rng)? {

@@ -40,14 +40,13 @@ impl Golden {
             ..Default::default()
         };
         let net = Network::new(config, &mut Rng::new(1), &Device::Cpu)?;
-        net.params().assign(&self.starting_with("weights."))?;
+        net.parameters().assign(&self.starting_with("weights."))?;
         Ok(net)
     }
 
     fn loss(&self, net: &Network) -> Result<(Tensor, Tensor)> {
-        let t = self.get("t")?.to_dtype(DType::U32)?.to_vec1::<u32>()?;
-        let t: Vec<usize> = t.into_iter().map(|t| t as usize).collect();
-        let output = net.forward(self.get("x")?, &t, &Condition::None)?;
+        let t = self.get("t")?.to_dtype(DType::F64)?.to_vec1::<f64>()?;
+        let output = net.forward(self.get("x")?, &t, &Condition::none())?;
         let loss = (&output - self.get("target")?)?.sqr()?.mean_all()?;
         Ok((output, loss))
     }
@@ -69,8 +68,8 @@ fn output_loss_and_every_gradient_are_those_of_pytorch() -> Result<()> {
 
     let grads = loss.backward()?;
     let theirs = golden.starting_with("grads.");
-    assert_eq!(theirs.len(), net.params().names().count());
-    for (name, var) in net.params().iter() {
+    assert_eq!(theirs.len(), net.parameters().names().count());
+    for (name, var) in net.parameters().iter() {
         let grad = grads
             .get(var)
             .with_context(|| format!("no gradient: {name}"))?;
@@ -95,7 +94,7 @@ fn ten_training_steps_have_the_losses_of_pytorch() -> Result<()> {
         lr: 2e-4,
         ..AdamWConfig::adam()
     };
-    let mut adam = AdamW::new(&net.params().by_name(), config)?;
+    let mut adam = AdamW::new(&net.parameters().by_name(), config)?;
     let theirs = golden.get("losses")?.to_vec1::<f32>()?;
     assert_eq!(theirs.len(), 10);
     for (step, theirs) in theirs.into_iter().enumerate() {
@@ -113,14 +112,14 @@ fn the_same_training_twice_gives_the_same_bits() -> Result<()> {
     let train = || {
         let golden = Golden::load()?;
         let net = golden.network()?;
-        let mut adam = AdamW::new(&net.params().by_name(), AdamWConfig::adam())?;
+        let mut adam = AdamW::new(&net.parameters().by_name(), AdamWConfig::adam())?;
         let mut bits = Vec::new();
         for _ in 0..3 {
             let (_, loss) = golden.loss(&net)?;
             adam.step(&loss.backward()?)?;
             bits.push(loss.to_scalar::<f32>()?.to_bits());
         }
-        for (_, var) in net.params().iter() {
+        for (_, var) in net.parameters().iter() {
             bits.extend(
                 var.flatten_all()?
                     .to_vec1::<f32>()?
@@ -143,14 +142,14 @@ fn a_state_dict_goes_there_and_back() -> Result<()> {
     let net = golden.network()?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("simple.safetensors");
-    net.params().save(&path)?;
+    net.parameters().save(&path)?;
     let saved = safetensors::load(&path, &Device::Cpu)?;
     let theirs = golden.starting_with("weights.");
     assert_eq!(saved.len(), theirs.len());
     for (name, tensor) in &saved {
         assert_eq!(difference(tensor, &theirs[name])?, 0.0, "{name}");
     }
-    let names: Vec<&str> = net.params().names().collect();
+    let names: Vec<&str> = net.parameters().names().collect();
     assert_eq!(names[0], "time_embedding.linear1.weight");
     assert_eq!(names[names.len() - 1], "conv_out.bias");
     Ok(())

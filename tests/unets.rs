@@ -2,7 +2,7 @@
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, Var, safetensors};
-use diffusion_core::nn::Contents;
+use diffusion_core::nn::Checkpoint;
 use diffusion_core::rng::Rng;
 use diffusion_core::unet::{
     Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, UNet,
@@ -49,15 +49,22 @@ impl Golden {
         Ok(numbers.into_iter().map(|n| n as usize).collect())
     }
 
+    fn times(&self, name: &str) -> Result<Vec<f64>> {
+        Ok(self.get(name)?.to_dtype(DType::F64)?.to_vec1()?)
+    }
+
     fn condition(&self) -> Result<Condition> {
         Ok(if self.0.contains_key("labels") {
             // The last one stands for any.
             let labels = self.whole("labels")?.into_iter();
-            Condition::Labels(labels.map(|l| Some(l).filter(|l| *l < 3)).collect())
+            Condition {
+                labels: Some(labels.map(|l| Some(l).filter(|l| *l < 3)).collect()),
+                ..Condition::none()
+            }
         } else if self.0.contains_key("context") {
-            Condition::Context(self.get("context")?.clone())
+            Condition::context(self.get("context")?.clone())
         } else {
-            Condition::None
+            Condition::none()
         })
     }
 
@@ -80,7 +87,7 @@ fn numbers(k: usize, count: usize, mean: f64, size: f64) -> Vec<f32> {
 
 /// The parameters in the order of their names.
 fn sorted(net: &Network) -> Vec<(String, Var)> {
-    net.params().by_name().into_iter().collect()
+    net.parameters().by_name().into_iter().collect()
 }
 
 fn network(architecture: Architecture) -> Result<Network> {
@@ -113,7 +120,7 @@ fn sampled(k: usize, gradient: &Tensor) -> Result<Vec<f32>> {
 fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
     let golden = Golden::load(name)?;
     let net = network(architecture)?;
-    let (x, t, condition) = (golden.get("x")?, golden.whole("t")?, golden.condition()?);
+    let (x, t, condition) = (golden.get("x")?, golden.times("t")?, golden.condition()?);
     let output = net.forward(x, &t, &condition)?;
     golden.compare("output", &output)?;
     let loss = (&output - golden.get("target")?)?.sqr()?.mean_all()?;
@@ -143,11 +150,11 @@ fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
         var.set(&(var.as_detached_tensor() - (grad * RATE)?)?)?;
     }
     for name in golden.names_after("after.") {
-        let buffer = net.params().get(name).context("no buffer")?;
+        let buffer = net.parameters().get(name).context("no buffer")?;
         golden.compare(&format!("after.{name}"), buffer)?;
     }
     assert_eq!(
-        net.params().buffers().count(),
+        net.parameters().buffers().count(),
         golden.names_after("after.").len()
     );
     golden.compare("predicted", &net.predict(x, &t, &condition)?)
@@ -210,10 +217,10 @@ fn attention_unet() -> Result<()> {
 fn a_pth_file_is_read() -> Result<()> {
     let (golden, file) = (Golden::load("context_unet")?, golden("context_unet.pth"));
     let net = Network::load_pth(small(), &file, &Device::Cpu)?;
-    let (x, t, condition) = (golden.get("x")?, golden.whole("t")?, golden.condition()?);
+    let (x, t, condition) = (golden.get("x")?, golden.times("t")?, golden.condition()?);
     golden.compare("predicted", &net.predict(x, &t, &condition)?)?;
     for name in golden.names_after("after.") {
-        let buffer = net.params().get(name).context("no buffer")?;
+        let buffer = net.parameters().get(name).context("no buffer")?;
         golden.compare(&format!("after.{name}"), buffer)?;
     }
     Ok(())
@@ -274,10 +281,28 @@ fn a_damaged_pth_file_is_an_error() -> Result<()> {
     Ok(())
 }
 
+/// Files of the first version, whose fields had other names.
+#[test]
+fn weights_of_the_first_version_are_read() -> Result<()> {
+    let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights"));
+    for (file, classes, context, low_res) in [
+        ("mnist", 10, 0, 0),
+        ("sprites-context", 0, 5, 0),
+        ("mnist-x4", 0, 0, 4),
+    ] {
+        let path = folder.join(format!("{file}.safetensors"));
+        let net = Network::load(path, &Device::Cpu)?;
+        let known = net.architecture().conditioning();
+        let found = (known.classes, known.context, known.low_res);
+        assert_eq!(found, (classes, context, low_res), "{file}");
+    }
+    Ok(())
+}
+
 /// Networks of diffusers that were drawn at random: `golden/unet2d.py`.
 #[test]
 fn unet_2d_model_is_that_of_diffusers() -> Result<()> {
-    let file = Contents::load(golden("unet2d.safetensors"))?;
+    let file = Checkpoint::load(golden("unet2d.safetensors"))?;
     let all = Golden(file.tensors);
     let mut seen = 0;
     while let Some(config) = file.metadata.get(&format!("config {seen}")) {
@@ -285,14 +310,14 @@ fn unet_2d_model_is_that_of_diffusers() -> Result<()> {
         let net = network(serde_json::from_str::<UNet2DModel>(config)?.into())?;
         let condition = match all.0.contains_key(&part("labels")) {
             true => Condition::labels(all.whole(&part("labels"))?),
-            false => Condition::None,
+            false => Condition::none(),
         };
-        let (x, t) = (all.get(&part("x"))?, all.whole(&part("t"))?);
+        let (x, t) = (all.get(&part("x"))?, all.times(&part("t"))?);
         all.compare(&part("output"), &net.predict(x, &t, &condition)?)
             .with_context(|| config.clone())?;
-        if condition != Condition::None {
-            let message = net.predict(x, &t, &Condition::None).unwrap_err();
-            let wants = "must be told the class of every image";
+        if condition != Condition::none() {
+            let message = net.predict(x, &t, &Condition::none()).unwrap_err();
+            let wants = "give the class of every image";
             assert!(message.to_string().contains(wants), "{message}");
         }
         seen += 1;

@@ -62,7 +62,7 @@ impl Guidance {
     pub fn new(condition: Condition, scale: f64) -> Self {
         Self {
             towards: vec![(1.0, condition)],
-            away: Condition::None,
+            away: Condition::none(),
             scale,
             during: 0..usize::MAX,
         }
@@ -73,7 +73,7 @@ impl Guidance {
     pub fn between(a: Condition, b: Condition, fraction: f64) -> Self {
         Self {
             towards: vec![(1.0 - fraction, a), (fraction, b)],
-            ..Self::new(Condition::None, 1.0)
+            ..Self::new(Condition::none(), 1.0)
         }
     }
 
@@ -113,6 +113,7 @@ impl Guidance {
     pub fn predict(&self, network: &Network, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
         self.check()?;
         let n = t.len();
+        let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
         let scale: Vec<f64> = t
             .iter()
             .map(|t| match self.during.contains(t) {
@@ -133,13 +134,13 @@ impl Guidance {
         if let [(condition, weights)] = &terms[..]
             && weights.iter().all(|w| *w == 1.0)
         {
-            return network.predict(xt, t, condition);
+            return network.predict(xt, &times, condition);
         }
         let k = terms.len();
         let conditions: Vec<_> = terms.iter().map(|(c, _)| (*c, n)).collect();
         let answers = network.predict(
             &Tensor::cat(&vec![xt; k], 0)?,
-            &t.repeat(k),
+            &times.repeat(k),
             &Condition::cat(&conditions)?,
         )?;
         let mut shape = vec![1; xt.rank()];
@@ -187,7 +188,7 @@ mod tests {
         let (mut rng, device) = (Rng::new(5), Device::Cpu);
         let network = Network::new(small, &mut rng, &device)?;
         // Its zeros would make all answers one.
-        for (name, var) in network.params().iter() {
+        for (name, var) in network.parameters().iter() {
             if name.starts_with("conv_out") {
                 var.set(&rng.randn_like(var)?)?;
             }
@@ -202,13 +203,14 @@ mod tests {
     }
 
     const T: [usize; 2] = [3, 700];
+    const TIMES: [f64; 2] = [3.0, 700.0];
 
     #[test]
     fn the_scale_means_what_it_says() -> Result<()> {
         let (network, xt) = network()?;
         let condition = Condition::labels([1, 2]);
-        let with = network.predict(&xt, &T, &condition)?;
-        let without = network.predict(&xt, &T, &Condition::None)?;
+        let with = network.predict(&xt, &TIMES, &condition)?;
+        let without = network.predict(&xt, &TIMES, &Condition::none())?;
         assert!(apart(&with, &without)? > 0.01);
         for w in [-1.0, 0.0, 0.5, 1.0, 3.0] {
             let got = Guidance::new(condition.clone(), w).predict(&network, &xt, &T)?;
@@ -225,7 +227,7 @@ mod tests {
     #[test]
     fn negative_mixed_and_limited() -> Result<()> {
         let (network, xt) = network()?;
-        let ask = |labels: [usize; 2]| network.predict(&xt, &T, &Condition::labels(labels));
+        let ask = |labels: [usize; 2]| network.predict(&xt, &TIMES, &Condition::labels(labels));
         let (a, b) = (ask([0, 1])?, ask([2, 2])?);
         let (of_a, of_b) = (Condition::labels([0, 1]), Condition::labels([2, 2]));
 
@@ -240,7 +242,7 @@ mod tests {
         // Only the image at t = 700 is guided.
         let late = Guidance::new(of_a, 2.0).during(500..1000);
         let got = late.predict(&network, &xt, &T)?;
-        let without = network.predict(&xt, &T, &Condition::None)?;
+        let without = network.predict(&xt, &TIMES, &Condition::none())?;
         let want = ((&a * 2.0)? - &without)?;
         assert!(apart(&got.get(0)?, &a.get(0)?)? < 1e-5);
         assert!(apart(&got.get(1)?, &want.get(1)?)? < 1e-4);

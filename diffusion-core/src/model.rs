@@ -4,11 +4,11 @@ mod diffusers;
 
 use crate::diffusion::Param;
 use crate::guidance::Guidance;
-use crate::nn::Contents;
+use crate::nn::Checkpoint;
 use crate::rng::Rng;
 use crate::sampler::{Noise, Sampler, States};
 use crate::schedule::{Betas, Schedule};
-use crate::unet::{Condition, Network};
+use crate::unet::{Architecture, Condition, Network};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -189,7 +189,7 @@ impl Model {
             row[at] += weight;
         }
         let rows = Tensor::from_vec(row.repeat(n), (n, k), self.network.device())?;
-        Ok(Condition::Context(rows))
+        Ok(Condition::context(rows))
     }
 
     /// What `n` images can show: all classes in turn, each alone; nothing for an unconditional network.
@@ -205,9 +205,9 @@ impl Model {
         if k > 0 && n > 0 {
             let rows: Vec<f32> = (0..n * k).map(|i| f32::from(i / k % k == i % k)).collect();
             let rows = Tensor::from_vec(rows, (n, k), self.network.device())?;
-            return Ok(Condition::Context(rows));
+            return Ok(Condition::context(rows));
         }
-        Ok(Condition::None)
+        Ok(Condition::none())
     }
 
     /// Writes everything to a safetensors file, weights in f32.
@@ -225,12 +225,12 @@ impl Model {
     pub fn save_as(&self, path: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let mut metadata = self.network.metadata()?;
         metadata.insert(METADATA.to_owned(), serde_json::to_string(&self.process)?);
-        let tensors = self.network.params().values()?;
+        let tensors = self.network.parameters().values()?;
         let tensors = tensors
             .into_iter()
             .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?)))
             .collect::<Result<_>>()?;
-        Contents { tensors, metadata }.save(path)
+        Checkpoint { tensors, metadata }.save(path)
     }
 
     /// The model of a file of [`Model::save`]; or of a folder that `save_pretrained` of a diffusers pipeline with a
@@ -255,14 +255,38 @@ impl Model {
         if path.is_dir() {
             return Self::load_diffusers(path, device);
         }
-        Contents::load(path)
-            .and_then(|file| Self::from_contents(&file, device))
+        Checkpoint::load(path)
+            .and_then(|file| Self::from_checkpoint(&file, device))
             .with_context(|| format!("{} is not a model that can be used", path.display()))
             .map_err(crate::whole)
     }
 
-    fn from_contents(file: &Contents, device: &Device) -> Result<Self> {
-        let network = Network::from_contents(file, device)?;
+    /// The model of a file of [`Model::save`] whose network was defined outside of diffusion-core:
+    /// [`Architecture::custom`](crate::unet::Architecture::custom).
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, does not hold a model, or its network is another: the message names the file and what
+    /// is wrong.
+    pub fn load_with(
+        path: impl AsRef<Path>,
+        architecture: impl Into<Architecture>,
+        device: &Device,
+    ) -> Result<Self> {
+        let path = path.as_ref();
+        Checkpoint::load(path)
+            .and_then(|file| {
+                let network = Network::from_checkpoint_with(&file, architecture, device)?;
+                Self::with_network(network, &file)
+            })
+            .with_context(|| format!("{} is not a model that can be used", path.display()))
+            .map_err(crate::whole)
+    }
+
+    fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
+        Self::with_network(Network::from_checkpoint(file, device)?, file)
+    }
+
+    fn with_network(network: Network, file: &Checkpoint) -> Result<Self> {
         let process = file.metadata.get(METADATA).context(
             "it holds a network alone and does not say what it was trained for; Network::load reads it",
         )?;
@@ -304,7 +328,7 @@ mod tests {
         process(&mut it);
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
         let last = network
-            .params()
+            .parameters()
             .get("conv_out.weight")
             .context("the last layer")?;
         last.set(&last.ones_like()?)?;
@@ -352,7 +376,7 @@ mod tests {
             "{}",
             fail()
         );
-        good.network.params().save(&path)?;
+        good.network.parameters().save(&path)?;
         assert!(fail().contains("does not say what network"), "{}", fail());
         for (process, wants) in [
             (
@@ -366,7 +390,7 @@ mod tests {
             assert!(fail().contains(wants), "{:?} lacks {wants:?}", fail());
         }
         // A file that claims to be larger than it is must not be believed.
-        let mut file = Contents::default();
+        let mut file = Checkpoint::default();
         let absurd = r#"{"simple-unet":{"base":1024,"groups":8}}"#;
         file.metadata
             .insert("architecture".to_owned(), absurd.to_owned());

@@ -71,7 +71,7 @@ impl Work {
                 let drawn = self.training.averaged(|model| -> Result<_> {
                     let noise = model.noise(n, &mut rng)?;
                     let began = Instant::now();
-                    let guidance = Guidance::from(Condition::None);
+                    let guidance = Guidance::from(Condition::none());
                     let x = model
                         .states(&noise, guidance, &sampler, &mut rng)?
                         .finish()?;

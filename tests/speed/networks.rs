@@ -166,10 +166,13 @@ impl Network {
 
 fn in_ours(architecture: Architecture, purpose: Purpose) -> Result<(Parameters, Forward)> {
     let net = Unet::new(architecture, &mut Rng::new(1), &Device::Cpu)?;
-    let parameters = net.params().by_name();
-    let answer = move |xt: &_, t: &_| match purpose {
-        Purpose::Train => net.forward(xt, t, &Condition::None),
-        Purpose::Denoise => net.predict(xt, t, &Condition::None),
+    let parameters = net.parameters().by_name();
+    let answer = move |xt: &Tensor, t: &[usize]| {
+        let t: Vec<f64> = t.iter().map(|t| *t as f64).collect();
+        match purpose {
+            Purpose::Train => net.forward(xt, &t, &Condition::none()),
+            Purpose::Denoise => net.predict(xt, &t, &Condition::none()),
+        }
     };
     Ok((parameters, Box::new(answer)))
 }

@@ -315,10 +315,10 @@ fn network(device: &Device, precision: Precision) -> Result<f64> {
                 .to_device(device)
         };
         let (xt, eps) = (images()?, images()?);
-        let answer = net.forward(&xt, &[10, 700], &Condition::None)?;
+        let answer = net.forward(&xt, &[10.0, 700.0], &Condition::none())?;
         let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
         let mut all = vec![numbers(&answer)?, Vec::new()];
-        for var in net.params().by_name().values() {
+        for var in net.parameters().by_name().values() {
             all[1].extend(numbers(grads.get(var).context("a gradient is missing")?)?);
         }
         Ok(all)
@@ -363,7 +363,7 @@ fn trained(device: &Device, precision: Precision) -> Result<(Vec<f64>, Vec<f64>)
         .map(|step| Ok(step?.loss))
         .collect::<Result<_>>()?;
     let mut weights = Vec::new();
-    for var in training.network().params().by_name().values() {
+    for var in training.network().parameters().by_name().values() {
         weights.extend(numbers(var)?);
     }
     Ok((losses, weights))
@@ -386,7 +386,7 @@ fn samples(device: &Device, precision: Precision) -> Result<f64> {
         model.network.set_precision(precision);
         wake(&model.network)?;
         let mut rng = Rng::new(3);
-        numbers(&model.sample(4, Condition::None, &Sampler::ddim(10), &mut rng)?)
+        numbers(&model.sample(4, Condition::none(), &Sampler::ddim(10), &mut rng)?)
     };
     largest(
         &[run(device, precision)?],
@@ -404,7 +404,7 @@ fn small() -> SimpleUNet {
 /// Gives the last layer, which begins with zeros, weights of its own, so that all others count.
 fn wake(net: &Network) -> Result<()> {
     let last = net
-        .params()
+        .parameters()
         .get("conv_out.weight")
         .context("the last layer")?;
     let weights = (Rng::new(4).randn(last.shape(), &Device::Cpu)? * 0.1)?;

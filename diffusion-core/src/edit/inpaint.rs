@@ -24,7 +24,7 @@ use candle_core::Tensor;
 /// let model = Model::load("weights/mnist.safetensors", &Device::Cpu)?;
 /// let x0 = Dataset::mnist(Part::Test)?.images(0..8, &Device::Cpu)?;
 /// let upper = Mask::half(28, 28, Side::Top)?;
-/// let filled = Inpaint::default().fill(&model, &x0, &upper, Condition::None, &mut Rng::new(1))?;
+/// let filled = Inpaint::default().fill(&model, &x0, &upper, Condition::none(), &mut Rng::new(1))?;
 /// # Ok::<(), anyhow::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq)]
@@ -281,7 +281,7 @@ mod tests {
         let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
         let mut message = |inpaint: &Inpaint, shape: (usize, usize, usize, usize), mask: &Mask| {
             let x0 = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
-            let failed = inpaint.fill(&model, &x0, mask, crate::unet::Condition::None, rng);
+            let failed = inpaint.fill(&model, &x0, mask, crate::unet::Condition::none(), rng);
             anyhow::Ok(failed.unwrap_err().to_string())
         };
         let inpaint = Inpaint::default();

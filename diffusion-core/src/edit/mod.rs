@@ -51,7 +51,7 @@ mod tests {
             ..Default::default()
         };
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
-        if let Some(last) = network.params().get("conv_out.weight") {
+        if let Some(last) = network.parameters().get("conv_out.weight") {
             last.set(&Rng::new(2).randn_like(last)?.affine(0.1, 0.0)?)?;
         }
         let process = Process {

@@ -9,7 +9,7 @@ mod fit;
 pub use fit::Fit;
 
 use super::{Answers, FeatureExtractor};
-use crate::nn::{BatchNorm2d, Builder, Contents, Conv2d, Linear, Params};
+use crate::nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
 use crate::ops::{Activation, Geometry, max_pool2d};
 use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
@@ -74,7 +74,7 @@ mod share {
 pub struct Classifier {
     /// What it was trained on and what it reaches.
     pub about: About,
-    params: Params,
+    params: Parameters,
     layers: Layers,
     /// The same, without gradients and with the means that the batch norms remember.
     constant: Layers,
@@ -104,13 +104,13 @@ impl Classifier {
             test_accuracy: f64::NAN,
             test_images: 0,
         };
-        let mut params = Params::new(DType::F32, device);
+        let mut params = Parameters::new(DType::F32, device);
         about.check()?;
         let layers = Layers::new(params.builder(rng), &about)?;
         Self::made(about, params, layers)
     }
 
-    fn made(about: About, params: Params, layers: Layers) -> Result<Self> {
+    fn made(about: About, params: Parameters, layers: Layers) -> Result<Self> {
         let constant = Layers::new(params.constants(), &about)?;
         Ok(Self {
             about,
@@ -121,7 +121,7 @@ impl Classifier {
     }
 
     /// Its parameters.
-    pub fn params(&self) -> &Params {
+    pub fn parameters(&self) -> &Parameters {
         &self.params
     }
 
@@ -167,7 +167,7 @@ impl Classifier {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let about = serde_json::to_string(&self.about)?;
         let tensor = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
-        Contents {
+        Checkpoint {
             tensors: self.params.all().map(tensor).collect(),
             metadata: [(METADATA.to_owned(), about)].into(),
         }
@@ -180,21 +180,21 @@ impl Classifier {
     /// The file cannot be read, is damaged, or does not hold a classifier: the message names the file and what is wrong.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
-        Contents::load(path)
-            .and_then(|file| Self::from_contents(&file, device))
+        Checkpoint::load(path)
+            .and_then(|file| Self::from_checkpoint(&file, device))
             .with_context(|| format!("{} is not a classifier that can be used", path.display()))
             .map_err(crate::whole)
     }
 
-    fn from_contents(file: &Contents, device: &Device) -> Result<Self> {
+    fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
         let about = file.metadata.get(METADATA).context(
             "it does not say what it tells apart; `cargo diffusion classifier` makes a file that does",
         )?;
         let about: About = serde_json::from_str(about)
             .with_context(|| format!("what it says of itself is not known: {about}"))?;
         about.check()?;
-        let mut params = Params::new(DType::F32, device);
-        let layers = Layers::new(params.given(&file.tensors), &about)?;
+        let mut params = Parameters::new(DType::F32, device);
+        let layers = Layers::new(params.builder_from(&file.tensors), &about)?;
         if let Some(name) = file.tensors.keys().find(|name| params.get(name).is_none()) {
             anyhow::bail!("superfluous: {name}, which is not of this network")
         }
@@ -346,7 +346,7 @@ mod tests {
         let it = fresh(1)?;
         let x = Rng::new(2).randn((4, 3, 9, 8), &Device::Cpu)?;
         let grads = it.logits(&x)?.sqr()?.mean_all()?.backward()?;
-        for (name, var) in it.params().iter() {
+        for (name, var) in it.parameters().iter() {
             let grad = grads.get(var).context(name.to_owned())?;
             // What a batch norm subtracts again has none.
             let lost = name.starts_with("conv") && name.ends_with("bias");
@@ -384,14 +384,14 @@ mod tests {
                 .to_string()
         };
         assert!(fail().contains("c.safetensors"));
-        it.params().save(&path)?;
+        it.parameters().save(&path)?;
         assert!(
             fail().contains("does not say what it tells apart"),
             "{}",
             fail()
         );
         it.save(&path)?;
-        let mut file = Contents::load(&path)?;
+        let mut file = Checkpoint::load(&path)?;
         file.tensors
             .insert("more".to_owned(), Tensor::new(1f32, &Device::Cpu)?);
         file.save(&path)?;

@@ -1,7 +1,7 @@
 //! The network in whose features the field measures photographs.
 
 use super::{Answers, FeatureExtractor};
-use crate::nn::Contents;
+use crate::nn::Checkpoint;
 use crate::ops::{Geometry, conv2d, relu};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
@@ -64,8 +64,8 @@ impl InceptionV3 {
             path.display().to_string()
         );
         let file = match path.extension() {
-            Some(end) if end == "safetensors" => Contents::load(path)?,
-            _ => Contents::load_pth(path)?,
+            Some(end) if end == "safetensors" => Checkpoint::load(path)?,
+            _ => Checkpoint::load_pth(path)?,
         };
         Self::new(&file.tensors, device)
             .with_context(|| format!("{} does not hold FID's Inception", path.display()))

@@ -2,7 +2,7 @@
 
 use super::{METADATA, Model, Process};
 use crate::diffusion::Param;
-use crate::nn::{Contents, write_whole};
+use crate::nn::{Checkpoint, write_whole};
 use crate::schedule::Betas;
 use crate::unet::{Architecture, Network, SampleSize, UNet2DModel};
 use anyhow::{Context, Result, bail, ensure};
@@ -51,12 +51,12 @@ impl Model {
         let config = find(folder, "unet", "config.json")?;
         let weights = config.with_file_name(WEIGHTS);
         let contents = match weights.with_extension("bin") {
-            bin if bin.is_file() && !weights.exists() => Contents::load_pth(bin)?,
-            _ => Contents::load(&weights)?,
+            bin if bin.is_file() && !weights.exists() => Checkpoint::load_pth(bin)?,
+            _ => Checkpoint::load(&weights)?,
         };
         let model = if contents.metadata.contains_key(METADATA) {
             // It is of `save_diffusers`, and says more than a configuration can.
-            Self::from_contents(&contents, device)
+            Self::from_checkpoint(&contents, device)
         } else {
             Self::foreign(folder, &config, contents, device)
         };
@@ -65,7 +65,7 @@ impl Model {
             .map_err(crate::whole)
     }
 
-    fn foreign(folder: &Path, config: &Path, file: Contents, device: &Device) -> Result<Self> {
+    fn foreign(folder: &Path, config: &Path, file: Checkpoint, device: &Device) -> Result<Self> {
         let net = read(config, network)?;
         let (height, width) = match net.sample_size {
             Some(SampleSize::Side(side)) => (side, side),
@@ -103,7 +103,7 @@ impl Model {
         let architecture = Architecture::from(net);
         architecture.check_size(height, width)?;
         process.schedule()?;
-        let network = Network::given(architecture, &tensors, device)?;
+        let network = Network::from_tensors(architecture, &tensors, device)?;
         Ok(Self { network, process })
     }
 
@@ -166,8 +166,8 @@ impl Model {
         write("model_index.json", &index)?;
         write("scheduler/scheduler_config.json", &scheduler)?;
         write("unet/config.json", &Value::Object(config))?;
-        let tensors = self.network.params().values()?;
-        Contents { tensors, metadata }.save(folder.join("unet").join(WEIGHTS))
+        let tensors = self.network.parameters().values()?;
+        Checkpoint { tensors, metadata }.save(folder.join("unet").join(WEIGHTS))
     }
 }
 

@@ -11,7 +11,7 @@ const MOMENTUM: f64 = 0.1;
 ///
 /// While the network is trained it is [`batch_norm`], over the images of the batch, and each step moves the running mean and
 /// variance a tenth of the way to those of the batch (to its variance with N − 1 in the denominator), as in PyTorch. Layers
-/// made from [`Params::constants`](super::Params::constants) use what has been remembered: [`batch_norm_with`].
+/// made from [`Parameters::constants`](super::Parameters::constants) use what has been remembered: [`batch_norm_with`].
 #[derive(Clone, Debug)]
 pub struct BatchNorm2d {
     /// (C,), at first 1.
@@ -107,7 +107,7 @@ impl BatchNorm2d {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Params;
+    use crate::nn::Parameters;
     use crate::ops::gradients::random;
     use crate::rng::Rng;
     use candle_core::Device;
@@ -115,7 +115,7 @@ mod tests {
     /// By hand: the mean is 5/2, the variance 5/4 and 5/3 with N − 1.
     #[test]
     fn a_step_moves_the_memory_a_tenth_of_the_way() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F32, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let norm = BatchNorm2d::new(params.builder(&mut rng).at("n"), 1, Activation::None)?;
         let x = Tensor::new(&[1f32, 2.0, 3.0, 4.0], &Device::Cpu)?.reshape((2, 1, 1, 2))?;
         let y = norm.forward(&x)?.flatten_all()?.to_vec1::<f32>()?;
@@ -136,7 +136,7 @@ mod tests {
     /// They answer from the memory, leave it as it is, and see what it becomes.
     #[test]
     fn constants_use_what_has_been_remembered() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let norm = BatchNorm2d::new(params.builder(&mut rng).at("n"), 3, Activation::None)?;
         let constant = BatchNorm2d::new(params.constants().at("n"), 3, Activation::None)?;
         let x = ((random(1, (4, 3, 2, 2))? * 3.0)? + 2.0)?;
@@ -162,7 +162,7 @@ mod tests {
 
     #[test]
     fn one_number_has_no_variance() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F32, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let norm = BatchNorm2d::new(params.builder(&mut rng).at("n"), 2, Activation::None)?;
         let x = Tensor::zeros((1, 2, 1, 1), DType::F32, &Device::Cpu)?;
         let message = norm.forward(&x).unwrap_err().to_string();

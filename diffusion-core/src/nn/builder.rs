@@ -1,7 +1,7 @@
 //! How a network makes its parameters: by name, from a seeded generator.
 
-use super::Params;
-use super::params::is_float;
+use super::Parameters;
+use super::parameters::{check_finite, is_float};
 use super::trace::Probe;
 use crate::rng::Rng;
 use candle_core::{Device, Result, Shape, Tensor, Var, bail};
@@ -20,29 +20,48 @@ pub enum Init {
     Ones,
     /// Normal numbers of mean 0 and variance 1.
     Normal,
+    /// Every number this one.
+    Constant(f64),
+    /// Normal numbers of this mean and standard deviation.
+    Gaussian {
+        /// The mean.
+        mean: f64,
+        /// The standard deviation.
+        std: f64,
+    },
+    /// Uniform between two numbers.
+    Uniform {
+        /// The lowest.
+        low: f64,
+        /// The highest.
+        high: f64,
+    },
     /// Uniform in ±1/√n, where n is the number of inputs that are summed up for one output: PyTorch's default for the
     /// weights and biases of convolutions and linear layers (`kaiming_uniform_` with a = √5).
     FanIn(usize),
 }
 
 impl Init {
-    fn values(self, n: usize, rng: &mut Rng) -> Vec<f64> {
+    pub(super) fn values(self, n: usize, rng: &mut Rng) -> Vec<f64> {
         let mut draw = || match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
             Self::Normal => rng.normal(),
+            Self::Constant(value) => value,
+            Self::Gaussian { mean, std } => mean + std * rng.normal(),
+            Self::Uniform { low, high } => low + (high - low) * rng.uniform(),
             Self::FanIn(inputs) => (2.0 * rng.uniform() - 1.0) / (inputs.max(1) as f64).sqrt(),
         };
         (0..n).map(|_| draw()).collect()
     }
 }
 
-/// Adds parameters to a [`Params`], under a name within a name within a name: from [`Params::builder`].
+/// Adds parameters to a [`Parameters`], under a name within a name within a name: from [`Parameters::builder`].
 ///
 /// ```
 /// use diffusion_core::candle::{DType, Device};
-/// use diffusion_core::{nn::{Init, Params}, rng::Rng};
-/// let (mut rng, mut params) = (Rng::new(0), Params::new(DType::F32, &Device::Cpu));
+/// use diffusion_core::{nn::{Init, Parameters}, rng::Rng};
+/// let (mut rng, mut params) = (Rng::new(0), Parameters::new(DType::F32, &Device::Cpu));
 /// params.builder(&mut rng).at("down").at("conv").param("bias", 64, Init::Zeros)?;
 /// assert_eq!(params.names().collect::<Vec<_>>(), ["down.conv.bias"]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
@@ -56,55 +75,83 @@ pub struct Builder<'a> {
 /// Where parameters come from.
 #[derive(Debug)]
 enum Source<'a> {
-    /// They are made.
-    New(&'a mut Params, &'a mut Rng),
-    /// They are those of a file.
-    Given(&'a mut Params, &'a HashMap<String, Tensor>),
-    /// They are there.
-    Constants(&'a Params),
+    /// They are drawn.
+    New(&'a mut Parameters, &'a mut Rng),
+    /// They are read from a file.
+    Tensors(&'a mut Parameters, &'a HashMap<String, Tensor>),
+    /// They exist.
+    Constants(&'a Parameters),
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(params: &'a mut Params, rng: &'a mut Rng) -> Self {
-        Self {
-            source: Source::New(params, rng),
-            prefix: String::new(),
-        }
+    pub(super) fn new(params: &'a mut Parameters, rng: &'a mut Rng) -> Self {
+        Self::from(Source::New(params, rng))
     }
 
-    pub(super) fn given(params: &'a mut Params, tensors: &'a HashMap<String, Tensor>) -> Self {
-        Self {
-            source: Source::Given(params, tensors),
-            prefix: String::new(),
-        }
+    pub(super) fn from_tensors(
+        params: &'a mut Parameters,
+        tensors: &'a HashMap<String, Tensor>,
+    ) -> Self {
+        Self::from(Source::Tensors(params, tensors))
     }
 
-    pub(super) fn constants(params: &'a Params) -> Self {
+    pub(super) fn constants(params: &'a Parameters) -> Self {
+        Self::from(Source::Constants(params))
+    }
+
+    fn from(source: Source<'a>) -> Self {
         Self {
-            source: Source::Constants(params),
+            source,
             prefix: String::new(),
         }
     }
 
     /// The builder of the part called `name`: what it makes is called `name.…`.
     pub fn at(&mut self, name: impl Display) -> Builder<'_> {
+        let prefix = format!("{}{name}.", self.prefix);
         Builder {
-            prefix: format!("{}{name}.", self.prefix),
+            prefix,
+            ..self.here()
+        }
+    }
+
+    /// The builder of the same part.
+    pub(super) fn here(&mut self) -> Builder<'_> {
+        Builder {
+            prefix: self.prefix.clone(),
             source: match &mut self.source {
                 Source::New(params, rng) => Source::New(params, rng),
-                Source::Given(params, tensors) => Source::Given(params, tensors),
+                Source::Tensors(params, tensors) => Source::Tensors(params, tensors),
                 Source::Constants(params) => Source::Constants(params),
             },
         }
     }
 
-    /// Makes a parameter called `name` here, and returns its tensor; or, from [`Params::constants`], returns the one there is.
+    /// The parameters that it adds to.
+    pub(super) fn parameters(&self) -> &Parameters {
+        match &self.source {
+            Source::New(params, _) | Source::Tensors(params, _) => params,
+            Source::Constants(params) => params,
+        }
+    }
+
+    /// The tensor of this name, if it is there already: in the file, or among the parameters.
+    pub(super) fn stored(&self, name: &str) -> Option<&Tensor> {
+        let name = format!("{}{name}", self.prefix);
+        match &self.source {
+            Source::Tensors(_, tensors) => tensors.get(&name),
+            _ => self.parameters().get(&name).map(|var| var.as_tensor()),
+        }
+    }
+
+    /// Makes a parameter called `name` here, and returns its tensor; or, from [`Parameters::constants`], returns the one there is.
     ///
     /// Random numbers are drawn on the host in row-major order, so that every device gets the same.
     ///
     /// # Errors
-    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers. From [`Params::constants`]: there is
-    /// none of this name, or it has another shape; so also from [`Params::given`].
+    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers. From [`Parameters::constants`]: there is
+    /// none of this name, or it has another shape; so also from
+    /// [`Parameters::builder_from`], or if the numbers are not finite.
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
         let var = self.make(name, shape, init, Role::Trained)?;
         Ok(match &self.source {
@@ -122,20 +169,16 @@ impl<'a> Builder<'a> {
         self.make(name, shape, init, Role::Buffer)
     }
 
-    /// Whether the layers are made to answer only, from [`Params::constants`], and not to be trained.
+    /// Whether the layers are for predicting only, from [`Parameters::constants`], and not for training.
     pub fn is_constant(&self) -> bool {
         matches!(self.source, Source::Constants(_))
     }
 
     /// With what the layer that is made here tells a summary what it did.
     pub(crate) fn probe(&self) -> Probe {
-        let trace = match &self.source {
-            Source::New(params, _) | Source::Given(params, _) => params.trace(),
-            Source::Constants(params) => params.trace(),
-        };
         Probe {
             name: self.prefix.trim_end_matches('.').to_owned(),
-            trace: trace.clone(),
+            trace: self.parameters().trace().clone(),
         }
     }
 
@@ -151,7 +194,7 @@ impl<'a> Builder<'a> {
             )
         };
         match &mut self.source {
-            Source::New(params, _) | Source::Given(params, _) if params.get(&name).is_some() => {
+            Source::New(params, _) | Source::Tensors(params, _) if params.get(&name).is_some() => {
                 bail!("there is a parameter {name} already: give each part a name of its own")
             }
             Source::New(params, rng) => {
@@ -160,11 +203,14 @@ impl<'a> Builder<'a> {
                 params.add(name, &values, role)
             }
             // What is not in the file is not even allocated.
-            Source::Given(params, tensors) => match tensors.get(&name) {
+            Source::Tensors(params, tensors) => match tensors.get(&name) {
                 Some(found) if !is_float(found.dtype()) => {
                     bail!("{name} has numbers of type {:?}", found.dtype())
                 }
-                Some(found) if found.shape() == &shape => params.add(name, found, role),
+                Some(found) if found.shape() == &shape => {
+                    check_finite(&name, found)?;
+                    params.add(name, found, role)
+                }
                 Some(found) => bail!(
                     "{name} has shape {:?} and must have {:?}",
                     found.dims(),
@@ -228,7 +274,7 @@ mod tests {
     #[test]
     fn a_seed_gives_the_same_numbers_in_every_type() -> Result<()> {
         let made = |dtype, seed| {
-            let mut params = Params::new(dtype, &Device::Cpu);
+            let mut params = Parameters::new(dtype, &Device::Cpu);
             params
                 .builder(&mut Rng::new(seed))
                 .param("w", (2, 3), Init::FanIn(4))?
@@ -242,7 +288,7 @@ mod tests {
 
     #[test]
     fn a_name_is_given_once_and_a_shape_is_not_empty() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F32, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         build.at(1).param("w", 3, Init::Ones)?;
         build.at(2).param("w", 3, Init::Ones)?;

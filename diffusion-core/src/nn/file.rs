@@ -11,14 +11,14 @@ use std::path::{Path, PathBuf};
 
 /// What a safetensors file holds: tensors by name on the CPU, and texts by name.
 #[derive(Debug, Default)]
-pub struct Contents {
+pub struct Checkpoint {
     /// The tensors.
     pub tensors: HashMap<String, Tensor>,
     /// The file's `__metadata__`.
     pub metadata: HashMap<String, String>,
 }
 
-impl Contents {
+impl Checkpoint {
     /// Writes the file under another name first, so that one that was there stays whole until the new one is.
     ///
     /// # Errors
@@ -43,7 +43,7 @@ impl Contents {
             .map_err(crate::whole)
     }
 
-    /// Reads a file of [`Contents::save`], or any other of its kind.
+    /// Reads a file of [`Checkpoint::save`], or any other of its kind.
     ///
     /// # Errors
     /// The file cannot be read or is damaged: the message names it.

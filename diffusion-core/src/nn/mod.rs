@@ -1,14 +1,14 @@
 //! Layers, and the parameters in them by name.
 //!
 //! A layer is a plain struct: tensors and a `forward`, which calls the operation of the same name in [`ops`](crate::ops).
-//! Its parameters are also in a [`Params`], by the names that PyTorch would give them, from where they are trained, saved
+//! Its parameters are also in a [`Parameters`], by the names that PyTorch would give them, from where they are trained, saved
 //! and loaded. Training and loading change them in place: the layer sees it.
 //!
 //! ```
 //! use diffusion_core::candle::{DType, Device};
-//! use diffusion_core::{nn::{Linear, Params}, rng::Rng};
+//! use diffusion_core::{nn::{Linear, Parameters}, rng::Rng};
 //!
-//! let (mut rng, mut params) = (Rng::new(42), Params::new(DType::F32, &Device::Cpu));
+//! let (mut rng, mut params) = (Rng::new(42), Parameters::new(DType::F32, &Device::Cpu));
 //! let mut build = params.builder(&mut rng);
 //! let first = Linear::new(build.at("first"), 2, 16)?;
 //! let second = Linear::new(build.at("second"), 16, 1)?;
@@ -30,20 +30,21 @@ mod embedding;
 mod file;
 mod linear;
 mod norm;
-mod params;
+mod parameters;
 mod pth;
 mod trace;
+mod var_builder;
 
 pub use batch_norm::BatchNorm2d;
 pub use builder::{Builder, Init};
 pub use conv::Conv2d;
 pub use conv_transpose::ConvTranspose2d;
 pub use embedding::Embedding;
-pub use file::Contents;
+pub use file::Checkpoint;
 pub(crate) use file::write_whole;
 pub use linear::Linear;
 pub use norm::GroupNorm;
-pub use params::Params;
+pub use parameters::Parameters;
 pub(crate) use trace::Probe;
 pub use trace::Row;
 
@@ -57,7 +58,7 @@ mod tests {
 
     #[test]
     fn every_layer_has_the_right_gradients() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         let embedding = Embedding::new(build.at("embedding"), 3, 4)?;
         let linear = Linear::new(build.at("linear"), 4, 12)?;
@@ -83,7 +84,7 @@ mod tests {
 
     #[test]
     fn weights_and_biases_begin_within_one_over_the_root_of_the_inputs() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F32, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         Conv2d::new(build.at("conv"), 4, 50, 3, Geometry::default())?;
         Linear::new(build.at("linear"), 25, 50)?;

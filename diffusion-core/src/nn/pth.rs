@@ -9,7 +9,7 @@
 
 mod unpickle;
 
-use super::Contents;
+use super::Checkpoint;
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
@@ -22,7 +22,7 @@ use zip::{CompressionMethod, ZipArchive};
 /// No state dict of a network of this crate takes more to be described.
 const MAX_PICKLE: u64 = 1 << 26;
 
-impl Contents {
+impl Checkpoint {
     /// Reads the state dict that `torch.save(net.state_dict(), path)` wrote, with PyTorch 1.6 or later, on whatever device:
     /// its tensors of floating-point numbers. Integers, such as the steps that batch norms count, are left out.
     ///
@@ -36,7 +36,7 @@ impl Contents {
     }
 }
 
-fn read(path: &Path) -> Result<Contents> {
+fn read(path: &Path) -> Result<Checkpoint> {
     let length = fs::metadata(path)?.len();
     let Ok(mut archive) = ZipArchive::new(BufReader::new(File::open(path)?)) else {
         bail!(
@@ -91,7 +91,7 @@ fn read(path: &Path) -> Result<Contents> {
         let tensor = tensor(&view, dtype, bytes).with_context(|| name.clone())?;
         tensors.insert(name, tensor);
     }
-    Ok(Contents {
+    Ok(Checkpoint {
         tensors,
         metadata: HashMap::new(),
     })

@@ -7,6 +7,9 @@ use super::half::{half, wide};
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
+/// What is taken from the score of a masked key.
+const MASKED: f64 = 1e9;
+
 /// softmax(Q Kᵀ / √d) V in each head
 /// ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), equation 1), with d = C / `heads`.
 ///
@@ -27,6 +30,65 @@ use candle_nn::ops::softmax;
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    check_shapes(q, k, v, heads)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(q, &[k, v]) {
+        return on_device(q, &k.to_dtype(q.dtype())?, &v.to_dtype(q.dtype())?, heads);
+    }
+    if let Some(half) = half(q) {
+        return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
+    }
+    if takes(&[q, k, v]) {
+        return q
+            .contiguous()?
+            .apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
+    }
+    composed(q, k, v, None, heads)
+}
+
+/// [`attention`] to some of the keys only: to those whose `mask` is 1 and not 0, as padding of texts has it.
+///
+/// A position whose keys are all masked gets 0. The mask has no gradient.
+///
+/// # Shapes
+/// `q` (B, N, C); `k` and `v` (B, M, C); `mask` (B, M); the result is (B, N, C).
+///
+/// # Errors
+/// Other shapes, or a C that `heads` does not divide.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, ops::{attention, masked_attention}, rng::Rng};
+/// let x = Rng::new(0).randn((1, 3, 4), &Device::Cpu)?;
+/// let mask = Tensor::new(&[[1f32, 1.0, 0.0]], &Device::Cpu)?;
+/// let first_two = x.narrow(1, 0, 2)?;
+/// let off = (masked_attention(&x, &x, &x, &mask, 2)? - attention(&x, &first_two, &first_two, 2)?)?;
+/// assert!(off.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn masked_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Tensor,
+    heads: usize,
+) -> Result<Tensor> {
+    check_shapes(q, k, v, heads)?;
+    let (b, m, _) = k.dims3()?;
+    if mask.dims() != [b, m] {
+        bail!(
+            "masked_attention: k has shape {:?} and mask {:?}; mask must have shape [{b}, {m}]",
+            k.dims(),
+            mask.dims()
+        )
+    }
+    if let Some(half) = half(q) {
+        return masked_attention(&wide(q)?, &wide(k)?, &wide(v)?, mask, heads)?.to_dtype(half);
+    }
+    composed(q, k, v, Some(mask), heads)
+}
+
+/// An error unless the shapes fit.
+fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> {
     let (&[b, n, c], &[_, m, _]) = (q.dims(), k.dims()) else {
         bail!(
             "attention: q has shape {:?} and k {:?}; both must have three dimensions, (B, positions, channels)",
@@ -56,18 +118,17 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
             q.dims()
         )
     }
-    #[cfg(feature = "cuda")]
-    if cuda::device::takes(q, &[k, v]) {
-        return on_device(q, &k.to_dtype(q.dtype())?, &v.to_dtype(q.dtype())?, heads);
-    }
-    if let Some(half) = half(q) {
-        return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
-    }
-    if takes(&[q, k, v]) {
-        return q
-            .contiguous()?
-            .apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
-    }
+    Ok(())
+}
+
+fn composed(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    let ((b, n, c), m) = (q.dims3()?, k.dim(1)?);
     let d = c / heads;
     let per_head = |x: &Tensor, positions: usize| {
         x.reshape((b, positions, heads, d))?
@@ -75,10 +136,23 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
             .contiguous()
     };
     let q = (per_head(q, n)? * (d as f64).powf(-0.5))?;
-    let scores = q.matmul(&per_head(k, m)?.t()?)?;
+    let mut scores = q.matmul(&per_head(k, m)?.t()?)?;
+    let mask = match mask {
+        Some(mask) => {
+            let mask = mask.detach().to_dtype(scores.dtype())?;
+            let mask = mask.reshape((b, 1, 1, m))?;
+            // So large that exp is 0, and finite, so that a row without any key is no NaN.
+            scores = scores.broadcast_add(&mask.affine(MASKED, -MASKED)?)?;
+            Some(mask)
+        }
+        None => None,
+    };
     // Not candle's `softmax_last_dim`: it has no gradient.
-    let looks_at = softmax(&scores, D::Minus1)?;
-    looks_at
+    let mut weights = softmax(&scores, D::Minus1)?;
+    if let Some(mask) = mask {
+        weights = weights.broadcast_mul(&mask)?;
+    }
+    weights
         .matmul(&per_head(v, m)?)?
         .transpose(1, 2)?
         .reshape((b, n, c))
@@ -160,6 +234,41 @@ mod tests {
                 attention(&x, &x, &x, 2)
             },
         )
+    }
+
+    /// As if the masked keys were not there; 0 where none is left. Also in f32, and with the right gradients.
+    #[test]
+    fn masked_keys_have_no_influence() -> Result<()> {
+        let qkv = [1, 2, 3].map(|seed| random(seed, (3, 4, 6)).unwrap());
+        let mask = [[1f64, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0], [0.0; 4]];
+        let mask = Tensor::new(&mask, qkv[0].device())?;
+        check("masked attention", &qkv, |x| {
+            masked_attention(&x[0], &x[1], &x[2], &mask, 2)
+        })?;
+        for dtype in [candle_core::DType::F64, candle_core::DType::F32] {
+            let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]].map(|x| x.to_dtype(dtype).unwrap());
+            let y = masked_attention(&q, &k, &v, &mask, 2)?;
+            for (i, keys) in [vec![0u32, 1], vec![0, 2]].into_iter().enumerate() {
+                let keys = Tensor::new(keys, q.device())?;
+                let part = |x: &Tensor| x.narrow(0, i, 1)?.index_select(&keys, 1);
+                let want = attention(&q.narrow(0, i, 1)?, &part(&k)?, &part(&v)?, 2)?;
+                let off = (y.narrow(0, i, 1)? - want)?.abs()?.max_all()?;
+                assert!(off.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? < 1e-6);
+            }
+            let rest = y
+                .get(2)?
+                .abs()?
+                .max_all()?
+                .to_dtype(candle_core::DType::F64)?;
+            assert_eq!(rest.to_scalar::<f64>()?, 0.0);
+        }
+        let [q, k, v] = &qkv;
+        let message = masked_attention(q, k, v, &mask.t()?, 2).unwrap_err();
+        assert!(
+            message.to_string().contains("mask must have shape [3, 4]"),
+            "{message}"
+        );
+        Ok(())
     }
 
     /// Equal keys: every position gets the mean of the values.

@@ -1,6 +1,6 @@
 //! Gradients against central differences, for the tests.
 
-use crate::nn::Params;
+use crate::nn::Parameters;
 use crate::rng::Rng;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 
@@ -80,7 +80,7 @@ pub(crate) fn check(
 /// Asserts the same of the gradient of `f` with respect to each of `params`, which are of f64.
 pub(crate) fn check_params(
     what: &str,
-    params: &Params,
+    params: &Parameters,
     f: impl Fn() -> Result<Tensor>,
 ) -> Result<()> {
     let weights = random(102, f()?.shape())?;

@@ -25,7 +25,7 @@
 //! | [`silu`], [`gelu`], [`relu`] | what is not linear |
 //! | [`upsample_nearest2x`], [`upsample_bilinear2x`], [`max_pool2d`], [`avg_pool2d`] | between the resolutions of a U-Net |
 //! | [`concat_channels`] | what was seen on the way down, taken up again on the way up |
-//! | [`attention`] | every position looks at every other |
+//! | [`attention`], [`masked_attention`] | every position attends to every other, or to some |
 //! | [`linear`], [`embedding`] | time steps and labels |
 
 mod activation;
@@ -52,7 +52,7 @@ pub(crate) use cuda::{
 };
 
 pub use activation::{Activation, gelu, relu, silu};
-pub use attention::attention;
+pub use attention::{attention, masked_attention};
 pub use batch_norm::{Moments, batch_norm, batch_norm_with};
 pub use concat::concat_channels;
 pub use conv::{Geometry, conv_transpose2d, conv2d, upsample_nearest2x_conv2d};

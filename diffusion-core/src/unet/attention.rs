@@ -1,8 +1,8 @@
 //! The network for 64×64 in colour.
 
-use super::network::{Architecture, Blueprint, Layers, Takes};
 use super::{
-    Condition, ConditionEmbedding, ResnetBlock, SelfAttention, TimeEmbedding, divisible, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention,
+    TimeEmbedding, conditioning_fields, fits,
 };
 use crate::nn::{Builder, Conv2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels};
@@ -22,7 +22,7 @@ use serde::{Deserialize, Serialize};
 /// let (mut rng, small) = (Rng::new(42), AttentionUNet { base: 8, ..Default::default() });
 /// let net = Network::new(small, &mut rng, &Device::Cpu)?;
 /// let xt = rng.randn((2, 3, 64, 64), &Device::Cpu)?;
-/// assert_eq!(net.predict(&xt, &[0, 999], &Condition::None)?.dims(), &[2, 3, 64, 64]);
+/// assert_eq!(net.predict(&xt, &[0.0, 999.0], &Condition::none())?.dims(), &[2, 3, 64, 64]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,9 +36,9 @@ pub struct AttentionUNet {
     pub groups: usize,
     /// The heads of the attention; they divide `base`.
     pub heads: usize,
-    /// How many classes it can be told; 0 for none.
+    /// How many classes it can be conditioned on; 0 for none.
     pub classes: usize,
-    /// How many numbers of context it can be told, if not classes; 0 for none.
+    /// How many numbers a context vector has; 0 for none.
     pub context: usize,
 }
 
@@ -56,41 +56,23 @@ impl Default for AttentionUNet {
     }
 }
 
-impl From<AttentionUNet> for Architecture {
-    fn from(it: AttentionUNet) -> Self {
-        Self::AttentionUNet(it)
-    }
-}
-
-impl Blueprint for AttentionUNet {
-    fn takes(&self) -> Takes {
-        Takes {
-            channels: self.channels,
-            classes: self.classes,
-            context: self.context,
-        }
-    }
+impl Config for AttentionUNet {
+    conditioning_fields!(channels, classes, context);
 
     fn usual_side(&self) -> usize {
         64
     }
 
-    fn set_takes(&mut self, takes: Takes) {
-        (self.channels, self.classes, self.context) =
-            (takes.channels, takes.classes, takes.context);
+    fn divisor(&self) -> usize {
+        16
     }
 
-    fn check(&self) -> Result<()> {
-        self.takes().check("AttentionUNet")?;
-        fits("AttentionUNet", self.base, self.groups, Some(self.heads))
+    fn check(&self, op: &str) -> Result<()> {
+        fits(op, self.base, self.groups, Some(self.heads))
     }
 
-    fn check_size(&self, height: usize, width: usize) -> Result<()> {
-        divisible("AttentionUNet", height, width, 16)
-    }
-
-    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
-        Ok(Box::new(Parts::new(build, self)?))
+    fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {
+        Ok(Box::new(Layers::new(build, self)?))
     }
 }
 
@@ -102,7 +84,7 @@ struct Level {
 }
 
 #[derive(Debug)]
-struct Parts {
+struct Layers {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
     conv_in: Conv2d,
@@ -113,7 +95,7 @@ struct Parts {
     conv_out: Conv2d,
 }
 
-impl Parts {
+impl Layers {
     fn new(mut build: Builder, net: &AttentionUNet) -> Result<Self> {
         let AttentionUNet {
             channels,
@@ -134,7 +116,7 @@ impl Parts {
         let b = &mut build;
         Ok(Self {
             time_embedding: TimeEmbedding::new(b.at("time_embedding"), base, time)?,
-            condition: ConditionEmbedding::new(b, net.takes(), time)?,
+            condition: ConditionEmbedding::new(b, net.conditioning(), time)?,
             conv_in: Conv2d::new(b.at("conv_in"), channels, base, 3, same)?,
             down: {
                 let mut b = b.at("down");
@@ -181,8 +163,8 @@ impl Parts {
     }
 }
 
-impl Layers for Parts {
-    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+impl Denoiser for Layers {
+    fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let e = self.time_embedding.forward(t)?;
         let e = self.condition.add(&e, condition)?;
         let mut x = self.conv_in.forward(xt)?;

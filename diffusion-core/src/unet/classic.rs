@@ -1,17 +1,19 @@
-//! The U-Net as it was first drawn, with a time.
+//! The U-Net of the first paper, with a time.
 
-use super::network::{Architecture, Blueprint, Layers, Takes};
-use super::{Condition, ConditionEmbedding, SelfAttention, TimeEmbedding, divisible, fits};
+use super::{
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, SelfAttention, TimeEmbedding,
+    conditioning_fields, fits,
+};
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, concat_channels, max_pool2d, silu, upsample_bilinear2x};
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// The U-Net of [Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597) with three levels: max pooling on the way down,
-/// bilinear upsampling on the way up, what was seen on the way down beside it. The time is multiplied into the coarsest image.
+/// bilinear upsampling on the way up, skip connections between them. The bottleneck is multiplied by the time embedding.
 ///
-/// It can be told classes: the label's vector goes through linear → SiLU → linear and is added to the time; or a context. With
-/// `heads` it also has [`SelfAttention`] at the two coarsest resolutions.
+/// It can be conditioned on classes, whose embedding goes through linear → SiLU → linear and is added to that of the time, and on
+/// a context. With `heads` it also has [`SelfAttention`] at the two coarsest resolutions.
 ///
 /// With the default, 8.0 million parameters (8,002,691); with `heads: 4` 9.3 million (9,318,019). Height and width must be
 /// divisible by 8.
@@ -22,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// let net = Network::new(small, &mut rng, &Device::Cpu)?;
 /// let xt = rng.randn((2, 3, 32, 32), &Device::Cpu)?;
 /// let automobile = Condition::labels([1, 1]);
-/// assert_eq!(net.predict(&xt, &[0, 999], &automobile)?.dims(), &[2, 3, 32, 32]);
+/// assert_eq!(net.predict(&xt, &[0.0, 999.0], &automobile)?.dims(), &[2, 3, 32, 32]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,9 +38,9 @@ pub struct UNet {
     pub groups: usize,
     /// The heads of every attention, which divide `base`; 0 for no attention.
     pub heads: usize,
-    /// How many classes it can be told; 0 for none.
+    /// How many classes it can be conditioned on; 0 for none.
     pub classes: usize,
-    /// How many numbers of context it can be told, if not classes; 0 for none.
+    /// How many numbers a context vector has; 0 for none.
     pub context: usize,
 }
 
@@ -56,42 +58,24 @@ impl Default for UNet {
     }
 }
 
-impl From<UNet> for Architecture {
-    fn from(it: UNet) -> Self {
-        Self::UNet(it)
-    }
-}
-
-impl Blueprint for UNet {
-    fn takes(&self) -> Takes {
-        Takes {
-            channels: self.channels,
-            classes: self.classes,
-            context: self.context,
-        }
-    }
+impl Config for UNet {
+    conditioning_fields!(channels, classes, context);
 
     fn usual_side(&self) -> usize {
         32
     }
 
-    fn set_takes(&mut self, takes: Takes) {
-        (self.channels, self.classes, self.context) =
-            (takes.channels, takes.classes, takes.context);
+    fn divisor(&self) -> usize {
+        8
     }
 
-    fn check(&self) -> Result<()> {
-        self.takes().check("UNet")?;
+    fn check(&self, op: &str) -> Result<()> {
         let heads = Some(self.heads).filter(|heads| *heads > 0);
-        fits("UNet", self.base, self.groups, heads)
+        fits(op, self.base, self.groups, heads)
     }
 
-    fn check_size(&self, height: usize, width: usize) -> Result<()> {
-        divisible("UNet", height, width, 8)
-    }
-
-    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
-        Ok(Box::new(Parts::new(build, self)?))
+    fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {
+        Ok(Box::new(Layers::new(build, self)?))
     }
 }
 
@@ -122,7 +106,7 @@ impl DoubleConv {
 }
 
 #[derive(Debug)]
-struct Parts {
+struct Layers {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
     /// Of labels only: a context has been through two linear layers already.
@@ -138,7 +122,7 @@ struct Parts {
     conv_out: Conv2d,
 }
 
-impl Parts {
+impl Layers {
     fn new(mut build: Builder, net: &UNet) -> Result<Self> {
         let UNet {
             channels,
@@ -159,7 +143,7 @@ impl Parts {
         };
         Ok(Self {
             time_embedding: TimeEmbedding::new(b.at("time_embedding"), w, time)?,
-            condition: ConditionEmbedding::new(b, net.takes(), time)?,
+            condition: ConditionEmbedding::new(b, net.conditioning(), time)?,
             label_mlp: match classes {
                 0 => None,
                 _ => {
@@ -187,14 +171,16 @@ impl Parts {
     }
 }
 
-impl Layers for Parts {
-    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+impl Denoiser for Layers {
+    fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let mut e = self.time_embedding.forward(t)?;
-        if let Some(mut told) = self.condition.vector(&e, condition)? {
-            if let Some([first, second]) = &self.label_mlp {
-                told = second.forward(&silu(&first.forward(&told)?)?)?;
-            }
-            e = (e + told)?;
+        if let (Some(label), Some([first, second])) =
+            (self.condition.label(t.len(), condition)?, &self.label_mlp)
+        {
+            e = (e + second.forward(&silu(&first.forward(&label)?)?)?)?;
+        }
+        if let Some(context) = self.condition.context(&e, condition)? {
+            e = (e + context)?;
         }
         let [enc1, enc2, enc3] = &self.enc;
         let s1 = enc1.forward(xt)?;

@@ -1,46 +1,174 @@
-//! What a network is told besides the noisy image and its time step.
+//! What an image should show.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// What the images of a batch should show: nothing in particular, classes, context vectors, or what a small image shows.
+/// What the images of a batch should show: classes, context vectors, low-resolution images, texts, or any of them together.
 ///
-/// The *null* condition is how a conditional network is asked for anything at all: `None` in the place of a label, a vector
-/// of zeros in the place of a context or an image. A network learns it if conditions are dropped at random while it is trained
+/// A part that is missing means the *null* condition for every image. For single images it is `None` in the place of a label,
+/// zeros in the place of a context or an image, and a text without tokens. A network learns it by condition dropout in training
 /// ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), algorithm 1).
 ///
 /// ```
 /// use diffusion_core::unet::Condition;
-/// let asked = Condition::labels([7, 7, 3]);
-/// assert_eq!(asked, Condition::Labels(vec![Some(7), Some(7), Some(3)]));
-/// assert_eq!(asked.dropped(&[false, true, false])?, Condition::Labels(vec![Some(7), None, Some(3)]));
+/// let condition = Condition::labels([7, 7, 3]);
+/// assert_eq!(condition.labels, Some(vec![Some(7), Some(7), Some(3)]));
+/// assert_eq!(condition.dropped(&[false, true, false])?.labels, Some(vec![Some(7), None, Some(3)]));
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Debug, Default)]
-pub enum Condition {
-    /// Anything: the null condition for every image, and all that an unconditional network takes.
-    #[default]
-    None,
+pub struct Condition {
     /// The class of each image, 0 … K−1; `None` for any.
-    Labels(Vec<Option<usize>>),
-    /// (B, K): a vector for each image, 0 for any. They can be mixed: `human` 1 with `food` 0.6.
-    Context(Tensor),
-    /// (B, C, h, w), in \[−1, 1\]: the images reduced, to be enlarged with all that they have lost.
-    Reduced(Tensor),
+    pub labels: Option<Vec<Option<usize>>>,
+    /// (B, K): a vector for each image, 0 for any. Classes can be mixed: `human` 1 with `food` 0.6.
+    pub context: Option<Tensor>,
+    /// (B, C, h, w), in \[−1, 1\]: the low-resolution images to be enlarged.
+    pub low_res: Option<Tensor>,
+    /// A text for each image.
+    pub tokens: Option<Tokens>,
+}
+
+/// A part of a [`Condition`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ConditionPart {
+    /// [`Condition::labels`].
+    Labels,
+    /// [`Condition::context`].
+    Context,
+    /// [`Condition::low_res`].
+    LowRes,
+    /// [`Condition::tokens`].
+    Tokens,
+}
+
+/// A text for each image, as numbers of tokens; no tokens for the null condition.
+///
+/// ```
+/// use diffusion_core::{candle::Device, unet::Tokens};
+/// let two_texts = Tokens::new([vec![5, 2, 9], vec![7]]);
+/// assert_eq!(two_texts.ids(4, &Device::Cpu)?.to_vec2::<u32>()?, [[5, 2, 9, 0], [7, 0, 0, 0]]);
+/// assert_eq!(two_texts.mask(4, &Device::Cpu)?.to_vec2::<f32>()?, [[1.0, 1.0, 1.0, 0.0], [1.0, 0.0, 0.0, 0.0]]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tokens(Vec<Vec<u32>>);
+
+impl Tokens {
+    /// These texts, each without padding.
+    pub fn new(texts: impl IntoIterator<Item = Vec<u32>>) -> Self {
+        Self(texts.into_iter().collect())
+    }
+
+    /// The tokens of each text, without padding.
+    pub fn rows(&self) -> &[Vec<u32>] {
+        &self.0
+    }
+
+    /// The tokens, each text padded with zeros.
+    ///
+    /// # Shapes
+    /// (B, `length`), of u32.
+    ///
+    /// # Errors
+    /// A text is longer, or there are no texts.
+    pub fn ids(&self, length: usize, device: &Device) -> Result<Tensor> {
+        self.padded(length, device, |text, i| {
+            text.get(i).copied().unwrap_or_default()
+        })
+    }
+
+    /// Which of the padded tokens belong to the text: 1 for those that do, 0 for padding.
+    ///
+    /// # Shapes
+    /// (B, `length`), of f32.
+    ///
+    /// # Errors
+    /// As [`Tokens::ids`].
+    pub fn mask(&self, length: usize, device: &Device) -> Result<Tensor> {
+        self.padded(length, device, |text, i| f32::from(i < text.len()))
+    }
+
+    fn padded<T: candle_core::WithDType>(
+        &self,
+        length: usize,
+        device: &Device,
+        value: impl Fn(&[u32], usize) -> T,
+    ) -> Result<Tensor> {
+        if let Some(text) = self.0.iter().find(|text| text.len() > length) {
+            bail!(
+                "Tokens: a text has {} tokens; there is room for {length}",
+                text.len()
+            )
+        }
+        let row = |text: &Vec<u32>| (0..length).map(|i| value(text, i)).collect::<Vec<_>>();
+        let values: Vec<T> = self.0.iter().flat_map(row).collect();
+        Tensor::from_vec(values, (self.0.len(), length), device)
+    }
 }
 
 impl Condition {
-    /// These classes.
+    /// The null condition for any number of images, and all that an unconditional network takes.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// A class for each image.
     pub fn labels(labels: impl IntoIterator<Item = usize>) -> Self {
-        Self::Labels(labels.into_iter().map(Some).collect())
+        Self {
+            labels: Some(labels.into_iter().map(Some).collect()),
+            ..Self::none()
+        }
+    }
+
+    /// A context vector for each image, (B, K).
+    pub fn context(context: Tensor) -> Self {
+        Self {
+            context: Some(context),
+            ..Self::none()
+        }
+    }
+
+    /// A low-resolution image for each image, (B, C, h, w).
+    pub fn low_res(low_res: Tensor) -> Self {
+        Self {
+            low_res: Some(low_res),
+            ..Self::none()
+        }
+    }
+
+    /// A text for each image.
+    pub fn tokens(tokens: Tokens) -> Self {
+        Self {
+            tokens: Some(tokens),
+            ..Self::none()
+        }
+    }
+
+    /// Both conditions together. A part that both have is that of `other`.
+    ///
+    /// ```
+    /// use diffusion_core::{candle::{DType, Device, Tensor}, unet::Condition};
+    /// let small = Tensor::zeros((2, 3, 8, 8), DType::F32, &Device::Cpu)?;
+    /// let both = Condition::labels([1, 0]).and(Condition::low_res(small));
+    /// assert!(both.labels.is_some() && both.low_res.is_some());
+    /// # Ok::<(), diffusion_core::candle::Error>(())
+    /// ```
+    pub fn and(self, other: Self) -> Self {
+        Self {
+            labels: other.labels.or(self.labels),
+            context: other.context.or(self.context),
+            low_res: other.low_res.or(self.low_res),
+            tokens: other.tokens.or(self.tokens),
+        }
+    }
+
+    /// Whether it has no part at all.
+    pub fn is_none(&self) -> bool {
+        self.lengths().next().is_none()
     }
 
     /// How many images it is for; `None` if for any number.
     pub fn len(&self) -> Option<usize> {
-        match self {
-            Self::None => None,
-            Self::Labels(labels) => Some(labels.len()),
-            Self::Context(x) | Self::Reduced(x) => x.dims().first().copied(),
-        }
+        self.lengths().next()
     }
 
     /// Whether it is for no image at all.
@@ -48,164 +176,142 @@ impl Condition {
         self.len() == Some(0)
     }
 
-    /// The null condition in the place of those whose entry is true.
+    /// The number of images of each part.
+    fn lengths(&self) -> impl Iterator<Item = usize> {
+        let rows = |x: &Option<Tensor>| x.as_ref().map(|x| x.dims().first().copied().unwrap_or(0));
+        let parts = [
+            self.labels.as_ref().map(Vec::len),
+            rows(&self.context),
+            rows(&self.low_res),
+            self.tokens.as_ref().map(|tokens| tokens.0.len()),
+        ];
+        parts.into_iter().flatten()
+    }
+
+    /// An error unless every part is for `n` images.
+    fn is_for(&self, n: usize, op: &str) -> Result<()> {
+        match self.lengths().find(|len| *len != n) {
+            Some(len) => bail!("Condition::{op}: a condition of {len} images for {n}"),
+            None => Ok(()),
+        }
+    }
+
+    /// The null condition for the images whose entry is true: all parts at once.
     ///
     /// # Errors
     /// `drop` has not one entry for each image.
     pub fn dropped(&self, drop: &[bool]) -> Result<Self> {
-        if self.len().is_some_and(|n| n != drop.len()) {
-            bail!(
-                "Condition::dropped: {} entries for the conditions of {} images",
-                drop.len(),
-                self.len().unwrap_or_default()
-            )
-        }
-        match self {
-            Self::None => Ok(Self::None),
-            Self::Labels(labels) => {
-                let keep = |(label, drop): (&Option<usize>, &bool)| label.filter(|_| !drop);
-                Ok(Self::Labels(labels.iter().zip(drop).map(keep).collect()))
-            }
-            Self::Context(x) => kept(x, drop).map(Self::Context),
-            Self::Reduced(x) => kept(x, drop).map(Self::Reduced),
-        }
+        use ConditionPart::*;
+        self.dropped_parts(&[Labels, Context, LowRes, Tokens].map(|part| (part, drop)))
     }
 
-    /// Those of `len` images from image `start` on.
+    /// The same with an own list for each part. Parts that are not named stay.
+    ///
+    /// ```
+    /// use diffusion_core::unet::{Condition, ConditionPart};
+    /// let condition = Condition::labels([7, 3]);
+    /// let dropped = condition.dropped_parts(&[(ConditionPart::Labels, &[true, false])])?;
+    /// assert_eq!(dropped.labels, Some(vec![None, Some(3)]));
+    /// # Ok::<(), diffusion_core::candle::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Condition::dropped`].
+    pub fn dropped_parts(&self, drop: &[(ConditionPart, &[bool])]) -> Result<Self> {
+        let mut it = self.clone();
+        for (part, drop) in drop {
+            self.is_for(drop.len(), "dropped")?;
+            match part {
+                ConditionPart::Labels => {
+                    let labels = it.labels.iter_mut().flatten();
+                    for (label, _) in labels.zip(*drop).filter(|(_, drop)| **drop) {
+                        *label = None;
+                    }
+                }
+                ConditionPart::Context => it.context = kept(it.context, drop)?,
+                ConditionPart::LowRes => it.low_res = kept(it.low_res, drop)?,
+                ConditionPart::Tokens => {
+                    let texts = it.tokens.iter_mut().flat_map(|tokens| &mut tokens.0);
+                    for (text, _) in texts.zip(*drop).filter(|(_, drop)| **drop) {
+                        text.clear();
+                    }
+                }
+            }
+        }
+        Ok(it)
+    }
+
+    /// The conditions of `len` images from image `start` on.
     ///
     /// # Errors
     /// It is for fewer.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
-        match self {
-            Self::None => Ok(Self::None),
-            Self::Context(x) => x.narrow(0, start, len).map(Self::Context),
-            Self::Reduced(x) => x.narrow(0, start, len).map(Self::Reduced),
-            Self::Labels(labels) => match labels.get(start..).and_then(|rest| rest.get(..len)) {
-                Some(part) => Ok(Self::Labels(part.to_vec())),
-                None => bail!(
-                    "Condition::narrow: {len} images from {start} on were asked for, of {}",
-                    labels.len()
-                ),
-            },
+        let end = start.saturating_add(len);
+        if let Some(n) = self.lengths().find(|n| end > *n) {
+            bail!("Condition::narrow: images {start} … {end} of a condition of {n} images")
         }
+        let rows = |x: &Option<Tensor>| x.as_ref().map(|x| x.narrow(0, start, len)).transpose();
+        let texts = |tokens: &Tokens| Tokens(tokens.0[start..end].to_vec());
+        Ok(Self {
+            labels: self.labels.as_ref().map(|it| it[start..end].to_vec()),
+            context: rows(&self.context)?,
+            low_res: rows(&self.low_res)?,
+            tokens: self.tokens.as_ref().map(texts),
+        })
     }
 
-    /// One after the other: each part with the number of its images, which those of [`Condition::None`] do not say.
+    /// One after the other: each with the number of its images, which those of [`Condition::none`] do not say. Where one lacks a
+    /// part that another has, its images get the null condition.
     ///
     /// # Errors
-    /// Conditions of two kinds are mixed, contexts differ in their length or images in their size, or a part is not for its
-    /// number of images.
-    pub fn cat(parts: &[(&Self, usize)]) -> Result<Self> {
-        for (part, n) in parts {
-            if part.len().is_some_and(|len| len != *n) {
-                bail!(
-                    "Condition::cat: a condition of {} images for {n}",
-                    part.len().unwrap_or_default()
-                )
-            }
+    /// Contexts differ in their length or images in their size, or a condition is not for its number of images.
+    pub fn cat(conditions: &[(&Self, usize)]) -> Result<Self> {
+        for (condition, n) in conditions {
+            condition.is_for(*n, "cat")?;
         }
-        let told = || parts.iter().filter(|(part, _)| !matches!(part, Self::None));
-        let Some((first, _)) = told().next() else {
-            return Ok(Self::None);
-        };
-        let kind = std::mem::discriminant(*first);
-        if told().any(|(part, _)| std::mem::discriminant(*part) != kind) {
-            bail!("Condition::cat: conditions of different kinds cannot stand side by side")
-        }
-        let rows = |like: &Tensor| {
-            let rows = parts.iter().map(|(part, n)| match part {
-                Self::Context(x) | Self::Reduced(x) => Ok(x.clone()),
-                _ => {
+        let rows = |part: fn(&Self) -> &Option<Tensor>| -> Result<Option<Tensor>> {
+            let Some(like) = conditions.iter().find_map(|(it, _)| part(it).as_ref()) else {
+                return Ok(None);
+            };
+            let rows = conditions.iter().map(|(it, n)| match part(it) {
+                Some(x) => Ok(x.clone()),
+                None => {
                     let mut shape = like.dims().to_vec();
                     shape[0] = *n;
                     Tensor::zeros(shape, like.dtype(), like.device())
                 }
             });
-            Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0)
+            Tensor::cat(&rows.collect::<Result<Vec<_>>>()?, 0).map(Some)
         };
-        match first {
-            Self::Context(like) => rows(like).map(Self::Context),
-            Self::Reduced(like) => rows(like).map(Self::Reduced),
-            _ => {
-                let labels = parts.iter().flat_map(|(part, n)| match part {
-                    Self::Labels(labels) => labels.clone(),
-                    _ => vec![None; *n],
-                });
-                Ok(Self::Labels(labels.collect()))
-            }
-        }
-    }
-
-    /// An error unless it is one for `batch` images, of a kind that a network takes.
-    pub(super) fn check(&self, batch: usize, takes: Understood) -> Result<()> {
-        let Understood {
-            classes,
-            context,
-            reduced,
-        } = takes;
-        let (got, want) = match self {
-            Self::None => return Ok(()),
-            Self::Labels(_) if classes == 0 => ("class labels".to_owned(), takes.words()),
-            Self::Context(_) if context == 0 => ("a context".to_owned(), takes.words()),
-            Self::Reduced(given) => match reduced {
-                Some([c, h, w]) if given.dims() == [batch, c, h, w] => return Ok(()),
-                Some([c, h, w]) => (
-                    format!("reduced images of shape {:?}", given.dims()),
-                    format!("[{batch}, {c}, {h}, {w}]"),
-                ),
-                None => ("reduced images".to_owned(), takes.words()),
-            },
-            Self::Labels(labels) if labels.len() != batch => (
-                format!("{} labels", labels.len()),
-                format!("one for each of {batch} images"),
-            ),
-            Self::Labels(labels) => match labels.iter().flatten().find(|l| **l >= classes) {
-                None => return Ok(()),
-                Some(label) => (
-                    format!("class {label}"),
-                    format!("the classes 0 … {}", classes - 1),
-                ),
-            },
-            Self::Context(given) if given.dims() != [batch, context] => (
-                format!("a context of shape {:?}", given.dims()),
-                format!("[{batch}, {context}], {context} numbers for each image"),
-            ),
-            Self::Context(_) => return Ok(()),
-        };
-        bail!("condition: {got} were given; what fits is {want}")
-    }
-}
-
-/// The conditions that a network understands, for images of some size.
-#[derive(Clone, Copy)]
-pub(super) struct Understood {
-    pub(super) classes: usize,
-    pub(super) context: usize,
-    /// (C, h, w) of a reduced image, if it is shown one.
-    pub(super) reduced: Option<[usize; 3]>,
-}
-
-impl Understood {
-    fn words(self) -> String {
-        match (self.classes, self.context, self.reduced) {
-            (0, 0, None) => "Condition::None: the network is unconditional".to_owned(),
-            (0, 0, Some([c, h, w])) => format!("reduced images of {c}×{h}×{w}"),
-            (0, k, _) => format!("a context of {k} numbers"),
-            (k, ..) => format!("a class label in 0 … {}", k - 1),
-        }
+        let labels = conditions.iter().flat_map(|(it, n)| match &it.labels {
+            Some(labels) => labels.clone(),
+            None => vec![None; *n],
+        });
+        let texts = conditions.iter().flat_map(|(it, n)| match &it.tokens {
+            Some(tokens) => tokens.0.clone(),
+            None => vec![Vec::new(); *n],
+        });
+        let any = |has: fn(&Self) -> bool| conditions.iter().any(|(it, _)| has(it));
+        Ok(Self {
+            labels: any(|it| it.labels.is_some()).then(|| labels.collect()),
+            context: rows(|it| &it.context)?,
+            low_res: rows(|it| &it.low_res)?,
+            tokens: any(|it| it.tokens.is_some()).then(|| Tokens(texts.collect())),
+        })
     }
 }
 
 /// `x` with zeros in the rows whose entry is true.
-fn kept(x: &Tensor, drop: &[bool]) -> Result<Tensor> {
+fn kept(x: Option<Tensor>, drop: &[bool]) -> Result<Option<Tensor>> {
+    let Some(x) = x else { return Ok(None) };
     let keep: Vec<f32> = drop.iter().map(|drop| f32::from(!drop)).collect();
     let mut shape = vec![1; x.rank()];
     shape[0] = drop.len();
     let keep = Tensor::from_vec(keep, shape, x.device())?;
-    x.broadcast_mul(&keep.to_dtype(x.dtype())?)
+    x.broadcast_mul(&keep.to_dtype(x.dtype())?).map(Some)
 }
 
-/// Equal in kind and in every number.
+/// Equal in all parts and in every number.
 impl PartialEq for Condition {
     fn eq(&self, other: &Self) -> bool {
         // On the host, since not every device knows f64.
@@ -213,146 +319,18 @@ impl PartialEq for Condition {
             let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
             x.flatten_all()?.to_vec1()
         };
-        match (self, other) {
-            (Self::None, Self::None) => true,
-            (Self::Labels(a), Self::Labels(b)) => a == b,
-            (Self::Context(a), Self::Context(b)) | (Self::Reduced(a), Self::Reduced(b)) => {
+        let same = |a: &Option<Tensor>, b: &Option<Tensor>| match (a, b) {
+            (Some(a), Some(b)) => {
                 a.dims() == b.dims() && matches!((numbers(a), numbers(b)), (Ok(a), Ok(b)) if a == b)
             }
-            _ => false,
-        }
+            (a, b) => a.is_none() && b.is_none(),
+        };
+        (&self.labels, &self.tokens) == (&other.labels, &other.tokens)
+            && same(&self.context, &other.context)
+            && same(&self.low_res, &other.low_res)
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::Device;
-
-    fn understood(classes: usize, context: usize) -> Understood {
-        Understood {
-            classes,
-            context,
-            reduced: None,
-        }
-    }
-
-    #[test]
-    fn reduced_images_are_checked() -> Result<()> {
-        let takes = Understood {
-            reduced: Some([3, 4, 5]),
-            ..understood(0, 0)
-        };
-        let image = |shape: (usize, usize, usize, usize)| -> Result<Condition> {
-            Tensor::zeros(shape, DType::F32, &Device::Cpu).map(Condition::Reduced)
-        };
-        image((2, 3, 4, 5))?.check(2, takes)?;
-        let fail = |condition: Condition, takes| condition.check(2, takes).unwrap_err().to_string();
-        for (message, wants) in [
-            (fail(image((2, 3, 4, 4))?, takes), "fits is [2, 3, 4, 5]"),
-            (
-                fail(Condition::labels([1, 2]), takes),
-                "reduced images of 3×4×5",
-            ),
-            (
-                fail(image((2, 3, 4, 5))?, understood(0, 0)),
-                "unconditional",
-            ),
-        ] {
-            assert!(message.contains(wants), "{message}");
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn dropping_puts_the_null_condition_in_the_place() -> Result<()> {
-        let context = Tensor::new(&[[1f32, 0.5], [0.0, 2.0]], &Device::Cpu)?;
-        let want = Tensor::new(&[[0f32, 0.0], [0.0, 2.0]], &Device::Cpu)?;
-        let dropped = Condition::Context(context).dropped(&[true, false])?;
-        assert_eq!(dropped, Condition::Context(want));
-        assert_eq!(Condition::None.dropped(&[true])?, Condition::None);
-        assert!(Condition::labels([1]).dropped(&[true, false]).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn conditions_are_put_together_and_taken_apart() -> Result<()> {
-        let (seven, none) = (Condition::labels([7, 3]), Condition::None);
-        let both = Condition::cat(&[(&seven, 2), (&none, 1)])?;
-        assert_eq!(both, Condition::Labels(vec![Some(7), Some(3), None]));
-        assert_eq!(both.narrow(1, 2)?, Condition::Labels(vec![Some(3), None]));
-        let context = Condition::Context(Tensor::new(&[[1f32, 0.5]], &Device::Cpu)?);
-        let both = Condition::cat(&[(&none, 1), (&context, 1)])?;
-        assert_eq!(both.narrow(1, 1)?, context);
-        let image = Condition::Reduced(Tensor::ones((1, 1, 2, 2), DType::F32, &Device::Cpu)?);
-        let images = Condition::cat(&[(&image, 1), (&none, 2)])?;
-        assert_eq!(
-            (images.len(), images.narrow(0, 1)?),
-            (Some(3), image.clone())
-        );
-        assert_eq!(images.narrow(1, 1)?, image.dropped(&[true])?);
-        let Condition::Context(rows) = &both else {
-            panic!("{both:?}")
-        };
-        assert_eq!(rows.to_vec2::<f32>()?, [[0.0, 0.0], [1.0, 0.5]]);
-        assert_eq!(Condition::cat(&[(&none, 4), (&none, 1)])?, Condition::None);
-        for (parts, wants) in [
-            (&[(&context, 1), (&seven, 2)][..], "side by side"),
-            (&[(&context, 1), (&image, 1)], "side by side"),
-            (&[(&seven, 3)], "of 2 images for 3"),
-        ] {
-            let message = Condition::cat(parts).unwrap_err().to_string();
-            assert!(message.contains(wants), "{message}");
-        }
-        assert!(seven.narrow(1, 2).is_err());
-        Ok(())
-    }
-
-    #[test]
-    fn what_does_not_fit_is_named() -> Result<()> {
-        let context = |shape: (usize, usize)| -> Result<Condition> {
-            Ok(Condition::Context(Tensor::zeros(
-                shape,
-                DType::F32,
-                &Device::Cpu,
-            )?))
-        };
-        for (condition, classes, numbers, wants) in [
-            (
-                Condition::labels([1, 2]),
-                0,
-                0,
-                "the network is unconditional",
-            ),
-            (Condition::labels([1, 2]), 0, 5, "a context of 5 numbers"),
-            (context((2, 5))?, 10, 0, "a class label in 0 … 9"),
-            (
-                Condition::labels([1]),
-                10,
-                0,
-                "1 labels were given; what fits is one for each of 2 images",
-            ),
-            (
-                Condition::labels([1, 10]),
-                10,
-                0,
-                "class 10 were given; what fits is the classes 0 … 9",
-            ),
-            (
-                context((2, 4))?,
-                0,
-                5,
-                "a context of shape [2, 4] were given; what fits is [2, 5]",
-            ),
-        ] {
-            let message = condition
-                .check(2, understood(classes, numbers))
-                .unwrap_err()
-                .to_string();
-            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
-        }
-        Condition::labels([0, 9]).check(2, understood(10, 0))?;
-        context((2, 5))?.check(2, understood(0, 5))?;
-        Condition::None.check(2, understood(10, 0))
-    }
-}
+#[path = "tests/condition.rs"]
+mod tests;

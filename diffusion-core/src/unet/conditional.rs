@@ -1,8 +1,8 @@
-//! The large network that is told what to show.
+//! The large network for digits by class.
 
-use super::network::{Architecture, Blueprint, Layers, Takes};
 use super::{
-    Condition, ConditionEmbedding, ResnetBlock, SelfAttention, TimeEmbedding, divisible, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention,
+    TimeEmbedding, conditioning_fields, fits,
 };
 use crate::nn::{Builder, Conv2d, ConvTranspose2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels};
@@ -10,12 +10,12 @@ use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
 /// A U-Net of four levels with two [`ResnetBlock`]s each, whose convolutions have standardised weights, and with
-/// [`SelfAttention`]: one digit on demand, at 32×32.
+/// [`SelfAttention`]: digits by class, at 32×32.
 ///
 /// Down: two blocks, attention in the first and third level, each 2×2 pixels as four times the channels and a 1×1 convolution (a
-/// 2×2 convolution of stride 2, which is the same). Middle: block, attention, block. Up: a transposed convolution, what was seen
-/// on the way down, two blocks, attention. The time goes in as 2 · `base` numbers, 128, through sines → linear → GELU → linear;
-/// the vector of the label is added to it.
+/// 2×2 convolution of stride 2, which is the same). Bottleneck: block, attention, block. Up: a transposed convolution, the skip
+/// connection, two blocks, attention. The time embedding has 2 · `base` numbers, 128: sines → linear → GELU → linear; the
+/// condition's embedding is added to it.
 ///
 /// With the default, 49 million parameters (49,351,809). Height and width must be divisible by 16.
 ///
@@ -24,7 +24,7 @@ use serde::{Deserialize, Serialize};
 /// let (mut rng, small) = (Rng::new(42), ConditionalUNet { base: 8, ..Default::default() });
 /// let net = Network::new(small, &mut rng, &Device::Cpu)?;
 /// let xt = rng.randn((2, 1, 32, 32), &Device::Cpu)?;
-/// assert_eq!(net.predict(&xt, &[0, 999], &Condition::labels([7, 3]))?.dims(), &[2, 1, 32, 32]);
+/// assert_eq!(net.predict(&xt, &[0.0, 999.0], &Condition::labels([7, 3]))?.dims(), &[2, 1, 32, 32]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,9 +38,9 @@ pub struct ConditionalUNet {
     pub groups: usize,
     /// The heads of every attention; they divide `base`.
     pub heads: usize,
-    /// How many classes it can be told; 0 for none.
+    /// How many classes it can be conditioned on; 0 for none.
     pub classes: usize,
-    /// How many numbers of context it can be told, if not classes; 0 for none.
+    /// How many numbers a context vector has; 0 for none.
     pub context: usize,
 }
 
@@ -58,41 +58,23 @@ impl Default for ConditionalUNet {
     }
 }
 
-impl From<ConditionalUNet> for Architecture {
-    fn from(it: ConditionalUNet) -> Self {
-        Self::ConditionalUNet(it)
-    }
-}
-
-impl Blueprint for ConditionalUNet {
-    fn takes(&self) -> Takes {
-        Takes {
-            channels: self.channels,
-            classes: self.classes,
-            context: self.context,
-        }
-    }
+impl Config for ConditionalUNet {
+    conditioning_fields!(channels, classes, context);
 
     fn usual_side(&self) -> usize {
         32
     }
 
-    fn set_takes(&mut self, takes: Takes) {
-        (self.channels, self.classes, self.context) =
-            (takes.channels, takes.classes, takes.context);
+    fn divisor(&self) -> usize {
+        16
     }
 
-    fn check(&self) -> Result<()> {
-        self.takes().check("ConditionalUNet")?;
-        fits("ConditionalUNet", self.base, self.groups, Some(self.heads))
+    fn check(&self, op: &str) -> Result<()> {
+        fits(op, self.base, self.groups, Some(self.heads))
     }
 
-    fn check_size(&self, height: usize, width: usize) -> Result<()> {
-        divisible("ConditionalUNet", height, width, 16)
-    }
-
-    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
-        Ok(Box::new(Parts::new(build, self)?))
+    fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {
+        Ok(Box::new(Layers::new(build, self)?))
     }
 }
 
@@ -113,7 +95,7 @@ struct Up {
 }
 
 #[derive(Debug)]
-struct Parts {
+struct Layers {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
     conv_in: Conv2d,
@@ -124,7 +106,7 @@ struct Parts {
     conv_out: Conv2d,
 }
 
-impl Parts {
+impl Layers {
     fn new(mut build: Builder, net: &ConditionalUNet) -> Result<Self> {
         let ConditionalUNet {
             channels,
@@ -156,7 +138,7 @@ impl Parts {
                 activation: Activation::Gelu,
                 ..TimeEmbedding::new(b.at("time_embedding"), time, time)?
             },
-            condition: ConditionEmbedding::new(b, net.takes(), time)?,
+            condition: ConditionEmbedding::new(b, net.conditioning(), time)?,
             conv_in: Conv2d::new(b.at("conv_in"), channels, base, 3, same)?,
             down: {
                 let mut b = b.at("down");
@@ -199,8 +181,8 @@ impl Parts {
     }
 }
 
-impl Layers for Parts {
-    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+impl Denoiser for Layers {
+    fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let e = self.time_embedding.forward(t)?;
         let e = self.condition.add(&e, condition)?;
         let both = |[first, second]: &[ResnetBlock; 2], x: &Tensor| {

@@ -1,7 +1,9 @@
 //! The network of the sprites.
 
-use super::network::{Architecture, Blueprint, Layers, Takes};
-use super::{Condition, EmbedFC, Residual, ResidualConvBlock, UnetDown, UnetUp, WIDEST};
+use super::{
+    Condition, Conditioning, Config, Denoiser, EmbedFC, Residual, ResidualConvBlock, UnetDown,
+    UnetUp, WIDEST,
+};
 use crate::nn::{Builder, Conv2d, ConvTranspose2d, GroupNorm};
 use crate::ops::{Activation, Geometry, avg_pool2d, concat_channels, gelu};
 use candle_core::{DType, Device, Result, Tensor, bail};
@@ -21,7 +23,7 @@ const POOL: usize = 4;
 /// is 0 ([`Residual::Scaled`](super::Residual::Scaled)). And above 16×16 the vector in the middle sees the top left 4×4 of the
 /// coarsest image only, of 7×7 for 28×28; the network for MNIST that it descends from takes the mean of all 7×7.
 ///
-/// The time goes in as t / `steps`. It learns with the statistics of the batch and answers with those that it remembers
+/// The time goes in as t / `timesteps`. Its batch norms train with the statistics of the batch and predict with running statistics
 /// ([`BatchNorm2d`](crate::nn::BatchNorm2d)): after a step or two of training `predict` is not yet like `forward`.
 ///
 /// ```
@@ -30,7 +32,7 @@ const POOL: usize = 4;
 /// let net = Network::new(small, &mut rng, &Device::Cpu)?;
 /// let xt = rng.randn((2, 3, 16, 16), &Device::Cpu)?;
 /// let human_and_food = Tensor::new(&[[1f32, 0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 0.6, 0.0, 0.0]], &Device::Cpu)?;
-/// assert_eq!(net.predict(&xt, &[0, 499], &Condition::Context(human_and_food))?.dims(), &[2, 3, 16, 16]);
+/// assert_eq!(net.predict(&xt, &[0.0, 499.0], &Condition::context(human_and_food))?.dims(), &[2, 3, 16, 16]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -40,18 +42,19 @@ pub struct ContextUnet {
     pub channels: usize,
     /// The network's channels at full and half resolution; twice as many at a quarter. A multiple of 8, 8 … 1024.
     pub n_feat: usize,
-    /// How many numbers of context it can be told; 0 for none.
+    /// How many numbers the context has, one-hot labels included; 0 for none.
     pub n_cfeat: usize,
-    /// How many classes it can be told, each as a context of one 1 among zeros: `n_cfeat`, or 0 for contexts.
+    /// How many classes it can be conditioned on: the first so many numbers of the context are the label as a one-hot vector.
     pub classes: usize,
     /// The height and width of its images: 16, 20, 24 or 28.
     pub height: usize,
-    /// How many time steps there are, by which the time is divided; at least 1.
-    pub steps: usize,
+    /// T, by which the time is divided; at least 1.
+    #[serde(alias = "steps")]
+    pub timesteps: usize,
 }
 
 impl Default for ContextUnet {
-    /// Sprites of 16×16 in colour, 64 features, a context of five numbers, 500 steps.
+    /// Sprites of 16×16 in colour, 64 features, a context of five numbers, 500 time steps.
     fn default() -> Self {
         Self {
             channels: 3,
@@ -59,77 +62,76 @@ impl Default for ContextUnet {
             n_cfeat: 5,
             classes: 0,
             height: 16,
-            steps: 500,
+            timesteps: 500,
         }
     }
 }
 
-impl From<ContextUnet> for Architecture {
-    fn from(it: ContextUnet) -> Self {
-        Self::ContextUnet(it)
-    }
-}
-
-impl Blueprint for ContextUnet {
-    fn takes(&self) -> Takes {
-        Takes {
+impl Config for ContextUnet {
+    fn conditioning(&self) -> Conditioning {
+        Conditioning {
             channels: self.channels,
             classes: self.classes,
-            context: if self.classes > 0 { 0 } else { self.n_cfeat },
+            context: self.n_cfeat.saturating_sub(self.classes),
+            ..Default::default()
         }
+    }
+
+    fn set_conditioning(&mut self, conditioning: Conditioning) {
+        self.channels = conditioning.channels;
+        self.classes = conditioning.classes;
+        self.n_cfeat = conditioning.classes + conditioning.context;
     }
 
     fn usual_side(&self) -> usize {
         self.height
     }
 
-    fn set_takes(&mut self, takes: Takes) {
-        self.channels = takes.channels;
-        self.classes = takes.classes;
-        self.n_cfeat = takes.classes.max(takes.context);
+    fn divisor(&self) -> usize {
+        self.height
     }
 
-    fn check(&self) -> Result<()> {
-        const OP: &str = "ContextUnet";
+    fn check(&self, op: &str) -> Result<()> {
         let Self {
             n_feat,
             n_cfeat,
             classes,
             height,
-            steps,
+            timesteps,
             ..
         } = *self;
-        self.takes().check(OP)?;
         if n_feat == 0 || !n_feat.is_multiple_of(GROUPS) || n_feat > WIDEST {
-            bail!("{OP}: n_feat = {n_feat} must be a multiple of {GROUPS} in {GROUPS} … {WIDEST}")
+            bail!("{op}: n_feat = {n_feat} must be a multiple of {GROUPS} in {GROUPS} … {WIDEST}")
         }
-        if classes > 0 && classes != n_cfeat {
-            bail!("{OP}: classes = {classes} and n_cfeat = {n_cfeat} must be equal, or classes 0")
+        if classes > n_cfeat {
+            bail!(
+                "{op}: classes = {classes} and n_cfeat = {n_cfeat}; n_cfeat must be at least as large"
+            )
         }
         if ![16, 20, 24, 28].contains(&height) {
-            bail!("{OP}: height = {height} must be 16, 20, 24 or 28")
+            bail!("{op}: height = {height} must be 16, 20, 24 or 28")
         }
-        if steps == 0 {
-            bail!("{OP}: steps = 0 must be at least 1")
+        if timesteps == 0 {
+            bail!("{op}: timesteps = 0 must be at least 1")
         }
         Ok(())
     }
 
-    fn check_size(&self, height: usize, width: usize) -> Result<()> {
+    fn check_size(&self, op: &str, height: usize, width: usize) -> Result<()> {
         let side = self.height;
         if (height, width) != (side, side) {
-            bail!("ContextUnet: an image of {height}×{width}; the network is for {side}×{side}")
+            bail!("{op}: an image of {height}×{width}; the network is for {side}×{side}")
         }
         Ok(())
     }
 
-    fn build(&self, build: Builder) -> Result<Box<dyn Layers>> {
-        Ok(Box::new(Parts::new(build, *self)?))
+    fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {
+        Ok(Box::new(Layers::new(build, *self)?))
     }
 }
 
 #[derive(Debug)]
-struct Parts {
+struct Layers {
     net: ContextUnet,
     init_conv: ResidualConvBlock,
     down1: UnetDown,
@@ -144,7 +146,7 @@ struct Parts {
     out: (Conv2d, GroupNorm, Conv2d),
 }
 
-impl Parts {
+impl Layers {
     fn new(mut build: Builder, net: ContextUnet) -> Result<Self> {
         let ContextUnet {
             channels,
@@ -190,7 +192,7 @@ impl Parts {
         })
     }
 
-    /// (B, K): the context, with labels as one 1 among zeros.
+    /// (B, K): the labels as one-hot vectors, then the context.
     fn context(
         &self,
         condition: &Condition,
@@ -198,32 +200,37 @@ impl Parts {
         dtype: DType,
         device: &Device,
     ) -> Result<Tensor> {
-        let k = self.net.n_cfeat;
-        match condition {
-            Condition::None => Tensor::zeros((batch, k), dtype, device),
-            Condition::Context(context) => context.to_dtype(dtype),
-            Condition::Labels(labels) => {
-                let mut ones = vec![0f32; batch * k];
-                for (row, label) in ones.chunks_exact_mut(k).zip(labels) {
-                    label.iter().for_each(|label| row[*label] = 1.0);
-                }
-                Tensor::from_vec(ones, (batch, k), device)?.to_dtype(dtype)
-            }
-            Condition::Reduced(_) => bail!("context-unet: it is shown no reduced image"),
+        let (k, classes) = (self.net.n_cfeat, self.net.classes);
+        let mut one_hot = vec![0f32; batch * classes];
+        for (i, label) in condition.labels.iter().flatten().enumerate() {
+            label
+                .iter()
+                .for_each(|label| one_hot[i * classes + label] = 1.0);
         }
+        let labels = match classes {
+            0 => None,
+            _ => Some(Tensor::from_vec(one_hot, (batch, classes), device)?.to_dtype(dtype)?),
+        };
+        let context = match &condition.context {
+            _ if k == classes => None,
+            Some(context) => Some(context.to_dtype(dtype)?),
+            None => Some(Tensor::zeros((batch, k - classes), dtype, device)?),
+        };
+        let parts: Vec<Tensor> = labels.into_iter().chain(context).collect();
+        Tensor::cat(&parts, 1)
     }
 }
 
-impl Layers for Parts {
-    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
+impl Denoiser for Layers {
+    fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let (dtype, device) = (xt.dtype(), xt.device());
         let time: Vec<f32> = t
             .iter()
-            .map(|t| *t as f32 / self.net.steps as f32)
+            .map(|t| *t as f32 / self.net.timesteps as f32)
             .collect();
         let time = Tensor::from_vec(time, (t.len(), 1), device)?.to_dtype(dtype)?;
         // x · context + time, with a number of each for every channel of every image.
-        let told = |x: Tensor, stage: usize, embed: &EmbedFC| {
+        let conditioned = |x: Tensor, stage: usize, embed: &EmbedFC| {
             let x = match &self.contextembed {
                 None => x,
                 Some(embed) => {
@@ -241,8 +248,12 @@ impl Layers for Parts {
 
         let (spread, norm) = &self.up0;
         let up1 = norm.forward(&spread.forward(&vector)?)?;
-        let up2 = self.up1.forward(&told(up1, 0, &self.timeembed1)?, &down2)?;
-        let up3 = self.up2.forward(&told(up2, 1, &self.timeembed2)?, &down1)?;
+        let up2 = self
+            .up1
+            .forward(&conditioned(up1, 0, &self.timeembed1)?, &down2)?;
+        let up3 = self
+            .up2
+            .forward(&conditioned(up2, 1, &self.timeembed2)?, &down1)?;
         let (first, norm, last) = &self.out;
         let y = first.forward(&concat_channels(&up3, &x)?)?;
         last.forward(&norm.forward(&y)?)
@@ -267,7 +278,7 @@ mod tests {
     fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
         let count = |net| {
             let net = Network::new(net, &mut Rng::new(0), &Device::Cpu)?;
-            Ok::<_, candle_core::Error>(net.params().count())
+            Ok::<_, candle_core::Error>(net.parameters().count())
         };
         let large = ContextUnet {
             height: 28,
@@ -284,102 +295,23 @@ mod tests {
         let with = |classes| {
             let net = ContextUnet { classes, ..small() };
             let net = Network::new(net, &mut Rng::new(1), &Device::Cpu)?;
-            let last = net.params().get("out.3.weight").unwrap();
+            let last = net.parameters().get("out.3.weight").unwrap();
             last.set(&Rng::new(2).randn_like(last)?)?;
             Ok::<_, candle_core::Error>(net)
         };
         let (labels, contexts) = (with(5)?, with(0)?);
         let xt = Rng::new(3).randn((2, 3, 16, 16), &Device::Cpu)?;
-        let asked = Condition::Labels(vec![Some(2), None]);
+        let condition = Condition::labels([2, 0]).dropped(&[false, true])?;
         let context = Tensor::new(&[[0f32, 0.0, 1.0, 0.0, 0.0], [0.0; 5]], &Device::Cpu)?;
-        let by_label = labels.predict(&xt, &[3, 4], &asked)?;
-        let by_context = contexts.predict(&xt, &[3, 4], &Condition::Context(context))?;
-        let free = contexts.predict(&xt, &[3, 4], &Condition::None)?;
+        let by_label = labels.predict(&xt, &[3.0, 4.0], &condition)?;
+        let by_context = contexts.predict(&xt, &[3.0, 4.0], &Condition::context(context))?;
+        let free = contexts.predict(&xt, &[3.0, 4.0], &Condition::none())?;
         let numbers = |x: &Tensor, i| x.get(i)?.flatten_all()?.to_vec1::<f32>();
         for i in 0..2 {
             assert_eq!(numbers(&by_label, i)?, numbers(&by_context, i)?);
         }
         assert_eq!(numbers(&by_label, 1)?, numbers(&free, 1)?);
         assert_ne!(numbers(&by_label, 0)?, numbers(&free, 0)?);
-        Ok(())
-    }
-
-    #[test]
-    fn wrong_numbers_are_named() {
-        let fail = |net: ContextUnet| {
-            Network::new(net, &mut Rng::new(1), &Device::Cpu)
-                .unwrap_err()
-                .to_string()
-        };
-        for (message, wants) in [
-            (
-                fail(ContextUnet {
-                    channels: 0,
-                    ..small()
-                }),
-                "channels = 0",
-            ),
-            (
-                fail(ContextUnet {
-                    n_feat: 0,
-                    ..small()
-                }),
-                "n_feat = 0 ",
-            ),
-            (
-                fail(ContextUnet {
-                    n_feat: 20,
-                    ..small()
-                }),
-                "n_feat = 20 must be a multiple of 8",
-            ),
-            (
-                fail(ContextUnet {
-                    n_feat: 1032,
-                    ..small()
-                }),
-                "n_feat = 1032",
-            ),
-            (
-                fail(ContextUnet {
-                    n_cfeat: usize::MAX,
-                    ..small()
-                }),
-                "context = ",
-            ),
-            (
-                fail(ContextUnet {
-                    classes: 3,
-                    ..small()
-                }),
-                "classes = 3 and n_cfeat = 5 must be equal",
-            ),
-            (
-                fail(ContextUnet {
-                    height: 32,
-                    ..small()
-                }),
-                "height = 32 must be 16, 20, 24 or 28",
-            ),
-            (
-                fail(ContextUnet {
-                    steps: 0,
-                    ..small()
-                }),
-                "steps = 0",
-            ),
-        ] {
-            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
-        }
-    }
-
-    #[test]
-    fn other_images_are_named() -> Result<()> {
-        let net = Network::new(small(), &mut Rng::new(1), &Device::Cpu)?;
-        let x = Tensor::zeros((1, 3, 28, 28), DType::F32, &Device::Cpu)?;
-        let message = net.predict(&x, &[0], &Condition::None).unwrap_err();
-        let wants = "ContextUnet: an image of 28×28; the network is for 16×16";
-        assert!(message.to_string().contains(wants), "{message}");
         Ok(())
     }
 }

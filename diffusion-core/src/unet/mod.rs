@@ -1,8 +1,8 @@
-//! Networks that look at a noisy image and its time step and answer with an image of the same size.
+//! The networks: from a noisy image, its time and a condition to a prediction of the same size.
 //!
-//! A U-Net goes down to coarser resolutions, where a convolution sees more of the image, and up again; on the way up it
-//! takes in what was there on the way down ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)). What its answer
-//! means, noise or image or velocity, is [`Param`](crate::diffusion::Param)'s business.
+//! A U-Net goes down to coarser resolutions, where a convolution has a larger receptive field, and up again; skip connections
+//! bring the features from the way down to the way up ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)). Whether the
+//! output is ε, x₀ or v is [`Param`](crate::diffusion::Param)'s business.
 //!
 //! A [`Network`] is an [`Architecture`] with weights. Each kind of network is a plain struct of the numbers that it is built
 //! from:
@@ -10,17 +10,20 @@
 //! | network | for |
 //! |---|---|
 //! | [`SimpleUNet`] | MNIST on a laptop |
-//! | [`ContextUnet`] | sprites of 16×16 that are told what to show |
-//! | [`ConditionalUNet`] | a digit on demand, at 32×32, with a machine that can carry it |
-//! | [`UNet`] | the U-Net as it was first drawn, for CIFAR-10 at 32×32 |
-//! | [`AttentionUNet`] | pictures of 64×64 in colour |
-//! | [`UNet2DModel`] | what was trained with Hugging Face's diffusers, or is to be used there |
+//! | [`ContextUnet`] | sprites of 16×16, conditioned on a context |
+//! | [`ConditionalUNet`] | digits by class at 32×32; large |
+//! | [`UNet`] | the U-Net of the first paper, for CIFAR-10 at 32×32 |
+//! | [`AttentionUNet`] | colour images of 64×64 |
+//! | [`UNet2DModel`] | models trained with Hugging Face's diffusers, or to be used there |
+//! | [`Architecture::custom`] | a network of your own: any [`Denoiser`] |
 
+mod architecture;
 mod attention;
 mod blocks;
 mod classic;
 mod condition;
 mod conditional;
+mod conditioning;
 mod context;
 mod network;
 mod simple;
@@ -29,28 +32,31 @@ mod summary;
 mod tests;
 mod unet2d;
 
+pub use architecture::{Architecture, Custom, Denoiser};
 pub use attention::AttentionUNet;
 pub use blocks::{
-    ConditionEmbedding, EmbedFC, ResBlock, Residual, ResidualConvBlock, ResnetBlock, SelfAttention,
-    TimeEmbedding, UnetDown, UnetUp, sinusoidal,
+    ConditionEmbedding, CrossAttention, EmbedFC, ResBlock, Residual, ResidualConvBlock,
+    ResnetBlock, SelfAttention, TimeEmbedding, UnetDown, UnetUp, sinusoidal,
 };
 pub use classic::UNet;
-pub use condition::Condition;
+pub use condition::{Condition, ConditionPart, Tokens};
 pub use conditional::ConditionalUNet;
+pub use conditioning::Conditioning;
 pub use context::ContextUnet;
-pub use network::{Architecture, Network, Takes};
+pub use network::Network;
 pub use simple::SimpleUNet;
 pub use summary::Summary;
 pub use unet2d::{
     ActFn, DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DModel, UpBlockType,
 };
 
+use architecture::{Config, conditioning_fields};
 use blocks::waves;
 
-/// The largest number of channels that a network can be asked for: beyond, a slip of the pen would fill the memory.
+/// The most channels of a layer: beyond, a typing error would fill the memory.
 const WIDEST: usize = 1024;
 
-/// The most classes, or numbers of context.
+/// The most classes, numbers of a context, or tokens.
 const MOST_CLASSES: usize = 100_000;
 
 /// An error unless both sides of an image can be halved as often as the network does.

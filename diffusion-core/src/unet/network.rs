@@ -1,221 +1,29 @@
-//! One type for every network: what it is, its weights, and how it is asked.
+//! One type for every network: what it is, its weights, and how it is evaluated.
 
-use super::condition::Understood;
-use super::{Condition, MOST_CLASSES, Summary, WIDEST};
+use super::{Architecture, Condition, Denoiser, Summary};
 use crate::device::Precision;
-use crate::nn::{Builder, Contents, Params};
+use crate::nn::{Checkpoint, Parameters};
 use crate::ops::four;
 use crate::rng::Rng;
 use anyhow::Context;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
-use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
-use std::fmt::Debug;
 use std::path::Path;
 
 /// Under this name a file says what network its tensors belong to.
 const METADATA: &str = "architecture";
 
-/// What a network is before it has weights: its kind, and the numbers that it is built from.
-///
-/// ```
-/// use diffusion_core::unet::{Architecture, SimpleUNet};
-/// let small: Architecture = SimpleUNet { base: 32, ..Default::default() }.into();
-/// assert_eq!((small.name(), small.channels()), ("simple-unet", 1));
-/// ```
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[non_exhaustive]
-pub enum Architecture {
-    /// [`SimpleUNet`](super::SimpleUNet).
-    #[serde(rename = "simple-unet")]
-    SimpleUNet(super::SimpleUNet),
-    /// [`ContextUnet`](super::ContextUnet).
-    #[serde(rename = "context-unet")]
-    ContextUnet(super::ContextUnet),
-    /// [`ConditionalUNet`](super::ConditionalUNet).
-    #[serde(rename = "conditional-unet")]
-    ConditionalUNet(super::ConditionalUNet),
-    /// [`UNet`](super::UNet).
-    #[serde(rename = "unet")]
-    UNet(super::UNet),
-    /// [`AttentionUNet`](super::AttentionUNet).
-    #[serde(rename = "attention-unet")]
-    AttentionUNet(super::AttentionUNet),
-    /// [`UNet2DModel`](super::UNet2DModel).
-    #[serde(rename = "unet-2d-model")]
-    UNet2DModel(super::UNet2DModel),
-}
-
-impl Architecture {
-    /// The names of all there are, as files and the command line have them.
-    pub const NAMES: [&str; 6] = [
-        "simple-unet",
-        "context-unet",
-        "conditional-unet",
-        "unet",
-        "attention-unet",
-        "unet-2d-model",
-    ];
-
-    /// `simple-unet` and so on.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::SimpleUNet(_) => Self::NAMES[0],
-            Self::ContextUnet(_) => Self::NAMES[1],
-            Self::ConditionalUNet(_) => Self::NAMES[2],
-            Self::UNet(_) => Self::NAMES[3],
-            Self::AttentionUNet(_) => Self::NAMES[4],
-            Self::UNet2DModel(_) => Self::NAMES[5],
-        }
-    }
-
-    fn blueprint(&self) -> &dyn Blueprint {
-        match self {
-            Self::SimpleUNet(it) => it,
-            Self::ContextUnet(it) => it,
-            Self::ConditionalUNet(it) => it,
-            Self::UNet(it) => it,
-            Self::AttentionUNet(it) => it,
-            Self::UNet2DModel(it) => it,
-        }
-    }
-
-    fn blueprint_mut(&mut self) -> &mut dyn Blueprint {
-        match self {
-            Self::SimpleUNet(it) => it,
-            Self::ContextUnet(it) => it,
-            Self::ConditionalUNet(it) => it,
-            Self::UNet(it) => it,
-            Self::AttentionUNet(it) => it,
-            Self::UNet2DModel(it) => it,
-        }
-    }
-
-    /// The channels of its images.
-    pub fn channels(&self) -> usize {
-        self.blueprint().takes().channels
-    }
-
-    /// How many classes it can be told; 0 if none.
-    pub fn classes(&self) -> usize {
-        self.blueprint().takes().classes
-    }
-
-    /// How many numbers of context it can be told; 0 if none.
-    pub fn context(&self) -> usize {
-        self.blueprint().takes().context
-    }
-
-    /// By which factor the images are reduced that it is shown beside the noisy ones; 0 if none.
-    pub fn reduced(&self) -> usize {
-        match self {
-            Self::SimpleUNet(it) => it.reduced,
-            _ => 0,
-        }
-    }
-
-    /// The height and width of the images that it is usually used for.
-    pub fn usual_side(&self) -> usize {
-        self.blueprint().usual_side()
-    }
-
-    /// T, if the network must know it.
-    pub fn time_steps(&self) -> Option<usize> {
-        match self {
-            Self::ContextUnet(it) => Some(it.steps),
-            _ => None,
-        }
-    }
-
-    /// An error unless it can look at images of this size.
-    ///
-    /// # Errors
-    /// The network cannot halve the height or width as often as it does.
-    pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
-        self.blueprint().check_size(height, width)
-    }
-
-    /// The same for images and conditions of another kind: the rest of its numbers stay.
-    pub fn with(mut self, takes: Takes) -> Self {
-        self.blueprint_mut().set_takes(takes);
-        self
-    }
-}
-
-/// What a network is for: the images it looks at and the conditions it understands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct Takes {
-    /// The channels of an image.
-    pub channels: usize,
-    /// How many classes there are; 0 if it is not told any.
-    pub classes: usize,
-    /// How many numbers a context has; 0 if it is not told any.
-    pub context: usize,
-}
-
-impl Takes {
-    /// An error that names a number outside its range.
-    pub(super) fn check(self, op: &str) -> Result<()> {
-        let Self {
-            channels,
-            classes,
-            context,
-        } = self;
-        if channels == 0 || channels > WIDEST {
-            bail!("{op}: channels = {channels} must be in 1 … {WIDEST}")
-        }
-        for (field, value) in [("classes", classes), ("context", context)] {
-            if value > MOST_CLASSES {
-                bail!("{op}: {field} = {value} must be in 0 … {MOST_CLASSES}")
-            }
-        }
-        if classes > 0 && context > 0 {
-            bail!(
-                "{op}: classes = {classes} and context = {context}; it can be told one of the two, so one must be 0"
-            )
-        }
-        Ok(())
-    }
-}
-
-/// What each kind of network knows of itself.
-pub(super) trait Blueprint {
-    /// What it is for.
-    fn takes(&self) -> Takes;
-
-    /// The height and width of the images that it is usually used for.
-    fn usual_side(&self) -> usize;
-
-    /// Makes it one for other images and conditions.
-    fn set_takes(&mut self, takes: Takes);
-
-    /// An error that names a field outside its range.
-    fn check(&self) -> Result<()>;
-
-    /// An error unless it can look at images of this size.
-    fn check_size(&self, height: usize, width: usize) -> Result<()>;
-
-    /// Its layers, with parameters from `build`.
-    fn build(&self, build: Builder) -> Result<Box<dyn Layers>>;
-}
-
-/// The layers of a network, put together.
-pub(super) trait Layers: Debug + Send + Sync {
-    /// The answer to a batch that [`Network`] has looked over: channels, sizes, the number of time steps and conditions fit.
-    fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor>;
-}
-
 /// A network with its weights.
 ///
 /// Parameters have the names and shapes of the PyTorch networks that the tests compare them with. The last layer of each
-/// begins with zeros, so that the answer of a network that was not trained is 0.
+/// begins with zeros, so that the prediction of a network that was not trained is 0.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, SimpleUNet}};
 /// let mut rng = Rng::new(42);
 /// let net = Network::new(SimpleUNet { base: 8, classes: 10, ..Default::default() }, &mut rng, &Device::Cpu)?;
 /// let xt = rng.randn((2, 1, 28, 28), &Device::Cpu)?;
-/// let eps = net.predict(&xt, &[0, 999], &Condition::labels([7, 3]))?;
+/// let eps = net.predict(&xt, &[0.0, 999.0], &Condition::labels([7, 3]))?;
 /// assert_eq!(eps.dims(), &[2, 1, 28, 28]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
@@ -223,10 +31,10 @@ pub(super) trait Layers: Debug + Send + Sync {
 pub struct Network {
     architecture: Architecture,
     precision: Precision,
-    params: Params,
-    layers: Box<dyn Layers>,
+    parameters: Parameters,
+    layers: Box<dyn Denoiser>,
     /// The same, without gradients.
-    constant: Box<dyn Layers>,
+    constant: Box<dyn Denoiser>,
 }
 
 impl Network {
@@ -252,143 +60,143 @@ impl Network {
         dtype: DType,
         device: &Device,
     ) -> Result<Self> {
-        let params = Params::new(dtype, device);
-        Self::made(architecture.into(), params, |it, params| {
-            it.build(params.builder(rng))
+        let parameters = Parameters::new(dtype, device);
+        Self::build(architecture.into(), parameters, |it, parameters| {
+            it.build(parameters.builder(rng))
         })
     }
 
-    fn made(
+    fn build(
         architecture: Architecture,
-        mut params: Params,
-        build: impl FnOnce(&dyn Blueprint, &mut Params) -> Result<Box<dyn Layers>>,
+        mut parameters: Parameters,
+        layers: impl FnOnce(&Architecture, &mut Parameters) -> Result<Box<dyn Denoiser>>,
     ) -> Result<Self> {
-        let blueprint = architecture.blueprint();
-        blueprint.check()?;
-        let layers = build(blueprint, &mut params)?;
-        let constant = blueprint.build(params.constants())?;
+        architecture.check()?;
+        let layers = layers(&architecture, &mut parameters)?;
+        let constant = architecture.build(parameters.constants())?;
         Ok(Self {
             architecture,
             precision: Precision::default(),
-            params,
+            parameters,
             layers,
             constant,
         })
     }
 
-    /// What it was made from.
+    /// What it was built from.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
     /// Its parameters: to train, save and load.
-    pub fn params(&self) -> &Params {
-        &self.params
+    pub fn parameters(&self) -> &Parameters {
+        &self.parameters
     }
 
-    /// What it computes with: f32, unless [`Network::set_precision`] said otherwise.
+    /// The precision of its arithmetic: f32, unless [`Network::set_precision`] changed it.
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Has it compute with numbers of another precision. Its parameters, what it is asked and what it answers stay as they
-    /// are.
+    /// Sets the precision of its arithmetic. Parameters, images and predictions keep their type.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }
 
     /// Where it is.
     pub fn device(&self) -> &Device {
-        self.params.device()
+        self.parameters.device()
     }
 
-    /// The network's answer to noisy images, to train it with.
+    /// Evaluates the network in training mode: with gradients, and batch norms use and update the statistics of the batch.
     ///
     /// # Shapes
-    /// `xt` (B, C, H, W); `t` B time steps and `condition` one for each image; the result is as `xt`.
+    /// `xt` (B, C, H, W); `t` B times and `condition` one for each image; the result is as `xt`.
     ///
     /// # Errors
-    /// Other shapes, a height or width that the network cannot halve as often as it does, or a condition that it does not
-    /// know.
-    pub fn forward(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
-        self.check(xt, t, condition)?;
-        self.answer(&*self.layers, xt, t, condition)
+    /// Other shapes, a time that is not finite, a height or width that the network cannot halve as often as it does, or a
+    /// condition that does not fit.
+    pub fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
+        self.evaluate(&*self.layers, xt, t, condition)
     }
 
-    /// The answer to sample with: without a gradient with respect to the parameters, and with much less memory, since
-    /// nothing is kept that it would take. Batch norms use what they have remembered in training.
+    /// Evaluates the network in evaluation mode: no gradients, and batch norms use their running statistics.
+    ///
+    /// It takes much less memory than [`Network::forward`], since nothing is kept for a backward pass.
     ///
     /// # Shapes
     /// As [`Network::forward`].
     ///
     /// # Errors
     /// As [`Network::forward`].
-    pub fn predict(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<Tensor> {
-        self.check(xt, t, condition)?;
-        self.answer(&*self.constant, xt, t, condition)
+    pub fn predict(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
+        self.evaluate(&*self.constant, xt, t, condition)
     }
 
-    fn answer(
+    fn evaluate(
         &self,
-        layers: &dyn Layers,
+        layers: &dyn Denoiser,
         xt: &Tensor,
-        t: &[usize],
+        t: &[f64],
         condition: &Condition,
     ) -> Result<Tensor> {
-        self.precision.within(|| match self.precision.dtype() {
+        self.check(xt, t, condition)?;
+        let output = self.precision.within(|| match self.precision.dtype() {
             Some(dtype) => layers
                 .forward(&xt.to_dtype(dtype)?, t, condition)?
                 .to_dtype(xt.dtype()),
             None => layers.forward(xt, t, condition),
-        })
+        })?;
+        if output.dims() != xt.dims() {
+            bail!(
+                "{}: the output has shape {:?} and xt {:?}; they must be equal",
+                self.architecture.name(),
+                output.dims(),
+                xt.dims()
+            )
+        }
+        Ok(output)
     }
 
-    fn check(&self, xt: &Tensor, t: &[usize], condition: &Condition) -> Result<()> {
+    fn check(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<()> {
         let name = self.architecture.name();
         let (b, c, h, w) = four(name, "xt", xt)?;
-        let Takes {
-            channels,
-            classes,
-            context,
-        } = self.architecture.blueprint().takes();
-        if c != channels {
+        let conditioning = self.architecture.conditioning();
+        if c != conditioning.channels {
             bail!(
-                "{name}: xt has shape {:?}; the network is for images of {channels} channels",
-                xt.dims()
+                "{name}: xt has shape {:?}; the network is for images of {} channels",
+                xt.dims(),
+                conditioning.channels
             )
         }
         if t.len() != b {
             bail!(
-                "{name}: xt has shape {:?} and t [{}]; give one time step per image",
+                "{name}: xt has shape {:?} and t [{}]; give one time per image",
                 xt.dims(),
                 t.len()
             )
         }
+        if let Some(t) = t.iter().find(|t| !t.is_finite()) {
+            bail!("{name}: t = {t} must be a finite number")
+        }
         self.architecture.check_size(h, w)?;
-        let factor = self.architecture.reduced();
-        let reduced = (factor > 0).then(|| [channels, h / factor, w / factor]);
-        let takes = Understood {
-            classes,
-            context,
-            reduced,
-        };
-        condition.check(b, takes)
+        conditioning.check_condition(name, condition, [b, h, w])
     }
 
-    /// What each layer makes of an image of this size: shapes, parameters and products.
+    /// What each layer makes of an image of this size: shapes, parameters and products. Layers of candle-nn are not listed.
     ///
     /// # Errors
-    /// The network cannot look at such an image.
+    /// Images of this size do not fit.
     pub fn summary(&self, height: usize, width: usize) -> Result<Summary> {
         let shape = (1, self.architecture.channels(), height, width);
-        let xt = Tensor::zeros(shape, self.params.dtype(), self.device())?;
-        let trace = self.params.trace();
+        let xt = Tensor::zeros(shape, self.parameters.dtype(), self.device())?;
+        let trace = self.parameters.trace();
         let condition = match self.architecture.classes() {
-            0 => Condition::None,
+            0 => Condition::none(),
             _ => Condition::labels([0]),
         };
-        let (answer, rows) = trace.listen(|| self.predict(&xt, &[0], &condition));
-        answer?;
+        let (output, rows) = trace.listen(|| self.predict(&xt, &[0.0], &condition));
+        output?;
         let title = self.architecture.name().to_owned();
         Ok(Summary::new(title, [shape.1, height, width], rows))
     }
@@ -399,9 +207,9 @@ impl Network {
     /// The file cannot be written: the message names it.
     pub fn save(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
         let tensor = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
-        let tensors = self.params.all().map(tensor).collect();
+        let tensors = self.parameters.all().map(tensor).collect();
         let metadata = self.metadata()?;
-        Contents { tensors, metadata }.save(path)
+        Checkpoint { tensors, metadata }.save(path)
     }
 
     /// What a file must say of the network beside its tensors.
@@ -413,11 +221,34 @@ impl Network {
     /// The network of a file of [`Network::save`], in f32.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, says nothing of an architecture, or its tensors are not those of it: the
-    /// message names the file, and the tensor with both shapes.
+    /// The file cannot be read, is damaged, does not name an architecture or names one that was defined outside of
+    /// diffusion-core, or its tensors are not those of it or not finite: the message names the file, and the tensor with both
+    /// shapes.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> anyhow::Result<Self> {
-        let path = path.as_ref();
-        Self::from_contents(&Contents::load(path)?, device)
+        Self::read(path.as_ref(), |file| Self::from_checkpoint(file, device))
+    }
+
+    /// The network of a file of [`Network::save`] whose architecture is known, in f32: a
+    /// [custom](Architecture::custom) one, or a file that does not name its architecture.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, names another architecture, or its tensors are not those of it or not finite: the
+    /// message names the file, and the tensor with both shapes.
+    pub fn load_with(
+        path: impl AsRef<Path>,
+        architecture: impl Into<Architecture>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        Self::read(path.as_ref(), |file| {
+            Self::from_checkpoint_with(file, architecture, device)
+        })
+    }
+
+    fn read(
+        path: &Path,
+        network: impl FnOnce(&Checkpoint) -> anyhow::Result<Self>,
+    ) -> anyhow::Result<Self> {
+        network(&Checkpoint::load(path)?)
             .with_context(|| format!("cannot load {}", path.display()))
             .map_err(crate::whole)
     }
@@ -426,51 +257,79 @@ impl Network {
     ///
     /// # Errors
     /// As [`Network::load`].
-    pub fn from_contents(file: &Contents, device: &Device) -> anyhow::Result<Self> {
-        let Some(architecture) = file.metadata.get(METADATA) else {
-            anyhow::bail!(
-                "it does not say what network its {} tensors belong to; make the network and load them with \
-                 network.params().load(path)",
+    pub fn from_checkpoint(file: &Checkpoint, device: &Device) -> anyhow::Result<Self> {
+        match Self::named(file)? {
+            None => anyhow::bail!(
+                "it does not say what network its {} tensors belong to; load it with \
+                 Network::load_with(path, architecture, &device)",
                 file.tensors.len()
-            )
+            ),
+            Some(Architecture::Custom(it)) => anyhow::bail!(
+                "this file holds the network {:?} that was defined outside of diffusion-core; load it with \
+                 Network::load_with(path, &architecture, &device), or Model::load_with for a whole model",
+                it.name()
+            ),
+            Some(architecture) => Self::from_tensors(architecture, &file.tensors, device),
+        }
+    }
+
+    /// The network of a file that was read, whose architecture is known.
+    ///
+    /// # Errors
+    /// As [`Network::load_with`].
+    pub fn from_checkpoint_with(
+        file: &Checkpoint,
+        architecture: impl Into<Architecture>,
+        device: &Device,
+    ) -> anyhow::Result<Self> {
+        let architecture = architecture.into();
+        if let Some(named) = Self::named(file)?.filter(|named| *named != architecture) {
+            anyhow::bail!("it holds the network {named:?}, and not {architecture:?}")
+        }
+        Self::from_tensors(architecture, &file.tensors, device)
+    }
+
+    /// The architecture that a file names.
+    fn named(file: &Checkpoint) -> anyhow::Result<Option<Architecture>> {
+        let Some(text) = file.metadata.get(METADATA) else {
+            return Ok(None);
         };
-        let architecture: Architecture = serde_json::from_str(architecture).with_context(|| {
-            format!("what it says of its architecture is not known: {architecture}")
-        })?;
-        Self::given(architecture, &file.tensors, device)
+        serde_json::from_str(text)
+            .map(Some)
+            .with_context(|| format!("the architecture that it names is not known: {text}"))
     }
 
     /// The network of a PyTorch state dict of the same names, in f32: of a `.pth` file of the course that
     /// [`ContextUnet`](super::ContextUnet) is after, say.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, is no state dict, or its tensors are not those of the architecture: the message
-    /// names the file, and the tensor with both shapes.
+    /// The file cannot be read, is damaged, is no state dict, or its tensors are not those of the architecture or not finite:
+    /// the message names the file, and the tensor with both shapes.
     pub fn load_pth(
         architecture: impl Into<Architecture>,
         path: impl AsRef<Path>,
         device: &Device,
     ) -> anyhow::Result<Self> {
         let path = path.as_ref();
-        let file = Contents::load_pth(path)?;
-        Self::given(architecture.into(), &file.tensors, device)
+        let file = Checkpoint::load_pth(path)?;
+        Self::from_tensors(architecture.into(), &file.tensors, device)
             .with_context(|| format!("cannot load {}", path.display()))
             .map_err(crate::whole)
     }
 
-    pub(crate) fn given(
+    pub(crate) fn from_tensors(
         architecture: Architecture,
         tensors: &HashMap<String, Tensor>,
         device: &Device,
     ) -> anyhow::Result<Self> {
-        let params = Params::new(DType::F32, device);
-        let network = Self::made(architecture, params, |it, params| {
-            it.build(params.given(tensors))
+        let parameters = Parameters::new(DType::F32, device);
+        let network = Self::build(architecture, parameters, |it, parameters| {
+            it.build(parameters.builder_from(tensors))
         })?;
         let mut names = tensors.keys();
-        if let Some(name) = names.find(|name| network.params.get(name).is_none()) {
+        if let Some(name) = names.find(|name| network.parameters.get(name).is_none()) {
             anyhow::bail!(
-                "superfluous: {name}, which is not of the network {}",
+                "superfluous: {name}, which is not a tensor of the network {}",
                 network.architecture.name()
             )
         }

@@ -59,12 +59,12 @@ impl Asked {
         let [(_, condition)] = &self.guidance.towards[..] else {
             return Ok(None);
         };
-        Ok(match condition {
-            Condition::Labels(labels) => {
+        Ok(match (&condition.labels, &condition.context) {
+            (Some(labels), _) => {
                 let number = |label: &Option<usize>| label.map(|label| label as u32);
                 labels.iter().map(number).collect()
             }
-            Condition::Context(rows) => {
+            (None, Some(rows)) => {
                 let rows = rows.to_vec2::<f32>()?;
                 let one = |row: &Vec<f32>| {
                     let class = row.iter().position(|x| *x == 1.0)?;
@@ -88,11 +88,11 @@ impl Ask {
         model.network.set_precision(self.precision);
         let architecture = model.network.architecture();
         ensure!(
-            architecture.reduced() == 0,
+            architecture.low_res() == 0,
             "--checkpoint {}: this model enlarges images ×{}; it must be shown a small one, which this command cannot do. \
-             `Condition::Reduced` in Rust shows it one: see notebooks/09_super_resolution.ipynb",
+             `Condition::low_res` in Rust shows it one: see notebooks/09_super_resolution.ipynb",
             path.display(),
-            architecture.reduced()
+            architecture.low_res()
         );
         let several = if self.class.is_empty() {
             usual
@@ -141,7 +141,7 @@ impl Ask {
             let rows = self.context.repeat(n);
             let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
             (
-                Condition::Context(rows),
+                Condition::context(rows),
                 format!("context {:?}", self.context),
             )
         } else {
@@ -203,5 +203,5 @@ fn one_hot(labels: impl Iterator<Item = usize>, k: usize, model: &Model) -> Resu
     }
     let n = rows.len() / k;
     let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
-    Ok(Condition::Context(rows))
+    Ok(Condition::context(rows))
 }

@@ -138,7 +138,7 @@ let answers = classifier.look(&images)?;
 ",
         megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,
         features = Classifier::FEATURES,
-        parameters = classifier.params().count(),
+        parameters = classifier.parameters().count(),
         data = about.data,
         classes = about.classes.join(", "),
         steps = about.steps,

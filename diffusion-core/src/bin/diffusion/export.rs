@@ -70,7 +70,7 @@ pub fn run(options: Options) -> Result<()> {
             fs::metadata(path)?.len() as f64 / 1e6,
             rounding(path, model)?
         ));
-        if model.network.architecture().reduced() > 0 {
+        if model.network.architecture().low_res() > 0 {
             rows = enlarged(model, &run, each.min(WIDE))?;
         } else {
             let (told, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
@@ -82,7 +82,7 @@ pub fn run(options: Options) -> Result<()> {
         options.out.with_extension("png"),
     );
     let grid = match &rows[..] {
-        rows if last.network.architecture().reduced() > 0 => {
+        rows if last.network.architecture().low_res() > 0 => {
             Grid::rows(rows)?.row_titles(["shown", "enlarged", "original"])
         }
         [one] => Grid::new(one)?.columns((each as f64).sqrt().ceil() as usize),
@@ -105,11 +105,11 @@ fn steps(model: &Model) -> usize {
 fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
     let (data, factor) = (
         run.data.load(Part::Test, run.training.seed)?,
-        model.network.architecture().reduced(),
+        model.network.architecture().low_res(),
     );
     let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
     let small = reduce(&x0, factor)?;
-    let (told, rng) = (Condition::Reduced(small.clone()), &mut Rng::new(SEED));
+    let (told, rng) = (Condition::low_res(small.clone()), &mut Rng::new(SEED));
     let made = model.sample(x0.dim(0)?, told, &Sampler::ddim(steps(model)), rng)?;
     Ok(vec![enlarge(&small, factor, Filter::Nearest)?, made, x0])
 }
@@ -169,8 +169,8 @@ fn rounding(path: &Path, model: &Model) -> Result<f64> {
     let exported = Model::load(path, &Device::Cpu)?;
     let [c, h, w] = model.process.shape;
     let x = Rng::new(SEED).randn((16, c, h, w), &Device::Cpu)?;
-    let t: Vec<usize> = (0..16)
-        .map(|i| i * (model.process.steps - 1) / 15)
+    let t: Vec<f64> = (0..16)
+        .map(|i| (i * (model.process.steps - 1) / 15) as f64)
         .collect();
     let condition = model.conditions(16)?;
     let answer = |m: &Model| m.network.predict(&x, &t, &condition);
@@ -200,7 +200,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
     let machine: Vec<&str> = machine.lines().collect();
     let [c, h, w] = process.shape;
-    let factor = model.network.architecture().reduced();
+    let factor = model.network.architecture().low_res();
     let header = Header {
         name: &name,
         data: &process.data,
@@ -263,7 +263,7 @@ Grid::new(&images)?
 ```
 ",
         architecture = model.network.architecture().name(),
-        parameters = model.network.params().count(),
+        parameters = model.network.parameters().count(),
         data = process.data,
         classes = process.classes.join(", "),
         steps = log.len(),
@@ -282,7 +282,7 @@ Grid::new(&images)?
         },
         told = match factor {
             0 => "&model.conditions(8)?".to_owned(),
-            _ => format!("Condition::Reduced(reduce(&x0, {factor})?)"),
+            _ => format!("Condition::low_res(reduce(&x0, {factor})?)"),
         },
         config = run.to_toml()?,
     ))

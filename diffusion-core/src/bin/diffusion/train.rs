@@ -160,7 +160,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     println!(
         "{}: {} parameters; at most {} steps of {} images; {}",
         training.network().architecture().name(),
-        training.network().params().count(),
+        training.network().parameters().count(),
         training.total_steps(),
         training.config().batch * training.config().accumulate,
         folder.display()

@@ -86,7 +86,7 @@ impl ResnetBlock {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Params;
+    use crate::nn::Parameters;
     use crate::ops::gradients::{check, check_params, random};
     use crate::rng::Rng;
     use candle_core::{DType, Device};
@@ -100,7 +100,7 @@ mod tests {
             (2, Conv2d::standardized),
         ] {
             let what = format!("{inputs} → 2");
-            let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+            let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
             let block = ResnetBlock::new(params.builder(&mut rng), inputs, 2, 3, 1, conv)?;
             let (x, e) = (random(1, (2, inputs, 2, 3))?, random(2, (2, 3))?);
             check(&what, &[x.clone(), e.clone()], |x| {
@@ -113,7 +113,7 @@ mod tests {
 
     #[test]
     fn another_batch_is_named() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let block = ResnetBlock::new(params.builder(&mut rng), 2, 2, 3, 1, Conv2d::new)?;
         let message = block
             .forward(&random(1, (2, 2, 2, 2))?, &random(2, (3, 3))?)

@@ -59,14 +59,14 @@ impl SelfAttention {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Params;
+    use crate::nn::Parameters;
     use crate::ops::gradients::{check, check_params, random};
     use crate::rng::Rng;
     use candle_core::{DType, Device};
 
     #[test]
     fn it_has_the_right_gradients() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
         let x = random(1, (2, 4, 2, 3))?;
         check("input", std::slice::from_ref(&x), |x| layer.forward(&x[0]))?;
@@ -76,7 +76,7 @@ mod tests {
     /// It does not know where a pixel is.
     #[test]
     fn a_turned_image_gives_a_turned_answer() -> Result<()> {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
         let x = random(1, (2, 4, 2, 3))?;
         let turned = layer.forward(&x.transpose(2, 3)?.contiguous()?)?;
@@ -87,7 +87,7 @@ mod tests {
 
     #[test]
     fn heads_that_do_not_fit_are_named() {
-        let (mut rng, mut params) = (Rng::new(1), Params::new(DType::F64, &Device::Cpu));
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         for heads in [0, 3] {
             let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, heads);
             let message = layer.unwrap_err().to_string();

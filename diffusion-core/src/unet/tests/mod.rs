@@ -1,8 +1,10 @@
 //! What holds of every network.
 
+mod custom;
+
 use super::*;
 use crate::device::Precision;
-use crate::nn::Contents;
+use crate::nn::Checkpoint;
 use crate::ops::gradients::random;
 use crate::rng::Rng;
 use crate::train::{AdamW, AdamWConfig};
@@ -22,7 +24,10 @@ struct Kind {
 }
 
 fn kinds() -> Vec<Kind> {
-    let labels = || Condition::Labels(vec![Some(1), None]);
+    let labels = || Condition {
+        labels: Some(vec![Some(1), None]),
+        ..Condition::none()
+    };
     let context = Tensor::new(&[[1f64, 0.0, 0.5], [0.0, 0.2, 0.0]], &Device::Cpu).unwrap();
     vec![
         Kind {
@@ -48,7 +53,7 @@ fn kinds() -> Vec<Kind> {
             }
             .into(),
             side: 16,
-            condition: Condition::Context(context.clone()),
+            condition: Condition::context(context.clone()),
             count: 1_480_771,
             wanted: None,
             full: ContextUnet::default().into(),
@@ -98,7 +103,7 @@ fn kinds() -> Vec<Kind> {
             }
             .into(),
             side: 16,
-            condition: Condition::Context(context),
+            condition: Condition::context(context),
             count: 8_002_691,
             wanted: None,
             full: UNet::default().into(),
@@ -138,7 +143,7 @@ fn kinds() -> Vec<Kind> {
 }
 
 impl Kind {
-    fn name(&self) -> &'static str {
+    fn name(&self) -> &str {
         self.architecture.name()
     }
 
@@ -148,7 +153,7 @@ impl Kind {
         let net = Network::with_dtype(architecture, &mut Rng::new(seed), dtype, &Device::Cpu)?;
         let last = ["conv_out.weight", "out.3.weight"]
             .iter()
-            .find_map(|name| net.params().get(name));
+            .find_map(|name| net.parameters().get(name));
         let last = last.expect("the last layer has another name");
         assert_eq!(
             last.abs()?
@@ -190,7 +195,8 @@ fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
 
 #[test]
 fn every_architecture_is_here_and_names_itself() {
-    let mut names: Vec<&str> = kinds().iter().map(Kind::name).collect();
+    let all = kinds();
+    let mut names: Vec<&str> = all.iter().map(Kind::name).collect();
     names.dedup();
     assert_eq!(names, Architecture::NAMES);
     for kind in kinds() {
@@ -219,7 +225,7 @@ fn every_architecture_is_here_and_names_itself() {
 fn they_have_as_many_parameters_as_they_say() -> Result<()> {
     for kind in kinds() {
         let net = Network::new(kind.full, &mut Rng::new(0), &Device::Cpu)?;
-        let count = net.params().count();
+        let count = net.parameters().count();
         assert_eq!(count, kind.count, "{}", net.architecture().name());
         assert!(kind.wanted.is_none_or(|wanted| wanted.contains(&count)));
         let side = net.architecture().usual_side();
@@ -271,15 +277,19 @@ fn they_answer_in_the_shape_of_the_question() -> Result<()> {
         let net = kind.network(1, DType::F32)?;
         for batch in [1, 3] {
             let x = kind.images(batch, 2, DType::F32)?;
-            let answer = net.forward(&x, &vec![7; batch], &Condition::None)?;
+            let answer = net.forward(&x, &vec![7.0; batch], &Condition::none())?;
             assert_eq!(answer.dims(), x.dims(), "{}", kind.name());
         }
         let x = kind.images(2, 2, DType::F32)?;
-        let (told, free) = (
-            net.predict(&x, &[7, 8], &kind.condition)?,
-            net.predict(&x, &[7, 8], &Condition::None)?,
+        let (conditional, free) = (
+            net.predict(&x, &[7.0, 8.0], &kind.condition)?,
+            net.predict(&x, &[7.0, 8.0], &Condition::none())?,
         );
-        assert!(off(&told, &free)? > 1e-6, "{} does not listen", kind.name());
+        assert!(
+            off(&conditional, &free)? > 1e-6,
+            "{} ignores its condition",
+            kind.name()
+        );
     }
     Ok(())
 }
@@ -290,11 +300,11 @@ fn predict_is_forward_without_gradients() -> Result<()> {
     for kind in kinds() {
         let (net, other) = (kind.network(1, DType::F32)?, kind.network(2, DType::F32)?);
         let x = kind.images(2, 3, DType::F32)?;
-        net.params().assign(&other.params().values()?)?;
-        let predict = |net: &Network| net.predict(&x, &[1, 2], &kind.condition);
+        net.parameters().assign(&other.parameters().values()?)?;
+        let predict = |net: &Network| net.predict(&x, &[1.0, 2.0], &kind.condition);
         let (predicted, theirs) = (predict(&net)?, predict(&other)?);
         assert_eq!(numbers(&predicted)?, numbers(&theirs)?, "{}", kind.name());
-        let forward = net.forward(&x, &[1, 2], &kind.condition)?;
+        let forward = net.forward(&x, &[1.0, 2.0], &kind.condition)?;
         assert!(forward.track_op() && !predicted.track_op());
         if !kind.mixes() {
             assert_eq!(numbers(&forward)?, numbers(&predicted)?, "{}", kind.name());
@@ -313,10 +323,10 @@ fn bf16_changes_little() -> Result<()> {
             kind.images(2, 4, DType::F32)?,
         );
         let run = |net: &Network| -> Result<Vec<Tensor>> {
-            let answer = net.forward(&x, &[10, 700], &kind.condition)?;
+            let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
             let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
             let mut all = vec![answer];
-            for (name, var) in net.params().by_name() {
+            for (name, var) in net.parameters().by_name() {
                 let grad = grads.get(&var);
                 all.push(grad.unwrap_or_else(|| panic!("{name}")).clone());
             }
@@ -360,10 +370,10 @@ fn images_of_a_batch_do_not_mix() -> Result<()> {
     for kind in kinds() {
         let net = kind.network(1, DType::F64)?;
         let x = kind.images(3, 2, DType::F64)?;
-        let predict = |x: &Tensor, t: &[usize]| net.predict(x, t, &Condition::None);
-        let together = predict(&x, &[3, 500, 999])?.narrow(0, 1, 1)?;
+        let predict = |x: &Tensor, t: &[f64]| net.predict(x, t, &Condition::none());
+        let together = predict(&x, &[3.0, 500.0, 999.0])?.narrow(0, 1, 1)?;
         let x = x.narrow(0, 1, 1)?;
-        let (alone, earlier) = (predict(&x, &[500])?, predict(&x, &[499])?);
+        let (alone, earlier) = (predict(&x, &[500.0])?, predict(&x, &[499.0])?);
         assert!(off(&together, &alone)? < 1e-12, "{}", kind.name());
         assert!(off(&alone, &earlier)? > 1e-7, "{}", kind.name());
     }
@@ -378,9 +388,9 @@ fn every_parameter_gets_a_gradient() -> Result<()> {
             kind.images(2, 3, DType::F32)?,
             kind.images(2, 4, DType::F32)?,
         );
-        let answer = net.forward(&x, &[10, 700], &kind.condition)?;
+        let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
         let grads = (answer - eps)?.sqr()?.mean_all()?.backward()?;
-        for (name, var) in net.params().iter() {
+        for (name, var) in net.parameters().iter() {
             let grad = grads
                 .get(var)
                 .map(|g| g.abs()?.max_all()?.to_scalar::<f32>());
@@ -405,7 +415,8 @@ fn gradients_are_those_of_central_differences() -> Result<()> {
         let net = kind.network(4, DType::F64)?;
         let x = Var::from_tensor(&kind.images(2, 5, DType::F64)?)?;
         let weights = random(6, x.shape())?;
-        let loss = |x: &Tensor| (net.forward(x, &[5, 900], &kind.condition)? * &weights)?.sum_all();
+        let loss =
+            |x: &Tensor| (net.forward(x, &[5.0, 900.0], &kind.condition)? * &weights)?.sum_all();
         let grads = loss(&x)?.backward()?;
         let slope =
             |direction: &Tensor, grad: &Tensor| (direction * grad)?.sum_all()?.to_scalar::<f64>();
@@ -425,7 +436,7 @@ fn gradients_are_those_of_central_differences() -> Result<()> {
 
         let mut want = 0.0;
         let mut steps = Vec::new();
-        for (i, (_, var)) in net.params().iter().enumerate() {
+        for (i, (_, var)) in net.parameters().iter().enumerate() {
             let direction = (random(100 + i as u64, var.shape())? * 0.1)?;
             want += slope(&direction, grads.get(var).unwrap())?;
             steps.push((var, var.as_detached_tensor().copy()?, direction));
@@ -453,10 +464,10 @@ fn one_batch_is_learned_by_heart() -> Result<()> {
             lr: 1e-2,
             ..AdamWConfig::adam()
         };
-        let mut adam = AdamW::new(&net.params().by_name(), config)?;
+        let mut adam = AdamW::new(&net.parameters().by_name(), config)?;
         let mut losses = vec![f32::INFINITY];
         while losses.len() < 500 && losses[losses.len() - 1] > 0.3 {
-            let answer = net.forward(&x, &[10, 700], &kind.condition)?;
+            let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
             let loss = (answer - &eps)?.sqr()?.mean_all()?;
             adam.step(&loss.backward()?)?;
             losses.push(loss.to_scalar::<f32>()?);
@@ -476,69 +487,107 @@ fn saved_is_loaded_to_the_bit() -> anyhow::Result<()> {
         let path = folder.path().join("net.safetensors");
         let net = kind.network(1, DType::F32)?;
         let x = kind.images(2, 3, DType::F32)?;
-        net.forward(&x, &[1, 2], &kind.condition)?;
+        net.forward(&x, &[1.0, 2.0], &kind.condition)?;
         net.save(&path)?;
         let loaded = Network::load(&path, &Device::Cpu)?;
         assert_eq!(loaded.architecture(), net.architecture());
-        for ((name, ours), (other, theirs)) in net.params().all().zip(loaded.params().all()) {
+        for ((name, ours), (other, theirs)) in net.parameters().all().zip(loaded.parameters().all())
+        {
             assert_eq!((name, numbers(ours)?), (other, numbers(theirs)?));
         }
-        let predict = |net: &Network| numbers(&net.predict(&x, &[1, 2], &kind.condition)?);
+        let predict = |net: &Network| numbers(&net.predict(&x, &[1.0, 2.0], &kind.condition)?);
         assert_eq!(predict(&net)?, predict(&loaded)?, "{}", kind.name());
 
-        let mut file = Contents::load(&path)?;
+        let mut file = Checkpoint::load(&path)?;
         let first = file.tensors.keys().min().cloned().unwrap();
         let tensor = file.tensors.remove(&first).unwrap();
-        let message = Network::from_contents(&file, &Device::Cpu).unwrap_err();
+        let message = Network::from_checkpoint(&file, &Device::Cpu).unwrap_err();
         assert!(message.to_string().contains(&format!("missing: {first}")));
         let wrong = tensor.flatten_all()?.narrow(0, 0, 1)?;
         file.tensors.insert(first.clone(), wrong);
-        let message = Network::from_contents(&file, &Device::Cpu).unwrap_err();
+        let message = Network::from_checkpoint(&file, &Device::Cpu).unwrap_err();
         let wants = format!("{first} has shape [1] and must have {:?}", tensor.dims());
         assert!(message.to_string().contains(&wants), "{message}");
     }
     Ok(())
 }
 
-/// The numbers that all of them have.
 #[test]
 fn numbers_out_of_their_range_are_named() {
-    let fails = |name: &str, fields: &str| {
-        let text = format!("{{\"{name}\":{{{fields}}}}}");
-        let architecture: Architecture = serde_json::from_str(&text).unwrap();
-        Network::new(architecture, &mut Rng::new(1), &Device::Cpu)
-            .unwrap_err()
-            .to_string()
-    };
-    for name in ["simple-unet", "conditional-unet", "unet", "attention-unet"] {
-        for (fields, wants) in [
-            ("\"channels\": 0", "channels = 0"),
-            ("\"channels\": 18446744073709551615", "channels = "),
-            ("\"base\": 2", "base = 2 must be even and in 4 … 1024"),
-            ("\"base\": 9", "base = 9"),
-            ("\"base\": 18446744073709551614", "base = "),
-            ("\"base\": 12", "groups = 8 does not divide base = 12"),
-            ("\"groups\": 0", "groups = 0"),
-            ("\"classes\": 100001", "classes = 100001"),
-            (
-                "\"classes\": 1, \"context\": 1",
-                "classes = 1 and context = 1",
-            ),
-        ] {
-            let message = fails(name, fields);
+    let simple = &["simple-unet"][..];
+    let context = &["context-unet"][..];
+    let heads = &["conditional-unet", "unet", "attention-unet"][..];
+    let all = &["simple-unet", "conditional-unet", "unet", "attention-unet"][..];
+    for (names, fields, wants) in [
+        (all, "\"channels\": 0", "channels = 0"),
+        (all, "\"channels\": 18446744073709551615", "channels = "),
+        (all, "\"base\": 2", "base = 2 must be even and in 4 … 1024"),
+        (all, "\"base\": 9", "base = 9"),
+        (all, "\"base\": 18446744073709551614", "base = "),
+        (all, "\"base\": 12", "groups = 8 does not divide base = 12"),
+        (all, "\"groups\": 0", "groups = 0"),
+        (all, "\"classes\": 100001", "classes = 100001"),
+        (heads, "\"heads\": 3", "heads = 3 does not divide base = 64"),
+        (simple, "\"low_res\": 3", "low_res = 3 must be 2, 4 or 8"),
+        (context, "\"channels\": 0", "channels = 0"),
+        (
+            context,
+            "\"n_feat\": 0",
+            "n_feat = 0 must be a multiple of 8",
+        ),
+        (context, "\"n_feat\": 20", "n_feat = 20"),
+        (context, "\"n_feat\": 1032", "n_feat = 1032"),
+        (context, "\"n_cfeat\": 18446744073709551615", "context = "),
+        (context, "\"classes\": 6", "classes = 6 and n_cfeat = 5;"),
+        (
+            context,
+            "\"height\": 32",
+            "height = 32 must be 16, 20, 24 or 28",
+        ),
+        (context, "\"timesteps\": 0", "timesteps = 0"),
+    ] {
+        for name in names {
+            let text = format!("{{\"{name}\":{{{fields}}}}}");
+            let architecture: Architecture = serde_json::from_str(&text).unwrap();
+            let failed = Network::new(architecture, &mut Rng::new(1), &Device::Cpu);
+            let message = failed.unwrap_err().to_string();
+            let named = message.starts_with(&format!("{name}: "));
             assert!(
-                message.contains(wants),
-                "{name}: {message:?} lacks {wants:?}"
+                named && message.contains(wants),
+                "{message:?} lacks {wants:?}"
             );
         }
     }
-    for name in ["conditional-unet", "unet", "attention-unet"] {
-        let message = fails(name, "\"heads\": 3");
-        assert!(
-            message.contains("heads = 3 does not divide base = 64"),
-            "{message}"
-        );
+}
+
+/// As they were written before fields were renamed and conditions could be combined.
+#[test]
+fn old_names_are_read() -> anyhow::Result<()> {
+    for (old, new) in [
+        (
+            r#"{"simple-unet":{"channels":3,"base":32,"groups":8,"classes":0,"context":0,"reduced":4}}"#,
+            Architecture::from(SimpleUNet {
+                channels: 3,
+                base: 32,
+                low_res: 4,
+                ..Default::default()
+            }),
+        ),
+        (
+            r#"{"context-unet":{"channels":3,"n_feat":64,"n_cfeat":5,"classes":5,"height":16,"steps":700}}"#,
+            ContextUnet {
+                classes: 5,
+                timesteps: 700,
+                ..Default::default()
+            }
+            .into(),
+        ),
+    ] {
+        assert_eq!(serde_json::from_str::<Architecture>(old)?, new);
     }
+    let run = crate::config::RunConfig::from_toml("[network.simple-unet]\nbase = 16\nreduced = 2")?;
+    assert_eq!((run.network.low_res(), run.network.channels()), (2, 1));
+    Ok(())
 }
 
 #[test]
@@ -547,7 +596,7 @@ fn images_of_other_sizes_are_named() -> Result<()> {
         let net = kind.network(1, DType::F32)?;
         let shape = (1, kind.architecture.channels(), kind.side + 2, kind.side);
         let x = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
-        let message = net.predict(&x, &[0], &Condition::None).unwrap_err();
+        let message = net.predict(&x, &[0.0], &Condition::none()).unwrap_err();
         let wants = match by {
             0 => "the network is for 16×16".to_owned(),
             by => format!("must be divisible by {by}"),

@@ -2,7 +2,7 @@
 
 use super::builder::Role;
 use super::trace::Trace;
-use super::{Builder, Contents};
+use super::{Builder, Checkpoint};
 use crate::rng::Rng;
 use anyhow::Context;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
@@ -15,10 +15,10 @@ const LISTED: usize = 8;
 /// The parameters of a network in the order in which they were made, each with its name; all of one type on one device.
 ///
 /// The tensors are shared with the layers: what is set here is used there.
-/// Some networks also have numbers that are not trained, the running means of a batch norm: [`Params::buffers`]. They are
+/// Some networks also have numbers that are not trained, the running means of a batch norm: [`Parameters::buffers`]. They are
 /// saved, loaded and looked up like parameters.
 #[derive(Debug)]
-pub struct Params {
+pub struct Parameters {
     vars: Vec<(String, Var)>,
     buffers: Vec<(String, Var)>,
     trace: Trace,
@@ -26,7 +26,7 @@ pub struct Params {
     device: Device,
 }
 
-impl Params {
+impl Parameters {
     /// No parameters yet; those to come will have this type and be on this device.
     pub fn new(dtype: DType, device: &Device) -> Self {
         Self {
@@ -45,8 +45,8 @@ impl Params {
 
     /// What layers are made with whose values are there already, in a file say: each takes the tensor of its name,
     /// converted to the type and device of the parameters. What is left over in `tensors` is the caller's to look for.
-    pub fn given<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
-        Builder::given(self, tensors)
+    pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
+        Builder::from_tensors(self, tensors)
     }
 
     /// What the same layers are made with once more, from the parameters that are there: as constants, of which no gradient is
@@ -189,22 +189,26 @@ impl Params {
     pub fn save(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
         let tensor = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
         let tensors = self.all().map(tensor).collect();
-        let contents = Contents {
+        let contents = Checkpoint {
             tensors,
             ..Default::default()
         };
         contents.save(path)
     }
 
-    /// Reads all parameters and buffers from a safetensors file, one of [`Params::save`] or a PyTorch state dict of the
+    /// Reads all parameters and buffers from a safetensors file, one of [`Parameters::save`] or a PyTorch state dict of the
     /// same names.
     ///
     /// # Errors
-    /// The file cannot be read or is damaged, or as [`Params::assign`]: the message names the file. Nothing has been
-    /// changed then.
+    /// The file cannot be read, is damaged or holds numbers that are not finite, or as [`Parameters::assign`]: the message names
+    /// the file. Nothing has been changed then.
     pub fn load(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
         let path = path.as_ref();
-        self.assign(&Contents::load(path)?.tensors)
+        let file = Checkpoint::load(path)?;
+        let mut floats = file.tensors.iter().filter(|(_, x)| is_float(x.dtype()));
+        floats
+            .try_for_each(|(name, tensor)| check_finite(name, tensor))
+            .and_then(|()| self.assign(&file.tensors))
             .with_context(|| format!("cannot load {}", path.display()))
             .map_err(crate::whole)
     }
@@ -212,6 +216,17 @@ impl Params {
 
 pub(super) fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
+}
+
+/// An error unless all numbers are finite.
+pub(super) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
+    let numbers = tensor.to_dtype(DType::F64)?.flatten_all()?;
+    match numbers.to_vec1::<f64>()?.iter().find(|x| !x.is_finite()) {
+        Some(x) => bail!(
+            "{name} holds {x}, so that every prediction would be NaN: the training that wrote it diverged"
+        ),
+        None => Ok(()),
+    }
 }
 
 fn list(names: &[String]) -> String {
@@ -229,15 +244,15 @@ mod tests {
     use candle_core::safetensors;
     use std::fs;
 
-    fn two_layers(seed: u64, dtype: DType) -> Result<(Params, Linear)> {
-        let (mut rng, mut params) = (Rng::new(seed), Params::new(dtype, &Device::Cpu));
+    fn two_layers(seed: u64, dtype: DType) -> Result<(Parameters, Linear)> {
+        let (mut rng, mut params) = (Rng::new(seed), Parameters::new(dtype, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         let first = Linear::new(build.at("first"), 3, 4)?;
         Linear::new(build.at("second"), 4, 1)?;
         Ok((params, first))
     }
 
-    fn values(params: &Params) -> Result<Vec<Vec<f32>>> {
+    fn values(params: &Parameters) -> Result<Vec<Vec<f32>>> {
         let values = |(_, v): (&str, &Var)| v.flatten_all()?.to_dtype(DType::F32)?.to_vec1();
         params.iter().map(values).collect()
     }
@@ -310,7 +325,7 @@ mod tests {
 
     #[test]
     fn a_long_list_is_cut() -> Result<()> {
-        let mut params = Params::new(DType::F32, &Device::Cpu);
+        let mut params = Parameters::new(DType::F32, &Device::Cpu);
         for i in 0..20 {
             let mut rng = Rng::new(i);
             params
@@ -365,7 +380,7 @@ mod tests {
     #[test]
     fn values_of_a_network_can_be_assigned_to_itself() -> Result<()> {
         let ((a, _), (b, _)) = (two_layers(1, DType::F32)?, two_layers(2, DType::F32)?);
-        let own = |p: &Params| -> HashMap<_, _> {
+        let own = |p: &Parameters| -> HashMap<_, _> {
             p.iter()
                 .map(|(n, v)| (n.to_owned(), v.as_detached_tensor()))
                 .collect()

@@ -1,0 +1,94 @@
+//! Attention from the pixels of an image to tokens.
+
+use crate::nn::{Builder, GroupNorm, Linear, Probe};
+use crate::ops::{Activation, masked_attention};
+use candle_core::{Result, Tensor, bail};
+
+/// Every pixel attends to the tokens of a text: group norm → [`masked_attention`] → linear, added to the input
+/// ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), equation 3, with one head or more).
+#[derive(Clone, Debug)]
+pub struct CrossAttention {
+    /// Over the channels of the image.
+    pub norm: GroupNorm,
+    /// From C channels to C: queries.
+    pub q: Linear,
+    /// From D numbers of a token to 2C: keys, values.
+    pub kv: Linear,
+    /// From C channels to C.
+    pub out: Linear,
+    /// How many heads there are.
+    pub heads: usize,
+    probe: Probe,
+}
+
+impl CrossAttention {
+    /// For `channels` channels and tokens of `width` numbers, with a norm of `groups` groups; parts `norm`, `q`, `kv`, `out`.
+    ///
+    /// # Errors
+    /// `groups` or `heads` does not divide `channels`, or `width` is 0.
+    pub fn new(
+        mut build: Builder,
+        channels: usize,
+        width: usize,
+        groups: usize,
+        heads: usize,
+    ) -> Result<Self> {
+        if !channels.is_multiple_of(heads) {
+            bail!("CrossAttention: heads = {heads} does not divide channels = {channels}")
+        }
+        Ok(Self {
+            norm: GroupNorm::new(build.at("norm"), groups, channels, Activation::None)?,
+            q: Linear::new(build.at("q"), channels, channels)?,
+            kv: Linear::new(build.at("kv"), width, channels.saturating_mul(2))?,
+            probe: build.probe(),
+            out: Linear::new(build.at("out"), channels, channels)?,
+            heads,
+        })
+    }
+
+    /// # Shapes
+    /// `x` (B, C, H, W); `tokens` (B, L, D); `mask` (B, L), 1 for tokens that are attended to and 0 for padding; the result is
+    /// as `x`.
+    ///
+    /// # Errors
+    /// Other shapes.
+    pub fn forward(&self, x: &Tensor, tokens: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let (_, c, _, _) = x.dims4()?;
+        let pixels = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
+        let q = self.q.forward(&pixels.contiguous()?)?;
+        let kv = self.kv.forward(tokens)?;
+        let (k, v) = (kv.narrow(2, 0, c)?, kv.narrow(2, c, c)?);
+        let y = masked_attention(&q, &k, &v, mask, self.heads)?;
+        let kind = || format!("attention {}", self.heads);
+        self.probe.saw(kind, &[], &y, 2 * tokens.dim(1)?);
+        x + self.out.forward(&y)?.transpose(1, 2)?.reshape(x.shape())?
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::nn::Parameters;
+    use crate::ops::gradients::{check, check_params, random};
+    use crate::rng::Rng;
+    use candle_core::{DType, Device};
+
+    #[test]
+    fn it_has_the_right_gradients_and_padding_has_no_influence() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
+        let layer = CrossAttention::new(params.builder(&mut rng), 4, 3, 2, 2)?;
+        let inputs = [random(1, (2, 4, 2, 3))?, random(2, (2, 5, 3))?];
+        let mask = Tensor::new(&[[1f64, 1.0, 1.0, 0.0, 0.0], [1.0; 5]], &Device::Cpu)?;
+        check("inputs", &inputs, |x| layer.forward(&x[0], &x[1], &mask))?;
+        let [x, tokens] = &inputs;
+        check_params("parameters", &params, || layer.forward(x, tokens, &mask))?;
+        let cut = layer.forward(
+            &x.narrow(0, 0, 1)?,
+            &tokens.narrow(0, 0, 1)?.narrow(1, 0, 3)?,
+            &mask.narrow(0, 0, 1)?.narrow(1, 0, 3)?,
+        )?;
+        let off = (layer.forward(x, tokens, &mask)?.narrow(0, 0, 1)? - cut)?;
+        assert!(off.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        Ok(())
+    }
+}

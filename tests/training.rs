@@ -4,10 +4,10 @@ use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::Dataset;
-use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
 use diffusion_core::nn::Contents;
 use diffusion_core::ops::avg_pool2d;
+use diffusion_core::prediction::Prediction;
 use diffusion_core::schedule::Betas;
 use diffusion_core::show::Live;
 use diffusion_core::train::{
@@ -41,7 +41,7 @@ fn config() -> TrainingConfig {
         accumulate: 2,
         steps: 100,
         betas: Betas::COSINE,
-        param: Param::V,
+        param: Prediction::V,
         loss: Loss::Huber { delta: 1.0 },
         weighting: Weighting::MinSnr { gamma: 5.0 },
         times: TimeSteps::Stratified,
@@ -184,8 +184,8 @@ fn the_model_of_the_folder_has_the_averaged_weights() -> Result<()> {
     let mut training = begin(config(), temp.path())?;
     steps(&mut training, 100)?;
     let model = Model::load(temp.path().join("model.safetensors"), &Device::Cpu)?;
-    assert_eq!(model.process.images_seen, 14 * 8);
-    assert_eq!(model.process.classes.len(), 5);
+    assert_eq!(model.info.images_seen, 14 * 8);
+    assert_eq!(model.info.classes.len(), 5);
     let (mine, averaged) = (
         bits(&checkpoints(temp.path())?.pop().context("a checkpoint")?)?,
         bits(&temp.path().join("model.safetensors"))?,
@@ -237,9 +237,9 @@ fn accumulated_gradients_are_those_of_the_large_batch() -> Result<()> {
 fn every_parameterisation_and_loss_learns() -> Result<()> {
     let sprites = sprites()?;
     for (param, loss, share) in [
-        (Param::Eps, Loss::Mse, 0.6),
-        (Param::X0, Loss::L1, 0.6),
-        (Param::V, Loss::Huber { delta: 0.5 }, 0.75),
+        (Prediction::Eps, Loss::Mse, 0.6),
+        (Prediction::X0, Loss::L1, 0.6),
+        (Prediction::V, Loss::Huber { delta: 0.5 }, 0.75),
     ] {
         let config = TrainingConfig {
             epochs: 40,

@@ -3,7 +3,7 @@
 use super::{AdamWConfig, Decay, EmaConfig, Loss, TimeSteps, Warmup, Weighting};
 use crate::config::name_or_table;
 use crate::device::Precision;
-use crate::diffusion::Param;
+use crate::prediction::Prediction;
 use crate::schedule::{Betas, Schedule};
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
@@ -35,10 +35,10 @@ pub struct TrainingConfig {
     /// T, the number of time steps.
     pub steps: usize,
     /// The variances of the forward process.
-    #[serde(deserialize_with = "name_or_table")]
     pub betas: Betas,
     /// What the network's answer means.
-    pub param: Param,
+    #[serde(deserialize_with = "name_or_table")]
+    pub param: Prediction,
     /// The distance of its answer from the right one.
     #[serde(deserialize_with = "name_or_table")]
     pub loss: Loss,
@@ -91,7 +91,7 @@ impl Default for TrainingConfig {
             precision: Precision::F32,
             steps: 1000,
             betas: Betas::LINEAR,
-            param: Param::Eps,
+            param: Prediction::Eps,
             loss: Loss::Mse,
             weighting: Weighting::Uniform,
             times: TimeSteps::Uniform,
@@ -119,7 +119,7 @@ impl TrainingConfig {
     /// # Errors
     /// As [`Schedule::new`].
     pub fn schedule(&self) -> Result<Schedule> {
-        Schedule::new(self.steps, self.betas)
+        Schedule::new(self.steps, self.betas.clone())
     }
 
     /// An error that names the first field outside its range, and the value.
@@ -257,7 +257,7 @@ mod tests {
                     sample_every: 0,
                     ..config()
                 },
-                "steps = 1",
+                "timesteps = 1",
             ),
             (
                 TrainingConfig {

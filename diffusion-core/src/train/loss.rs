@@ -1,6 +1,6 @@
 //! How wrong an answer is, and how much that counts at each level of noise.
 
-use crate::diffusion::Param;
+use crate::prediction::Prediction;
 use crate::schedule::Schedule;
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
@@ -91,15 +91,17 @@ impl Loss {
 
 impl Weighting {
     /// The weight of an answer of kind `param` at step `t`.
-    pub fn at(self, schedule: &Schedule, param: Param, t: usize) -> f64 {
+    pub fn at(self, schedule: &Schedule, param: Prediction, t: usize) -> f64 {
         match self {
             Self::Uniform => 1.0,
             Self::MinSnr { gamma } => {
                 let snr = schedule.snr(t);
                 match param {
-                    Param::Eps => gamma.min(snr) / snr,
-                    Param::X0 => gamma.min(snr),
-                    Param::V => gamma.min(snr) / (snr + 1.0),
+                    Prediction::Eps => gamma.min(snr) / snr,
+                    Prediction::X0 => gamma.min(snr),
+                    Prediction::V => gamma.min(snr) / (snr + 1.0),
+                    // Of any type: the weight min(SNR, γ) on the error of x̂_0, which is c_out times that of the output.
+                    _ => gamma.min(snr) * param.scalings(schedule.level(t)).c_out.powi(2),
                 }
             }
         }
@@ -163,9 +165,9 @@ mod tests {
         for t in [0, 100, 500, 900, 998] {
             let (a, snr) = (schedule.alpha_bar(t), schedule.snr(t));
             // An error of x̂_0 of size 1 is one of ε̂ of size √(ᾱ/(1−ᾱ)) and of v̂ of size 1/√(1−ᾱ).
-            let x0 = weighting.at(&schedule, Param::X0, t);
-            let eps = weighting.at(&schedule, Param::Eps, t) * snr;
-            let v = weighting.at(&schedule, Param::V, t) / (1.0 - a);
+            let x0 = weighting.at(&schedule, Prediction::X0, t);
+            let eps = weighting.at(&schedule, Prediction::Eps, t) * snr;
+            let v = weighting.at(&schedule, Prediction::V, t) / (1.0 - a);
             assert!((x0 - snr.min(5.0)).abs() < 1e-12);
             assert!((eps / x0 - 1.0).abs() < 1e-9, "t = {t}: {eps} {x0}");
             assert!((v / x0 - 1.0).abs() < 1e-9, "t = {t}: {v} {x0}");

@@ -11,7 +11,7 @@ use crate::config::{RunConfig, Told};
 use crate::data::{Dataset, Source};
 use crate::device::{out_of_memory, too_little};
 use crate::diffusion::q_sample;
-use crate::model::{Model, Process};
+use crate::model::{Model, ModelInfo};
 use crate::nn::Contents;
 use crate::ops::avg_pool2d;
 use crate::rng::Rng;
@@ -190,14 +190,12 @@ impl Training {
         let mut network = Network::new(architecture, &mut rng.clone(), device)?;
         network.set_precision(config.precision);
         let params = network.params().by_name();
-        let process = Process {
-            steps: config.steps,
-            betas: config.betas,
-            param: config.param,
-            shape: data.shape(),
+        let info = ModelInfo {
+            process: config.schedule()?.into(),
+            prediction: config.param,
             classes: data.class_names().to_vec(),
             data: data.name().to_owned(),
-            images_seen: 0,
+            ..ModelInfo::new(data.shape())
         };
         // Buffers too: running means belong to the weights they were measured with.
         let averaged = network.params().all();
@@ -221,7 +219,7 @@ impl Training {
             adam,
             ema,
             params,
-            model: Model { network, process },
+            model: Model { network, info },
             rng,
             total: config.total_steps(data.len()),
             done: 0,
@@ -406,7 +404,7 @@ impl Training {
     /// # Errors
     /// There is no memory.
     pub fn into_model(mut self) -> Result<Model> {
-        self.model.process.images_seen = self.images_seen();
+        self.model.info.images_seen = self.images_seen();
         if let Some(ema) = &mut self.ema {
             ema.apply()?;
         }
@@ -489,7 +487,7 @@ impl Training {
         let x0 = self.batch(images)?;
         let eps = noise.randn_like(&x0)?;
         let xt = q_sample(&self.schedule, &x0, t, &eps)?;
-        let target = config.param.target(&self.schedule, &x0, t, &eps)?;
+        let target = config.param.target(&x0, &eps, &self.schedule.levels(t)?)?;
         let condition = self.told(images, drop)?;
         let answer = self.model.network.forward(&xt, t, &condition)?;
         let each = config.loss.per_image(&answer, &target)?;
@@ -741,7 +739,7 @@ impl Training {
             return Ok(());
         }
         self.checkpoint()?;
-        self.model.process.images_seen = self.images_seen();
+        self.model.info.images_seen = self.images_seen();
         if let Some(path) = self.folder().map(|f| f.join("model.safetensors")) {
             self.averaged(|model| model.save(&path))??;
         }

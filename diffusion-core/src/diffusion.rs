@@ -1,14 +1,14 @@
-//! The forward process and what can be computed from it without a network.
+//! The forward process of DDPM in its own notation, with integer time steps: q(x_t | x_0) and the posterior.
 //!
 //! Symbols: `x0` a clean image, `xt` the image at step t, `eps` (ε) the Gaussian noise in it, ᾱ_t the
-//! [`Schedule`]'s. Everything works on batches whose images may be at different steps: `t` has one entry per image.
-//! Images are (B, C, H, W) with values nominally in \[−1, 1\].
+//! [`Schedule`]'s. Images are (B, C, H, W) with values nominally in \[−1, 1\]; `t` has one entry for each image of the batch.
+//! [`level`](crate::level) has the same for any noise process.
 //!
 //! Built by hand in `notebooks/01_forward.ipynb`.
 
+use crate::level::{self, Level, check_batch, combine};
 use crate::schedule::Schedule;
-use candle_core::{Result, Tensor, bail};
-use serde::{Deserialize, Serialize};
+use candle_core::{Result, Tensor};
 
 /// x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: any step of the forward process in one
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 4).
@@ -56,201 +56,27 @@ pub struct Posterior {
 /// As [`q_sample`].
 pub fn posterior(schedule: &Schedule, x0: &Tensor, xt: &Tensor, t: &[usize]) -> Result<Posterior> {
     let levels = levels("posterior", schedule, ("x0", x0), t)?;
-    let mean = combine("posterior", ("x0", x0), ("xt", xt), &levels, |l| {
-        (
-            l.alpha_bar_before.sqrt() * l.beta / l.variance,
-            (1.0 - l.beta).sqrt() * (1.0 - l.alpha_bar_before) / l.variance,
-        )
+    let step = |(level, t): (Level, &usize)| -> level::Posterior {
+        level.posterior(Level::from_alpha_bar(schedule.alpha_bar_before(*t)))
+    };
+    let steps: Vec<_> = levels.into_iter().zip(t).map(step).collect();
+    let mean = combine("posterior", ("x0", x0), ("xt", xt), &steps, |p| {
+        (p.of_x0, p.of_xt)
     })?;
-    let variance = levels
-        .iter()
-        .map(|l| (1.0 - l.alpha_bar_before) / l.variance * l.beta)
-        .collect();
-    Ok(Posterior { mean, variance })
-}
-
-/// What a network's output means: noise, image, or velocity.
-///
-/// All three say the same, since x_t = √ᾱ x_0 + √(1−ᾱ) ε ties them together; each is a row of a table of coefficients.
-/// They differ in what a loss on them weighs ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), section 4).
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Param {
-    /// The noise ε ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 14).
-    #[default]
-    Eps,
-    /// The clean image x_0.
-    X0,
-    /// The velocity v = √ᾱ ε − √(1−ᾱ) x_0 ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), appendix D).
-    V,
-}
-
-impl Param {
-    /// What the network should have said: the training target for `x0` noised with `eps`.
-    ///
-    /// # Shapes
-    /// `x0` and `eps` (B, C, H, W), or any rank with B first; `t` B entries in 0 … T−1; the result is as `x0`.
-    ///
-    /// # Errors
-    /// As [`q_sample`].
-    pub fn target(
-        self,
-        schedule: &Schedule,
-        x0: &Tensor,
-        t: &[usize],
-        eps: &Tensor,
-    ) -> Result<Tensor> {
-        let levels = levels("target", schedule, ("x0", x0), t)?;
-        combine(
-            "target",
-            ("x0", x0),
-            ("eps", eps),
-            &levels,
-            |l| match self {
-                Self::Eps => (0.0, 1.0),
-                Self::X0 => (1.0, 0.0),
-                Self::V => (-l.noise, l.signal),
-            },
-        )
-    }
-
-    /// x̂_0, the clean image that `prediction` implies.
-    ///
-    /// From ε it divides by √ᾱ_t, which is small at the last steps: there the result is as uncertain as it is large.
-    ///
-    /// # Shapes
-    /// `xt` and `prediction` (B, C, H, W), or any rank with B first; `t` B entries in 0 … T−1; the result is as `xt`.
-    ///
-    /// # Errors
-    /// As [`q_sample`].
-    pub fn x0(
-        self,
-        schedule: &Schedule,
-        xt: &Tensor,
-        t: &[usize],
-        prediction: &Tensor,
-    ) -> Result<Tensor> {
-        let levels = levels("x0", schedule, ("xt", xt), t)?;
-        combine(
-            "x0",
-            ("xt", xt),
-            ("prediction", prediction),
-            &levels,
-            |l| match self {
-                Self::Eps => (1.0 / l.signal, -l.noise / l.signal),
-                Self::X0 => (0.0, 1.0),
-                Self::V => (l.signal, -l.noise),
-            },
-        )
-    }
-
-    /// ε̂, the noise that `prediction` implies.
-    ///
-    /// # Shapes
-    /// `xt` and `prediction` (B, C, H, W), or any rank with B first; `t` B entries in 0 … T−1; the result is as `xt`.
-    ///
-    /// # Errors
-    /// As [`q_sample`].
-    pub fn eps(
-        self,
-        schedule: &Schedule,
-        xt: &Tensor,
-        t: &[usize],
-        prediction: &Tensor,
-    ) -> Result<Tensor> {
-        let levels = levels("eps", schedule, ("xt", xt), t)?;
-        combine(
-            "eps",
-            ("xt", xt),
-            ("prediction", prediction),
-            &levels,
-            |l| match self {
-                Self::Eps => (0.0, 1.0),
-                Self::X0 => (1.0 / l.noise, -l.signal / l.noise),
-                Self::V => (l.noise, l.signal),
-            },
-        )
-    }
-}
-
-/// The numbers of one image's time step.
-struct Level {
-    beta: f64,
-    /// √ᾱ_t
-    signal: f64,
-    /// √(1−ᾱ_t)
-    noise: f64,
-    /// 1−ᾱ_t
-    variance: f64,
-    alpha_bar_before: f64,
+    Ok(Posterior {
+        mean,
+        variance: steps.iter().map(|p| p.variance).collect(),
+    })
 }
 
 fn levels(
     op: &str,
     schedule: &Schedule,
-    (name, images): (&str, &Tensor),
+    images: (&str, &Tensor),
     t: &[usize],
 ) -> Result<Vec<Level>> {
-    let (batch, steps) = (
-        images.dims().first().copied().unwrap_or(0),
-        schedule.steps(),
-    );
-    if t.len() != batch {
-        bail!(
-            "{op}: t has {} entries, but {name} of shape {:?} holds {batch} images; give one t per image",
-            t.len(),
-            images.dims()
-        )
-    }
-    if let Some((i, t)) = t.iter().enumerate().find(|(_, t)| **t >= steps) {
-        bail!(
-            "{op}: t[{i}] = {t} is out of range; the schedule has the steps 0 … {}",
-            steps - 1
-        )
-    }
-    let level = |&t: &usize| {
-        let alpha_bar = schedule.alpha_bar(t);
-        Level {
-            beta: schedule.beta(t),
-            signal: alpha_bar.sqrt(),
-            noise: (1.0 - alpha_bar).sqrt(),
-            variance: 1.0 - alpha_bar,
-            alpha_bar_before: schedule.alpha_bar_before(t),
-        }
-    };
-    Ok(t.iter().map(level).collect())
-}
-
-/// p·a + q·b with coefficients (p, q) of each image's own.
-fn combine(
-    op: &str,
-    (name_a, a): (&str, &Tensor),
-    (name_b, b): (&str, &Tensor),
-    levels: &[Level],
-    coefficients: impl Fn(&Level) -> (f64, f64),
-) -> Result<Tensor> {
-    if a.dims() != b.dims() {
-        bail!(
-            "{op}: {name_a} has shape {:?} and {name_b} {:?}; they must be equal",
-            a.dims(),
-            b.dims()
-        )
-    }
-    let (p, q): (Vec<f64>, Vec<f64>) = levels.iter().map(coefficients).unzip();
-    let mut shape = vec![1; a.rank()];
-    shape[0] = levels.len();
-    let scaled = |x: &Tensor, by: Vec<f64>| -> Result<Option<Tensor>> {
-        if by.iter().all(|c| *c == 0.0) {
-            return Ok(None);
-        }
-        let by = Tensor::from_vec(by, shape.as_slice(), x.device())?.to_dtype(x.dtype())?;
-        x.broadcast_mul(&by).map(Some)
-    };
-    match (scaled(a, p)?, scaled(b, q)?) {
-        (Some(a), Some(b)) => a + b,
-        (Some(sum), None) | (None, Some(sum)) => Ok(sum),
-        (None, None) => a.zeros_like(),
-    }
+    check_batch(op, "t", t.len(), images)?;
+    schedule.levels(t)
 }
 
 #[cfg(test)]
@@ -278,27 +104,6 @@ mod tests {
             let want = (x0.get(i)?.affine(s.alpha_bar(t).sqrt(), 0.0)?
                 + eps.get(i)?.affine((1.0 - s.alpha_bar(t)).sqrt(), 0.0)?)?;
             assert!(largest_difference(&xt.get(i)?, &want)? < 1e-15);
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn the_three_parameterisations_say_the_same() -> Result<()> {
-        for s in [Schedule::linear(1000)?, Schedule::sigmoid(1000)?] {
-            let mut rng = Rng::new(2);
-            let (x0, eps) = (batch(&mut rng)?, batch(&mut rng)?);
-            let xt = q_sample(&s, &x0, &T, &eps)?;
-            for param in [Param::Eps, Param::X0, Param::V] {
-                let says = param.target(&s, &x0, &T, &eps)?;
-                assert!(
-                    largest_difference(&param.x0(&s, &xt, &T, &says)?, &x0)? < 1e-11,
-                    "{param:?}"
-                );
-                assert!(
-                    largest_difference(&param.eps(&s, &xt, &T, &says)?, &eps)? < 1e-11,
-                    "{param:?}"
-                );
-            }
         }
         Ok(())
     }
@@ -369,10 +174,6 @@ mod tests {
             (
                 fail(q_sample(&s, &x, &[1, 2], &wide)),
                 "x0 has shape [2, 1, 4, 4] and eps [2, 1, 4, 5]",
-            ),
-            (
-                fail(Param::V.x0(&s, &x, &[1, 2], &wide)),
-                "x0: xt has shape [2, 1, 4, 4] and prediction [2, 1, 4, 5]",
             ),
             (
                 posterior(&s, &x, &wide, &[1, 2]).unwrap_err().to_string(),

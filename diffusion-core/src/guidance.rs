@@ -1,42 +1,44 @@
-//! What is asked of a network, and how strongly: values that are wrapped around it, of which samplers know nothing.
+//! Guidance: what images are conditioned on, and how strongly. It wraps the network; samplers do not know of it.
 //!
-//! *Classifier-free guidance* ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), equation 6) asks a network twice,
-//! with a condition c and without, and goes on in the direction in which they differ:
+//! *Classifier-free guidance* ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), equation 6) evaluates a network with a
+//! condition c and without, and extrapolates from the second prediction through the first:
 //!
 //! ε̂ = ε(x_t, ∅) + w (ε(x_t, c) − ε(x_t, ∅)).
 //!
-//! w = 1 is the plain conditional network, w = 0 the unconditional one, and w > 1 more of what makes an image one of its
-//! class than there is in the data. (The paper's own w is this one less 1.) Since x̂_0 and v are straight lines in ε̂, the
-//! formula is the same for networks that answer with them.
+//! w = 1 is the conditional network, w = 0 the unconditional one; w > 1 exaggerates what distinguishes the class. (The
+//! paper's own w is this one minus 1.) Every [prediction type](crate::prediction) is linear in ε̂, so the formula is the same
+//! for all of them.
 //!
 //! Built by hand in `notebooks/05_conditioning.ipynb`.
 
-use crate::unet::{Condition, Network};
+use crate::level::scaled;
+use crate::unet::Condition;
 use candle_core::{Result, Tensor, bail};
 use std::ops::Range;
 
-/// A condition and how strongly it is meant. A [`Condition`] alone becomes one with scale 1.
+/// A condition and its guidance scale. A [`Condition`] alone becomes one with scale 1.
 ///
 /// ```
 /// use diffusion_core::{guidance::Guidance, unet::Condition};
 /// let sevens = Condition::labels([7, 7]);
 /// let strong = Guidance::new(sevens.clone(), 3.0);
 /// let rather_not_ones = Guidance::new(sevens, 3.0).away_from(Condition::labels([1, 1]));
-/// let at_first_only = strong.clone().during(500..1000);
-/// # let _ = (rather_not_ones, at_first_only);
+/// let early_only = strong.clone().during(500..1000);
+/// assert!(early_only.during.contains(&999.0));
+/// # let _ = rather_not_ones;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guidance {
-    /// c: the condition, or several with weights that add up to 1, whose answers are averaged
+    /// c: the condition, or several with weights that add up to 1, whose predictions are averaged
     /// ([Liu et al. 2022](https://arxiv.org/abs/2206.01714)).
     pub towards: Vec<(f64, Condition)>,
-    /// ∅, from which it leads away: the null condition, or one that is not wanted (a *negative* condition).
+    /// ∅, from which it leads away: the null condition, or a *negative* condition.
     pub away: Condition,
     /// w.
     pub scale: f64,
-    /// The time steps t at which it guides; at all others w = 1
+    /// The times t of the process in which it guides; at all others w = 1
     /// ([Kynkäänniemi et al. 2024](https://arxiv.org/abs/2404.07724)).
-    pub during: Range<usize>,
+    pub during: Range<f64>,
 }
 
 impl From<Condition> for Guidance {
@@ -58,18 +60,17 @@ impl From<&Self> for Guidance {
 }
 
 impl Guidance {
-    /// Towards `condition` with scale w, away from the null condition, at all time steps.
+    /// Towards `condition` with scale w, away from the null condition, at all times.
     pub fn new(condition: Condition, scale: f64) -> Self {
         Self {
             towards: vec![(1.0, condition)],
             away: Condition::none(),
             scale,
-            during: 0..usize::MAX,
+            during: f64::NEG_INFINITY..f64::INFINITY,
         }
     }
 
-    /// Towards something between `a` (`fraction` = 0) and `b` (`fraction` = 1), with scale 1: the mean of the answers to
-    /// both.
+    /// Between `a` (`fraction` = 0) and `b` (`fraction` = 1), with scale 1: the weighted mean of both predictions.
     pub fn between(a: Condition, b: Condition, fraction: f64) -> Self {
         Self {
             towards: vec![(1.0 - fraction, a), (fraction, b)],
@@ -83,13 +84,13 @@ impl Guidance {
         self
     }
 
-    /// Only at these time steps.
-    pub fn during(mut self, time_steps: Range<usize>) -> Self {
-        self.during = time_steps;
+    /// Only at times in this range, of whole or real numbers.
+    pub fn during<T: Into<f64>>(mut self, times: Range<T>) -> Self {
+        self.during = times.start.into()..times.end.into();
         self
     }
 
-    /// Those of `len` images from image `start` on.
+    /// The guidance of `len` images from image `start` on.
     ///
     /// # Errors
     /// It is for fewer.
@@ -98,29 +99,35 @@ impl Guidance {
         Ok(Self {
             towards: self.towards.iter().map(part).collect::<Result<_>>()?,
             away: self.away.narrow(start, len)?,
-            scale: self.scale,
-            during: self.during.clone(),
+            ..self.clone()
         })
     }
 
-    /// The network's guided answer, all conditions in one batch. A condition of weight 0 is not asked for.
+    /// The guided prediction, with all conditions evaluated in one batch. Conditions of weight 0 are left out.
+    ///
+    /// `evaluate` is the network: it receives a batch, the process's time of each image, and a condition.
     ///
     /// # Shapes
-    /// As [`Network::predict`].
+    /// `xt` (B, C, H, W); `t` B times; the result is as `xt`.
     ///
     /// # Errors
-    /// As [`Network::predict`], or the scale or a weight is not a finite number, or the weights do not add up to 1.
-    pub fn predict(&self, network: &Network, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
+    /// `evaluate` fails, the scale or a weight is not a finite number, or the weights do not add up to 1.
+    pub fn predict(
+        &self,
+        xt: &Tensor,
+        t: &[f64],
+        evaluate: impl FnOnce(&Tensor, &[f64], &Condition) -> Result<Tensor>,
+    ) -> Result<Tensor> {
         self.check()?;
         let n = t.len();
-        let times: Vec<f64> = t.iter().map(|t| *t as f64).collect();
-        let scale: Vec<f64> = t
-            .iter()
-            .map(|t| match self.during.contains(t) {
-                true => self.scale,
-                false => 1.0,
-            })
-            .collect();
+        let guided = |t| {
+            if self.during.contains(t) {
+                self.scale
+            } else {
+                1.0
+            }
+        };
+        let scale: Vec<f64> = t.iter().map(guided).collect();
         // Each condition, with its weight for each image.
         let towards = self.towards.iter().map(|(weight, condition)| {
             let weights: Vec<f64> = scale.iter().map(|w| w * weight).collect();
@@ -134,22 +141,20 @@ impl Guidance {
         if let [(condition, weights)] = &terms[..]
             && weights.iter().all(|w| *w == 1.0)
         {
-            return network.predict(xt, &times, condition);
+            return evaluate(xt, t, condition);
         }
         let k = terms.len();
         let conditions: Vec<_> = terms.iter().map(|(c, _)| (*c, n)).collect();
-        let answers = network.predict(
+        let outputs = evaluate(
             &Tensor::cat(&vec![xt; k], 0)?,
-            &times.repeat(k),
+            &t.repeat(k),
             &Condition::cat(&conditions)?,
         )?;
-        let mut shape = vec![1; xt.rank()];
-        shape[0] = n;
         let mut sum = xt.zeros_like()?;
         for (i, (_, weights)) in terms.into_iter().enumerate() {
-            let weights = Tensor::from_vec(weights, shape.as_slice(), xt.device())?;
-            let answer = answers.narrow(0, i * n, n)?;
-            sum = (sum + answer.broadcast_mul(&weights.to_dtype(xt.dtype())?)?)?;
+            if let Some(term) = scaled(&outputs.narrow(0, i * n, n)?, weights)? {
+                sum = (sum + term)?;
+            }
         }
         Ok(sum)
     }
@@ -157,14 +162,14 @@ impl Guidance {
     fn check(&self) -> Result<()> {
         if !self.scale.is_finite() {
             bail!(
-                "guidance: scale = {} must be a number; 1 is the plain conditional network",
+                "guidance: scale = {} must be a number; 1 is the conditional network without guidance",
                 self.scale
             )
         }
         let sum: f64 = self.towards.iter().map(|(weight, _)| weight).sum();
         if sum.is_nan() || (sum - 1.0).abs() > 1e-6 {
             bail!(
-                "guidance: the weights of the conditions add up to {:?}; they must to 1",
+                "guidance: the weights of the conditions add up to {:?}; they must add up to 1",
                 sum + 0.0
             )
         }
@@ -176,7 +181,7 @@ impl Guidance {
 mod tests {
     use super::*;
     use crate::rng::Rng;
-    use crate::unet::SimpleUNet;
+    use crate::unet::{Network, SimpleUNet};
     use candle_core::Device;
 
     fn network() -> Result<(Network, Tensor)> {
@@ -187,7 +192,7 @@ mod tests {
         };
         let (mut rng, device) = (Rng::new(5), Device::Cpu);
         let network = Network::new(small, &mut rng, &device)?;
-        // Its zeros would make all answers one.
+        // Its zeros would make all predictions equal.
         for (name, var) in network.parameters().iter() {
             if name.starts_with("conv_out") {
                 var.set(&rng.randn_like(var)?)?;
@@ -202,8 +207,11 @@ mod tests {
         Ok(largest((a - b)?)? / largest(b.clone())?)
     }
 
-    const T: [usize; 2] = [3, 700];
     const TIMES: [f64; 2] = [3.0, 700.0];
+
+    fn predicted(guidance: &Guidance, network: &Network, xt: &Tensor) -> Result<Tensor> {
+        guidance.predict(xt, &TIMES, |x, t, c| network.predict(x, t, c))
+    }
 
     #[test]
     fn the_scale_means_what_it_says() -> Result<()> {
@@ -213,12 +221,12 @@ mod tests {
         let without = network.predict(&xt, &TIMES, &Condition::none())?;
         assert!(apart(&with, &without)? > 0.01);
         for w in [-1.0, 0.0, 0.5, 1.0, 3.0] {
-            let got = Guidance::new(condition.clone(), w).predict(&network, &xt, &T)?;
+            let got = predicted(&Guidance::new(condition.clone(), w), &network, &xt)?;
             let want = (&without + ((&with - &without)? * w)?)?;
             assert!(apart(&got, &want)? < 1e-4, "w = {w}");
         }
-        // At w = 3 it is further from the unconditional answer than the conditional one, in the same direction.
-        let strong = Guidance::new(condition, 3.0).predict(&network, &xt, &T)?;
+        // At w = 3 it is further from the unconditional prediction than the conditional one, in the same direction.
+        let strong = predicted(&Guidance::new(condition, 3.0), &network, &xt)?;
         let dot = ((&strong - &with)? * (&with - &without)?)?.sum_all()?;
         assert!(dot.to_scalar::<f32>()? > 0.0);
         Ok(())
@@ -227,21 +235,21 @@ mod tests {
     #[test]
     fn negative_mixed_and_limited() -> Result<()> {
         let (network, xt) = network()?;
-        let ask = |labels: [usize; 2]| network.predict(&xt, &TIMES, &Condition::labels(labels));
-        let (a, b) = (ask([0, 1])?, ask([2, 2])?);
+        let with = |labels: [usize; 2]| network.predict(&xt, &TIMES, &Condition::labels(labels));
+        let (a, b) = (with([0, 1])?, with([2, 2])?);
         let (of_a, of_b) = (Condition::labels([0, 1]), Condition::labels([2, 2]));
 
         let away = Guidance::new(of_a.clone(), 2.0).away_from(of_b.clone());
         let want = ((&a * 2.0)? - &b)?;
-        assert!(apart(&away.predict(&network, &xt, &T)?, &want)? < 1e-4);
+        assert!(apart(&predicted(&away, &network, &xt)?, &want)? < 1e-4);
 
         let between = Guidance::between(of_a.clone(), of_b, 0.25);
         let want = ((&a * 0.75)? + (&b * 0.25)?)?;
-        assert!(apart(&between.predict(&network, &xt, &T)?, &want)? < 1e-4);
+        assert!(apart(&predicted(&between, &network, &xt)?, &want)? < 1e-4);
 
         // Only the image at t = 700 is guided.
         let late = Guidance::new(of_a, 2.0).during(500..1000);
-        let got = late.predict(&network, &xt, &T)?;
+        let got = predicted(&late, &network, &xt)?;
         let without = network.predict(&xt, &TIMES, &Condition::none())?;
         let want = ((&a * 2.0)? - &without)?;
         assert!(apart(&got.get(0)?, &a.get(0)?)? < 1e-5);
@@ -251,7 +259,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_meant_is_an_error() -> Result<()> {
+    fn invalid_guidance_is_an_error() -> Result<()> {
         let (network, xt) = network()?;
         let two = Condition::labels([0, 1]);
         for (guidance, wants) in [
@@ -273,7 +281,7 @@ mod tests {
                 "of 1 images for 2",
             ),
         ] {
-            let message = guidance.predict(&network, &xt, &T).unwrap_err().to_string();
+            let message = predicted(&guidance, &network, &xt).unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
         Ok(())

@@ -29,7 +29,7 @@
 //! | ᾱ_t | `alpha_bar(t)` | α_0 α_1 … α_t, the share of the image's variance left after step t |
 //! | ε | `eps` | Gaussian noise of mean 0 and variance 1 |
 //! | x_t | `xt` | the image after step t: √ᾱ_t x_0 + √(1−ᾱ_t) ε |
-//! | v | `Param::V` | √ᾱ_t ε − √(1−ᾱ_t) x_0 |
+//! | v | `Prediction::V` | √ᾱ_t ε − √(1−ᾱ_t) x_0 |
 //!
 //! # Map
 //!
@@ -72,10 +72,13 @@ pub mod device;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
+pub mod level;
 pub mod metrics;
 pub mod model;
 pub mod nn;
 pub mod ops;
+pub mod prediction;
+pub mod process;
 pub mod progress;
 pub mod rng;
 pub mod sampler;

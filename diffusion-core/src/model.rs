@@ -1,55 +1,23 @@
-//! A trained network and what its answers mean: all that is needed to sample.
+//! A trained network and what it was trained for: all that is needed to sample.
 
 mod diffusers;
+mod info;
 
-use crate::diffusion::Param;
+pub use info::ModelInfo;
+
 use crate::guidance::Guidance;
 use crate::nn::Checkpoint;
 use crate::rng::Rng;
 use crate::sampler::{Noise, Sampler, States};
-use crate::schedule::{Betas, Schedule};
 use crate::unet::{Architecture, Condition, Network};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Under this name a file says what the network was trained for.
-const METADATA: &str = "process";
+/// What a sampler evaluates: the output of the network for a batch x_t at the process's time of each image.
+pub type Predict<'a> = Box<dyn FnMut(&Tensor, &[f64]) -> candle_core::Result<Tensor> + 'a>;
 
-/// What a network was trained for: the noise it knows, what its answers mean, and which images come out.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Process {
-    /// T.
-    pub steps: usize,
-    /// The variances of the forward process.
-    pub betas: Betas,
-    /// What the network's answer means.
-    pub param: Param,
-    /// (C, H, W) of an image.
-    pub shape: [usize; 3],
-    /// The names of the classes that the data had, by number.
-    pub classes: Vec<String>,
-    /// The name of the data.
-    pub data: String,
-    /// How many images the network has seen in training, repetitions counted.
-    pub images_seen: u64,
-}
-
-impl Process {
-    /// The forward process.
-    ///
-    /// # Errors
-    /// As [`Schedule::new`].
-    pub fn schedule(&self) -> candle_core::Result<Schedule> {
-        Schedule::new(self.steps, self.betas)
-    }
-}
-
-/// What a sampler asks: the answer to x_t at the time step of each image.
-pub type Predict<'a> = Box<dyn FnMut(&Tensor, &[usize]) -> candle_core::Result<Tensor> + 'a>;
-
-/// A network with its [`Process`]: what `weights/*.safetensors` and a run's `model.safetensors` hold.
+/// A network with its [`ModelInfo`]: what `weights/*.safetensors` and a run's `model.safetensors` hold.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, model::Model, rng::Rng, sampler::Sampler, show::Grid, unet::Condition};
@@ -63,11 +31,11 @@ pub struct Model {
     /// The network.
     pub network: Network,
     /// What it was trained for.
-    pub process: Process,
+    pub info: ModelInfo,
 }
 
 impl Model {
-    /// `n` images, from noise that `rng` draws.
+    /// Samples `n` images.
     ///
     /// `guidance` is a [`Condition`], or one with a [scale](Guidance).
     ///
@@ -75,7 +43,7 @@ impl Model {
     /// The result is (n, C, H, W), nominally in \[−1, 1\].
     ///
     /// # Errors
-    /// `n` = 0, a condition that is not for `n` images or unknown to the network, or as [`Sampler::sample`].
+    /// `n` = 0, a condition that is not for `n` images or that the network does not take, or as [`Sampler::sample`].
     pub fn sample(
         &self,
         n: usize,
@@ -87,7 +55,7 @@ impl Model {
         Ok(self.states(&noise, guidance, sampler, rng)?.finish()?)
     }
 
-    /// The same, at most `at_once` images in a batch, for more images than memory has room for.
+    /// Samples `n` images, at most `at_once` in a batch, for more images than memory has room for.
     ///
     /// # Shapes
     /// As [`Model::sample`].
@@ -112,23 +80,52 @@ impl Model {
         Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
-    /// Where `n` images begin: x_T, standard normal.
+    /// The noise from which `n` images are sampled: x ~ N(0, σ²) with σ = [`NoiseProcess::prior_std`], 1 except for EDM.
     ///
     /// # Shapes
     /// (n, C, H, W).
     ///
     /// # Errors
-    /// `n` = 0, or there is no memory.
+    /// `n` = 0, or the device is out of memory.
+    ///
+    /// [`NoiseProcess::prior_std`]: crate::process::NoiseProcess::prior_std
     pub fn noise(&self, n: usize, rng: &mut Rng) -> Result<Tensor> {
-        ensure!(n > 0, "n = 0 images were asked for; ask for at least 1");
-        let [c, h, w] = self.process.shape;
-        Ok(rng.randn((n, c, h, w), self.network.device())?)
+        ensure!(n > 0, "n = 0 images; at least 1 is needed");
+        let [c, h, w] = self.info.shape;
+        let noise = rng.randn((n, c, h, w), self.network.device())?;
+        Ok(match self.info.process.prior_std() {
+            1.0 => noise,
+            std => (noise * std)?,
+        })
     }
 
-    /// The way from the noise `xt` to images, state by state; [`States::finish`] goes to the end.
+    /// The output of the network for `xt` at the process's time of each image, with guidance. Its meaning is that of
+    /// [`ModelInfo::prediction`].
     ///
     /// # Shapes
-    /// `xt` (n, C, H, W), standard normal.
+    /// `xt` (B, C, H, W), scaled by c_in; `t` B times; the result is as `xt`.
+    ///
+    /// # Errors
+    /// Other shapes, or a condition that the network does not take.
+    pub fn predict(
+        &self,
+        xt: &Tensor,
+        t: &[f64],
+        guidance: &Guidance,
+    ) -> candle_core::Result<Tensor> {
+        guidance.predict(xt, t, |xt, t, condition| {
+            let times = t
+                .iter()
+                .map(|t| self.info.process.network_time(*t).round() as usize);
+            self.network
+                .predict(xt, &times.collect::<Vec<_>>(), condition)
+        })
+    }
+
+    /// The trajectory from the noise `xt` to images, state by state; [`States::finish`] goes to the end.
+    ///
+    /// # Shapes
+    /// `xt` (n, C, H, W), as from [`Model::noise`].
     ///
     /// # Errors
     /// As [`Sampler::states`].
@@ -139,17 +136,15 @@ impl Model {
         sampler: &Sampler,
         noise: &'a mut N,
     ) -> Result<States<'a, Predict<'a>, N>> {
-        let (schedule, param, guidance) = (
-            self.process.schedule()?,
-            self.process.param,
-            guidance.into(),
-        );
-        let predict = move |xt: &Tensor, t: &[usize]| guidance.predict(&self.network, xt, t);
-        let predict: Predict = Box::new(predict);
-        Ok(sampler.states(predict, &schedule, param, xt, noise)?)
+        let guidance = guidance.into();
+        let predict: Predict = Box::new(move |xt, t| self.predict(xt, t, &guidance));
+        let info = &self.info;
+        Ok(self
+            .sampler(sampler)
+            .states(predict, &info.process, info.prediction, xt, noise)?)
     }
 
-    /// The noise from which the images `x0` come, nearly: [`Sampler::encode`].
+    /// The noise from which the images `x0` are sampled, approximately: [`Sampler::encode`].
     ///
     /// # Shapes
     /// `x0` (n, C, H, W), in \[−1, 1\]; the result is as `x0`.
@@ -162,9 +157,19 @@ impl Model {
         guidance: impl Into<Guidance>,
         sampler: &Sampler,
     ) -> Result<Tensor> {
-        let guidance = guidance.into();
-        let predict = |xt: &Tensor, t: &[usize]| guidance.predict(&self.network, xt, t);
-        Ok(sampler.encode(predict, &self.process.schedule()?, self.process.param, x0)?)
+        let (guidance, info) = (guidance.into(), &self.info);
+        let predict = |xt: &Tensor, t: &[f64]| self.predict(xt, t, &guidance);
+        Ok(self
+            .sampler(sampler)
+            .encode(predict, &info.process, info.prediction, x0)?)
+    }
+
+    /// The sampler with the threshold that suits the model's data.
+    fn sampler(&self, sampler: &Sampler) -> Sampler {
+        Sampler {
+            threshold: sampler.threshold.for_images(self.info.images),
+            ..sampler.clone()
+        }
     }
 
     /// A context for `n` images, from classes by name with their weights: `[("human", 1.0), ("food", 0.6)]`.
@@ -172,7 +177,7 @@ impl Model {
     /// # Errors
     /// The network takes no context, or there is no class of a name: the message says which there are.
     pub fn mixed(&self, parts: &[(&str, f32)], n: usize) -> Result<Condition> {
-        let (k, classes) = (self.network.architecture().context(), &self.process.classes);
+        let (k, classes) = (self.network.architecture().context(), &self.info.classes);
         ensure!(
             k > 0,
             "the network takes no context; a mixture is one of contexts"
@@ -192,10 +197,10 @@ impl Model {
         Ok(Condition::context(rows))
     }
 
-    /// What `n` images can show: all classes in turn, each alone; nothing for an unconditional network.
+    /// Conditions for `n` images: all classes in turn; none for an unconditional network.
     ///
     /// # Errors
-    /// The device has no room for a context.
+    /// The device is out of memory.
     pub fn conditions(&self, n: usize) -> Result<Condition> {
         let architecture = self.network.architecture();
         let (classes, k) = (architecture.classes(), architecture.context());
@@ -210,7 +215,7 @@ impl Model {
         Ok(Condition::none())
     }
 
-    /// Writes everything to a safetensors file, weights in f32.
+    /// Writes the model to a safetensors file, weights in f32.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
@@ -218,13 +223,13 @@ impl Model {
         self.save_as(path, DType::F32)
     }
 
-    /// The same with weights of another type: F16 takes half the room.
+    /// Writes the model with weights of another type: F16 takes half the space.
     ///
     /// # Errors
     /// As [`Model::save`].
     pub fn save_as(&self, path: impl AsRef<Path>, dtype: DType) -> Result<()> {
         let mut metadata = self.network.metadata()?;
-        metadata.insert(METADATA.to_owned(), serde_json::to_string(&self.process)?);
+        self.info.write(&mut metadata)?;
         let tensors = self.network.parameters().values()?;
         let tensors = tensors
             .into_iter()
@@ -241,7 +246,7 @@ impl Model {
     /// whether one of the classes stands for any class, so none does.
     ///
     /// # Errors
-    /// A file cannot be read, is damaged, or does not hold a model; a folder says something that is not known here: the message
+    /// A file cannot be read, is damaged, or does not hold a model; a folder has a setting that is not supported: the message
     /// names the file and what is wrong.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
@@ -261,12 +266,11 @@ impl Model {
             .map_err(crate::whole)
     }
 
-    /// The model of a file of [`Model::save`] whose network was defined outside of diffusion-core:
-    /// [`Architecture::custom`](crate::unet::Architecture::custom).
+    /// The model of a file of [`Model::save`] whose network was defined outside of diffusion-core: see [`Architecture::custom`].
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, does not hold a model, or its network is another: the message names the file and what
-    /// is wrong.
+    /// The file cannot be read, is damaged, does not hold a model, or its network is another: the message names the file and
+    /// what is wrong.
     pub fn load_with(
         path: impl AsRef<Path>,
         architecture: impl Into<Architecture>,
@@ -287,55 +291,51 @@ impl Model {
     }
 
     fn with_network(network: Network, file: &Checkpoint) -> Result<Self> {
-        let process = file.metadata.get(METADATA).context(
-            "it holds a network alone and does not say what it was trained for; Network::load reads it",
+        let info = ModelInfo::read(&file.metadata)?.context(
+            "it holds a network without what it was trained for; load it with Network::load",
         )?;
-        let process: Process = serde_json::from_str(process)
-            .with_context(|| format!("what it says it was trained for is not known: {process}"))?;
-        process.schedule()?;
-        let [channels, height, width] = process.shape;
+        let [channels, height, width] = info.shape;
         ensure!(
             channels == network.architecture().channels(),
             "it is for images of {channels} channels, and its network for {}",
             network.architecture().channels()
         );
         network.architecture().check_size(height, width)?;
-        Ok(Self { network, process })
+        Ok(Self { network, info })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::prediction::Prediction;
+    use crate::process::NoiseProcess;
+    use crate::schedule::{Betas, Schedule};
     use crate::unet::SimpleUNet;
 
-    fn model(process: impl FnOnce(&mut Process)) -> Result<Model> {
+    fn model(change: impl FnOnce(&mut ModelInfo)) -> Result<Model> {
         let small = SimpleUNet {
             base: 4,
             groups: 2,
             classes: 2,
             ..Default::default()
         };
-        let mut it = Process {
-            steps: 100,
-            betas: Betas::COSINE,
-            param: Param::V,
-            shape: [1, 8, 8],
+        let mut info = ModelInfo {
+            process: Schedule::cosine(100)?.into(),
+            prediction: Prediction::V,
             classes: vec!["a".to_owned(), "b".to_owned()],
             data: "tiny".to_owned(),
             images_seen: 7,
+            ..ModelInfo::new([1, 8, 8])
         };
-        process(&mut it);
+        change(&mut info);
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
         let last = network
             .parameters()
             .get("conv_out.weight")
             .context("the last layer")?;
         last.set(&last.ones_like()?)?;
-        Ok(Model {
-            network,
-            process: it,
-        })
+        Ok(Model { network, info })
     }
 
     fn numbers(x: &Tensor) -> Result<Vec<f32>> {
@@ -345,21 +345,56 @@ mod tests {
     #[test]
     fn a_file_alone_gives_the_model_back() -> Result<()> {
         let folder = tempfile::tempdir()?;
-        let (path, model) = (folder.path().join("m.safetensors"), model(|_| ())?);
-        model.save(&path)?;
-        let again = Model::load(&path, &Device::Cpu)?;
-        assert_eq!(again.process, model.process);
-        assert_eq!(again.network.architecture(), model.network.architecture());
+        let path = folder.path().join("m.safetensors");
         let sampler = Sampler::ddim(5);
         let sample = |m: &Model| m.sample(2, Condition::labels([0, 1]), &sampler, &mut Rng::new(2));
-        assert_eq!(numbers(&sample(&model)?)?, numbers(&sample(&again)?)?);
-
-        let half = folder.path().join("half.safetensors");
+        let own = Schedule::from_betas("own", vec![0.1, 1.0 / 3.0, 0.5, 0.7, 0.9])?;
+        for (process, prediction) in [
+            (Schedule::cosine(100)?.into(), Prediction::V),
+            (own.into(), Prediction::Eps),
+            (NoiseProcess::Flow { shift: 3.0 }, Prediction::Velocity),
+            (NoiseProcess::edm(), Prediction::EDM),
+        ] {
+            let model = model(|info| (info.process, info.prediction) = (process, prediction))?;
+            model.save(&path)?;
+            let again = Model::load(&path, &Device::Cpu)?;
+            assert_eq!(again.info, model.info);
+            assert_eq!(again.network.architecture(), model.network.architecture());
+            assert_eq!(numbers(&sample(&model)?)?, numbers(&sample(&again)?)?);
+        }
+        let (half, model) = (folder.path().join("half.safetensors"), model(|_| ())?);
         model.save_as(&half, DType::F16)?;
         assert!(half.metadata()?.len() * 10 < path.metadata()?.len() * 7);
         let (a, b) = (sample(&model)?, sample(&Model::load(&half, &Device::Cpu)?)?);
         let off = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(off > 0.0 && off < 0.05, "{off}");
+        Ok(())
+    }
+
+    /// Images are kept in their range, other data is not.
+    #[test]
+    fn the_threshold_follows_the_data() -> Result<()> {
+        let largest = |images: bool| -> Result<f32> {
+            let model = model(|info| (info.images, info.process) = (images, NoiseProcess::edm()))?;
+            let x = model.sample(2, Condition::none(), &Sampler::ddim(3), &mut Rng::new(2))?;
+            Ok(x.abs()?.max_all()?.to_scalar()?)
+        };
+        assert!(largest(true)? <= 1.0 && largest(false)? > 1.0);
+        let noise =
+            model(|info| info.process = NoiseProcess::edm())?.noise(50, &mut Rng::new(1))?;
+        let std = noise.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
+        assert!((std / 80.0 - 1.0).abs() < 0.05, "{std}");
+        Ok(())
+    }
+
+    /// `golden/model_before_processes.safetensors` was written when files knew the discrete process alone.
+    #[test]
+    fn files_of_before_load() -> Result<()> {
+        let golden = concat!(
+            env!("CARGO_MANIFEST_DIR"),
+            "/../tests/golden/model_before_processes.safetensors"
+        );
+        assert_eq!(Model::load(golden, &Device::Cpu)?.info, model(|_| ())?.info);
         Ok(())
     }
 
@@ -372,24 +407,59 @@ mod tests {
         let good = model(|_| ())?;
         good.network.save(&path)?;
         assert!(
-            fail().contains("does not say what it was trained for"),
+            fail().contains("a network without what it was trained for"),
             "{}",
             fail()
         );
         good.network.parameters().save(&path)?;
         assert!(fail().contains("does not say what network"), "{}", fail());
-        for (process, wants) in [
+        for (model, wants) in [
             (
-                model(|p| p.shape = [3, 8, 8])?,
+                model(|info| info.shape = [3, 8, 8])?,
                 "images of 3 channels, and its network for 1",
             ),
-            (model(|p| p.shape = [1, 8, 9])?, "an image of 8×9"),
-            (model(|p| p.steps = 1)?, "steps = 1"),
+            (model(|info| info.shape = [1, 8, 9])?, "an image of 8×9"),
+            (
+                model(|info| info.process = NoiseProcess::Flow { shift: 0.0 })?,
+                "shift = 0",
+            ),
+            (
+                model(|info| info.prediction = Prediction::Edm { sigma_data: -1.0 })?,
+                "sigma-data = -1",
+            ),
+            (
+                model(|info| {
+                    (info.process, info.prediction) = (NoiseProcess::flow(), Prediction::Eps)
+                })?,
+                "use velocity",
+            ),
         ] {
-            process.save(&path)?;
+            model.save(&path)?;
             assert!(fail().contains(wants), "{:?} lacks {wants:?}", fail());
         }
-        // A file that claims to be larger than it is must not be believed.
+        let before = |steps: &str, betas: &str| -> Result<String> {
+            let mut metadata = good.network.metadata()?;
+            let text = format!(
+                r#"{{"steps":{steps},"betas":{betas},"param":"v","shape":[1,8,8],"classes":[],"data":"","images_seen":0}}"#
+            );
+            metadata.insert("process".to_owned(), text);
+            Checkpoint {
+                tensors: good.network.parameters().values()?,
+                metadata,
+            }
+            .save(&path)?;
+            Ok(fail())
+        };
+        let linear = serde_json::to_string(&Betas::LINEAR)?;
+        for (message, wants) in [
+            (before("1", &linear)?, "timesteps = 1"),
+            (before("-1", &linear)?, "-1"),
+            (before("9", r#"{"linear":{"start":2}}"#)?, "start = 2"),
+            (before("9", r#""cubic""#)?, "cubic"),
+        ] {
+            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
+        }
+        // The size that a file claims must not be believed.
         let mut file = Checkpoint::default();
         let absurd = r#"{"simple-unet":{"base":1024,"groups":8}}"#;
         file.metadata

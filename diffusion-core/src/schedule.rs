@@ -6,229 +6,143 @@
 //!
 //! Built by hand in `notebooks/01_forward.ipynb`.
 
+mod betas;
+
+pub use betas::Betas;
+
+use crate::level::Level;
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
-use std::f64::consts::FRAC_PI_2;
 use std::fmt;
 
 /// √ᾱ of the last step above which [`Schedule::warning`] speaks: a tenth of the image's amplitude, an SNR of −20 dB.
 pub const MAX_FINAL_SIGNAL: f64 = 0.1;
 
-/// The most time steps that [`Schedule::new`] makes, a thousand times what the papers use.
-pub const MAX_STEPS: usize = 1_000_000;
-
-/// The named ways to choose the variances β_0 … β_{T−1}.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case", deny_unknown_fields)]
-pub enum Betas {
-    /// Equally spaced from `start` to `end`
-    /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4: 1e-4 → 0.02 for T = 1000).
-    Linear {
-        /// β of the first step, in (0, 1).
-        #[serde(default = "defaults::start")]
-        start: f64,
-        /// β of the last step, in (0, 1), not below `start`.
-        #[serde(default = "defaults::end")]
-        end: f64,
-    },
-    /// √β equally spaced: slower at first
-    /// ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), with 0.00085 → 0.012).
-    ScaledLinear {
-        /// β of the first step, in (0, 1).
-        #[serde(default = "defaults::scaled_start")]
-        start: f64,
-        /// β of the last step, in (0, 1), not below `start`.
-        #[serde(default = "defaults::scaled_end")]
-        end: f64,
-    },
-    /// ᾱ falls as cos²(π/2 · (t/T + s)/(1 + s))
-    /// ([Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), equation 17: s = 0.008, β at most 0.999).
-    Cosine {
-        /// s: keeps the first β from being too small; not negative.
-        #[serde(default = "defaults::offset")]
-        offset: f64,
-        /// β is cut off here, in (0, 1), because it would reach 1 at the last step.
-        #[serde(default = "defaults::max_beta")]
-        max_beta: f64,
-    },
-    /// β follows a logistic curve over −6 … 6
-    /// ([Xu et al. 2022](https://arxiv.org/abs/2203.02923), as in their code and in diffusers).
-    Sigmoid {
-        /// β far to the left of the curve, in (0, 1).
-        #[serde(default = "defaults::start")]
-        start: f64,
-        /// β far to the right of the curve, in (0, 1), not below `start`.
-        #[serde(default = "defaults::end")]
-        end: f64,
-    },
-}
-
-/// What a file that names a schedule alone means.
-mod defaults {
-    pub(super) fn start() -> f64 {
-        1e-4
-    }
-    pub(super) fn end() -> f64 {
-        0.02
-    }
-    pub(super) fn scaled_start() -> f64 {
-        0.00085
-    }
-    pub(super) fn scaled_end() -> f64 {
-        0.012
-    }
-    pub(super) fn offset() -> f64 {
-        0.008
-    }
-    pub(super) fn max_beta() -> f64 {
-        0.999
-    }
-}
-
-impl Betas {
-    /// [`Betas::Linear`] from 1e-4 to 0.02, the original's.
-    pub const LINEAR: Self = Self::Linear {
-        start: 1e-4,
-        end: 0.02,
-    };
-    /// [`Betas::Cosine`] with the paper's s = 0.008 and cut-off 0.999.
-    pub const COSINE: Self = Self::Cosine {
-        offset: 0.008,
-        max_beta: 0.999,
-    };
-    /// [`Betas::Sigmoid`] from 1e-4 to 0.02.
-    pub const SIGMOID: Self = Self::Sigmoid {
-        start: 1e-4,
-        end: 0.02,
-    };
-
-    /// The name in lower case: `linear`, `scaled linear`, `cosine`, `sigmoid`.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Linear { .. } => "linear",
-            Self::ScaledLinear { .. } => "scaled linear",
-            Self::Cosine { .. } => "cosine",
-            Self::Sigmoid { .. } => "sigmoid",
-        }
-    }
-
-    fn check(&self) -> Result<()> {
-        let unit = |field: &str, value: f64| {
-            if !(value > 0.0 && value < 1.0) {
-                bail!(
-                    "{} schedule: {field} = {value} is not a variance; it must lie in (0, 1)",
-                    self.name()
-                )
-            }
-            Ok(())
-        };
-        match *self {
-            Self::Linear { start, end }
-            | Self::ScaledLinear { start, end }
-            | Self::Sigmoid { start, end } => {
-                unit("start", start)?;
-                unit("end", end)?;
-                if start > end {
-                    bail!(
-                        "{} schedule: start = {start} is above end = {end}; noise must not decrease with t",
-                        self.name()
-                    )
-                }
-            }
-            Self::Cosine { offset, max_beta } => {
-                unit("max_beta", max_beta)?;
-                if !(offset >= 0.0 && offset.is_finite()) {
-                    bail!(
-                        "cosine schedule: offset = {offset} must be a number ≥ 0 (the paper's is 0.008)"
-                    )
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn values(&self, steps: usize) -> Vec<f64> {
-        let fraction = |t: usize| t as f64 / (steps - 1) as f64;
-        let between = |start: f64, end: f64, x: f64| start + (end - start) * x;
-        let at = |t: usize| match *self {
-            Self::Linear { start, end } => between(start, end, fraction(t)),
-            Self::ScaledLinear { start, end } => {
-                between(start.sqrt(), end.sqrt(), fraction(t)).powi(2)
-            }
-            Self::Sigmoid { start, end } => between(
-                start,
-                end,
-                1.0 / (1.0 + libm::exp(-between(-6.0, 6.0, fraction(t)))),
-            ),
-            Self::Cosine { offset, max_beta } => {
-                let alpha_bar = |t: usize| {
-                    libm::cos((t as f64 / steps as f64 + offset) / (1.0 + offset) * FRAC_PI_2)
-                        .powi(2)
-                };
-                (1.0 - alpha_bar(t + 1) / alpha_bar(t)).min(max_beta)
-            }
-        };
-        (0..steps).map(at).collect()
-    }
-}
+/// The most time steps of a schedule, a thousand times what the papers use.
+pub const MAX_TIMESTEPS: usize = 1_000_000;
 
 /// The T variances of a forward process and what follows from them.
+///
+/// In files it is a table of `timesteps`, 1000 if it is left out, and [`betas`](Betas), linear if they are left out.
 ///
 /// ```
 /// use diffusion_core::schedule::Schedule;
 /// let schedule = Schedule::linear(1000)?;
 /// assert_eq!(schedule.beta(0), 1e-4);
 /// assert!((schedule.beta(999) - 0.02).abs() < 1e-12);
-/// assert!(schedule.alpha_bar(999) < 1e-4); // all but noise
+/// assert!(schedule.alpha_bar(999) < 1e-4); // hardly any signal is left
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-#[derive(Clone, PartialEq)]
+#[derive(Clone, PartialEq, Serialize, Deserialize)]
+#[serde(try_from = "Table", into = "Table")]
 pub struct Schedule {
-    name: String,
+    kind: Betas,
     betas: Vec<f64>,
     alpha_bars: Vec<f64>,
 }
 
+/// A [`Schedule`] in a file.
+#[derive(Default, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+struct Table {
+    timesteps: Option<usize>,
+    betas: Betas,
+}
+
+impl From<Schedule> for Table {
+    fn from(schedule: Schedule) -> Self {
+        Self {
+            timesteps: Some(schedule.timesteps()),
+            betas: schedule.kind,
+        }
+    }
+}
+
+impl TryFrom<Table> for Schedule {
+    type Error = candle_core::Error;
+
+    fn try_from(Table { timesteps, betas }: Table) -> Result<Self> {
+        let listed = match &betas {
+            Betas::Custom { values, .. } => values.len(),
+            _ => 1000,
+        };
+        Self::new(timesteps.unwrap_or(listed), betas)
+    }
+}
+
+impl Default for Schedule {
+    /// [`Betas::LINEAR`] with T = 1000.
+    fn default() -> Self {
+        Self::from_values(Betas::LINEAR, Betas::LINEAR.values(1000))
+    }
+}
+
 impl Schedule {
-    /// A schedule of `steps` = T time steps, 2 ≤ T ≤ [`MAX_STEPS`].
+    /// A schedule of `timesteps` = T, 2 ≤ T ≤ [`MAX_TIMESTEPS`].
     ///
     /// # Errors
-    /// T below 2 or above [`MAX_STEPS`], or a field of `betas` outside its range: the message names the field and its value.
-    pub fn new(steps: usize, betas: Betas) -> Result<Self> {
-        if steps < 2 {
-            bail!("steps = {steps}: a schedule needs at least 2 time steps (the papers use 1000)")
-        }
-        if steps > MAX_STEPS {
+    /// T is outside its range or not the number of the [`Betas::Custom`] values, or a field of `betas` is outside its range:
+    /// the message names the field and its value.
+    pub fn new(timesteps: usize, betas: Betas) -> Result<Self> {
+        betas.check()?;
+        if let Betas::Custom { name, values } = &betas
+            && values.len() != timesteps
+        {
             bail!(
-                "steps = {steps}: a schedule has at most {MAX_STEPS} time steps (the papers use 1000)"
+                "{name} schedule: timesteps = {timesteps}, but betas lists {} variances",
+                values.len()
             )
         }
-        betas.check()?;
-        Self::from_betas(betas.name(), betas.values(steps))
+        if timesteps < 2 {
+            bail!(
+                "timesteps = {timesteps}: a schedule needs at least 2 time steps (the papers use 1000)"
+            )
+        }
+        if timesteps > MAX_TIMESTEPS {
+            bail!(
+                "timesteps = {timesteps}: a schedule has at most {MAX_TIMESTEPS} time steps (the papers use 1000)"
+            )
+        }
+        let values = betas.values(timesteps);
+        Ok(Self::from_values(betas, values))
+    }
+
+    fn from_values(kind: Betas, betas: Vec<f64>) -> Self {
+        let mut product = 1.0;
+        let alpha_bar = |beta: &f64| {
+            product *= 1.0 - beta;
+            product
+        };
+        let alpha_bars = betas.iter().map(alpha_bar).collect();
+        Self {
+            kind,
+            betas,
+            alpha_bars,
+        }
     }
 
     /// The original's schedule: β from 1e-4 to 0.02 ([`Betas::LINEAR`]).
     ///
     /// # Errors
-    /// `steps` below 2.
-    pub fn linear(steps: usize) -> Result<Self> {
-        Self::new(steps, Betas::LINEAR)
+    /// As [`Schedule::new`].
+    pub fn linear(timesteps: usize) -> Result<Self> {
+        Self::new(timesteps, Betas::LINEAR)
     }
 
     /// Nichol & Dhariwal's schedule ([`Betas::COSINE`]).
     ///
     /// # Errors
-    /// `steps` below 2.
-    pub fn cosine(steps: usize) -> Result<Self> {
-        Self::new(steps, Betas::COSINE)
+    /// As [`Schedule::new`].
+    pub fn cosine(timesteps: usize) -> Result<Self> {
+        Self::new(timesteps, Betas::COSINE)
     }
 
     /// The logistic schedule ([`Betas::SIGMOID`]).
     ///
     /// # Errors
-    /// `steps` below 2.
-    pub fn sigmoid(steps: usize) -> Result<Self> {
-        Self::new(steps, Betas::SIGMOID)
+    /// As [`Schedule::new`].
+    pub fn sigmoid(timesteps: usize) -> Result<Self> {
+        Self::new(timesteps, Betas::SIGMOID)
     }
 
     /// A schedule of your own, from its variances.
@@ -236,41 +150,27 @@ impl Schedule {
     /// # Errors
     /// Fewer than two, or one outside (0, 1): the message names it.
     pub fn from_betas(name: &str, betas: Vec<f64>) -> Result<Self> {
-        if betas.len() < 2 {
-            bail!(
-                "{name} schedule: {} betas; a schedule needs at least 2",
-                betas.len()
-            )
-        }
-        if let Some((t, beta)) = betas
-            .iter()
-            .enumerate()
-            .find(|(_, b)| !(**b > 0.0 && **b < 1.0))
-        {
-            bail!("{name} schedule: betas[{t}] = {beta} is not a variance; it must lie in (0, 1)")
-        }
-        let mut product = 1.0;
-        let alpha_bars = betas
-            .iter()
-            .map(|beta| {
-                product *= 1.0 - beta;
-                product
-            })
-            .collect();
-        Ok(Self {
-            name: name.to_owned(),
-            betas,
-            alpha_bars,
-        })
+        Self::new(
+            betas.len(),
+            Betas::Custom {
+                name: name.to_owned(),
+                values: betas,
+            },
+        )
+    }
+
+    /// What [`Schedule::new`] makes it from.
+    pub fn kind(&self) -> &Betas {
+        &self.kind
     }
 
     /// What it was made from: `linear`, `cosine`, … or the name given.
     pub fn name(&self) -> &str {
-        &self.name
+        self.kind.name()
     }
 
     /// T, the number of time steps.
-    pub fn steps(&self) -> usize {
+    pub fn timesteps(&self) -> usize {
         self.betas.len()
     }
 
@@ -291,7 +191,7 @@ impl Schedule {
 
     /// SNR(t) = ᾱ_t / (1 − ᾱ_t), a ratio of powers ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), eq. 2).
     pub fn snrs(&self) -> Vec<f64> {
-        (0..self.steps()).map(|t| self.snr(t)).collect()
+        (0..self.timesteps()).map(|t| self.snr(t)).collect()
     }
 
     /// SNR(t) in decibels, 10 log₁₀ SNR: 0 dB where image and noise are equally strong.
@@ -314,6 +214,23 @@ impl Schedule {
         if t == 0 { 1.0 } else { self.alpha_bar(t - 1) }
     }
 
+    /// The signal √ᾱ_t and the noise √(1−ᾱ_t) of x_t; NaN if t ≥ T.
+    pub fn level(&self, t: usize) -> Level {
+        Level::from_alpha_bar(self.alpha_bar(t))
+    }
+
+    /// The level at each of several time steps, one for each image of a batch.
+    ///
+    /// # Errors
+    /// One is outside 0 … T−1: the message names it.
+    pub fn levels(&self, t: &[usize]) -> Result<Vec<Level>> {
+        let last = self.timesteps() - 1;
+        if let Some((i, t)) = t.iter().enumerate().find(|(_, t)| **t > last) {
+            bail!("t[{i}] = {t} is out of range; the schedule has the steps 0 … {last}")
+        }
+        Ok(t.iter().map(|t| self.level(*t)).collect())
+    }
+
     /// SNR(t) = ᾱ_t / (1 − ᾱ_t); NaN if t ≥ T.
     pub fn snr(&self, t: usize) -> f64 {
         self.alpha_bar(t) / (1.0 - self.alpha_bar(t))
@@ -324,12 +241,12 @@ impl Schedule {
     ///
     /// It speaks when √ᾱ of the last step is above [`MAX_FINAL_SIGNAL`].
     pub fn warning(&self) -> Option<String> {
-        let last = self.steps() - 1;
+        let last = self.timesteps() - 1;
         let signal = self.alpha_bar(last).sqrt();
         (signal > MAX_FINAL_SIGNAL).then(|| {
             format!(
                 "x_T is not yet noise: {:.0} % of the image's amplitude is left at the last step (√ᾱ = {signal:.3}, SNR {:.1} dB; \
-                 it should be below {MAX_FINAL_SIGNAL}, −20 dB). Take more steps, a larger last β, or the cosine schedule.",
+                 it should be below {MAX_FINAL_SIGNAL}, −20 dB). Use more time steps, a larger last β, or the cosine schedule.",
                 100.0 * signal,
                 10.0 * self.snr(last).log10(),
             )
@@ -345,12 +262,12 @@ impl Schedule {
 /// Name, T, the first and last β, ᾱ and SNR of the last step; on a second line the warning, if there is one.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let last = self.steps() - 1;
+        let last = self.timesteps() - 1;
         write!(
             f,
             "{} schedule, T = {}: β {:.3e} … {:.3e}, at the last step √ᾱ = {:.2e}, SNR {:.1} dB",
-            self.name,
-            self.steps(),
+            self.name(),
+            self.timesteps(),
             self.betas[0],
             self.betas[last],
             self.alpha_bar(last).sqrt(),
@@ -371,6 +288,7 @@ impl fmt::Debug for Schedule {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::f64::consts::FRAC_PI_2;
 
     fn all(steps: usize) -> Vec<Schedule> {
         let scaled = Betas::ScaledLinear {
@@ -387,7 +305,7 @@ mod tests {
         for steps in [2, 3, 10, 500, 1000, 2000] {
             for s in all(steps) {
                 assert_eq!(
-                    (s.betas().len(), s.alpha_bars().len(), s.steps()),
+                    (s.betas().len(), s.alpha_bars().len(), s.timesteps()),
                     (steps, steps, steps)
                 );
                 assert!(s.betas().iter().all(|b| *b > 0.0 && *b < 1.0), "{s}");
@@ -399,7 +317,7 @@ mod tests {
     }
 
     #[test]
-    fn linear_ends_where_it_is_told() {
+    fn linear_starts_and_ends_at_its_numbers() {
         let s = Schedule::linear(1000).unwrap();
         assert_eq!((s.beta(0), s.beta(999)), (1e-4, 0.02));
         assert_eq!(s.alphas()[10], 1.0 - s.beta(10));
@@ -427,8 +345,8 @@ mod tests {
         let fail = |betas, steps| Schedule::new(steps, betas).unwrap_err().to_string();
         let linear = |start, end| Betas::Linear { start, end };
         for (message, wants) in [
-            (fail(Betas::LINEAR, 0), "steps = 0"),
-            (fail(Betas::LINEAR, 1), "steps = 1"),
+            (fail(Betas::LINEAR, 0), "timesteps = 0"),
+            (fail(Betas::LINEAR, 1), "timesteps = 1"),
             (
                 fail(Betas::LINEAR, usize::MAX),
                 "at most 1000000 time steps",

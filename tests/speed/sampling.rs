@@ -4,7 +4,7 @@ use crate::measure::Timed;
 use crate::networks::Network;
 use anyhow::{Context, Result, bail};
 use diffusion_core::candle::{Device, Tensor};
-use diffusion_core::diffusion::Param;
+use diffusion_core::prediction::Prediction;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
 use diffusion_core::schedule::Schedule;
@@ -34,7 +34,7 @@ impl Drawing {
         let answer = |xt: &Tensor, t: &[usize]| self.network.answer(xt, t);
         let draw = |sampler: Sampler| {
             let (schedule, rng) = (&self.schedule, &mut Rng::new(3));
-            sampler.sample(answer, schedule, Param::Eps, &self.noise, rng)
+            sampler.sample(answer, schedule, Prediction::Eps, &self.noise, rng)
         };
         Timed::new(|| {
             Ok(match kind {

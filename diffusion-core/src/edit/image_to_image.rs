@@ -1,18 +1,18 @@
-//! New images after given ones.
+//! New images from given ones.
 
-use crate::diffusion::q_sample;
 use crate::guidance::Guidance;
+use crate::level::perturb;
 use crate::model::Model;
 use crate::rng::Rng;
 use crate::sampler::{Sampler, Steps};
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-/// Adds noise to images up to a level and samples from there: what is larger than the noise stays, what is smaller is made
-/// anew ([SDEdit, Meng et al. 2022](https://arxiv.org/abs/2108.01073), algorithm 1).
+/// Adds noise to images and samples from that level: structure stronger than the noise stays, finer detail is resampled
+/// ([SDEdit, Meng et al. 2022](https://arxiv.org/abs/2108.01073), algorithm 1).
 ///
-/// `strength` says which share of the sampler's steps is done, the last ones, at least one: 0.3 touches up, 0.6 keeps the outline, 1
-/// begins at the sampler's first step, where nearly nothing is left of the image.
+/// `strength` is the share of the sampler's steps that are taken, the last ones, at least one: 0.3 retouches, 0.6 keeps the
+/// outline, 1 begins at the sampler's first step, where hardly anything of the image is left.
 ///
 /// # Shapes
 /// `x0` (B, C, H, W), in \[−1, 1\]; the result is as `x0`.
@@ -40,12 +40,12 @@ pub fn image_to_image(
         "image to image: strength = {strength} must be above 0 and at most 1, a share of the steps"
     );
     let x0 = super::checked("image to image", model, x0)?;
-    let schedule = model.process.schedule()?;
-    let mut path = sampler.steps.visited(&schedule)?;
+    let process = &model.info.process;
+    let mut path = sampler.steps.visited(process)?;
     let n = (strength * path.len() as f64).round().max(1.0) as usize;
     path.drain(..path.len() - n);
     let eps = rng.randn_like(&x0)?;
-    let xt = q_sample(&schedule, &x0, &vec![path[0]; x0.dim(0)?], &eps)?;
+    let xt = perturb(&x0, &vec![process.level(path[0])?; x0.dim(0)?], &eps)?;
     let sampler = Sampler {
         steps: Steps::Given(path),
         ..sampler.clone()
@@ -56,7 +56,9 @@ pub fn image_to_image(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::tests::{alike, model};
+    use crate::edit::tests::{alike, model, model_of};
+    use crate::process::NoiseProcess;
+    use crate::schedule::Schedule;
     use candle_core::{DType, Device};
 
     #[test]
@@ -66,8 +68,8 @@ mod tests {
             .randn((4, 1, 8, 8), &Device::Cpu)?
             .clamp(-1.0, 1.0)?;
         let away = |strength: f64| {
-            let told = model.conditions(4)?;
-            let x = image_to_image(&model, &x0, strength, told, &sampler, &mut Rng::new(1))?;
+            let condition = model.conditions(4)?;
+            let x = image_to_image(&model, &x0, strength, condition, &sampler, &mut Rng::new(1))?;
             let away = (x - &x0)?.sqr()?.mean_all()?.to_scalar::<f32>()?;
             anyhow::Ok(away)
         };
@@ -79,19 +81,31 @@ mod tests {
         Ok(())
     }
 
-    /// With all steps it is sampling from noise in which the image is hidden.
+    /// With all steps it is sampling from noise in which the image is hidden, on every process.
     #[test]
     fn all_steps_are_the_samplers_own() -> Result<()> {
-        let (model, sampler) = (model()?, Sampler::ddim(5));
-        let (schedule, told) = (model.process.schedule()?, model.conditions(2)?);
-        let x0 = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
-        let ours = image_to_image(&model, &x0, 1.0, &told, &sampler, &mut Rng::new(1))?;
-        let mut rng = Rng::new(1);
-        let xt = q_sample(&schedule, &x0, &[99; 2], &rng.randn_like(&x0)?)?;
-        assert!(alike(
-            &ours,
-            &model.states(&xt, &told, &sampler, &mut rng)?.finish()?
-        )?);
+        for process in [
+            Schedule::cosine(100)?.into(),
+            NoiseProcess::flow(),
+            NoiseProcess::edm(),
+        ] {
+            let (model, sampler) = (model_of(process)?, Sampler::ddim(5));
+            let x0 = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
+            let condition = model.conditions(2)?;
+            let ours = image_to_image(&model, &x0, 1.0, &condition, &sampler, &mut Rng::new(1))?;
+            let mut rng = Rng::new(1);
+            let xt = perturb(
+                &x0,
+                &[model.info.process.noisiest(); 2],
+                &rng.randn_like(&x0)?,
+            )?;
+            assert!(alike(
+                &ours,
+                &model
+                    .states(&xt, &condition, &sampler, &mut rng)?
+                    .finish()?
+            )?);
+        }
         Ok(())
     }
 

@@ -1,23 +1,21 @@
-//! Filling what was erased.
+//! Filling in what is missing.
 
 use super::Mask;
-use crate::diffusion::q_sample;
 use crate::guidance::Guidance;
+use crate::level::perturb;
 use crate::model::{Model, Predict};
 use crate::rng::Rng;
 use crate::sampler::{Sampler, State, States, Steps};
-use crate::schedule::Schedule;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
 /// Fills the unknown part of images with a network that was never trained for it.
 ///
-/// After every step from t to s the known part of x_s is replaced by the known image with as much noise as belongs to s,
-/// √ᾱ_s x_0 + √(1−ᾱ_s) ε, so that the network sees at every level what it has to fit in with. Both parts then have the
-/// right amount of noise but need not belong together: what was made knows of the known part only what earlier steps
-/// saw. So [RePaint](https://arxiv.org/abs/2201.09865) (Lugmayr et al. 2022, algorithm 1 and section 4.2) takes every
-/// stretch of `jump` steps `resamplings` times: it adds the noise again that these steps took away, over the whole image, and
-/// goes once more.
+/// After every step from t to s the known part of x_s is replaced by the known image at the level of s,
+/// signal_s x_0 + noise_s ε, so that the network is shown it at every noise level. Both parts then have the right amount of
+/// noise but need not match: the new part has only seen the known one in earlier steps. So
+/// [RePaint](https://arxiv.org/abs/2201.09865) (Lugmayr et al. 2022, algorithm 1 and section 4.2) *resamples*: it repeats
+/// every `jump` steps `resamplings` times, noising the whole image again in between.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::{Dataset, Part}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
@@ -29,16 +27,16 @@ use candle_core::Tensor;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inpaint {
-    /// How steps are made. Fresh noise helps the parts to find together.
+    /// How steps are made. A stochastic sampler helps the parts to match.
     pub sampler: Sampler,
-    /// How often each stretch is taken, RePaint's r; 1 is without jumps. Default 5, 10 in the paper.
+    /// How often each group of `jump` steps is taken, RePaint's r; 1 is without resampling. Default 5, 10 in the paper.
     pub resamplings: usize,
-    /// The length of a stretch in steps, RePaint's j. Default 5, 10 in the paper, of 250 steps.
+    /// The number of steps that are repeated together, RePaint's j. Default 5, 10 in the paper, of 250 steps.
     pub jump: usize,
 }
 
 impl Default for Inpaint {
-    /// DDPM in 50 steps, each stretch of 5 taken 5 times: 250 answers of the network.
+    /// DDPM in 50 steps, every 5 of them taken 5 times: 250 evaluations of the network.
     fn default() -> Self {
         Self {
             sampler: Sampler {
@@ -52,10 +50,10 @@ impl Default for Inpaint {
 }
 
 impl Inpaint {
-    /// Images that are `x0` where `mask` knows and new elsewhere.
+    /// Images that are `x0` where `mask` is known and new elsewhere.
     ///
     /// # Shapes
-    /// `x0` (B, C, H, W), in \[−1, 1\]; its unknown part is not looked at. The result is as `x0`, and equal to it to the bit
+    /// `x0` (B, C, H, W), in \[−1, 1\]; its unknown part is not used. The result is as `x0`, and equal to it to the bit
     /// where it is known.
     ///
     /// # Errors
@@ -75,7 +73,7 @@ impl Inpaint {
         Ok(last)
     }
 
-    /// The same, state by state; `xs` of each has the known part in it.
+    /// The states of [`Inpaint::fill`], one for each step; each `xs` has the known part in it.
     ///
     /// # Shapes
     /// As [`Inpaint::fill`].
@@ -99,7 +97,7 @@ impl Inpaint {
         );
         let x0 = super::checked("inpaint", model, x0)?;
         mask.check(&x0)?;
-        let xt = rng.randn_like(&x0)?;
+        let xt = model.noise(x0.dim(0)?, rng)?;
         let known_noise = rng.fork(KNOWN);
         let states = model.states(&xt, guidance, &self.sampler, rng)?;
         Ok(Inpainting {
@@ -107,7 +105,6 @@ impl Inpaint {
             states,
             x0,
             mask: mask.clone(),
-            schedule: model.process.schedule()?,
             known_noise,
             inpaint: self.clone(),
             taken: 1,
@@ -115,7 +112,7 @@ impl Inpaint {
     }
 }
 
-/// The stream of random numbers for the noise of what is known.
+/// The random stream for the noise of the known part.
 const KNOWN: u64 = 1 << 62;
 
 /// The states of [`Inpaint::states`].
@@ -123,27 +120,26 @@ pub struct Inpainting<'a> {
     states: States<'a, Predict<'a>, Rng>,
     x0: Tensor,
     mask: Mask,
-    schedule: Schedule,
     known_noise: Rng,
     inpaint: Inpaint,
-    /// How often the present stretch has been taken, with this time.
+    /// How often the current group of steps has been taken, this time included.
     taken: usize,
-    /// How many steps there still are, with those that are taken again.
+    /// How many steps are left, repetitions included.
     left: usize,
 }
 
 impl Inpainting<'_> {
     fn step(&mut self, mut state: State) -> candle_core::Result<State> {
         let known = match state.s {
-            Some(s) => {
+            Some(_) => {
                 let eps = self.known_noise.randn_like(&self.x0)?;
-                q_sample(&self.schedule, &self.x0, &vec![s; self.x0.dim(0)?], &eps)?
+                perturb(&self.x0, &vec![state.next_level; self.x0.dim(0)?], &eps)?
             }
             None => self.x0.clone(),
         };
         state.xs = self.mask.combine(&known, &state.xs)?;
         self.states.replace(&state.xs)?;
-        // Stretches are counted from the end, so that it is the first that may be shorter.
+        // Groups are counted from the end, so that the first may be shorter.
         let jump = self.inpaint.jump;
         if self.states.len().is_multiple_of(jump) {
             if self.taken < self.inpaint.resamplings {
@@ -184,7 +180,9 @@ impl ExactSizeIterator for Inpainting<'_> {}
 mod tests {
     use super::*;
     use crate::edit::Side;
-    use crate::edit::tests::{alike, model};
+    use crate::edit::tests::{alike, model, model_of};
+    use crate::process::NoiseProcess;
+    use crate::schedule::Schedule;
     use candle_core::Device;
 
     fn filled(inpaint: &Inpaint, seed: u64) -> Result<(Tensor, Tensor)> {
@@ -219,9 +217,9 @@ mod tests {
         Ok(())
     }
 
-    /// Which time steps are visited, and how often, is RePaint's: each stretch r times, the first may be shorter.
+    /// Which steps are taken, and how often, is RePaint's: each group r times, the first may be shorter.
     #[test]
-    fn stretches_are_taken_again() -> Result<()> {
+    fn groups_of_steps_are_repeated() -> Result<()> {
         let inpaint = Inpaint {
             sampler: Sampler::ddim(5),
             resamplings: 3,
@@ -243,35 +241,47 @@ mod tests {
             resamplings: usize::MAX,
             ..inpaint
         };
-        let told = model.conditions(1)?;
-        let states = endless.states(&model, &x0, &mask, told, rng)?;
+        let condition = model.conditions(1)?;
+        let states = endless.states(&model, &x0, &mask, condition, rng)?;
         assert_eq!(states.len(), usize::MAX);
         Ok(())
     }
 
-    /// On the way the known part has as much noise as belongs to its level.
+    /// At every step the known part is the known image with the noise of its level, on every process.
     #[test]
     fn the_known_part_is_noised_to_its_level() -> Result<()> {
-        let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
-        let (schedule, n) = (model.process.schedule()?, 200);
-        let x0 = Tensor::zeros((n, 1, 8, 8), candle_core::DType::F32, &Device::Cpu)?;
-        let inpaint = Inpaint {
-            resamplings: 1,
-            ..Inpaint::default()
-        };
-        for state in inpaint
-            .states(&model, &x0, &mask, model.conditions(n)?, rng)?
-            .step_by(7)
-        {
-            let state = state?;
-            let Some(s) = state.s else { break };
-            let known = state.xs.narrow(2, 0, 4)?;
-            let variance = known.sqr()?.mean_all()?.to_scalar::<f32>()? as f64;
-            let wants = 1.0 - schedule.alpha_bar(s);
-            assert!(
-                (variance / wants - 1.0).abs() < 0.05,
-                "{s}: {variance} {wants}"
+        for process in [
+            Schedule::cosine(100)?.into(),
+            NoiseProcess::flow(),
+            NoiseProcess::edm(),
+        ] {
+            let (model, mask, rng) = (
+                model_of(process)?,
+                Mask::half(8, 8, Side::Top)?,
+                &mut Rng::new(1),
             );
+            let n = 200;
+            let x0 = Tensor::full(0.5f32, (n, 1, 8, 8), &Device::Cpu)?;
+            let inpaint = Inpaint {
+                resamplings: 1,
+                ..Inpaint::default()
+            };
+            for state in inpaint
+                .states(&model, &x0, &mask, model.conditions(n)?, rng)?
+                .step_by(7)
+            {
+                let state = state?;
+                let Some(s) = state.s else { break };
+                assert_eq!(state.next_level, model.info.process.level(s)?);
+                let known = state.xs.narrow(2, 0, 4)?;
+                let noise = (known - 0.5 * state.next_level.signal)?;
+                let variance = noise.sqr()?.mean_all()?.to_scalar::<f32>()? as f64;
+                let wants = state.next_level.noise.powi(2);
+                assert!(
+                    (variance / wants - 1.0).abs() < 0.05,
+                    "{s}: {variance} {wants}"
+                );
+            }
         }
         Ok(())
     }
@@ -296,7 +306,7 @@ mod tests {
             (message(&never, (1, 1, 8, 8), &mask)?, "jump = 0"),
             (
                 message(&inpaint, (1, 3, 8, 8), &mask)?,
-                "shape [1, 3, 8, 8]; the model draws (B, 1, 8, 8)",
+                "shape [1, 3, 8, 8]; the model makes (B, 1, 8, 8)",
             ),
             (
                 message(&inpaint, (0, 1, 8, 8), &mask)?,

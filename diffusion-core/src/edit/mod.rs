@@ -1,9 +1,9 @@
-//! Changing images that are there: filling what was erased, beginning from an image instead of from noise.
+//! Editing images: filling in missing parts, starting from an image instead of noise, and changing the resolution.
 //!
-//! Neither needs a network of its own. A sampler goes through images at every level of noise, and at each of them what is
-//! known can be put in: [`Inpaint`] puts the known part of an image back after every step, [`image_to_image`] begins in the
-//! middle, from an image with noise. Enlarging does need a network of its own, which is shown the small image: [`reduce`] makes
-//! that, and [`enlarge`] is what it is held against.
+//! Inpainting and image-to-image need no network of their own. A sampler passes through every noise level, and at each of them
+//! known content can be put in: [`Inpaint`] puts the known part of an image back after every step, [`image_to_image`] starts
+//! in the middle of the trajectory, from an image with noise. Super-resolution does need a network of its own, conditioned on the
+//! low-resolution image: [`reduce`] makes that, and [`enlarge`] is the baseline to compare with.
 //!
 //! Built by hand in `notebooks/08_inpainting.ipynb` and `notebooks/09_super_resolution.ipynb`.
 
@@ -21,12 +21,12 @@ use crate::model::Model;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 
-/// Images that the model could have drawn, of its type and on its device.
+/// Images of the model's shape, in its type and on its device.
 fn checked(what: &str, model: &Model, x0: &Tensor) -> Result<Tensor> {
-    let [c, h, w] = model.process.shape;
+    let [c, h, w] = model.info.shape;
     ensure!(
         matches!(*x0.dims(), [n, a, b, d] if n > 0 && [a, b, d] == [c, h, w]),
-        "{what}: images of shape {:?}; the model draws (B, {c}, {h}, {w})",
+        "{what}: images of shape {:?}; the model makes (B, {c}, {h}, {w})",
         x0.dims()
     );
     let x0 = x0.to_dtype(DType::F32)?.to_device(model.network.device())?;
@@ -36,15 +36,16 @@ fn checked(what: &str, model: &Model, x0: &Tensor) -> Result<Tensor> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::diffusion::Param;
-    use crate::model::Process;
+    use crate::model::ModelInfo;
+    use crate::prediction::Prediction;
+    use crate::process::NoiseProcess;
     use crate::rng::Rng;
-    use crate::schedule::Betas;
+    use crate::schedule::Schedule;
     use crate::unet::{Network, SimpleUNet};
     use candle_core::Device;
 
-    /// A small network that has learned nothing but answers something.
-    pub(super) fn model() -> Result<Model> {
+    /// A small untrained network, on the process.
+    pub(super) fn model_of(process: NoiseProcess) -> Result<Model> {
         let small = SimpleUNet {
             base: 4,
             groups: 2,
@@ -54,16 +55,19 @@ mod tests {
         if let Some(last) = network.parameters().get("conv_out.weight") {
             last.set(&Rng::new(2).randn_like(last)?.affine(0.1, 0.0)?)?;
         }
-        let process = Process {
-            steps: 100,
-            betas: Betas::COSINE,
-            param: Param::V,
-            shape: [1, 8, 8],
-            classes: Vec::new(),
-            data: "tiny".to_owned(),
-            images_seen: 0,
-        };
-        Ok(Model { network, process })
+        let prediction = Prediction::V;
+        Ok(Model {
+            network,
+            info: ModelInfo {
+                process,
+                prediction,
+                ..ModelInfo::new([1, 8, 8])
+            },
+        })
+    }
+
+    pub(super) fn model() -> Result<Model> {
+        model_of(Schedule::cosine(100)?.into())
     }
 
     pub(super) fn alike(a: &Tensor, b: &Tensor) -> Result<bool> {

@@ -1,9 +1,10 @@
 //! Models as Hugging Face's diffusers keeps them: a folder of JSON and safetensors files.
 
-use super::{METADATA, Model, Process};
-use crate::diffusion::Param;
+use super::{Model, ModelInfo};
 use crate::nn::{Checkpoint, write_whole};
-use crate::schedule::Betas;
+use crate::prediction::Prediction;
+use crate::process::NoiseProcess;
+use crate::schedule::{Betas, Schedule};
 use crate::unet::{Architecture, Network, SampleSize, UNet2DModel};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{Device, Tensor};
@@ -54,8 +55,8 @@ impl Model {
             bin if bin.is_file() && !weights.exists() => Checkpoint::load_pth(bin)?,
             _ => Checkpoint::load(&weights)?,
         };
-        let model = if contents.metadata.contains_key(METADATA) {
-            // It is of `save_diffusers`, and says more than a configuration can.
+        let model = if ModelInfo::is_in(&contents.metadata) {
+            // Written by `save_diffusers`, it says more than a configuration can.
             Self::from_checkpoint(&contents, device)
         } else {
             Self::foreign(folder, &config, contents, device)
@@ -75,7 +76,7 @@ impl Model {
                 config.display()
             ),
         };
-        let (steps, betas, param) = read(
+        let (schedule, prediction) = read(
             &find(folder, "scheduler", "scheduler_config.json")?,
             process,
         )?;
@@ -85,11 +86,9 @@ impl Model {
         };
         let tensors: HashMap<String, Tensor> = file.tensors.into_iter().map(rename).collect();
         let name = fs::canonicalize(folder)?;
-        let process = Process {
-            steps,
-            betas,
-            param,
-            shape: [net.in_channels, height, width],
+        let info = ModelInfo {
+            process: schedule.into(),
+            prediction,
             classes: (0..net.num_class_embeds.unwrap_or(0))
                 .map(|class| class.to_string())
                 .collect(),
@@ -98,13 +97,12 @@ impl Model {
                 .unwrap_or_default()
                 .to_string_lossy()
                 .into(),
-            images_seen: 0,
+            ..ModelInfo::new([net.in_channels, height, width])
         };
         let architecture = Architecture::from(net);
         architecture.check_size(height, width)?;
-        process.schedule()?;
         let network = Network::from_tensors(architecture, &tensors, device)?;
-        Ok(Self { network, process })
+        Ok(Self { network, info })
     }
 
     /// Writes a folder from which diffusers loads the model, and [`Model::load`] too; weights in f32:
@@ -114,8 +112,7 @@ impl Model {
     /// ```
     ///
     /// # Errors
-    /// The network is not a [`UNet2DModel`], the noise schedule is one that diffusers does not know, or a file cannot be
-    /// written: the message names it.
+    /// The network is not a [`UNet2DModel`], its scheduler would not be DDPM's, or a file cannot be written: the message names it.
     pub fn save_diffusers(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         let Architecture::UNet2DModel(net) = self.network.architecture() else {
@@ -124,7 +121,7 @@ impl Model {
                 self.network.architecture().name()
             )
         };
-        let [_, height, width] = self.process.shape;
+        let [_, height, width] = self.info.shape;
         let mut config = fields(net)?;
         config.remove("null_class");
         for (key, value) in FIXED {
@@ -146,9 +143,9 @@ impl Model {
             "scheduler": ["diffusers", "DDPMScheduler"],
             "unet": ["diffusers", "UNet2DModel"],
         });
-        let scheduler = scheduler(&self.process)?;
+        let scheduler = scheduler(&self.info)?;
         let mut metadata = self.network.metadata()?;
-        metadata.insert(METADATA.to_owned(), serde_json::to_string(&self.process)?);
+        self.info.write(&mut metadata)?;
         // Without it diffusers does not believe that these are PyTorch's tensors.
         metadata.insert("format".to_owned(), "pt".to_owned());
         for part in ["unet", "scheduler"] {
@@ -265,56 +262,73 @@ impl Default for Scheduler {
     }
 }
 
-fn process(config: Map<String, Value>) -> Result<(usize, Betas, Param)> {
+fn process(config: Map<String, Value>) -> Result<(Schedule, Prediction)> {
     let it: Scheduler = serde_json::from_value(Value::Object(config))?;
     ensure!(
-        it.trained_betas.is_none() && !it.rescale_betas_zero_snr,
-        "trained_betas and rescale_betas_zero_snr are not known; leave them null and false"
+        !it.rescale_betas_zero_snr,
+        "rescale_betas_zero_snr is not supported; set it to false"
     );
     let (start, end) = (it.beta_start, it.beta_end);
-    let betas = match it.beta_schedule.as_str() {
-        "linear" => Betas::Linear { start, end },
-        "scaled_linear" => Betas::ScaledLinear { start, end },
-        "squaredcos_cap_v2" => Betas::COSINE,
-        "sigmoid" => Betas::Sigmoid { start, end },
-        other => bail!(
+    let betas = match (it.trained_betas, it.beta_schedule.as_str()) {
+        (Some(values), _) => Betas::Custom {
+            name: "trained_betas".to_owned(),
+            values,
+        },
+        (None, "linear") => Betas::Linear { start, end },
+        (None, "scaled_linear") => Betas::ScaledLinear { start, end },
+        (None, "squaredcos_cap_v2") => Betas::COSINE,
+        (None, "sigmoid") => Betas::Sigmoid { start, end },
+        (None, other) => bail!(
             "beta_schedule is {other:?}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid"
         ),
     };
-    let param = match it.prediction_type.as_str() {
-        "epsilon" => Param::Eps,
-        "sample" => Param::X0,
-        "v_prediction" => Param::V,
+    let prediction = match it.prediction_type.as_str() {
+        "epsilon" => Prediction::Eps,
+        "sample" => Prediction::X0,
+        "v_prediction" => Prediction::V,
         other => bail!("prediction_type is {other:?}; known are epsilon, sample and v_prediction"),
     };
-    Ok((it.num_train_timesteps, betas, param))
+    Ok((Schedule::new(it.num_train_timesteps, betas)?, prediction))
 }
 
-fn scheduler(process: &Process) -> Result<Value> {
-    let (name, start, end) = match process.betas {
+fn scheduler(info: &ModelInfo) -> Result<Value> {
+    let NoiseProcess::Vp(schedule) = &info.process else {
+        bail!(
+            "models of the {} process cannot be written for diffusers; those of vp can",
+            info.process.name()
+        )
+    };
+    let (name, start, end) = match *schedule.kind() {
         Betas::Linear { start, end } => ("linear", start, end),
         Betas::ScaledLinear { start, end } => ("scaled_linear", start, end),
         Betas::Sigmoid { start, end } => ("sigmoid", start, end),
-        cosine if cosine == Betas::COSINE => ("squaredcos_cap_v2", 1e-4, 0.02),
-        other => bail!(
-            "diffusers knows the cosine schedule with offset 0.008 and max_beta 0.999 alone, and not {other:?}"
-        ),
+        _ if *schedule.kind() == Betas::COSINE => ("squaredcos_cap_v2", 1e-4, 0.02),
+        // diffusers takes any other as a list.
+        Betas::Cosine { .. } | Betas::Custom { .. } => ("", 1e-4, 0.02),
     };
-    let param = match process.param {
-        Param::Eps => "epsilon",
-        Param::X0 => "sample",
-        Param::V => "v_prediction",
+    let prediction = match info.prediction {
+        Prediction::Eps => "epsilon",
+        Prediction::X0 => "sample",
+        Prediction::V => "v_prediction",
+        other => {
+            bail!("diffusers' DDPMScheduler knows the predictions eps, x0 and v, not {other:?}")
+        }
     };
-    Ok(json!({
+    let mut config = json!({
         "_class_name": "DDPMScheduler",
         "_diffusers_version": VERSION,
-        "num_train_timesteps": process.steps,
+        "num_train_timesteps": schedule.timesteps(),
         "beta_schedule": name,
         "beta_start": start,
         "beta_end": end,
-        "prediction_type": param,
-        "clip_sample": true,
+        "prediction_type": prediction,
+        "clip_sample": info.images,
         "clip_sample_range": 1.0,
         "variance_type": "fixed_small",
-    }))
+    });
+    if name.is_empty() {
+        config["beta_schedule"] = "linear".into();
+        config["trained_betas"] = schedule.betas().into();
+    }
+    Ok(config)
 }

@@ -1,12 +1,12 @@
-//! Between two noises.
+//! Interpolation between two noise tensors.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Noise on the great circle between `a` and `b`: `a` at 0, `b` at 1
+/// Spherical linear interpolation: noise on the great circle from `a` (`fraction` 0) to `b` (1)
 /// ([Shoemake 1985](https://doi.org/10.1145/325334.325242)).
 ///
-/// sin((1−f) θ)/sin θ a + sin(f θ)/sin θ b, where θ is the angle between them, for each image of its own. A straight line
-/// would pass through points that are too short to be noise: half-way by √2.
+/// sin((1−f) θ)/sin θ a + sin(f θ)/sin θ b, where θ is the angle between them, computed for each image. Points on a straight
+/// line have too small a norm to be standard normal noise, half-way by a factor of √2.
 ///
 /// # Shapes
 /// `a` and `b` (B, C, H, W), or any rank with B first; the result is as `a`.
@@ -33,7 +33,7 @@ pub fn slerp(a: &Tensor, b: &Tensor, fraction: f64) -> Result<Tensor> {
     if !fraction.is_finite() {
         bail!("slerp: fraction = {fraction} must be a number, 0 for a and 1 for b")
     }
-    // On the host, since not every device knows f64.
+    // On the host, since not every device has f64.
     let rows = |x: &Tensor| {
         let x = x.reshape((x.dim(0)?, ()))?.to_device(&Device::Cpu)?;
         x.to_dtype(DType::F64)?.to_vec2::<f64>()
@@ -43,7 +43,7 @@ pub fn slerp(a: &Tensor, b: &Tensor, fraction: f64) -> Result<Tensor> {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
         let angle = cosine.clamp(-1.0, 1.0).acos();
-        // Parallel: the circle is a point, and a straight line the same.
+        // Parallel: the circle and the straight line are the same.
         if angle.is_nan() || angle.sin() < 1e-6 {
             return (1.0 - fraction, fraction);
         }

@@ -3,12 +3,12 @@
 use crate::rng::Rng;
 use candle_core::{Result, Tensor};
 
-/// Draws the noise z: a [`Rng`] does, and any function that makes a tensor like the one given, to replay noise say.
+/// Draws the noise z: a [`Rng`], or a function that returns a tensor like its argument, to replay noise for example.
 pub trait Noise {
     /// Standard normal numbers, as many as in `x`, of its type and on its device.
     ///
     /// # Errors
-    /// The device has no room.
+    /// The device is out of memory.
     fn like(&mut self, x: &Tensor) -> Result<Tensor>;
 }
 

@@ -2,34 +2,38 @@
 
 use super::{Noise, Sampler, Solver, Threshold, Variance};
 use crate::device::{out_of_memory, too_little};
-use crate::diffusion::Param;
-use crate::schedule::Schedule;
-use candle_core::{Error, Result, Tensor};
+use crate::level::Level;
+use crate::prediction::Prediction;
+use candle_core::{Error, Result, Tensor, bail};
 
-/// One step of the reverse process: where it was, what the network took it for, and where it went.
+/// One step of the reverse process: where it began, the prediction there, and where it ended.
 ///
 /// # Shapes
 /// All tensors are as the noise that sampling began with.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// How many steps were done before.
+    /// The number of steps before this one.
     pub index: usize,
-    /// The time step t.
-    pub t: usize,
-    /// The time step s that it went to; `None` for the clean image.
-    pub s: Option<usize>,
+    /// The time t at which it begins.
+    pub t: f64,
+    /// The time s at which it ends; `None` for the clean image.
+    pub s: Option<f64>,
+    /// The noise level of `xt`.
+    pub level: Level,
+    /// The noise level of `xs`.
+    pub next_level: Level,
     /// x_t.
     pub xt: Tensor,
-    /// x̂_0, the clean image as the network sees it in x_t, after the [`Threshold`](super::Threshold).
+    /// x̂_0, the predicted clean image, after the [`Threshold`].
     pub x0_hat: Tensor,
-    /// ε̂, the noise that is then in x_t.
+    /// ε̂, the noise in x_t that goes with it.
     pub eps_hat: Tensor,
     /// x_s; after the last step the image.
     pub xs: Tensor,
 }
 
 impl State {
-    /// Of `len` images from image `start` on.
+    /// The state of `len` images from image `start` on.
     ///
     /// # Errors
     /// There are fewer.
@@ -45,9 +49,10 @@ impl State {
     }
 }
 
-/// Which of the states to show of a sampler's: `n` such that as much moves from each to the next. `moves` says how far
-/// something, x̂_0 mostly, moves from each state to the following one. The first is always among them and the last, if anything
-/// moves; where one move is larger than the share of a frame there are fewer.
+/// Picks `n` of a trajectory's states such that about the same change lies between each and the next.
+///
+/// `moves[i]` is how far something, mostly x̂_0, moves from state i to state i+1. The first state is always picked, and the
+/// last if anything moves; where one move is larger than 1/(n−1) of the sum, fewer are picked.
 ///
 /// ```
 /// use diffusion_core::sampler::key_frames;
@@ -67,68 +72,89 @@ pub fn key_frames(moves: &[f64], n: usize) -> Vec<usize> {
     picks
 }
 
-/// The states of a reverse process: [`Sampler::states`](super::Sampler::states).
+/// A time with its level.
+type Point = (f64, Level);
+
+/// The states of a reverse process: [`Sampler::states`].
 ///
-/// Each step is computed when it is asked for. None keeps a graph for gradients.
+/// Each step is computed when the iterator is advanced. No state keeps a graph for gradients.
 pub struct States<'a, P, N> {
     solver: Solver,
     threshold: Threshold,
     predict: P,
-    schedule: Schedule,
-    param: Param,
+    prediction: Prediction,
     noise: &'a mut N,
-    /// The time steps at which the network is asked, in turn.
-    path: Vec<usize>,
-    /// Where the last step goes: to a time step, or to the clean image.
-    end: Option<usize>,
+    /// The times at which the network is evaluated, in turn.
+    path: Vec<f64>,
+    /// Their levels.
+    levels: Vec<Level>,
+    /// Where the last step goes; `None` for the clean image.
+    end: Option<Point>,
     index: usize,
     x: Tensor,
-    /// ᾱ of `x`.
-    level: f64,
-    /// x̂_0 of the step before, and its time step.
-    before: Option<(Tensor, usize)>,
+    /// The level of `x`.
+    level: Level,
+    /// x̂_0 of the step before, and its level.
+    before: Option<(Tensor, Level)>,
 }
 
-/// What the network says to some x_t.
+/// A prediction as clean image and noise.
 struct Estimate {
     x0: Tensor,
     eps: Tensor,
 }
 
+/// How much noise a step draws: σ of the mean's formula, and the factor of z.
+#[derive(Clone, Copy)]
+struct Sigma {
+    sigma: f64,
+    drawn: f64,
+}
+
+impl Sigma {
+    const ZERO: Self = Self {
+        sigma: 0.0,
+        drawn: 0.0,
+    };
+}
+
+/// Where a trajectory goes, for [`States::new`].
+pub(super) struct Path {
+    pub(super) times: Vec<f64>,
+    pub(super) levels: Vec<Level>,
+    pub(super) end: Option<Point>,
+}
+
 impl<'a, P, N> States<'a, P, N>
 where
-    P: FnMut(&Tensor, &[usize]) -> Result<Tensor>,
+    P: FnMut(&Tensor, &[f64]) -> Result<Tensor>,
     N: Noise,
 {
-    #[expect(clippy::too_many_arguments, reason = "private; all are the loop's own")]
     pub(super) fn new(
         sampler: &Sampler,
         predict: P,
-        schedule: &Schedule,
-        param: Param,
+        prediction: Prediction,
         noise: &'a mut N,
-        path: Vec<usize>,
-        end: Option<usize>,
+        path: Path,
         x: &Tensor,
     ) -> Self {
-        let level = path.first().map_or(1.0, |t| schedule.alpha_bar(*t));
         Self {
             solver: sampler.solver,
-            threshold: sampler.threshold,
+            threshold: sampler.threshold.resolved(x),
             predict,
-            schedule: schedule.clone(),
-            param,
+            prediction,
             noise,
-            path,
-            end,
+            path: path.times,
+            level: path.levels.first().copied().unwrap_or(Level::CLEAN),
+            levels: path.levels,
+            end: path.end,
             index: 0,
             x: x.detach(),
-            level,
             before: None,
         }
     }
 
-    /// The steps from here on.
+    /// Takes all remaining steps and returns the images.
     ///
     /// # Errors
     /// The first error of a step.
@@ -139,12 +165,12 @@ where
         Ok(self.x)
     }
 
-    /// Goes to the end and keeps the first state, every `k`-th after it, and the last; `k` = 0 keeps the last alone.
+    /// Takes all remaining steps and keeps the first state, every `k`-th after it, and the last; `k` = 0 keeps the last alone.
     ///
     /// # Errors
     /// The first error of a step.
     pub fn every(mut self, k: usize) -> Result<Vec<State>> {
-        let last = self.path.len() - 1;
+        let last = self.path.len().saturating_sub(1);
         let wanted = |i: usize| i == last || i.checked_rem(k) == Some(0);
         let mut kept = Vec::new();
         for state in &mut self {
@@ -156,14 +182,14 @@ where
         Ok(kept)
     }
 
-    /// Puts other images in the place of the last step's result: what comes next goes on from them.
+    /// Replaces the result of the last step: the next step starts from `xs`.
     ///
     /// # Errors
-    /// They are not of the shape of the others.
+    /// Its shape is not that of the trajectory's images.
     pub fn replace(&mut self, xs: &Tensor) -> Result<()> {
         if xs.dims() != self.x.dims() {
-            candle_core::bail!(
-                "sampler: images of shape {:?} cannot take the place of {:?}",
+            bail!(
+                "sampler: images of shape {:?} cannot replace those of shape {:?}",
                 xs.dims(),
                 self.x.dims()
             )
@@ -172,91 +198,119 @@ where
         Ok(())
     }
 
-    /// Takes the last `k` steps back: adds the noise to their result that they took away, from q(x_t given x_s) = N(√(ᾱ_t/ᾱ_s)
-    /// x_s, 1−ᾱ_t/ᾱ_s), and goes on from where they began. They will come out differently; that is how
-    /// [RePaint](https://arxiv.org/abs/2201.09865) (section 4.2) makes parts of an image fit together.
+    /// Undoes the last `k` steps by noising their result again, with
+    /// q(x_t | x_s) = N(signal_t/signal_s x_s, σ²(t|s)); sampling then continues from there.
+    ///
+    /// The repeated steps come out differently, which is how [RePaint](https://arxiv.org/abs/2201.09865) (section 4.2,
+    /// *resampling*) makes the parts of an image fit together.
     ///
     /// # Errors
-    /// Fewer than `k` steps were done.
+    /// Fewer than `k` steps were taken.
     pub fn back(&mut self, k: usize) -> Result<()> {
         if k > self.index {
-            candle_core::bail!("sampler: {k} steps back, but {} were done", self.index)
+            bail!(
+                "sampler: cannot go {k} steps back, since only {} were taken",
+                self.index
+            )
         }
         let to = self.index - k;
-        let Some(t) = self.path.get(to) else {
+        let Some(there) = self.levels.get(to).copied().filter(|_| k > 0) else {
             return Ok(());
         };
-        let there = self.schedule.alpha_bar(*t);
-        let share = (there / self.level).min(1.0);
         let z = self.noise.like(&self.x)?;
-        self.x = ((&self.x * share.sqrt())? + (z * (1.0 - share).sqrt())?)?;
+        let deviation = there.transition_variance(self.level).sqrt();
+        self.x = ((&self.x * there.transition_signal(self.level))? + (z * deviation)?)?;
         (self.index, self.level, self.before) = (to, there, None);
         Ok(())
     }
 
-    /// The time steps at which the network is asked, in turn.
-    pub fn path(&self) -> &[usize] {
+    /// The times at which the network is evaluated, in turn.
+    pub fn path(&self) -> &[f64] {
         &self.path
     }
 
-    fn step(&mut self, t: usize) -> Result<State> {
-        let s = self.path.get(self.index + 1).copied().or(self.end);
+    fn step(&mut self, (t, level): Point) -> Result<State> {
+        let at = self.index + 1;
+        let to = self
+            .path
+            .get(at)
+            .zip(self.levels.get(at))
+            .map(|(s, level)| (*s, *level))
+            .or(self.end);
+        let (s, next) = (
+            to.map(|(s, _)| s),
+            to.map_or(Level::CLEAN, |(_, level)| level),
+        );
         let xt = self.x.clone();
-        let Estimate { x0, eps } = self.estimate(&xt, t)?;
-        let (alpha_bar, next) = (self.alpha_bar(Some(t)), self.alpha_bar(s));
-        // 0 on the way back to noise, where ᾱ falls.
-        let share = (1.0 - alpha_bar / next).max(0.0);
-        let sigma = ((1.0 - next) / (1.0 - alpha_bar) * share).sqrt();
-        let xs = match (self.solver, s) {
-            (Solver::Ddim { eta }, _) => self.go(&x0, &eps, next, eta * sigma, eta * sigma)?,
-            (Solver::Ddpm { variance }, s) => {
+        let Estimate { x0, eps } = self.estimate(&xt, t, level)?;
+        let xs = match (self.solver, to) {
+            (Solver::Ddim { eta }, _) => {
+                let sigma = eta * level.posterior(next).variance.sqrt();
+                self.go(
+                    &x0,
+                    &eps,
+                    next,
+                    Sigma {
+                        sigma,
+                        drawn: sigma,
+                    },
+                )?
+            }
+            (Solver::Ddpm { variance }, _) => {
+                let sigma = level.posterior(next).variance.sqrt();
                 let drawn = match variance {
                     Variance::Posterior => sigma,
+                    // 0 where it ends at the clean image.
                     Variance::Beta if s.is_none() => 0.0,
-                    Variance::Beta => share.sqrt(),
+                    Variance::Beta => {
+                        let ratio = next.total_variance() / level.total_variance();
+                        (level.transition_variance(next) * ratio).sqrt()
+                    }
                 };
-                self.go(&x0, &eps, next, sigma, drawn)?
+                self.go(&x0, &eps, next, Sigma { sigma, drawn })?
             }
-            (Solver::Heun, Some(s)) => {
-                let trial = self.go(&x0, &eps, next, 0.0, 0.0)?;
-                let there = self.estimate(&trial, s)?.x0;
+            (Solver::Heun, Some((s, next))) => {
+                let trial = self.go(&x0, &eps, next, Sigma::ZERO)?;
+                let there = self.estimate(&trial, s, next)?.x0;
                 let mean = ((&x0 + there)? * 0.5)?;
-                let eps = self.eps(&xt, t, &mean)?;
-                self.go(&mean, &eps, next, 0.0, 0.0)?
+                let eps = noise_of(&xt, level, &mean)?;
+                self.go(&mean, &eps, next, Sigma::ZERO)?
             }
             (Solver::DpmSolver, Some(_)) if self.before.is_some() => {
-                let line = self.prolonged(&x0, t, next)?;
-                let eps = self.eps(&xt, t, &line)?;
-                self.go(&line, &eps, next, 0.0, 0.0)?
+                let line = self.extrapolated(&x0, level, next)?;
+                let eps = noise_of(&xt, level, &line)?;
+                self.go(&line, &eps, next, Sigma::ZERO)?
             }
-            (Solver::Heun | Solver::DpmSolver, _) => self.go(&x0, &eps, next, 0.0, 0.0)?,
+            (Solver::Heun | Solver::DpmSolver, _) => self.go(&x0, &eps, next, Sigma::ZERO)?,
         };
         if self.solver == Solver::DpmSolver {
-            self.before = Some((x0.clone(), t));
+            self.before = Some((x0.clone(), level));
         }
         (self.x, self.level) = (xs.detach(), next);
+        let (index, xs) = (self.index, self.x.clone());
         Ok(State {
-            index: self.index,
+            index,
             t,
             s,
+            level,
+            next_level: next,
             xt,
             x0_hat: x0,
             eps_hat: eps,
-            xs: self.x.clone(),
+            xs,
         })
     }
 
-    /// √ᾱ_s x̂_0 + √(1−ᾱ_s−σ²) ε̂ + σ' z, where σ' = σ but for the original's variance.
+    /// signal_s x̂_0 + √(noise_s² − σ²) ε̂ + σ' z, where σ' = σ except for the variance β.
     fn go(
         &mut self,
         x0: &Tensor,
         eps: &Tensor,
-        next: f64,
-        sigma: f64,
-        drawn: f64,
+        next: Level,
+        Sigma { sigma, drawn }: Sigma,
     ) -> Result<Tensor> {
-        let rest = (1.0 - next - sigma * sigma).max(0.0).sqrt();
-        let xs = ((x0 * next.sqrt())? + (eps * rest)?)?;
+        let rest = (next.noise * next.noise - sigma * sigma).max(0.0).sqrt();
+        let xs = ((x0 * next.signal)? + (eps * rest)?)?;
         if drawn > 0.0 {
             let z = self.noise.like(&xs)?;
             return xs + (z * drawn)?;
@@ -264,40 +318,37 @@ where
         Ok(xs)
     }
 
-    fn estimate(&mut self, x: &Tensor, t: usize) -> Result<Estimate> {
-        let times = vec![t; x.dim(0)?];
-        let answer = (self.predict)(x, &times)?.detach();
-        let x0 = self.param.x0(&self.schedule, x, &times, &answer)?;
+    fn estimate(&mut self, x: &Tensor, t: f64, level: Level) -> Result<Estimate> {
+        let n = x.dim(0)?;
+        let c_in = self.prediction.scalings(level).c_in;
+        let input = if c_in == 1.0 { x.clone() } else { (x * c_in)? };
+        let output = (self.predict)(&input, &vec![t; n])?.detach();
+        let levels = vec![level; n];
+        let x0 = self.prediction.x0(x, &levels, &output)?;
         Ok(match self.threshold.apply(&x0)? {
             Some(x0) => Estimate {
-                eps: self.eps(x, t, &x0)?,
+                eps: noise_of(x, level, &x0)?,
                 x0,
             },
             None => Estimate {
                 x0,
-                eps: self.param.eps(&self.schedule, x, &times, &answer)?,
+                eps: self.prediction.eps(x, &levels, &output)?,
             },
         })
     }
 
-    /// ε̂ where x̂_0 is given.
-    fn eps(&self, x: &Tensor, t: usize, x0: &Tensor) -> Result<Tensor> {
-        Param::X0.eps(&self.schedule, x, &vec![t; x.dim(0)?], x0)
-    }
-
-    /// x̂_0 in the middle of the next interval of λ, on the line through the last two answers.
-    fn prolonged(&self, x0: &Tensor, t: usize, next: f64) -> Result<Tensor> {
-        let Some((x0_before, t_before)) = &self.before else {
+    /// x̂_0 in the middle of the next interval of λ, on the line through the last two predictions.
+    fn extrapolated(&self, x0: &Tensor, level: Level, next: Level) -> Result<Tensor> {
+        let Some((x0_before, before)) = &self.before else {
             return Ok(x0.clone());
         };
-        let lambda = |alpha_bar: f64| 0.5 * (alpha_bar / (1.0 - alpha_bar)).ln();
-        let now = lambda(self.alpha_bar(Some(t)));
-        let r = (now - lambda(self.alpha_bar(Some(*t_before)))) / (lambda(next) - now);
-        (x0 * (1.0 + 0.5 / r))? - (x0_before * (0.5 / r))?
-    }
-
-    fn alpha_bar(&self, t: Option<usize>) -> f64 {
-        t.map_or(1.0, |t| self.schedule.alpha_bar(t))
+        let step = next.lambda() - level.lambda();
+        let weight = 0.5 * step / (level.lambda() - before.lambda());
+        // λ is infinite where no signal is left, as at the start of flow: a step of first order.
+        if !weight.is_finite() || weight == 0.0 {
+            return Ok(x0.clone());
+        }
+        (x0 * (1.0 + weight))? - (x0_before * weight)?
     }
 
     /// What can be done about it, if the device's memory is full.
@@ -308,9 +359,9 @@ where
         let n = self.x.dims().first().copied().unwrap_or(1);
         let wanted = format!("a batch of {n} images");
         let advice = match n {
-            0 | 1 => "a smaller network or smaller images might fit".to_owned(),
+            0 | 1 => "use a smaller network or smaller images".to_owned(),
             _ => format!(
-                "draw fewer images at a time, {} say: --batch on the command line, at_once of Model::sample_in_batches",
+                "sample fewer images at a time, {} say: --batch on the command line, at_once of Model::sample_in_batches",
                 n / 2
             ),
         };
@@ -318,17 +369,22 @@ where
     }
 }
 
+/// ε̂ = (x − signal·x̂_0)/noise.
+fn noise_of(x: &Tensor, level: Level, x0: &Tensor) -> Result<Tensor> {
+    Prediction::X0.eps(x, &vec![level; x.dim(0)?], x0)
+}
+
 impl<P, N> Iterator for States<'_, P, N>
 where
-    P: FnMut(&Tensor, &[usize]) -> Result<Tensor>,
+    P: FnMut(&Tensor, &[f64]) -> Result<Tensor>,
     N: Noise,
 {
     type Item = Result<State>;
 
     /// The next step; nothing after an error.
     fn next(&mut self) -> Option<Result<State>> {
-        let t = *self.path.get(self.index)?;
-        let state = self.step(t).map_err(|e| self.explained(e));
+        let point = (*self.path.get(self.index)?, *self.levels.get(self.index)?);
+        let state = self.step(point).map_err(|e| self.explained(e));
         self.index = match state {
             Ok(_) => self.index + 1,
             Err(_) => self.path.len(),
@@ -344,7 +400,7 @@ where
 
 impl<P, N> ExactSizeIterator for States<'_, P, N>
 where
-    P: FnMut(&Tensor, &[usize]) -> Result<Tensor>,
+    P: FnMut(&Tensor, &[f64]) -> Result<Tensor>,
     N: Noise,
 {
 }

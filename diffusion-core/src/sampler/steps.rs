@@ -1,76 +1,89 @@
-//! Which time steps are visited.
+//! Which times a sampler visits.
 
-use crate::schedule::Schedule;
+use crate::process::{NoiseProcess, rounded};
 use candle_core::{Result, bail};
 
-/// Which of the T time steps a sampler visits, the noisiest first. The names of the spacings are diffusers'
+/// The times at which a sampler evaluates the network, the noisiest first. The names of the spacings are diffusers'
 /// ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), table 2).
 ///
 /// ```
-/// use diffusion_core::{sampler::Steps, schedule::Schedule};
+/// use diffusion_core::{process::NoiseProcess, sampler::Steps, schedule::Schedule};
 /// let schedule = Schedule::linear(1000)?;
-/// assert_eq!(Steps::Trailing(4).visited(&schedule)?, [999, 749, 499, 249]);
-/// assert_eq!(Steps::Leading(4).visited(&schedule)?, [750, 500, 250, 0]);
-/// assert_eq!(Steps::Linspace(4).visited(&schedule)?, [999, 666, 333, 0]);
+/// assert_eq!(Steps::Trailing(4).visited(&schedule)?, [999.0, 749.0, 499.0, 249.0]);
+/// assert_eq!(Steps::Leading(4).visited(&schedule)?, [750.0, 500.0, 250.0, 0.0]);
+/// assert_eq!(Steps::Linspace(4).visited(&schedule)?, [999.0, 666.0, 333.0, 0.0]);
+/// assert_eq!(Steps::Trailing(4).visited(NoiseProcess::flow())?, [1.0, 0.75, 0.5, 0.25]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub enum Steps {
-    /// All T.
+    /// All T time steps of a discrete process.
     All,
-    /// So many, equally spaced, from T−1 on: begins where x_t is noise, and ends with a step of full length.
+    /// `n` times, the process's own grid ([`NoiseProcess::steps`]): on the discrete process equally spaced from T−1 on, so
+    /// that it begins at the terminal SNR.
     Trailing(usize),
-    /// So many, equally spaced by ⌊T/n⌋, down to 0. It begins below T−1, where x_t is not yet all noise: with few steps
-    /// images come out too bright or too dark.
+    /// `n` time steps of a discrete process, spaced by ⌊T/n⌋, down to 0. It begins below T−1, where some signal is left: with
+    /// few steps images come out too bright or too dark.
     Leading(usize),
-    /// So many, equally spaced from T−1 to 0, both visited; one alone is T−1.
+    /// `n` time steps of a discrete process, equally spaced from T−1 to 0, both included; a single one is T−1.
     Linspace(usize),
-    /// These, falling.
-    Given(Vec<usize>),
+    /// These times, which must fall.
+    Given(Vec<f64>),
 }
 
 impl Steps {
-    /// The time steps, each in 0 … T−1, falling.
+    /// The times, falling. The last step goes from the last one to the clean image.
     ///
     /// # Errors
-    /// None, more than T, or those given do not fall or are not in 0 … T−1: the message names the number.
-    pub fn visited(&self, schedule: &Schedule) -> Result<Vec<usize>> {
-        let steps = schedule.steps();
-        let checked = |n: usize| {
-            if !(1..=steps).contains(&n) {
-                bail!("sampler: steps = {n} must be in 1 … {steps}, the time steps of the schedule")
+    /// No step, or more than the schedule has; a spacing that only a discrete process has; given times that do not fall, are
+    /// outside the process's range, or have no noise to remove: the message names the number.
+    pub fn visited(&self, process: impl Into<NoiseProcess>) -> Result<Vec<f64>> {
+        let process = process.into();
+        let timesteps = |name: &str| match &process {
+            NoiseProcess::Vp(schedule) => Ok(schedule.timesteps()),
+            other => bail!(
+                "sampler: {name} spaces time steps, and the {} process has none; use Steps::Trailing(n), its own grid, or \
+                 Steps::Given(times)",
+                other.name()
+            ),
+        };
+        let checked = |n: usize, all: usize| {
+            if !(1..=all).contains(&n) {
+                bail!("sampler: steps = {n} must be in 1 … {all}, the time steps of the schedule")
             }
             Ok(n)
         };
+        let spaced =
+            |n: usize, at: &dyn Fn(usize) -> usize| (0..n).rev().map(|i| at(i) as f64).collect();
         Ok(match self {
-            Self::All => (0..steps).rev().collect(),
-            Self::Trailing(n) => {
-                let n = checked(*n)?;
-                (0..n).map(|i| rounded((n - i) * steps, n) - 1).collect()
-            }
+            Self::Trailing(n) => process.steps(*n)?,
+            Self::All => spaced(timesteps("Steps::All")?, &|i| i),
             Self::Leading(n) => {
-                let n = checked(*n)?;
-                (0..n).rev().map(|i| i * (steps / n)).collect()
+                let all = timesteps("Steps::Leading")?;
+                let n = checked(*n, all)?;
+                spaced(n, &|i| i * (all / n))
             }
-            Self::Linspace(1) => vec![steps - 1],
             Self::Linspace(n) => {
-                let n = checked(*n)?;
-                let at = |i| rounded(i * (steps - 1), n - 1);
-                (0..n).rev().map(at).collect()
+                let last = timesteps("Steps::Linspace")? - 1;
+                match checked(*n, last + 1)? {
+                    1 => vec![last as f64],
+                    n => spaced(n, &|i| rounded(i * last, n - 1)),
+                }
             }
             Self::Given(times) => {
-                let Some(first) = times.first() else {
-                    bail!("sampler: no time steps were given; at least one is needed")
-                };
-                if *first >= steps {
-                    bail!(
-                        "sampler: time step {first} was given; the schedule has 0 … {}",
-                        steps - 1
-                    )
+                if times.is_empty() {
+                    bail!("sampler: no times were given; at least one is needed")
+                }
+                for (t, level) in times.iter().zip(process.levels(times)?) {
+                    if level.noise == 0.0 {
+                        bail!(
+                            "sampler: time {t} was given, where there is no noise; leave it out: the last step ends at the clean image"
+                        )
+                    }
                 }
                 if let Some(pair) = times.windows(2).find(|pair| pair[0] <= pair[1]) {
                     bail!(
-                        "sampler: time step {} was given after {}; they must fall",
+                        "sampler: time {} was given after {}; times must fall",
                         pair[1],
                         pair[0]
                     )
@@ -79,10 +92,4 @@ impl Steps {
             }
         })
     }
-}
-
-/// a/b to the nearest whole number, and of two the even one, as NumPy rounds.
-fn rounded(a: usize, b: usize) -> usize {
-    let (whole, twice) = (a / b, 2 * (a % b));
-    whole + usize::from(twice > b || (twice == b && whole % 2 == 1))
 }

@@ -132,7 +132,7 @@ impl Ask {
                 self.context.len() == k,
                 "--context: {} numbers were given; it takes {k}: {}",
                 self.context.len(),
-                model.process.classes.join(", ")
+                model.info.classes.join(", ")
             );
             ensure!(
                 self.context.iter().all(|value| value.is_finite()),
@@ -176,7 +176,7 @@ impl Ask {
     }
 
     fn label(&self, word: &str, model: &Model) -> Result<usize> {
-        let names = &model.process.classes;
+        let names = &model.info.classes;
         let architecture = model.network.architecture();
         let most = architecture.classes().max(architecture.context());
         let found = names.iter().position(|name| name == word);
@@ -192,7 +192,7 @@ impl Ask {
 }
 
 fn name(model: &Model, label: usize) -> String {
-    let name = model.process.classes.get(label).cloned();
+    let name = model.info.classes.get(label).cloned();
     name.unwrap_or_else(|| label.to_string())
 }
 

@@ -29,17 +29,14 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "png")?;
     let asked = options.ask.load(10)?;
-    let (few, schedule) = (
-        Sampler::ddim(options.steps),
-        asked.model.process.schedule()?,
-    );
+    let (few, schedule) = (Sampler::ddim(options.steps), asked.model.info.schedule()?);
     let many = Sampler {
         steps: options.ddpm_steps.map_or(Steps::All, Steps::Trailing),
         ..Sampler::ddpm()
     };
-    check_steps("--steps", options.steps, &schedule)?;
+    check_steps("--steps", options.steps, schedule)?;
     if let Some(steps) = options.ddpm_steps {
-        check_steps("--ddpm-steps", steps, &schedule)?;
+        check_steps("--ddpm-steps", steps, schedule)?;
     }
     println!("{}, {}", counted(asked.n, "image"), asked.words);
     let noise = asked

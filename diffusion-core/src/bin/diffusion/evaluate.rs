@@ -80,7 +80,7 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(asked) = &model {
         options.how.batch()?;
         options.how.sampler()?;
-        options.how.steps(&asked.model.process.schedule()?)?;
+        options.how.steps(asked.model.info.schedule()?)?;
     }
     let task = task(options, model.as_ref())?;
     let source = Source {
@@ -129,7 +129,7 @@ pub fn run(options: &Options) -> Result<()> {
         let header = Header {
             name: &name,
             data: match &model {
-                Some(asked) if asked.names_known => &asked.model.process.data,
+                Some(asked) if asked.names_known => &asked.model.info.data,
                 _ => real.name(),
             },
             task: "unconditional-image-generation",
@@ -167,7 +167,7 @@ fn task(options: &Options, model: Option<&Asked>) -> Result<String> {
             Ok(task.clone())
         }
         (None, Some(asked)) => {
-            let task = &asked.model.process.data;
+            let task = &asked.model.info.data;
             ensure!(
                 there(task),
                 "--data is needed: what the model was trained on is called {task}, which is neither one of {known} nor a folder \
@@ -264,10 +264,10 @@ fn size([c, h, w]: [usize; 3]) -> String {
 }
 
 fn draw(options: &Options, asked: &Asked, seen: &Seen, real: &Dataset) -> Result<Drawn> {
-    let process = &asked.model.process;
+    let process = &asked.model.info;
     seen.check(process.shape, "--checkpoint: the images of this model")?;
     let labels = judged(asked, real)?;
-    let steps = options.how.steps(&process.schedule()?)?;
+    let steps = options.how.steps(process.schedule()?)?;
     let words = format!(
         "{}, {}, {} in {}, seed {}",
         counted(asked.n, "sample"),
@@ -288,7 +288,7 @@ fn draw(options: &Options, asked: &Asked, seen: &Seen, real: &Dataset) -> Result
 
 /// What each sample was to show, if the data has the same classes; a warning if the model was trained on other data.
 fn judged(asked: &Asked, real: &Dataset) -> Result<Option<Vec<u32>>> {
-    let (process, names) = (&asked.model.process, real.class_names());
+    let (process, names) = (&asked.model.info, real.class_names());
     let same = match asked.names_known {
         true => process.classes == names,
         false => process.classes.len() == names.len(),

@@ -98,7 +98,7 @@ pub fn run(options: Options) -> Result<()> {
 
 /// Steps of the picture's sampler.
 fn steps(model: &Model) -> usize {
-    model.process.steps.min(50)
+    (model.info.schedule()).map_or(50, |schedule| schedule.timesteps().min(50))
 }
 
 /// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
@@ -167,11 +167,10 @@ fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result
 /// How far answers with the exported weights are from those with the run's own: root mean square, relative.
 fn rounding(path: &Path, model: &Model) -> Result<f64> {
     let exported = Model::load(path, &Device::Cpu)?;
-    let [c, h, w] = model.process.shape;
+    let [c, h, w] = model.info.shape;
     let x = Rng::new(SEED).randn((16, c, h, w), &Device::Cpu)?;
-    let t: Vec<f64> = (0..16)
-        .map(|i| (i * (model.process.steps - 1) / 15) as f64)
-        .collect();
+    let last = model.info.process.max_network_time() - 1;
+    let t: Vec<usize> = (0..16).map(|i| i * last / 15).collect();
     let condition = model.conditions(16)?;
     let answer = |m: &Model| m.network.predict(&x, &t, &condition);
     let (want, got) = (answer(model)?, answer(&exported)?);
@@ -196,7 +195,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
         .filter(|s| s.epoch == last.epoch)
         .map(|s| s.loss)
         .collect();
-    let process = &model.process;
+    let process = &model.info;
     let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
     let machine: Vec<&str> = machine.lines().collect();
     let [c, h, w] = process.shape;

@@ -6,8 +6,8 @@ use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::{Dataset, Part, Source};
 use diffusion_core::device::{Choice, described};
-use diffusion_core::diffusion::Param;
 use diffusion_core::metrics::{Classifier, FeatureExtractor, Gaussian, class_accuracy};
+use diffusion_core::prediction::Prediction;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps};
 use diffusion_core::schedule::Betas;
@@ -89,7 +89,11 @@ struct Row {
 }
 
 const SCHEDULES: [(&str, Betas); 2] = [("linear", Betas::LINEAR), ("cosine", Betas::COSINE)];
-const PARAMS: [(&str, Param); 3] = [("ε", Param::Eps), ("x₀", Param::X0), ("v", Param::V)];
+const PARAMS: [(&str, Prediction); 3] = [
+    ("ε", Prediction::Eps),
+    ("x₀", Prediction::X0),
+    ("v", Prediction::V),
+];
 const LOSSES: [(&str, Loss); 2] = [("MSE", Loss::Mse), ("L1", Loss::L1)];
 const STEPS: [usize; 2] = [10, 25];
 
@@ -166,7 +170,7 @@ fn wanted(seeds: u64) -> Vec<(Trained, TrainingConfig)> {
                     };
                     let config = TrainingConfig {
                         seed,
-                        betas,
+                        betas: betas.clone(),
                         param: means,
                         loss,
                         ..TrainingConfig::default()

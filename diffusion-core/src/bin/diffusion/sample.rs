@@ -106,7 +106,7 @@ impl How {
     /// How many steps it takes.
     pub fn steps(&self, schedule: &Schedule) -> Result<usize> {
         let n = match self.sampler {
-            Name::Ddpm => self.steps.unwrap_or(schedule.steps()),
+            Name::Ddpm => self.steps.unwrap_or(schedule.timesteps()),
             _ => self.steps.unwrap_or(USUAL_STEPS),
         };
         check_steps("--steps", n, schedule)?;
@@ -126,7 +126,7 @@ impl How {
 
 /// An error that names the flag if a schedule does not have so many steps to visit.
 pub fn check_steps(flag: &str, n: usize, schedule: &Schedule) -> Result<()> {
-    let all = schedule.steps();
+    let all = schedule.timesteps();
     ensure!(
         (1..=all).contains(&n),
         "{flag} {n}: it must be in 1 … {all}, the time steps that the model was trained with"
@@ -146,8 +146,8 @@ pub fn run(options: &Options) -> Result<()> {
         path.map_or(Ok(()), |path| prepare(path, extension))?;
     }
     let asked = options.ask.load(64)?;
-    let schedule = asked.model.process.schedule()?;
-    let steps = options.how.steps(&schedule)?;
+    let schedule = asked.model.info.schedule()?;
+    let steps = options.how.steps(schedule)?;
     println!(
         "{}, {}, {} in {}, seed {}",
         counted(asked.n, "image"),

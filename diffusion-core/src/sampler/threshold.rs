@@ -1,0 +1,71 @@
+//! How predictions are kept in the range of images.
+
+use candle_core::{Result, Tensor, bail};
+use serde::{Deserialize, Serialize};
+
+/// What is done to x̂_0 before it is used; ε̂ is recomputed from the result.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Threshold {
+    /// [`Threshold::Clip`] for images and [`Threshold::None`] for other data. A [`Model`](crate::model::Model) knows which it
+    /// was trained on; without one, (B, C, H, W) with C = 1 or 3 are images.
+    #[default]
+    Auto,
+    /// Nothing.
+    None,
+    /// It is clipped to \[−1, 1\].
+    Clip,
+    /// It is clipped to \[−s, s\] and divided by s, the given quantile of each image's |x̂_0|, at least 1
+    /// ([Saharia et al. 2022](https://arxiv.org/abs/2205.11487), section 2.3): for strong guidance.
+    Dynamic {
+        /// In (0, 1\]; 0.995 in the paper.
+        quantile: f64,
+    },
+}
+
+impl Threshold {
+    pub(super) fn check(self) -> Result<()> {
+        if let Self::Dynamic { quantile } = self
+            && !(quantile > 0.0 && quantile <= 1.0)
+        {
+            bail!("sampler: quantile = {quantile} must be in (0, 1]")
+        }
+        Ok(())
+    }
+
+    /// What [`Threshold::Auto`] means for data of which is known whether it is images.
+    pub(crate) fn for_images(self, images: bool) -> Self {
+        match self {
+            Self::Auto if images => Self::Clip,
+            Self::Auto => Self::None,
+            other => other,
+        }
+    }
+
+    /// What [`Threshold::Auto`] means for data of this shape.
+    pub(super) fn resolved(self, x: &Tensor) -> Self {
+        self.for_images(matches!(x.dims(), [_, 1 | 3, _, _]))
+    }
+
+    /// The new x̂_0; `None` if it is left alone.
+    pub(super) fn apply(self, x0: &Tensor) -> Result<Option<Tensor>> {
+        match self.resolved(x0) {
+            Self::Clip => x0.clamp(-1f64, 1f64).map(Some),
+            Self::Dynamic { quantile } => {
+                let (sorted, _) = x0.abs()?.flatten_from(1)?.sort_last_dim(true)?;
+                let last = sorted.dim(1)? - 1;
+                // As torch.quantile: linear between the two nearest.
+                let at = quantile * last as f64;
+                let (below, above) = (at.floor() as usize, at.ceil() as usize);
+                let (low, high) = (sorted.narrow(1, below, 1)?, sorted.narrow(1, above, 1)?);
+                let between = (&low + ((high - &low)? * at.fract())?)?;
+                let mut shape = vec![1; x0.rank()];
+                shape[0] = x0.dim(0)?;
+                let s = between.clamp(1f64, f64::INFINITY)?.reshape(shape)?;
+                let clipped = x0.broadcast_minimum(&s)?.broadcast_maximum(&s.neg()?)?;
+                clipped.broadcast_div(&s).map(Some)
+            }
+            _ => Ok(None),
+        }
+    }
+}

@@ -75,7 +75,7 @@ impl RunConfig {
         let mut network = self.network.clone();
         if let Architecture::ContextUnet(it) = &mut network {
             it.height = height;
-            it.timesteps = self.training.process.max_network_time() as usize;
+            it.timesteps = self.training.process.max_network_time();
         }
         network.with(Conditioning {
             channels,

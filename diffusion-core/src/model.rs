@@ -114,9 +114,7 @@ impl Model {
         guidance: &Guidance,
     ) -> candle_core::Result<Tensor> {
         guidance.predict(xt, t, |xt, t, condition| {
-            let times = t
-                .iter()
-                .map(|t| self.info.process.network_time(*t).round() as usize);
+            let times = t.iter().map(|t| self.info.process.network_time(*t));
             self.network
                 .predict(xt, &times.collect::<Vec<_>>(), condition)
         })
@@ -215,6 +213,17 @@ impl Model {
         Ok(Condition::none())
     }
 
+    /// A copy with weights of its own.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn copy(&self) -> Result<Self> {
+        Ok(Self {
+            network: self.network.copy()?,
+            info: self.info.clone(),
+        })
+    }
+
     /// Writes the model to a safetensors file, weights in f32.
     ///
     /// # Errors
@@ -228,8 +237,13 @@ impl Model {
     /// # Errors
     /// As [`Model::save`].
     pub fn save_as(&self, path: impl AsRef<Path>, dtype: DType) -> Result<()> {
+        self.write(path.as_ref(), dtype, &self.info)
+    }
+
+    /// Writes the model with other information than its own.
+    pub(crate) fn write(&self, path: &Path, dtype: DType, info: &ModelInfo) -> Result<()> {
         let mut metadata = self.network.metadata()?;
-        self.info.write(&mut metadata)?;
+        info.write(&mut metadata)?;
         let tensors = self.network.parameters().values()?;
         let tensors = tensors
             .into_iter()

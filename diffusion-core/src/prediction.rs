@@ -343,7 +343,7 @@ mod tests {
             );
         }
         assert_eq!(
-            crate::config::parse_choice::<Prediction>("edm").expect("a name"),
+            crate::choice::parse_choice::<Prediction>("edm").expect("a name"),
             Prediction::EDM
         );
         Ok(())

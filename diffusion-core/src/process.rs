@@ -13,7 +13,7 @@ mod time_sampling;
 
 pub use time_sampling::TimeSampling;
 
-use crate::config::name_or_table;
+use crate::choice::name_or_table;
 use crate::level::Level;
 use crate::schedule::Schedule;
 use candle_core::{Result, bail};
@@ -513,7 +513,7 @@ mod tests {
             assert_eq!(parsed(&toml), Ok(process), "{toml}");
         }
         assert_eq!(
-            crate::config::parse_choice::<NoiseProcess>("flow").expect("a name"),
+            crate::choice::parse_choice::<NoiseProcess>("flow").expect("a name"),
             NoiseProcess::flow()
         );
         Ok(())

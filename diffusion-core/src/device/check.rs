@@ -349,7 +349,7 @@ fn trained(device: &Device, precision: Precision) -> Result<(Vec<f64>, Vec<f64>)
         lr: 1e-3,
         sample_every: 0,
         precision,
-        max_steps: 20,
+        train_steps: 20,
         ..Default::default()
     };
     let net = SimpleUNet {

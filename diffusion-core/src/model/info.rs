@@ -1,6 +1,6 @@
 //! What a model file says beside its weights.
 
-use crate::config::name_or_table;
+use crate::choice::name_or_table;
 use crate::prediction::Prediction;
 use crate::process::NoiseProcess;
 use crate::schedule::{Betas, Schedule};

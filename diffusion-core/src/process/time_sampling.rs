@@ -260,7 +260,7 @@ mod tests {
                 .to_string();
             assert!(message.contains(wants), "{message}");
         }
-        let named: TimeSampling = crate::config::parse_choice("logit-normal").expect("a name");
+        let named: TimeSampling = crate::choice::parse_choice("logit-normal").expect("a name");
         assert_eq!(
             named,
             TimeSampling::LogitNormal {

@@ -1,6 +1,6 @@
 //! The named ways to choose β, and how files write them.
 
-use crate::config::parse_choice;
+use crate::choice::parse_choice;
 use candle_core::bail;
 use serde::de::value::{MapAccessDeserializer, SeqAccessDeserializer};
 use serde::de::{self, Deserializer, Visitor};

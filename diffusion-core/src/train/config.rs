@@ -36,7 +36,6 @@ pub struct TrainingConfig {
     #[serde(skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
     /// The noise process: which levels of noise there are.
-    #[serde(deserialize_with = "name_or_table")]
     pub process: NoiseProcess,
     /// What the network predicts.
     #[serde(deserialize_with = "name_or_table")]

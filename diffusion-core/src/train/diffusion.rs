@@ -4,7 +4,7 @@ use super::{
     ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting,
 };
 use crate::data::Dataset;
-use crate::level::perturb;
+use crate::level::{Level, perturb, scaled};
 use crate::model::{Model, ModelInfo};
 use crate::nn::Parameters;
 use crate::ops::avg_pool2d;
@@ -13,7 +13,7 @@ use crate::rng::Rng;
 use crate::sampler::Sampler;
 use crate::unet::{Architecture, Condition, Network};
 use anyhow::{Result, ensure};
-use candle_core::{Device, Tensor};
+use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -57,7 +57,7 @@ impl Diffusion {
             classes: data.class_names().to_vec(),
             data: data.name().to_owned(),
             images_seen: 0,
-            images: data.is_u8(),
+            images: true,
         };
         let steps = match &config.process {
             NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),
@@ -125,7 +125,7 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
     if let Some(known) = architecture.timesteps() {
         let timesteps = config.process.max_network_time();
         ensure!(
-            known as f64 == timesteps,
+            known == timesteps,
             "the network divides its times by timesteps = {known}, and those of the training's process go up to {timesteps}: \
              set timesteps = {timesteps} in the network"
         );
@@ -158,14 +158,15 @@ impl Objective for Diffusion {
         let (t, dropped) = (&self.drawn.0[batch.within()], &self.drawn.1[batch.within()]);
         let (x0, levels) = (batch.images(), info.process.levels(t)?);
         let eps = noise.randn_like(x0)?;
-        let xt = perturb(x0, &eps, &levels)?;
+        let xt = perturb(x0, &levels, &eps)?;
         let target = info.prediction.target(x0, &eps, &levels)?;
-        let input = info.prediction.scale_input(&xt, &levels)?;
+        let c_in = levels.iter().map(|level| info.prediction.scalings(*level).c_in);
+        let input = scaled(&xt, c_in.collect())?.unwrap_or(xt);
         let condition = self.condition(batch)?.dropped(dropped)?;
         let times: Vec<f64> = t.iter().map(|t| info.process.network_time(*t)).collect();
         let output = network.forward(&input, &times, &condition)?;
         let each = self.loss.per_image(&output, &target)?;
-        let weight = |level| self.weighting.at(level, info.prediction) as f32;
+        let weight = |level: &Level| self.weighting.at(*level, info.prediction) as f32;
         let weights: Vec<f32> = levels.iter().map(weight).collect();
         Ok((each * Tensor::from_vec(weights, t.len(), x0.device())?)?.mean_all()?)
     }
@@ -208,7 +209,8 @@ impl Objective for Diffusion {
     }
 
     fn save(&self, path: &Path, images_seen: u64) -> Result<()> {
-        self.model.save_after(path, images_seen)
+        let info = ModelInfo { images_seen, ..self.model.info.clone() };
+        self.model.write(path, DType::F32, &info)
     }
 }
 

@@ -93,11 +93,11 @@ impl Weighting {
     /// The weight of the squared error of a network's output at a level of noise.
     ///
     /// An error of the output is `c_out` times as large in x̂_0, so a weight w on the error of x̂_0 is w·c_out² here.
-    pub fn at(self, level: &Level, prediction: Prediction) -> f64 {
+    pub fn at(self, level: Level, prediction: Prediction) -> f64 {
         match self {
             Self::Uniform => 1.0,
             Self::MinSnr { gamma } => {
-                gamma.min(level.snr()) * prediction.scalings(*level).c_out.powi(2)
+                gamma.min(level.snr()) * prediction.scalings(level).c_out.powi(2)
             }
         }
     }
@@ -163,7 +163,7 @@ mod tests {
             };
             let snr = alpha_bar / (1.0 - alpha_bar);
             let [eps, x0, v] = [Prediction::Eps, Prediction::X0, Prediction::V]
-                .map(|prediction| weighting.at(&level, prediction));
+                .map(|prediction| weighting.at(level, prediction));
             assert!((x0 / snr.min(5.0) - 1.0).abs() < 1e-12);
             assert!(
                 (eps / (snr.min(5.0) / snr) - 1.0).abs() < 1e-9,

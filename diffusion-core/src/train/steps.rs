@@ -2,7 +2,6 @@
 
 #[cfg(feature = "cuda")]
 use super::on_device::OnDevice;
-use super::on_device::Resident;
 use super::optimizer::Optimizer;
 use super::{Noise, Objective, StepInfo, TrainingBatch, TrainingConfig};
 use crate::data::Dataset;
@@ -13,12 +12,16 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use std::time::Instant;
 
-/// Random streams: step i has stream i + 1, and the orders of the epochs have those from here on.
+/// Random streams: step i has stream i + 1; its augmentations and the orders of the epochs have those from here on.
+const AUGMENTATIONS: u64 = 1 << 62;
 const ORDERS: u64 = 1 << 63;
 
 /// After how many steps at the latest a CUDA device reports how they went.
 #[cfg(feature = "cuda")]
 const AHEAD: usize = 10;
+
+/// Images by their indices, from the memory of a device.
+type Resident<'a> = &'a dyn Fn(&[usize]) -> candle_core::Result<Tensor>;
 
 /// What is needed to take the steps of a training.
 #[derive(Debug)]
@@ -150,10 +153,10 @@ impl<O: Objective> Steps<O> {
             .min(total - first);
         let share = 1.0 / self.config.accumulate as f64;
         for index in first..first + count {
-            let images = on_device.images.take();
-            let computed = self.gradients_of(index, total, images.as_ref());
-            on_device.images = images;
-            let (losses, grads) = computed?;
+            let images = on_device.images.as_ref();
+            let images = images.map(|images| move |indices: &[usize]| images.images(indices));
+            let resident = images.as_ref().map(|images| images as &dyn Fn(&[usize]) -> _);
+            let (losses, grads) = self.gradients_of(index, total, resident)?;
             let loss = match losses.as_slice() {
                 [loss] => loss.clone(),
                 _ => Tensor::stack(&losses, 0)?.mean(0)?,
@@ -215,7 +218,7 @@ impl<O: Objective> Steps<O> {
         &mut self,
         index: usize,
         total: usize,
-        resident: Option<&Resident>,
+        resident: Option<Resident>,
     ) -> Result<(Vec<Tensor>, GradStore)> {
         // Drawn for all images of the step together, so that small batches make the same step as one large one.
         let mut rng = self.rng.fork(index as u64 + 1);
@@ -227,18 +230,17 @@ impl<O: Objective> Steps<O> {
         };
         self.objective.begin_step(info, &mut rng)?;
         let device = self.objective.device();
-        let augmented = self.data.draw_augmentation(images.len(), &mut rng);
+        let mut augmentation = self.rng.fork(AUGMENTATIONS + index as u64);
         let mut noise = Noise::new(rng, &device)?;
         let (size, mut losses, mut sum) = (self.config.batch, Vec::new(), GradStore::default());
         for from in (0..images.len()).step_by(size) {
             let within = from..from + size;
             let indices = &images[within.clone()];
             let x0 = match resident {
-                Some(resident) => resident.images(indices)?,
-                None => self
-                    .data
-                    .augmented(indices, &augmented[within.clone()], &device)?,
+                Some(resident) => resident(indices)?,
+                None => self.data.images(indices.iter().copied(), &device)?,
             };
+            let x0 = self.data.augment(x0, &mut augmentation)?;
             let batch = TrainingBatch {
                 images: x0,
                 data: &self.data,

@@ -83,6 +83,17 @@ impl Network {
         })
     }
 
+    /// A copy with weights of its own.
+    ///
+    /// # Errors
+    /// The device is out of memory.
+    pub fn copy(&self) -> anyhow::Result<Self> {
+        let tensors = self.parameters.values()?;
+        let mut copy = Self::from_tensors(self.architecture.clone(), &tensors, self.device())?;
+        copy.precision = self.precision;
+        Ok(copy)
+    }
+
     /// What it was built from.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture

@@ -4,7 +4,6 @@ use anyhow::{Context, Result, bail, ensure};
 use diffusion_core::candle::Device;
 use diffusion_core::data::Dataset;
 use diffusion_core::device::{Precision, best};
-use diffusion_core::guidance::Guidance;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
 use diffusion_core::train::{Training, TrainingConfig};
@@ -68,18 +67,13 @@ impl Work {
             "sample" => {
                 let mut rng = Rng::new(5);
                 let (n, sampler) = (self.batch, Sampler::ddim(DRAWN));
-                let drawn = self.training.averaged(|model| -> Result<_> {
-                    let noise = model.noise(n, &mut rng)?;
-                    let began = Instant::now();
-                    let guidance = Guidance::from(Condition::none());
-                    let x = model
-                        .states(&noise, guidance, &sampler, &mut rng)?
-                        .finish()?;
-                    // Waits for the device.
-                    x.mean_all()?.to_scalar::<f32>()?;
-                    Ok(began.elapsed().as_secs_f64())
-                })??;
-                Ok(drawn / DRAWN as f64)
+                let model = self.training.averaged_model()?;
+                let noise = model.noise(n, &mut rng)?;
+                let began = Instant::now();
+                let states = model.states(&noise, Condition::none(), &sampler, &mut rng)?;
+                // Waits for the device.
+                states.finish()?.mean_all()?.to_scalar::<f32>()?;
+                Ok(began.elapsed().as_secs_f64() / DRAWN as f64)
             }
             _ => bail!("{line}: it must be train or sample"),
         }

@@ -13,7 +13,7 @@ use diffusion_core::unet::{
 use std::collections::{BTreeMap, HashMap};
 
 pub type Parameters = BTreeMap<String, Var>;
-type Forward = Box<dyn Fn(&Tensor, &[usize]) -> candle::Result<Tensor>>;
+type Forward = Box<dyn Fn(&Tensor, &[f64]) -> candle::Result<Tensor>>;
 
 /// A network that can be timed.
 struct Entry {
@@ -159,7 +159,7 @@ impl Network {
         (batch, self.channels, side, side)
     }
 
-    pub fn answer(&self, xt: &Tensor, t: &[usize]) -> candle::Result<Tensor> {
+    pub fn answer(&self, xt: &Tensor, t: &[f64]) -> candle::Result<Tensor> {
         (self.forward)(xt, t)
     }
 }
@@ -167,11 +167,10 @@ impl Network {
 fn in_ours(architecture: Architecture, purpose: Purpose) -> Result<(Parameters, Forward)> {
     let net = Unet::new(architecture, &mut Rng::new(1), &Device::Cpu)?;
     let parameters = net.parameters().by_name();
-    let answer = move |xt: &Tensor, t: &[usize]| {
-        let t: Vec<f64> = t.iter().map(|t| *t as f64).collect();
+    let answer = move |xt: &Tensor, t: &[f64]| {
         match purpose {
-            Purpose::Train => net.forward(xt, &t, &Condition::none()),
-            Purpose::Denoise => net.predict(xt, &t, &Condition::none()),
+            Purpose::Train => net.forward(xt, t, &Condition::none()),
+            Purpose::Denoise => net.predict(xt, t, &Condition::none()),
         }
     };
     Ok((parameters, Box::new(answer)))
@@ -234,7 +233,7 @@ pub struct Step {
     network: Network,
     adam: Option<Adam>,
     xt: Tensor,
-    t: Vec<usize>,
+    t: Vec<f64>,
     target: Tensor,
 }
 
@@ -255,7 +254,7 @@ impl Step {
             },
             network,
             xt: rng.randn(shape, &Device::Cpu)?,
-            t: rng.timesteps(batch, 1000)?,
+            t: rng.timesteps(batch, 1000)?.into_iter().map(|t| t as f64).collect(),
             target: rng.randn(shape, &Device::Cpu)?,
         })
     }

@@ -31,7 +31,7 @@ impl Drawing {
         let mut words = line.split_whitespace();
         let kind = words.next().context("a line without a word")?;
         let n: usize = words.next().map_or(Ok(0), str::parse)?;
-        let answer = |xt: &Tensor, t: &[usize]| self.network.answer(xt, t);
+        let answer = |xt: &Tensor, t: &[f64]| self.network.answer(xt, t);
         let draw = |sampler: Sampler| {
             let (schedule, rng) = (&self.schedule, &mut Rng::new(3));
             sampler.sample(answer, schedule, Prediction::Eps, &self.noise, rng)
@@ -41,7 +41,7 @@ impl Drawing {
                 "ddim" => draw(Sampler::ddim(n))?,
                 "ddpm" => draw(Sampler::ddpm())?,
                 "network" => {
-                    let t = vec![0; self.noise.dim(0)?];
+                    let t = vec![0.0; self.noise.dim(0)?];
                     let mut last = self.noise.clone();
                     for _ in 0..n {
                         last = answer(&self.noise, &t)?;

@@ -108,7 +108,7 @@ impl SimpleUNet {
         })
     }
 
-    pub fn forward(&self, xt: &Tensor, t: &[usize]) -> Result<Tensor> {
+    pub fn forward(&self, xt: &Tensor, t: &[f64]) -> Result<Tensor> {
         let t: Vec<u32> = t.iter().map(|t| *t as u32).collect();
         let t = Tensor::new(t, &Device::Cpu)?;
         let e = self.linear1.forward(&sinusoidal(&t, self.base)?)?.silu()?;

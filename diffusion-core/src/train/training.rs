@@ -197,6 +197,12 @@ impl<O: Objective> Training<O> {
         Ok(self)
     }
 
+    /// After how many steps the folder of a run has checkpoints for [`Training::at_checkpoint`], in order; none where there is
+    /// no such folder.
+    pub fn checkpoints(folder: impl AsRef<Path>) -> Vec<usize> {
+        folder::steps_of_checkpoints(folder.as_ref())
+    }
+
     /// From where it resumed, and which checkpoints could not be used; `None` if it begins.
     pub fn resumed(&self) -> Option<&Resumed> {
         self.resumed.as_ref()

@@ -13,7 +13,7 @@ use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
 use diffusion_core::show::Grid;
-use diffusion_core::train::{Step, Training};
+use diffusion_core::train::{Diffusion, Step, Training};
 use diffusion_core::unet::Condition;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -145,7 +145,7 @@ fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
 
 /// An error that says which epochs' ends a run has checkpoints of, if it has none after `steps`, the end of `epoch`.
 fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result<()> {
-    let there = Training::checkpoints(run);
+    let there = Training::<Diffusion>::checkpoints(run);
     if there.contains(&steps) {
         return Ok(());
     }
@@ -170,7 +170,7 @@ fn rounding(path: &Path, model: &Model) -> Result<f64> {
     let [c, h, w] = model.info.shape;
     let x = Rng::new(SEED).randn((16, c, h, w), &Device::Cpu)?;
     let last = model.info.process.max_network_time() - 1;
-    let t: Vec<usize> = (0..16).map(|i| i * last / 15).collect();
+    let t: Vec<f64> = (0..16).map(|i| (i * last / 15) as f64).collect();
     let condition = model.conditions(16)?;
     let answer = |m: &Model| m.network.predict(&x, &t, &condition);
     let (want, got) = (answer(model)?, answer(&exported)?);

@@ -10,7 +10,7 @@ use diffusion_core::metrics::{Classifier, FeatureExtractor, Gaussian, class_accu
 use diffusion_core::prediction::Prediction;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps};
-use diffusion_core::schedule::Betas;
+use diffusion_core::schedule::Schedule;
 use diffusion_core::train::{Decay, Loss, Training, TrainingConfig};
 use diffusion_core::unet::{Architecture, SimpleUNet};
 use serde::{Deserialize, Serialize};
@@ -88,8 +88,12 @@ struct Row {
     seconds: f64,
 }
 
-const SCHEDULES: [(&str, Betas); 2] = [("linear", Betas::LINEAR), ("cosine", Betas::COSINE)];
-const PARAMS: [(&str, Prediction); 3] = [
+type MakeSchedule = fn() -> diffusion_core::candle::Result<Schedule>;
+const SCHEDULES: [(&str, MakeSchedule); 2] = [
+    ("linear", || Schedule::linear(1000)),
+    ("cosine", || Schedule::cosine(1000)),
+];
+const PREDICTIONS: [(&str, Prediction); 3] = [
     ("ε", Prediction::Eps),
     ("x₀", Prediction::X0),
     ("v", Prediction::V),
@@ -122,7 +126,7 @@ pub fn run(options: &Options) -> Result<()> {
         fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     }
     let mut outcomes = known(&options.results, budget)?;
-    let wanted = wanted(budget.seeds);
+    let wanted = wanted(budget.seeds)?;
     for (i, (trained, config)) in wanted.iter().enumerate() {
         if outcomes.iter().any(|done| done.trained == *trained) {
             continue;
@@ -156,11 +160,11 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// All trainings there are to do.
-fn wanted(seeds: u64) -> Vec<(Trained, TrainingConfig)> {
+fn wanted(seeds: u64) -> Result<Vec<(Trained, TrainingConfig)>> {
     let mut wanted = Vec::new();
     for seed in 1..=seeds {
-        for (schedule, betas) in SCHEDULES {
-            for (param, means) in PARAMS {
+        for (schedule, schedule_of) in SCHEDULES {
+            for (param, prediction) in PREDICTIONS {
                 for (name, loss) in LOSSES {
                     let trained = Trained {
                         schedule: schedule.to_owned(),
@@ -170,8 +174,8 @@ fn wanted(seeds: u64) -> Vec<(Trained, TrainingConfig)> {
                     };
                     let config = TrainingConfig {
                         seed,
-                        betas: betas.clone(),
-                        param: means,
+                        process: schedule_of()?.into(),
+                        prediction,
                         loss,
                         ..TrainingConfig::default()
                     };
@@ -180,7 +184,7 @@ fn wanted(seeds: u64) -> Vec<(Trained, TrainingConfig)> {
             }
         }
     }
-    wanted
+    Ok(wanted)
 }
 
 /// The results of earlier calls with the same budget. A line that was cut off is passed over.
@@ -255,7 +259,7 @@ impl Referee {
             }),
             training: TrainingConfig {
                 epochs: 1_000_000,
-                max_steps: budget.train_steps,
+                train_steps: budget.train_steps,
                 lr: 1e-3,
                 warmup: budget.train_steps / 20,
                 decay: Decay::Cosine { floor: 0.0 },

@@ -1,12 +1,14 @@
 //! `diffusion train`.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
-use diffusion_core::config::{RunConfig, Told, parse_choice};
+use diffusion_core::config::{RunConfig, parse_choice};
 use diffusion_core::data::Part;
 use diffusion_core::device::{Choice, Precision};
-use diffusion_core::schedule::Betas;
-use diffusion_core::train::{State, Training};
+use diffusion_core::prediction::Prediction;
+use diffusion_core::process::NoiseProcess;
+use diffusion_core::schedule::{Betas, Schedule};
+use diffusion_core::train::{ConditionOn, State, Training};
 use diffusion_core::unet::Architecture;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -18,10 +20,10 @@ const INTERRUPTED: u8 = 130;
 
 #[derive(Args)]
 pub struct Options {
-    /// What to learn from: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
     #[arg(long)]
     task: Option<String>,
-    /// A TOML file of the data, the network and the training; flags go before it
+    /// A TOML file of the data, the network and the training; flags override it
     #[arg(long)]
     config: Option<PathBuf>,
     /// The network: simple-unet, context-unet, …
@@ -30,9 +32,9 @@ pub struct Options {
     /// Passes over the images
     #[arg(long)]
     epochs: Option<usize>,
-    /// Ends after so many steps
+    /// Ends after so many optimiser steps
     #[arg(long)]
-    max_steps: Option<usize>,
+    train_steps: Option<usize>,
     /// Ends after so many minutes; the learning rate's decay follows the clock
     #[arg(long)]
     minutes: Option<f64>,
@@ -45,13 +47,19 @@ pub struct Options {
     /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
     #[arg(long)]
     precision: Option<Precision>,
-    /// T, the number of time steps
+    /// The noise process: vp (DDPM's discrete one), flow or edm
     #[arg(long)]
-    steps: Option<usize>,
-    /// linear, scaled-linear, cosine or sigmoid
+    process: Option<String>,
+    /// T, the number of time steps of the process vp
+    #[arg(long)]
+    timesteps: Option<usize>,
+    /// The variances of the process vp: linear, scaled-linear, cosine or sigmoid
     #[arg(long)]
     betas: Option<String>,
-    /// What the network is told of an image
+    /// What the network predicts: eps, x0, v, velocity or edm
+    #[arg(long)]
+    prediction: Option<String>,
+    /// What the network is conditioned on
     #[arg(long, value_enum)]
     condition: Option<Condition>,
     /// How many sprites are drawn to learn from
@@ -67,7 +75,7 @@ pub struct Options {
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
     /// Goes on with the run in this folder
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "steps", "lr", "batch", "precision"])]
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "lr", "batch", "precision"])]
     resume: Option<PathBuf>,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
@@ -78,7 +86,7 @@ pub struct Options {
 enum Condition {
     Classes,
     Context,
-    Nothing,
+    None,
 }
 
 impl Options {
@@ -98,29 +106,60 @@ impl Options {
         {
             run.network = parse_choice::<Architecture>(name).context("--model")?;
         }
-        if let Some(name) = &self.betas {
-            run.training.betas = parse_choice::<Betas>(name).context("--betas")?;
+        self.set_process(&mut run)?;
+        if let Some(name) = &self.prediction {
+            run.training.prediction = parse_choice::<Prediction>(name).context("--prediction")?;
         }
         let training = &mut run.training;
         set(&mut training.epochs, self.epochs);
-        set(&mut training.max_steps, self.max_steps);
+        set(&mut training.train_steps, self.train_steps);
         set(&mut training.batch, self.batch);
         set(&mut training.lr, self.lr);
         set(&mut training.precision, self.precision);
-        set(&mut training.steps, self.steps);
         set(&mut training.seed, self.seed);
         set(&mut run.data.task, self.task.clone());
         set(&mut run.data.images, self.images);
         if self.side.is_some() {
             run.data.side = self.side;
         }
-        let told = self.condition.map(|condition| match condition {
-            Condition::Classes => Told::Classes,
-            Condition::Context => Told::Context,
-            Condition::Nothing => Told::Nothing,
+        let condition = self.condition.map(|condition| match condition {
+            Condition::Classes => ConditionOn::Classes,
+            Condition::Context => ConditionOn::Context,
+            Condition::None => ConditionOn::None,
         });
-        set(&mut run.condition, told);
+        set(&mut run.condition, condition);
         Ok(run)
+    }
+
+    /// The noise process that the flags name; flow and EDM with the prediction type that belongs to them.
+    fn set_process(&self, run: &mut RunConfig) -> Result<()> {
+        let training = &mut run.training;
+        if let Some(name) = &self.process
+            && *name != training.process.name()
+        {
+            training.process = parse_choice::<NoiseProcess>(name).context("--process")?;
+            training.prediction = match &training.process {
+                NoiseProcess::Vp(_) => Prediction::Eps,
+                NoiseProcess::Flow { .. } => Prediction::Velocity,
+                NoiseProcess::Edm { .. } => Prediction::EDM,
+            };
+        }
+        if self.timesteps.is_none() && self.betas.is_none() {
+            return Ok(());
+        }
+        let NoiseProcess::Vp(schedule) = &training.process else {
+            bail!(
+                "--timesteps and --betas belong to the process vp, and this training's is {}",
+                training.process.name()
+            )
+        };
+        let betas = match &self.betas {
+            Some(name) => parse_choice::<Betas>(name).context("--betas")?,
+            None => schedule.kind().clone(),
+        };
+        let timesteps = self.timesteps.unwrap_or(schedule.timesteps());
+        training.process = Schedule::new(timesteps, betas)?.into();
+        Ok(())
     }
 
     fn folder(&self, run: &RunConfig) -> PathBuf {

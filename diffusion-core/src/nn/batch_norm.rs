@@ -1,17 +1,17 @@
-//! The normalisation layer that remembers what it saw.
+//! Batch normalisation with running statistics.
 
 use super::{Builder, Init, Probe};
 use crate::ops::{Activation, Moments, batch_norm, batch_norm_with};
 use candle_core::{DType, Result, Tensor, Var, bail};
 
-/// Of mean and variance, so much is new at each step of training.
+/// The share of the batch's statistics in the running statistics at each step of training, as in PyTorch.
 const MOMENTUM: f64 = 0.1;
 
 /// Batch normalisation with a weight and a bias per channel, and then an activation.
 ///
-/// While the network is trained it is [`batch_norm`], over the images of the batch, and each step moves the running mean and
-/// variance a tenth of the way to those of the batch (to its variance with N − 1 in the denominator), as in PyTorch. Layers
-/// made from [`Parameters::constants`](super::Parameters::constants) use what has been remembered: [`batch_norm_with`].
+/// In training mode it is [`batch_norm`], over the images of the batch, and each step moves the running mean and variance a tenth
+/// of the way to those of the batch (to its variance with N − 1 in the denominator), as in PyTorch. In evaluation mode, with
+/// [`Parameters::constants`](super::Parameters::constants), it uses the running statistics: [`batch_norm_with`].
 #[derive(Clone, Debug)]
 pub struct BatchNorm2d {
     /// (C,), at first 1.
@@ -48,6 +48,8 @@ impl BatchNorm2d {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `x` (B, C, H, W); the result is as `x`.
     ///
@@ -114,7 +116,7 @@ mod tests {
 
     /// By hand: the mean is 5/2, the variance 5/4 and 5/3 with N − 1.
     #[test]
-    fn a_step_moves_the_memory_a_tenth_of_the_way() -> Result<()> {
+    fn a_step_moves_the_running_statistics_a_tenth_of_the_way() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let norm = BatchNorm2d::new(params.builder(&mut rng).at("n"), 1, Activation::None)?;
         let x = Tensor::new(&[1f32, 2.0, 3.0, 4.0], &Device::Cpu)?.reshape((2, 1, 1, 2))?;
@@ -133,9 +135,9 @@ mod tests {
         Ok(())
     }
 
-    /// They answer from the memory, leave it as it is, and see what it becomes.
+    /// They use the running statistics, also after these have changed, and do not change them.
     #[test]
-    fn constants_use_what_has_been_remembered() -> Result<()> {
+    fn constants_use_the_running_statistics() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let norm = BatchNorm2d::new(params.builder(&mut rng).at("n"), 3, Activation::None)?;
         let constant = BatchNorm2d::new(params.constants().at("n"), 3, Activation::None)?;

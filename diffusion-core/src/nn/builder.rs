@@ -1,4 +1,4 @@
-//! How a network makes its parameters: by name, from a seeded generator.
+//! Makes the parameters of a network by name, from a seeded generator.
 
 use super::Parameters;
 use super::parameters::{check_finite, is_float};
@@ -11,7 +11,7 @@ use std::fmt::Display;
 /// More numbers than one parameter of any network has.
 const LARGEST: usize = 1 << 31;
 
-/// What a parameter is before training.
+/// The values of a parameter before training.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
     /// Every number 0.
@@ -144,7 +144,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Makes a parameter called `name` here, and returns its tensor; or, from [`Parameters::constants`], returns the one there is.
+    /// Makes a parameter called `name`, and returns its tensor; or, from [`Parameters::constants`], returns the existing one.
     ///
     /// Random numbers are drawn on the host in row-major order, so that every device gets the same.
     ///
@@ -160,8 +160,8 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Makes numbers called `name` that belong to the network without being trained, as the running mean of a batch norm:
-    /// they are saved and loaded with the parameters, and whoever has the variable may set it.
+    /// Makes a buffer called `name`: numbers that belong to the network without being trained, as the running mean of a batch
+    /// norm. They are saved and loaded with the parameters, and whoever has the variable may set it.
     ///
     /// # Errors
     /// As [`Builder::param`].
@@ -174,7 +174,7 @@ impl<'a> Builder<'a> {
         matches!(self.source, Source::Constants(_))
     }
 
-    /// With what the layer that is made here tells a summary what it did.
+    /// With it the layer that is made here reports to a summary.
     pub(crate) fn probe(&self) -> Probe {
         Probe {
             name: self.prefix.trim_end_matches('.').to_owned(),
@@ -242,33 +242,45 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
+    /// Mean, standard deviation and largest value, of candle's initialisations too.
     #[test]
     fn initial_values_are_what_they_are_said_to_be() {
-        let mut rng = Rng::new(1);
-        let mut moments = |init: Init| {
-            let x = init.values(40_000, &mut rng);
-            let largest = x.iter().fold(0f64, |m, x| m.max(x.abs()));
-            let n = x.len() as f64;
-            (
-                x.iter().sum::<f64>() / n,
-                x.iter().map(|x| x * x).sum::<f64>() / n,
-                largest,
-            )
+        use crate::nn::var_builder::ours;
+        use candle_nn::init::{DEFAULT_KAIMING_NORMAL, DEFAULT_KAIMING_UNIFORM, Init as Theirs};
+        let shape = Shape::from((400, 5, 3, 3));
+        let of_candle = |init| ours(init, &shape);
+        let (wide, std) = (4.0 / 12f64.sqrt(), (2f64 / 45.0).sqrt());
+        let randn = Theirs::Randn {
+            mean: 2.0,
+            stdev: 0.5,
         };
-        assert_eq!(moments(Init::Zeros), (0.0, 0.0, 0.0));
-        assert_eq!(moments(Init::Ones), (1.0, 1.0, 1.0));
-        let (mean, square, _) = moments(Init::Normal);
-        assert!(
-            mean.abs() < 0.02 && (square - 1.0).abs() < 0.03,
-            "{mean} {square}"
-        );
-        // ±1/3: variance 1/27.
-        let (mean, square, largest) = moments(Init::FanIn(9));
-        assert!(
-            mean.abs() < 0.004 && (square * 27.0 - 1.0).abs() < 0.03,
-            "{mean} {square}"
-        );
-        assert!(largest < 1.0 / 3.0 && largest > 0.33, "{largest}");
+        for (init, mean, want, most) in [
+            (Init::Zeros, 0.0, 0.0, 0.0),
+            (Init::Ones, 1.0, 0.0, 1.0),
+            (Init::Normal, 0.0, 1.0, 6.0),
+            (Init::FanIn(9), 0.0, 1.0 / 27f64.sqrt(), 1.0 / 3.0),
+            (of_candle(Theirs::Const(3.0)), 3.0, 0.0, 3.0),
+            (of_candle(randn), 2.0, 0.5, 5.0),
+            (
+                of_candle(Theirs::Uniform { lo: -1.0, up: 3.0 }),
+                1.0,
+                wide,
+                3.0,
+            ),
+            (of_candle(DEFAULT_KAIMING_NORMAL), 0.0, std, 6.0 * std),
+            (of_candle(DEFAULT_KAIMING_UNIFORM), 0.0, std, 1.7321 * std),
+        ] {
+            let x = init.values(shape.elem_count(), &mut Rng::new(1));
+            let n = x.len() as f64;
+            let got = x.iter().sum::<f64>() / n;
+            let square = x.iter().map(|x| (x - got).powi(2)).sum::<f64>() / n;
+            let largest = x.iter().fold(0f64, |m, x| m.max(x.abs()));
+            let close = (got - mean).abs() < 0.05 && (square.sqrt() - want).abs() <= 0.02 * want;
+            assert!(
+                close && largest <= most,
+                "{init:?}: {got} {square} {largest}"
+            );
+        }
     }
 
     #[test]

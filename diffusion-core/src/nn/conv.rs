@@ -36,7 +36,7 @@ impl Conv2d {
         Self::with_init(build, inputs, outputs, kernel, geometry, init)
     }
 
-    /// The same with weights and biases that are 0 at first: a network that ends in it begins with the answer 0.
+    /// The same with weights and biases that are 0 at first: a network that ends in it predicts 0 before training.
     ///
     /// # Errors
     /// As [`Conv2d::new`].
@@ -50,8 +50,8 @@ impl Conv2d {
         Self::with_init(build, inputs, outputs, kernel, geometry, Init::Zeros)
     }
 
-    /// The same with weights that are brought to mean 0 and variance 1 for each output channel before they are used:
-    /// [`weight_standardize`], with an `eps` of 1e-5. What scale that loses, a norm must give back.
+    /// The same with weights that are standardised to mean 0 and variance 1 for each output channel before they are used:
+    /// [`weight_standardize`], with an `eps` of 1e-5. A norm must follow, since the scale is lost.
     ///
     /// # Errors
     /// As [`Conv2d::new`].
@@ -86,6 +86,8 @@ impl Conv2d {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `x` (B, I, H, W); the result is (B, O, H', W') as [`conv2d`] says.
     ///
@@ -95,7 +97,7 @@ impl Conv2d {
         self.forward_with_bias(x, &self.bias)
     }
 
-    /// With another bias, such as one for each image.
+    /// Applies it with another bias, such as one for each image.
     ///
     /// # Shapes
     /// `x` (B, I, H, W); `bias` (O,) or (B, O); the result is (B, O, H', W') as [`conv2d`] says.
@@ -106,7 +108,7 @@ impl Conv2d {
         self.seen(conv2d(x, &self.used()?, Some(bias), self.geometry)?)
     }
 
-    /// Of the image with each pixel four times, twice as high and wide: [`upsample_nearest2x_conv2d`].
+    /// Applies it to the image enlarged twofold by nearest-neighbour upsampling: [`upsample_nearest2x_conv2d`].
     ///
     /// # Shapes
     /// `x` (B, I, H, W); the result is (B, O, 2H, 2W) if the geometry is that of the same size.

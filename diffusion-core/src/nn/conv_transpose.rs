@@ -1,4 +1,4 @@
-//! The layer that makes an image larger.
+//! The transposed convolution layer.
 
 use super::{Builder, Init, Probe};
 use crate::ops::{Geometry, conv_transpose2d};
@@ -11,7 +11,7 @@ pub struct ConvTranspose2d {
     pub weight: Tensor,
     /// (O,), at first uniform as the weights.
     pub bias: Tensor,
-    /// How far the windows are apart, and what is cut off.
+    /// Stride and padding.
     pub geometry: Geometry,
     probe: Probe,
 }
@@ -37,6 +37,8 @@ impl ConvTranspose2d {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `x` (B, I, H, W); the result is (B, O, H', W') as [`conv_transpose2d`] says.
     ///

@@ -24,6 +24,8 @@ impl Embedding {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `labels` B numbers in 0 … N−1; the result is (B, D).
     ///

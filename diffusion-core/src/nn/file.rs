@@ -1,4 +1,4 @@
-//! Tensors by name, with words about them, in a safetensors file.
+//! Tensors by name, and metadata, in a safetensors file.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
@@ -9,7 +9,7 @@ use std::fs::{self, File};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// What a safetensors file holds: tensors by name on the CPU, and texts by name.
+/// The tensors and the metadata of a safetensors file, on the CPU.
 #[derive(Debug, Default)]
 pub struct Checkpoint {
     /// The tensors.
@@ -52,7 +52,7 @@ impl Checkpoint {
             let bytes = fs::read(path.as_ref())?;
             // Looked at in full before anything is believed.
             let Ok(file) = SafeTensors::deserialize(&bytes) else {
-                bail!("it is no whole safetensors file: it was cut off, or is something else")
+                bail!("it is not a complete safetensors file: it is truncated or of another kind")
             };
             drop(file);
             let (_, header) = SafeTensors::read_metadata(&bytes)?;
@@ -67,7 +67,7 @@ impl Checkpoint {
     }
 }
 
-/// Writes a file so that, whenever the machine stops, either the old one or the new one is there, whole.
+/// Writes a file so that a crash at any time leaves either the old or the new one, whole.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut unfinished = OsString::from(path);
     unfinished.push(".part");

@@ -28,6 +28,8 @@ impl Linear {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `x` (…, I); the result is (…, O).
     ///

@@ -1,4 +1,4 @@
-//! The normalisation layer.
+//! The group normalisation layer.
 
 use super::{Builder, Init, Probe};
 use crate::ops::{Activation, group_norm};
@@ -44,6 +44,8 @@ impl GroupNorm {
         })
     }
 
+    /// Applies the layer.
+    ///
     /// # Shapes
     /// `x` (B, C, …); the result is as `x`.
     ///
@@ -53,7 +55,7 @@ impl GroupNorm {
         self.affine(x, &self.weight, &self.bias)
     }
 
-    /// With what is normalised multiplied by 1 + `scale` and moved by `shift`, both of each image's own, before the activation
+    /// Applies it with a `scale` and a `shift` for each image before the activation: norm(x) · (1 + `scale`) + `shift`
     /// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), "adaptive group normalization").
     ///
     /// # Shapes

@@ -38,19 +38,19 @@ impl Parameters {
         }
     }
 
-    /// What layers are made with; initial values are drawn from `rng`.
+    /// The builder of layers with new parameters; initial values are drawn from `rng`.
     pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
         Builder::new(self, rng)
     }
 
-    /// What layers are made with whose values are there already, in a file say: each takes the tensor of its name,
-    /// converted to the type and device of the parameters. What is left over in `tensors` is the caller's to look for.
+    /// The builder of layers whose values exist already, in a file say: each parameter takes the tensor of its name, converted
+    /// to the type and device of the parameters. The caller is to check what is left over in `tensors`.
     pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
         Builder::from_tensors(self, tensors)
     }
 
-    /// What the same layers are made with once more, from the parameters that are there: as constants, of which no gradient is
-    /// wanted, so that candle need not keep what it would take. They share their numbers with the parameters.
+    /// The builder of the same layers once more with the existing parameters as constants: without gradients, so that candle
+    /// keeps nothing for a backward pass. They share their numbers with the parameters.
     pub fn constants(&self) -> Builder<'_> {
         Builder::constants(self)
     }
@@ -65,7 +65,7 @@ impl Parameters {
         Ok(var)
     }
 
-    /// Where the layers tell what they do.
+    /// Where the layers report to a summary.
     pub(crate) fn trace(&self) -> &Trace {
         &self.trace
     }
@@ -90,7 +90,7 @@ impl Parameters {
         self.all().find(|(n, _)| *n == name).map(|(_, var)| var)
     }
 
-    /// What belongs to the network without being trained, by name.
+    /// The buffers by name: what belongs to the network without being trained.
     pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.buffers.iter().map(|(name, var)| (name.as_str(), var))
     }
@@ -241,7 +241,6 @@ fn list(names: &[String]) -> String {
 mod tests {
     use super::*;
     use crate::nn::{Init, Linear};
-    use candle_core::safetensors;
     use std::fs;
 
     fn two_layers(seed: u64, dtype: DType) -> Result<(Parameters, Linear)> {
@@ -282,19 +281,6 @@ mod tests {
     }
 
     #[test]
-    fn names_are_in_the_order_of_making() -> Result<()> {
-        let (params, _) = two_layers(1, DType::F32)?;
-        let names = ["first.weight", "first.bias", "second.weight", "second.bias"];
-        assert_eq!(params.names().collect::<Vec<_>>(), names);
-        assert_eq!(
-            (params.count(), params.by_name().len()),
-            (12 + 4 + 4 + 1, 4)
-        );
-        assert!(params.get("first").is_none());
-        Ok(())
-    }
-
-    #[test]
     fn every_misfit_is_listed_and_nothing_is_changed() -> anyhow::Result<()> {
         let (params, _) = two_layers(1, DType::F32)?;
         let before = values(&params)?;
@@ -309,7 +295,7 @@ mod tests {
         .into();
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("other.safetensors");
-        safetensors::save(&file, &path)?;
+        candle_core::safetensors::save(&file, &path)?;
         let message = params.load(&path).unwrap_err().to_string();
         for wants in [
             "other.safetensors",
@@ -324,19 +310,18 @@ mod tests {
     }
 
     #[test]
-    fn a_long_list_is_cut() -> Result<()> {
-        let mut params = Parameters::new(DType::F32, &Device::Cpu);
+    fn names_are_in_the_order_of_making_and_a_long_list_is_cut() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
+        let mut build = params.builder(&mut rng);
         for i in 0..20 {
-            let mut rng = Rng::new(i);
-            params
-                .builder(&mut rng)
-                .param(&i.to_string(), 1, Init::Ones)?;
+            build.param(&i.to_string(), 2, Init::Ones)?;
         }
+        let names: Vec<String> = params.names().map(str::to_owned).collect();
+        assert!((0..20).map(|i: usize| i.to_string()).eq(names));
+        assert_eq!((params.count(), params.by_name().len()), (40, 20));
         let message = params.assign(&HashMap::new()).unwrap_err().to_string();
-        assert!(
-            message.contains("missing: 0, 1, 2, 3, 4, 5, 6, 7 and 12 more"),
-            "{message}"
-        );
+        let wants = "missing: 0, 1, 2, 3, 4, 5, 6, 7 and 12 more";
+        assert!(message.contains(wants), "{message}");
         Ok(())
     }
 
@@ -365,6 +350,25 @@ mod tests {
             );
         }
         assert_eq!(values(&params)?, before);
+        let first = params.get("first.weight").context("a weight")?;
+        first.set(&(first.as_tensor() * f64::NAN)?)?;
+        params.save(&path)?;
+        for failed in [
+            two_layers(1, DType::F32)?.0.load(&path).unwrap_err(),
+            anyhow::Error::from(
+                Linear::new(
+                    Parameters::new(DType::F32, &Device::Cpu)
+                        .builder_from(&Checkpoint::load(&path)?.tensors)
+                        .at("first"),
+                    3,
+                    4,
+                )
+                .unwrap_err(),
+            ),
+        ] {
+            let message = failed.to_string();
+            assert!(message.contains("first.weight holds NaN"), "{message}");
+        }
         let nowhere = folder.path().join("no folder").join("net.safetensors");
         let message = params.load(&nowhere).unwrap_err().to_string();
         assert!(message.contains("no folder"), "{message}");

@@ -19,7 +19,7 @@ use std::path::Path;
 use unpickle::{Storage, View};
 use zip::{CompressionMethod, ZipArchive};
 
-/// No state dict of a network of this crate takes more to be described.
+/// No state dict of a network of diffusion-core has a longer description.
 const MAX_PICKLE: u64 = 1 << 26;
 
 impl Checkpoint {
@@ -40,7 +40,7 @@ fn read(path: &Path) -> Result<Checkpoint> {
     let length = fs::metadata(path)?.len();
     let Ok(mut archive) = ZipArchive::new(BufReader::new(File::open(path)?)) else {
         bail!(
-            "it is no archive, as torch.save has written since PyTorch 1.6: it was cut off, is older, or is something else"
+            "it is no archive, as torch.save has written since PyTorch 1.6: it is truncated, older, or of another kind"
         )
     };
     let described = archive

@@ -1,4 +1,4 @@
-//! What each layer of a network made of an image: the rows of a network's summary.
+//! Records what each layer of a network did: the rows of a network's summary.
 
 use candle_core::Tensor;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -10,20 +10,20 @@ pub struct Row {
     pub name: String,
     /// What it is: `conv 3×3`.
     pub kind: String,
-    /// The shape of what came out, without the batch.
+    /// The shape of its output, without the batch.
     pub shape: Vec<usize>,
-    /// How many numbers it has learned.
+    /// How many parameters it has.
     pub parameters: usize,
-    /// How many products it took, each added to a sum.
+    /// How many multiply-adds it took.
     pub multiply_adds: u64,
 }
 
-/// Where the layers of one network write while somebody listens.
+/// Where the layers of one network report while somebody listens.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trace(Arc<Mutex<Option<Vec<Row>>>>);
 
 impl Trace {
-    /// What the layers write while `forward` runs, in the order in which they are called.
+    /// What the layers report while `forward` runs, in the order in which they are called.
     pub(crate) fn listen<T>(&self, forward: impl FnOnce() -> T) -> (T, Vec<Row>) {
         let set = |rows| std::mem::replace(&mut *self.rows(), rows);
         set(Some(Vec::new()));
@@ -36,7 +36,7 @@ impl Trace {
     }
 }
 
-/// A layer's pen: its name, what it is, and where to write.
+/// With it a layer reports: its name, and where to.
 #[derive(Clone, Debug)]
 pub(crate) struct Probe {
     pub(super) name: String,
@@ -44,8 +44,8 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Notes a layer called on a batch, if somebody listens: what it is, its parameters, what came out, and the products
-    /// for each number that came out.
+    /// Reports a layer's call, if somebody listens: what it is, its parameters, its output, and the multiply-adds for each
+    /// number of the output.
     pub(crate) fn saw(
         &self,
         kind: impl FnOnce() -> String,

@@ -11,8 +11,9 @@ impl Builder<'_> {
     /// A `VarBuilder` for layers of candle-nn: their parameters are drawn from our seeded generator, as candle's cannot be, and
     /// are trained, saved, loaded and averaged by name like those of our layers.
     ///
-    /// In layers for [predicting](crate::unet::Network::predict) they are constants, without gradients. Batch norm is refused: candle's keeps copies of
-    /// its running statistics; use [`BatchNorm2d`](super::BatchNorm2d).
+    /// In layers for [predicting](crate::unet::Network::predict) they are constants, without gradients. Batch norm is refused,
+    /// since candle's keeps copies of its running statistics: use [`BatchNorm2d`](super::BatchNorm2d). Layers without a gradient
+    /// in candle, such as `LayerNorm` on contiguous tensors, are not trained here either.
     ///
     /// ```
     /// use diffusion_core::candle::{DType, Device};
@@ -94,7 +95,7 @@ impl SimpleBackend for Bridge<'_> {
 }
 
 /// The same initial values, drawn from our generator.
-fn ours(init: candle_nn::Init, shape: &Shape) -> Init {
+pub(super) fn ours(init: candle_nn::Init, shape: &Shape) -> Init {
     let normal = |mean, std| Init::Gaussian { mean, std };
     let uniform = |low, high| Init::Uniform { low, high };
     match init {
@@ -122,14 +123,13 @@ mod tests {
     use super::*;
     use crate::nn::Parameters;
     use crate::rng::Rng;
-    use candle_nn::init::{FanInOut, NonLinearity};
     use std::collections::HashMap;
 
     fn layers(mut build: Builder) -> Result<candle_nn::Sequential> {
         let vb = build.var_builder();
         Ok(candle_nn::seq()
             .add(candle_nn::linear(3, 4, vb.pp("first"))?)
-            .add(candle_nn::layer_norm(4, 1e-5, vb.pp("norm"))?))
+            .add(candle_nn::linear(4, 2, vb.pp("second"))?))
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
             Ok::<_, candle_core::Error>((params, layers))
         };
         let ((a, net), (b, _), (c, _)) = (made(1)?, made(1)?, made(2)?);
-        let names = ["first.weight", "first.bias", "norm.weight", "norm.bias"];
+        let names = ["first.weight", "first.bias", "second.weight", "second.bias"];
         let names: Vec<String> = names.map(|name| format!("part.{name}")).into();
         assert_eq!(a.names().collect::<Vec<_>>(), names);
         let weight = |p: &Parameters| p.get("part.first.weight").unwrap().to_vec2::<f32>();
@@ -187,42 +187,5 @@ mod tests {
         drop((vb, wide));
         assert!(params.constants().var_builder().get_unchecked("w").is_ok());
         Ok(())
-    }
-
-    /// Mean, standard deviation and largest value of what candle's initialisations ask for.
-    #[test]
-    fn initial_values_are_those_that_candle_asks_for() {
-        let kaiming = |dist| candle_nn::Init::Kaiming {
-            dist,
-            fan: FanInOut::FanIn,
-            non_linearity: NonLinearity::ReLU,
-        };
-        let (randn, uniform) = (
-            candle_nn::Init::Randn {
-                mean: 2.0,
-                stdev: 0.5,
-            },
-            candle_nn::Init::Uniform { lo: -1.0, up: 3.0 },
-        );
-        let std = (2f64 / 45.0).sqrt();
-        for (init, mean, want, most) in [
-            (candle_nn::Init::Const(3.0), 3.0, 0.0, 3.0),
-            (randn, 2.0, 0.5, 5.0),
-            (uniform, 1.0, 4.0 / 12f64.sqrt(), 3.0),
-            (kaiming(NormalOrUniform::Normal), 0.0, std, 6.0 * std),
-            (kaiming(NormalOrUniform::Uniform), 0.0, std, 1.7321 * std),
-        ] {
-            let values = ours(init, &Shape::from((100, 5, 3, 3))).values(4500, &mut Rng::new(1));
-            let n = values.len() as f64;
-            let got = values.iter().sum::<f64>() / n;
-            let square = values.iter().map(|x| (x - got).powi(2)).sum::<f64>() / n;
-            let largest = values.iter().fold(0f64, |m, x| m.max(x.abs()));
-            let close =
-                (got - mean).abs() < 0.1 && (square.sqrt() - want).abs() < 0.05 * want + 1e-9;
-            assert!(
-                close && largest <= most,
-                "{init:?}: {got} {square} {largest}"
-            );
-        }
     }
 }

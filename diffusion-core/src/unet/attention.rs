@@ -1,4 +1,4 @@
-//! The network for 64×64 in colour.
+//! The network for colour images of 64×64.
 
 use super::{
     Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention,
@@ -9,11 +9,12 @@ use crate::ops::{Activation, Geometry, concat_channels};
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// A U-Net of four levels with one [`ResnetBlock`] each, and [`SelfAttention`] in the middle: for 64×64,
+/// A U-Net of four levels with one [`ResnetBlock`] each, and [`SelfAttention`] in the bottleneck: for 64×64,
 /// 64 → 32 → 16 → 8 → 4 and back.
 ///
-/// Down: convolution → group norm → SiLU, twice, then a convolution of stride 2. Middle: block, attention, block. Up: doubled
-/// pixels and a convolution, what was seen on the way down, a block. The levels have `base`, 2, 2 and 4 times as many channels.
+/// Down: convolution → group norm → SiLU, twice, then a convolution of stride 2. Bottleneck: block, attention,
+/// block. Up: nearest-neighbour upsampling and a convolution, the skip connection, a block. The levels have 1, 2, 2 and 4 times
+/// `base` channels.
 ///
 /// With the default, 8.4 million parameters (8,432,579). Height and width must be divisible by 16.
 ///
@@ -43,7 +44,7 @@ pub struct AttentionUNet {
 }
 
 impl Default for AttentionUNet {
-    /// Images in colour, 64 channels, 8 groups, 4 heads, no condition.
+    /// Colour images, 64 channels, 8 groups, 4 heads, no condition.
     fn default() -> Self {
         Self {
             channels: 3,

@@ -45,7 +45,7 @@ pub struct UNet {
 }
 
 impl Default for UNet {
-    /// Images in colour, 64 channels, 8 groups, no attention, no condition.
+    /// Colour images, 64 channels, 8 groups, no attention, no condition.
     fn default() -> Self {
         Self {
             channels: 3,
@@ -109,7 +109,7 @@ impl DoubleConv {
 struct Layers {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
-    /// Of labels only: a context has been through two linear layers already.
+    /// For labels only: the embedding of a context has two linear layers already.
     label_mlp: Option<[Linear; 2]>,
     enc: [DoubleConv; 3],
     bottleneck: DoubleConv,

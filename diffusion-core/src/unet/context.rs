@@ -1,4 +1,4 @@
-//! The network of the sprites.
+//! The network for sprites of 16×16.
 
 use super::{
     Condition, Conditioning, Config, Denoiser, EmbedFC, Residual, ResidualConvBlock, UnetDown,
@@ -11,17 +11,18 @@ use serde::{Deserialize, Serialize};
 
 /// The groups of its group norms.
 const GROUPS: usize = 8;
-/// The side of the squares that the vector in the middle is the mean of.
+/// The side of the squares that the bottleneck averages.
 const POOL: usize = 4;
 
 /// The U-Net of a well-known course on sprites of 16×16: blocks of convolution, batch norm and GELU, down to one vector for
-/// the whole image and up again; context and time are multiplied with, and added to, what comes up.
+/// the whole image and up again. On the way up, features are multiplied by the embedding of the context and that of the time is
+/// added.
 ///
 /// With the default, 1.5 million parameters (1,480,771). Names, shapes and arithmetic are those of the course's PyTorch
-/// network, so that its `.pth` files can be read: [`Network::load_pth`](super::Network::load_pth). Two things that it does
-/// are worth knowing. Its first block adds a random convolution that is drawn anew at each call; here its mean is added, which
-/// is 0 ([`Residual::Scaled`](super::Residual::Scaled)). And above 16×16 the vector in the middle sees the top left 4×4 of the
-/// coarsest image only, of 7×7 for 28×28; the network for MNIST that it descends from takes the mean of all 7×7.
+/// network, so that its `.pth` files can be read: [`Network::load_pth`](super::Network::load_pth). There are
+/// two peculiarities. Its first block adds a random convolution that is drawn again at each call; here its mean is added, which is
+/// 0 ([`Residual::Scaled`](super::Residual::Scaled)). And above 16×16 the bottleneck averages only the top left 4×4 of the
+/// coarsest image, which has 7×7 for 28×28; the network for MNIST that it descends from averages all 7×7.
 ///
 /// The time goes in as t / `timesteps`. Its batch norms train with the statistics of the batch and predict with running statistics
 /// ([`BatchNorm2d`](crate::nn::BatchNorm2d)): after a step or two of training `predict` is not yet like `forward`.
@@ -44,7 +45,7 @@ pub struct ContextUnet {
     pub n_feat: usize,
     /// How many numbers the context has, one-hot labels included; 0 for none.
     pub n_cfeat: usize,
-    /// How many classes it can be conditioned on: the first so many numbers of the context are the label as a one-hot vector.
+    /// How many classes it can be conditioned on. The label is a one-hot vector in the first numbers of the context.
     pub classes: usize,
     /// The height and width of its images: 16, 20, 24 or 28.
     pub height: usize,
@@ -138,7 +139,7 @@ struct Layers {
     down2: UnetDown,
     timeembed1: EmbedFC,
     timeembed2: EmbedFC,
-    /// None if there is no context.
+    /// `None` without a context.
     contextembed: Option<[EmbedFC; 2]>,
     up0: (ConvTranspose2d, GroupNorm),
     up1: UnetUp,
@@ -273,7 +274,7 @@ mod tests {
         }
     }
 
-    /// Of which the one for 28×28 differs in `up0` only: 7×7 instead of 4×4.
+    /// The one for 28×28 differs in `up0` only: 7×7 instead of 4×4.
     #[test]
     fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
         let count = |net| {
@@ -289,9 +290,9 @@ mod tests {
         Ok(())
     }
 
-    /// A class is a context, and no class is a context of zeros.
+    /// A label is a one-hot context, and a missing label a context of zeros.
     #[test]
-    fn a_label_is_a_one_among_zeros() -> Result<()> {
+    fn a_label_is_a_one_hot_context() -> Result<()> {
         let with = |classes| {
             let net = ContextUnet { classes, ..small() };
             let net = Network::new(net, &mut Rng::new(1), &Device::Cpu)?;

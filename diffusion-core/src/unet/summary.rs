@@ -1,4 +1,4 @@
-//! A network as a table: what each layer makes of an image.
+//! A table of the layers of a network.
 
 use crate::nn::Row;
 use std::fmt;

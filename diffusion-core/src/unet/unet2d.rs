@@ -13,8 +13,8 @@ use serde::{Deserialize, Serialize};
 /// [`Model::save_diffusers`](crate::model::Model::save_diffusers) writes what it reads.
 ///
 /// Each level has `layers_per_block` residual blocks on the way down and one more on the way up, with attention after each if
-/// its type says so; between levels a convolution of stride 2, or doubled pixels and a convolution. All that was seen on the
-/// way down, after every block, comes in again on the way up.
+/// its type says so; between levels a convolution of stride 2, or nearest-neighbour upsampling and a convolution. There is a skip
+/// connection from every block on the way down.
 ///
 /// Height and width must be divisible by 2 to the number of levels less one. With the default, 2.7 million parameters
 /// (2,736,099).
@@ -35,17 +35,17 @@ pub struct UNet2DModel {
     pub sample_size: Option<SampleSize>,
     /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
     pub in_channels: usize,
-    /// The same.
+    /// As many.
     pub out_channels: usize,
-    /// Whether the image is brought from 0 … 1 to −1 … 1 first.
+    /// Whether images are scaled from 0 … 1 to −1 … 1 first.
     pub center_input_sample: bool,
-    /// What is taken from the number of frequencies of the time embedding before it divides.
+    /// s in the frequencies of the time embedding, 10000^(−i / (h − s)).
     pub freq_shift: usize,
     /// Whether the cosines come first.
     pub flip_sin_to_cos: bool,
     /// The levels on the way down.
     pub down_block_types: Vec<DownBlockType>,
-    /// What is in the middle, if anything.
+    /// The bottleneck; `None` for none.
     pub mid_block_type: Option<MidBlockType>,
     /// The levels on the way up: the first is the coarsest.
     pub up_block_types: Vec<UpBlockType>,
@@ -53,28 +53,28 @@ pub struct UNet2DModel {
     pub block_out_channels: Vec<usize>,
     /// Residual blocks of a level on the way down; 1 … 16.
     pub layers_per_block: usize,
-    /// The answers of the blocks in the middle are divided by this.
+    /// The outputs of the blocks of the bottleneck are divided by this.
     pub mid_block_scale_factor: f64,
     /// The zeros around an image before it is halved: 1 on each side, or with 0 one row below and one column to the right.
     pub downsample_padding: usize,
     /// The activation of the residual blocks.
     pub act_fn: ActFn,
-    /// The channels of a head of attention; None for one head.
+    /// The channels of a head of attention; `None` for one head.
     pub attention_head_dim: Option<usize>,
     /// The groups of every group norm; they divide all channels.
     pub norm_num_groups: usize,
-    /// The groups of the norm of the attention in the middle; None for as many as the others have, or for no norm with
+    /// The groups of the norm of the attention in the bottleneck; `None` for as many as the others have, or for no norm with
     /// [`TimeScaleShift::ScaleShift`].
     pub attn_norm_num_groups: Option<usize>,
     /// What is added to the variance in every group norm.
     pub norm_eps: f64,
     /// How the time enters a residual block.
     pub resnet_time_scale_shift: TimeScaleShift,
-    /// Whether there is attention in the middle.
+    /// Whether there is attention in the bottleneck.
     pub add_attention: bool,
-    /// How many vectors for classes there are; None for none.
+    /// How many class embeddings there are; `None` for none.
     pub num_class_embeds: Option<usize>,
-    /// Whether the last of these vectors means no class in particular, as guidance needs one. Ours: diffusers does not say.
+    /// Whether the last of these embeddings is the null class, which guidance needs. diffusers has no such field.
     pub null_class: bool,
 }
 
@@ -97,7 +97,7 @@ pub enum DownBlockType {
     AttnDownBlock2D,
 }
 
-/// What is in the middle.
+/// The bottleneck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MidBlockType {
     /// A residual block, attention, a residual block.
@@ -147,7 +147,7 @@ impl From<ActFn> for Activation {
 }
 
 impl Default for UNet2DModel {
-    /// Images in colour, three levels of 32, 64 and 128 channels with attention at the coarsest, 8 groups, one block a level; the
+    /// Colour images, three levels of 32, 64 and 128 channels with attention at the coarsest, 8 groups, one block a level; the
     /// rest as diffusers has it.
     fn default() -> Self {
         use {DownBlockType::*, UpBlockType::*};
@@ -184,7 +184,7 @@ impl UNet2DModel {
         self.block_out_channels.len().saturating_sub(1) as u32
     }
 
-    /// The width of the time's vector.
+    /// The width of the time embedding.
     fn time(&self) -> usize {
         4 * self.block_out_channels[0]
     }
@@ -194,7 +194,7 @@ impl UNet2DModel {
         channels / self.attention_head_dim.unwrap_or(channels)
     }
 
-    /// The groups of the norm of the attention in the middle.
+    /// The groups of the norm of the attention in the bottleneck.
     fn mid_groups(&self) -> Option<usize> {
         self.attn_norm_num_groups
             .or(match self.resnet_time_scale_shift {
@@ -268,7 +268,7 @@ impl Config for UNet2DModel {
         let last = widths[levels - 1];
         if let Some(groups) = self.mid_groups().filter(|g| !last.is_multiple_of(*g)) {
             bail!(
-                "{op}: attn_norm_num_groups = {groups} does not divide the {last} channels of the middle"
+                "{op}: attn_norm_num_groups = {groups} does not divide the {last} channels of the bottleneck"
             )
         }
         if let Some(dim) = self.attention_head_dim {

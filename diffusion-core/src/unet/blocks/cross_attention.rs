@@ -46,6 +46,8 @@ impl CrossAttention {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, C, H, W); `tokens` (B, L, D); `mask` (B, L), 1 for tokens that are attended to and 0 for padding; the result is
     /// as `x`.

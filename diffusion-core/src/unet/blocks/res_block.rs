@@ -4,7 +4,7 @@ use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, silu};
 use candle_core::{Result, Tensor, bail};
 
-/// Group norm → SiLU → convolution, twice, with the time added in between and the input added at the end.
+/// Group norm → SiLU → convolution, twice, with the time embedding added in between and the input at the end.
 ///
 /// h = conv1(silu(norm1(x))) + time(silu(e)); y = skip(x) + conv2(silu(norm2(h))), where skip is a 1×1 convolution if the
 /// numbers of channels differ, and else nothing ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B).
@@ -25,7 +25,7 @@ pub struct ResBlock {
 }
 
 impl ResBlock {
-    /// From `inputs` to `outputs` channels, with a time vector of `time` numbers; the norms have `groups` groups, the
+    /// From `inputs` to `outputs` channels, with a time embedding of `time` numbers; the norms have `groups` groups, the
     /// first at most one per channel. Parts `norm1`, `conv1`, `time`, `norm2`, `conv2`, and `skip` if there is one.
     ///
     /// # Errors
@@ -50,6 +50,8 @@ impl ResBlock {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, inputs, H, W); `e` (B, time), from [`TimeEmbedding`](crate::unet::TimeEmbedding); the result is (B, outputs, H, W).
     ///
@@ -63,7 +65,7 @@ impl ResBlock {
                 e.dims()
             )
         }
-        // The time is added as a bias that each image has of its own: no pass over the pixels.
+        // The time is added as a bias for each image, without another pass over the pixels.
         let time = self.time.forward(&silu(e)?)?;
         let bias = time.broadcast_add(&self.conv1.bias)?;
         let h = self.norm1.forward(x)?;

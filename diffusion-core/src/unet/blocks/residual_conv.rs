@@ -1,4 +1,4 @@
-//! The blocks of [`ContextUnet`](crate::unet::ContextUnet): convolution → batch norm → GELU, and what embeds a number or a
+//! The blocks of [`ContextUnet`](crate::unet::ContextUnet): convolution → batch norm → GELU, and embeddings of time and
 //! context.
 
 use crate::nn::{BatchNorm2d, Builder, Conv2d, ConvTranspose2d, Linear};
@@ -8,16 +8,15 @@ use candle_core::{Result, Tensor};
 /// What the sum of a residual block is divided by, about √2, so that its variance stays.
 const SPREAD: f64 = 1.414;
 
-/// How much of its input a block's answer has.
+/// Whether a block adds its input to its output.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
-    /// None: conv2(conv1(x)).
+    /// It does not: conv2(conv1(x)).
     None,
     /// (x + conv2(conv1(x))) / 1.414, or if the numbers of channels differ conv2(conv1(x)) / 1.414.
     ///
-    /// The network that this is after adds in the latter case a 1×1 convolution of x whose weights are drawn anew at every
-    /// forward pass, neither trained nor saved. Its mean is 0, and that is what is added here: the answer is to depend on
-    /// the weights alone.
+    /// The original adds in the latter case a 1×1 convolution of x whose weights are drawn again at every forward pass, neither
+    /// trained nor saved. Their mean is 0, and that is what is added here, so that the output depends on the weights alone.
     Scaled,
 }
 
@@ -28,7 +27,7 @@ pub struct ResidualConvBlock {
     pub conv1: (Conv2d, BatchNorm2d),
     /// From output to output channels.
     pub conv2: (Conv2d, BatchNorm2d),
-    /// What becomes of the input.
+    /// Whether the input is added.
     pub residual: Residual,
 }
 
@@ -56,6 +55,8 @@ impl ResidualConvBlock {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, inputs, H, W); the result is (B, outputs, H, W).
     ///
@@ -73,7 +74,7 @@ impl ResidualConvBlock {
     }
 }
 
-/// Two [`ResidualConvBlock`]s, then the larger of each 2×2 pixels.
+/// Two [`ResidualConvBlock`]s, then 2×2 max pooling.
 #[derive(Clone, Debug)]
 pub struct UnetDown {
     /// The blocks.
@@ -95,6 +96,8 @@ impl UnetDown {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, inputs, H, W); the result is (B, outputs, H/2, W/2).
     ///
@@ -116,7 +119,7 @@ pub struct UnetUp {
 }
 
 impl UnetUp {
-    /// From `inputs` channels, those of the skip included, to `outputs`; parts `model.0`, `model.1` and `model.2`.
+    /// From `inputs` channels, those of the skip connection included, to `outputs`; parts `model.0`, `model.1` and `model.2`.
     ///
     /// # Errors
     /// One of the two numbers is 0.
@@ -131,6 +134,8 @@ impl UnetUp {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` and `skip` (B, …, H, W), together of `inputs` channels; the result is (B, outputs, 2H, 2W).
     ///
@@ -164,6 +169,8 @@ impl EmbedFC {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, inputs); the result is (B, outputs, 1, 1).
     ///

@@ -19,7 +19,7 @@ pub struct ResnetBlock {
     pub conv1: Conv2d,
     /// Over the output channels.
     pub norm1: GroupNorm,
-    /// From the time's vector to two numbers for each output channel: the scales, then the shifts.
+    /// From the time embedding to two numbers for each output channel: the scales, then the shifts.
     pub time: Linear,
     /// 3×3, from output to output channels.
     pub conv2: Conv2d,
@@ -30,7 +30,7 @@ pub struct ResnetBlock {
 }
 
 impl ResnetBlock {
-    /// From `inputs` to `outputs` channels, with a time vector of `time` numbers, norms of `groups` groups, and `conv1` and
+    /// From `inputs` to `outputs` channels, with a time embedding of `time` numbers, norms of `groups` groups, and `conv1` and
     /// `conv2` made by `conv`. Parts `conv1`, `norm1`, `time`, `conv2`, `norm2`, and `skip` if there is one.
     ///
     /// # Errors
@@ -56,6 +56,8 @@ impl ResnetBlock {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, inputs, H, W); `e` (B, time), from [`TimeEmbedding`](crate::unet::TimeEmbedding); the result is
     /// (B, outputs, H, W).

@@ -1,12 +1,12 @@
-//! Attention among the pixels of an image.
+//! Attention between the pixels of an image.
 
 use crate::nn::{Builder, GroupNorm, Linear, Probe};
 use crate::ops::{Activation, attention};
 use candle_core::{Result, Tensor, bail};
 
-/// Every pixel looks at every other: group norm → [`attention`] → linear, added to the input
-/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B). It takes the square of the number of pixels, so it has its
-/// place at the coarse resolutions.
+/// Every pixel attends to every other: group norm → [`attention`] → linear, added to the input
+/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B). Its cost grows with the square of the number of pixels, so it
+/// is used at coarse resolutions.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
     /// Over the channels.
@@ -38,6 +38,8 @@ impl SelfAttention {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `x` (B, C, H, W); the result is as `x`.
     ///
@@ -49,7 +51,7 @@ impl SelfAttention {
         let qkv = self.qkv.forward(&pixels.contiguous()?)?;
         let part = |i: usize| qkv.narrow(2, i * c, c);
         let y = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
-        // Each query meets each key, and each weight a value.
+        // A product of each query with each key, and of each weight with a value.
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * h * w);
         x + self.out.forward(&y)?.transpose(1, 2)?.reshape(x.shape())?
@@ -73,9 +75,9 @@ mod tests {
         check_params("parameters", &params, || layer.forward(&x))
     }
 
-    /// It does not know where a pixel is.
+    /// It does not depend on where a pixel is.
     #[test]
-    fn a_turned_image_gives_a_turned_answer() -> Result<()> {
+    fn a_transposed_image_gives_a_transposed_output() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
         let x = random(1, (2, 4, 2, 3))?;

@@ -87,6 +87,8 @@ impl TimeEmbedding {
         })
     }
 
+    /// Applies the block.
+    ///
     /// # Shapes
     /// `t` B times; the result is (B, hidden).
     pub fn forward(&self, t: &[f64]) -> Result<Tensor> {

@@ -48,6 +48,7 @@ impl Denoiser for Tiny {
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let e = self.labels.add(&self.time.forward(t)?, condition)?;
         let bias = self.project.forward(&Activation::Silu.apply(&e)?)?;
+        let bias = bias.broadcast_add(&self.first.bias)?;
         let mut x = silu(&self.first.forward_with_bias(xt, &bias)?)?;
         if let Some(tokens) = &condition.tokens {
             let ids = tokens

@@ -95,7 +95,7 @@ fn divided(x: Tensor, by: f64) -> Result<Tensor> {
     if by == 1.0 { Ok(x) } else { x / by }
 }
 
-/// Every pixel looks at every other.
+/// Every pixel attends to every other.
 #[derive(Debug)]
 struct Attention {
     group_norm: Option<GroupNorm>,
@@ -147,7 +147,7 @@ impl Attention {
             v.forward(&pixels)?,
         );
         let y = attention(&q, &k, &v, self.heads)?;
-        // Each query meets each key, and each weight a value.
+        // A product of each query with each key, and of each weight with a value.
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * y.dim(1)?);
         let y = self.to_out.forward(&y)?;
@@ -164,7 +164,7 @@ struct Level {
 }
 
 impl Level {
-    /// With a block for each number of channels that comes in.
+    /// With a block for each number of input channels.
     fn new(
         mut build: Builder,
         net: &UNet2DModel,
@@ -239,7 +239,7 @@ impl Layers {
             _ => same.stride(2),
         };
         let mut down = Vec::new();
-        // The channels of all that is seen on the way down.
+        // The channels of the skip connections.
         let mut seen = vec![widths[0]];
         for i in 0..levels {
             let (before, width) = (widths[i.saturating_sub(1)], widths[i]);
@@ -301,7 +301,7 @@ impl Layers {
         })
     }
 
-    /// Time and class as a vector.
+    /// The embedding of time and class.
     fn embedded(&self, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let (weight, net) = (&self.linear_1.weight, &self.net);
         let waves = waves(

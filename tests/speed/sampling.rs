@@ -31,10 +31,13 @@ impl Drawing {
         let mut words = line.split_whitespace();
         let kind = words.next().context("a line without a word")?;
         let n: usize = words.next().map_or(Ok(0), str::parse)?;
-        let answer = |xt: &Tensor, t: &[usize]| self.network.answer(xt, t);
+        let predict = |xt: &Tensor, t: &[f64]| {
+            let t: Vec<usize> = t.iter().map(|t| *t as usize).collect();
+            self.network.answer(xt, &t)
+        };
         let draw = |sampler: Sampler| {
             let (schedule, rng) = (&self.schedule, &mut Rng::new(3));
-            sampler.sample(answer, schedule, Prediction::Eps, &self.noise, rng)
+            sampler.sample(predict, schedule, Prediction::Eps, &self.noise, rng)
         };
         Timed::new(|| {
             Ok(match kind {

@@ -47,7 +47,7 @@ impl Drawing {
                     let t = vec![0; self.noise.dim(0)?];
                     let mut last = self.noise.clone();
                     for _ in 0..n {
-                        last = answer(&self.noise, &t)?;
+                        last = self.network.answer(&self.noise, &t)?;
                     }
                     last
                 }

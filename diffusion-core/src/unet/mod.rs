@@ -2,7 +2,7 @@
 //!
 //! A U-Net goes down to coarser resolutions, where a convolution sees more of the image, and up again; on the way up it
 //! takes in what was there on the way down ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)). What its answer
-//! means, noise or image or velocity, is [`Param`](crate::diffusion::Param)'s business.
+//! means, noise or image or velocity, is [`Prediction`](crate::prediction::Prediction)'s business.
 //!
 //! A [`Network`] is an [`Architecture`] with weights. Each kind of network is a plain struct of the numbers that it is built
 //! from:

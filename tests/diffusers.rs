@@ -1,13 +1,14 @@
-//! Folders of Hugging Face's diffusers: `golden/unet2d` is one as diffusers wrote it, and `golden/unet2d.py` what it answers.
+//! Folders of Hugging Face's diffusers: `golden/unet2d` is one as diffusers wrote it, and `golden/unet2d.py` records its outputs.
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, safetensors};
-use diffusion_core::diffusion::Param;
 use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
+use diffusion_core::prediction::Prediction;
+use diffusion_core::process::NoiseProcess;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold};
-use diffusion_core::schedule::Betas;
+use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::unet::{Condition, Network, SimpleUNet, UNet2DModel};
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
@@ -32,7 +33,7 @@ fn json_of(path: &Path) -> Result<Map<String, Value>> {
     Ok(serde_json::from_str(&fs::read_to_string(path)?)?)
 }
 
-/// A copy of the golden folder that may be spoiled.
+/// A copy of the golden folder that may be changed.
 fn copied(to: &Path) -> Result<()> {
     for name in [CONFIG, SCHEDULER, WEIGHTS, "model_index.json"] {
         let path = to.join(name);
@@ -43,21 +44,19 @@ fn copied(to: &Path) -> Result<()> {
 }
 
 #[test]
-fn a_pipeline_answers_and_samples_as_there() -> Result<()> {
+fn a_pipeline_predicts_and_samples_as_there() -> Result<()> {
     let model = Model::load(golden("unet2d"), &Device::Cpu)?;
-    let process = &model.process;
-    assert_eq!(
-        (process.steps, process.betas, process.param, process.shape),
-        (100, Betas::COSINE, Param::V, [1, 8, 8])
-    );
-    assert_eq!(process.data, "unet2d");
+    let info = &model.info;
+    assert_eq!(info.process, NoiseProcess::from(Schedule::cosine(100)?));
+    assert_eq!((info.prediction, info.shape), (Prediction::V, [1, 8, 8]));
+    assert_eq!(info.data, "unet2d");
     let all: HashMap<String, Tensor> =
         safetensors::load(golden("unet2d.safetensors"), &Device::Cpu)?;
     let get = |name: &str| all.get(name).with_context(|| name.to_owned());
     let (x, t) = (get("pipeline.x")?, get("pipeline.t")?.to_dtype(DType::F64)?);
     let t = t.to_vec1::<f64>()?;
-    let answer = model.network.predict(x, &t, &Condition::none())?;
-    assert!(off(&answer, get("pipeline.output")?)? < 1e-5);
+    let output = model.network.predict(x, &t, &Condition::none())?;
+    assert!(off(&output, get("pipeline.output")?)? < 1e-5);
     let sampler = Sampler {
         solver: Solver::Ddim { eta: 0.0 },
         steps: Steps::Leading(5),
@@ -121,10 +120,10 @@ fn a_conditional_model_comes_back() -> Result<()> {
         ..Default::default()
     };
     model.network = Network::new(net, &mut Rng::new(3), &Device::Cpu)?;
-    model.process.classes = vec!["a".to_owned(), "b".to_owned()];
+    model.info.classes = vec!["a".to_owned(), "b".to_owned()];
     model.save_diffusers(folder.path())?;
     let again = Model::load(folder.path(), &Device::Cpu)?;
-    assert_eq!(again.process, model.process);
+    assert_eq!(again.info, model.info);
     assert_eq!(again.network.architecture(), model.network.architecture());
     assert_eq!(again.network.architecture().classes(), 2);
     assert!(!json_of(&folder.path().join(CONFIG))?.contains_key("null_class"));
@@ -136,7 +135,32 @@ fn a_conditional_model_comes_back() -> Result<()> {
     file.save(&path)?;
     let again = Model::load(folder.path(), &Device::Cpu)?;
     assert_eq!(again.network.architecture().classes(), 3);
-    assert_eq!(again.process.classes, ["0", "1", "2"]);
+    assert_eq!(again.info.classes, ["0", "1", "2"]);
+    Ok(())
+}
+
+/// What diffusers has no name for it takes as a list of variances.
+#[test]
+fn other_schedules_are_lists() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
+    let cosine = Betas::Cosine {
+        offset: 0.1,
+        max_beta: 0.999,
+    };
+    for schedule in [
+        Schedule::new(20, cosine)?,
+        Schedule::from_betas("own", vec![0.1, 1.0 / 3.0])?,
+    ] {
+        model.info.process = (&schedule).into();
+        model.save_diffusers(folder.path())?;
+        let path = folder.path().join(WEIGHTS);
+        let mut file = Contents::load(&path)?;
+        file.metadata.retain(|key, _| key == "format");
+        file.save(&path)?;
+        let again = Model::load(folder.path(), &Device::Cpu)?;
+        assert_eq!(again.info.schedule()?.betas(), schedule.betas());
+    }
     Ok(())
 }
 
@@ -190,7 +214,7 @@ fn older_folders_load() -> Result<()> {
 
 #[test]
 fn what_is_not_known_is_named() -> Result<()> {
-    let spoiled = |name: &str, key: &str, value: Value| -> Result<String> {
+    let changed = |name: &str, key: &str, value: Value| -> Result<String> {
         let folder = tempfile::tempdir()?;
         copied(folder.path())?;
         let path = folder.path().join(name);
@@ -206,88 +230,96 @@ fn what_is_not_known_is_named() -> Result<()> {
     let types = json!(["SkipDownBlock2D", "DownBlock2D"]);
     for (message, wants) in [
         (
-            spoiled(CONFIG, "_class_name", json!("VQModel"))?,
+            changed(CONFIG, "_class_name", json!("VQModel"))?,
             "config.json: it describes VQModel; only UNet2DModel",
         ),
         (
-            spoiled(CONFIG, "_class_name", json!("-"))?,
+            changed(CONFIG, "_class_name", json!("-"))?,
             "it describes nothing with a _class_name",
         ),
         (
-            spoiled(CONFIG, "norm_num_groups", json!("-"))?,
+            changed(CONFIG, "norm_num_groups", json!("-"))?,
             "norm_num_groups is missing",
         ),
         (
-            spoiled(CONFIG, "upsample_type", json!("resnet"))?,
+            changed(CONFIG, "upsample_type", json!("resnet"))?,
             "upsample_type is \"resnet\"; only \"conv\"",
         ),
         (
-            spoiled(CONFIG, "time_embedding_type", json!("fourier"))?,
+            changed(CONFIG, "time_embedding_type", json!("fourier"))?,
             "time_embedding_type is \"fourier\"",
         ),
         (
-            spoiled(CONFIG, "time_embedding_dim", json!(7))?,
+            changed(CONFIG, "time_embedding_dim", json!(7))?,
             "time_embedding_dim is 7; only null",
         ),
         (
-            spoiled(CONFIG, "down_block_types", types)?,
+            changed(CONFIG, "down_block_types", types)?,
             "unknown variant `SkipDownBlock2D`",
         ),
         (
-            spoiled(CONFIG, "sample_size", json!(null))?,
+            changed(CONFIG, "sample_size", json!(null))?,
             "sample_size is null",
         ),
-        (spoiled(CONFIG, "sample_size", json!(7))?, "an image of 7×7"),
+        (changed(CONFIG, "sample_size", json!(7))?, "an image of 7×7"),
         (
-            spoiled(CONFIG, "norm_num_groups", json!(3))?,
+            changed(CONFIG, "norm_num_groups", json!(3))?,
             "norm_num_groups = 3 does not divide block_out_channels = 4",
         ),
         (
-            spoiled(CONFIG, "norm_num_groups", json!(0))?,
+            changed(CONFIG, "norm_num_groups", json!(0))?,
             "norm_num_groups = 0 does not divide",
         ),
         (
-            spoiled(CONFIG, "attention_head_dim", json!(3))?,
+            changed(CONFIG, "attention_head_dim", json!(3))?,
             "attention_head_dim = 3 does not divide",
         ),
         (
-            spoiled(CONFIG, "block_out_channels", json!(vec![4; 100]))?,
+            changed(CONFIG, "block_out_channels", json!(vec![4; 100]))?,
             "100 block_out_channels, 2 down_block_types",
         ),
         (
-            spoiled(CONFIG, "block_out_channels", json!([]))?,
+            changed(CONFIG, "block_out_channels", json!([]))?,
             "0 block_out_channels, 2 down_block_types",
         ),
         (
-            spoiled(CONFIG, "block_out_channels", json!([8, 8]))?,
+            changed(CONFIG, "block_out_channels", json!([8, 8]))?,
             "norm1.weight has shape [4] and must have [8]",
         ),
         (
-            spoiled(CONFIG, "out_channels", json!(2))?,
+            changed(CONFIG, "out_channels", json!(2))?,
             "out_channels must be as in_channels",
         ),
         (
-            spoiled(CONFIG, "num_class_embeds", json!(0))?,
+            changed(CONFIG, "num_class_embeds", json!(0))?,
             "num_class_embeds must be at least one class",
         ),
         (
-            spoiled(CONFIG, "num_class_embeds", json!(4))?,
+            changed(CONFIG, "num_class_embeds", json!(4))?,
             "class_embedding.weight",
         ),
         (
-            spoiled(SCHEDULER, "beta_schedule", json!("laplace"))?,
+            changed(SCHEDULER, "beta_schedule", json!("laplace"))?,
             "scheduler_config.json: beta_schedule is \"laplace\"",
         ),
         (
-            spoiled(SCHEDULER, "prediction_type", json!("flow"))?,
+            changed(SCHEDULER, "prediction_type", json!("flow"))?,
             "prediction_type is \"flow\"",
         ),
         (
-            spoiled(SCHEDULER, "trained_betas", json!([0.1]))?,
-            "trained_betas",
+            changed(SCHEDULER, "trained_betas", json!([0.1]))?,
+            "trained_betas schedule: 1 betas",
         ),
         (
-            spoiled(SCHEDULER, "num_train_timesteps", json!(1))?,
+            changed(SCHEDULER, "trained_betas", json!([0.1, 0.2]))?,
+            "timesteps = 100, but betas lists 2",
+        ),
+        (
+            changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?,
+            "rescale_betas_zero_snr is not supported",
+        ),
+        (
+            changed(SCHEDULER, "num_train_timesteps", json!(1))?,
             "steps = 1",
         ),
     ] {
@@ -317,12 +349,16 @@ fn what_is_not_known_is_named() -> Result<()> {
     assert!(fail().contains("no whole safetensors file"), "{}", fail());
 
     let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
-    model.process.betas = Betas::Cosine {
-        offset: 0.1,
-        max_beta: 0.999,
-    };
+    model.info.process = NoiseProcess::flow();
     let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
-    assert!(message.contains("offset 0.008"), "{message}");
+    assert!(
+        message.contains("of the flow process cannot be written"),
+        "{message}"
+    );
+    model.info.process = NoiseProcess::default();
+    model.info.prediction = Prediction::Velocity;
+    let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
+    assert!(message.contains("eps, x0 and v, not Velocity"), "{message}");
     let small = SimpleUNet {
         base: 4,
         groups: 2,

@@ -1,9 +1,9 @@
-//! Our samplers take the ways of Hugging Face diffusers' schedulers, all states, to 1e-4: `golden/samplers.py` wrote them
-//! down and says where diffusers departs from its own time steps.
+//! The samplers' trajectories equal those of Hugging Face diffusers' schedulers in every state, to 1e-4. `golden/samplers.py`
+//! recorded them and says where diffusers departs from its own time steps.
 
 use anyhow::{Context, Result, bail};
 use diffusion_core::candle::{self, Device, Tensor, safetensors};
-use diffusion_core::diffusion::Param;
+use diffusion_core::prediction::Prediction;
 use diffusion_core::sampler::{Sampler, Solver, Steps, Threshold, Variance};
 use diffusion_core::schedule::{Betas, Schedule};
 use std::collections::HashMap;
@@ -16,18 +16,14 @@ fn golden() -> Result<HashMap<String, Tensor>> {
     Ok(safetensors::load(path, &Device::Cpu)?)
 }
 
-fn times(golden: &HashMap<String, Tensor>, name: &str) -> Result<Vec<usize>> {
+fn times(golden: &HashMap<String, Tensor>, name: &str) -> Result<Vec<f64>> {
     let times = golden.get(name).context("no such time steps")?;
-    Ok(times
-        .to_vec1::<i64>()?
-        .iter()
-        .map(|t| *t as usize)
-        .collect())
+    Ok(times.to_vec1::<i64>()?.iter().map(|t| *t as f64).collect())
 }
 
 /// 0.8 x + 0.3 tanh(2 x − t/1000), the "network" of both sides.
-fn answer(x: &Tensor, t: &[usize]) -> candle::Result<Tensor> {
-    (x * 0.8)? + (((x * 2.0)? - t[0] as f64 / 1000.0)?.tanh()? * 0.3)?
+fn predict(x: &Tensor, t: &[f64]) -> candle::Result<Tensor> {
+    (x * 0.8)? + (((x * 2.0)? - t[0] / 1000.0)?.tanh()? * 0.3)?
 }
 
 #[test]
@@ -40,7 +36,7 @@ fn trajectories_equal_those_of_diffusers() -> Result<()> {
         let Some(name) = name.strip_suffix(".states") else {
             continue;
         };
-        let [solver, betas, param, _, variance, threshold] =
+        let [solver, betas, prediction, _, variance, threshold] =
             name.splitn(6, '.').collect::<Vec<_>>()[..]
         else {
             bail!("{name}: six words were expected")
@@ -74,10 +70,10 @@ fn trajectories_equal_those_of_diffusers() -> Result<()> {
             "linear" => Betas::LINEAR,
             _ => Betas::COSINE,
         };
-        let param = match param {
-            "eps" => Param::Eps,
-            "x0" => Param::X0,
-            _ => Param::V,
+        let prediction = match prediction {
+            "eps" => Prediction::Eps,
+            "x0" => Prediction::X0,
+            _ => Prediction::V,
         };
         let schedule = Schedule::new(if solver == "ddpm50" { 50 } else { 1000 }, betas)?;
         let mut drawn = 0;
@@ -85,7 +81,8 @@ fn trajectories_equal_those_of_diffusers() -> Result<()> {
             drawn += 1;
             noise.get(drawn - 1)
         };
-        let states_of_ours = sampler.states(answer, &schedule, param, &states.get(0)?, &mut z)?;
+        let states_of_ours =
+            sampler.states(predict, &schedule, prediction, &states.get(0)?, &mut z)?;
         let mut steps = 0;
         for state in states_of_ours {
             let state = state?;
@@ -121,7 +118,7 @@ fn the_time_steps_are_those_of_diffusers() -> Result<()> {
     Ok(())
 }
 
-/// The answers come with the graph of what they were computed from, and none of it may be kept.
+/// Predictions come with the graph of what they were computed from, and none of it may be kept.
 #[cfg(target_os = "linux")]
 #[test]
 fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
@@ -143,13 +140,10 @@ fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
     };
     let net = Network::new(net, &mut Rng::new(1), &device)?;
     let noise = Rng::new(2).randn((4, 1, 16, 16), &device)?;
-    let predict = |x: &Tensor, t: &[usize]| {
-        let t: Vec<f64> = t.iter().map(|t| *t as f64).collect();
-        net.forward(x, &t, &Condition::none())
-    };
+    let predict = |x: &Tensor, t: &[f64]| net.forward(x, t, &Condition::none());
     let (schedule, sampler, mut rng) = (Schedule::linear(1200)?, Sampler::ddpm(), Rng::new(3));
     let (mut before, mut steps) = (0.0, 0);
-    for state in sampler.states(predict, &schedule, Param::Eps, &noise, &mut rng)? {
+    for state in sampler.states(predict, &schedule, Prediction::Eps, &noise, &mut rng)? {
         assert!(!state?.xs.track_op());
         steps += 1;
         if steps == 200 {

@@ -1,4 +1,4 @@
-//! Our schedules have the values of Hugging Face diffusers, to 1e-6: `golden/schedules.py` wrote them down.
+//! The schedules have the values of Hugging Face diffusers' schedulers, to 1e-6: `golden/schedules.py` recorded them.
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, safetensors};
@@ -28,7 +28,7 @@ fn schedules_equal_those_of_diffusers() -> Result<()> {
         ("sigmoid", Betas::SIGMOID),
     ] {
         for steps in [2, 10, 500, 1000, 2000] {
-            let ours = Schedule::new(steps, betas)?;
+            let ours = Schedule::new(steps, betas.clone())?;
             let at = get(format!("{steps}.at"))?.to_vec1::<i64>()?;
             for (values, ours) in [
                 ("betas", ours.betas()),

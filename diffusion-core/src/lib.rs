@@ -23,7 +23,7 @@
 //! | symbol | name in code | what it is |
 //! |---|---|---|
 //! | x_0 | `x0` | a clean image, (C, H, W), values in \[−1, 1\] |
-//! | t, T | `t`, `steps` | a time step, 0 … T−1; how many there are |
+//! | t, T | `t`, `timesteps` | a time step, 0 … T−1; how many there are |
 //! | β_t | `beta(t)` | the variance of the noise that step t adds |
 //! | α_t | `alphas()[t]` | 1 − β_t |
 //! | ᾱ_t | `alpha_bar(t)` | α_0 α_1 … α_t, the share of the image's variance left after step t |
@@ -36,14 +36,17 @@
 //! | module | what is in it | notebook |
 //! |---|---|---|
 //! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid | `01_forward` |
-//! | [`diffusion`] | q(x_t given x_0), the posterior, ε / x_0 / v | `01_forward` |
+//! | [`diffusion`] | q(x_t given x_0), the posterior | `01_forward` |
+//! | [`level`] | a noise level as signal and noise; perturbing images | `01_forward` |
+//! | [`prediction`] | what a network predicts: ε, x_0, v, velocity, EDM's output | `02_unet` |
+//! | [`process`] | noise processes: discrete, flow matching, EDM; how times are drawn and spaced | `04_sampling` |
 //! | [`ops`] | convolution, normalisation, attention, …, differentiable | `02_unet` |
 //! | [`nn`] | layers, and their parameters by name: to initialise, save and load | `02_unet` |
 //! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | `02_unet` |
 //! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
-//! | [`guidance`] | what is asked for, and how strongly | `05_conditioning` |
-//! | [`edit`] | inpainting, masks, images after images, enlarging | `08_inpainting`, `09_super_resolution` |
+//! | [`guidance`] | classifier-free guidance | `05_conditioning` |
+//! | [`edit`] | inpainting, masks, image-to-image, super-resolution | `08_inpainting`, `09_super_resolution` |
 //! | [`metrics`] | how good samples are: Fréchet and kernel distance, precision and recall, copies, PSNR, SSIM | `10_evaluation` |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |

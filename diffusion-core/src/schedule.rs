@@ -1,8 +1,8 @@
-//! How much noise each time step adds: β, α, ᾱ and the signal-to-noise ratio, in f64 on the host.
+//! The discrete, variance-preserving schedules: β, α, ᾱ and the signal-to-noise ratio of each time step.
 //!
-//! A [`Schedule`] is a vector of T numbers β and what follows from them. Its steps are counted t = 0 … T−1 as in the
-//! papers' code; the papers' text counts 1 … T, so `alpha_bar(t)` here is ᾱ_{t+1} there, and the clean image, the
-//! papers' t = 0, is what comes *before* step 0 here ([`Schedule::alpha_bar_before`]`(0) = 1`).
+//! A [`Schedule`] is a vector of T variances β and what follows from them, in f64. Its steps are counted t = 0 … T−1 as in the
+//! papers' code; the papers' text counts 1 … T, so `alpha_bar(t)` here is ᾱ_{t+1} there, and the clean image, the papers'
+//! t = 0, comes *before* step 0 here ([`Schedule::alpha_bar_before`]`(0) = 1`).
 //!
 //! Built by hand in `notebooks/01_forward.ipynb`.
 
@@ -15,7 +15,7 @@ use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// √ᾱ of the last step above which [`Schedule::warning`] speaks: a tenth of the image's amplitude, an SNR of −20 dB.
+/// The largest √ᾱ of the last step without a [`Schedule::warning`]: a tenth of the image's amplitude, an SNR of −20 dB.
 pub const MAX_FINAL_SIGNAL: f64 = 0.1;
 
 /// The most time steps of a schedule, a thousand times what the papers use.
@@ -236,10 +236,8 @@ impl Schedule {
         self.alpha_bar(t) / (1.0 - self.alpha_bar(t))
     }
 
-    /// What is wrong with this schedule, if x_T is not yet noise: then sampling, which starts from pure noise, starts
-    /// from something that the model has never seen ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)).
-    ///
-    /// It speaks when √ᾱ of the last step is above [`MAX_FINAL_SIGNAL`].
+    /// A warning if the terminal SNR is too high, √ᾱ_{T−1} > [`MAX_FINAL_SIGNAL`]: sampling starts from pure noise, which the
+    /// network then never saw in training ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)).
     pub fn warning(&self) -> Option<String> {
         let last = self.timesteps() - 1;
         let signal = self.alpha_bar(last).sqrt();

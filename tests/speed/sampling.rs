@@ -31,10 +31,10 @@ impl Drawing {
         let mut words = line.split_whitespace();
         let kind = words.next().context("a line without a word")?;
         let n: usize = words.next().map_or(Ok(0), str::parse)?;
-        let answer = |xt: &Tensor, t: &[f64]| self.network.answer(xt, t);
+        let predict = |xt: &Tensor, t: &[f64]| self.network.answer(xt, t);
         let draw = |sampler: Sampler| {
             let (schedule, rng) = (&self.schedule, &mut Rng::new(3));
-            sampler.sample(answer, schedule, Prediction::Eps, &self.noise, rng)
+            sampler.sample(predict, schedule, Prediction::Eps, &self.noise, rng)
         };
         Timed::new(|| {
             Ok(match kind {
@@ -44,7 +44,7 @@ impl Drawing {
                     let t = vec![0.0; self.noise.dim(0)?];
                     let mut last = self.noise.clone();
                     for _ in 0..n {
-                        last = answer(&self.noise, &t)?;
+                        last = self.network.answer(&self.noise, &t)?;
                     }
                     last
                 }

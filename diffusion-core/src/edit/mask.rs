@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 use std::path::Path;
 
-/// Which pixels of an H×W image are known, and so which are to be made.
+/// Which pixels of an H×W image are known; inpainting fills the others.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, edit::{Mask, Side}, rng::Rng};
@@ -42,10 +42,10 @@ pub enum Side {
 pub(super) const MAX_SIDE: usize = 16_384;
 
 impl Mask {
-    /// A function of row and column says which pixels are known.
+    /// A mask from a function of row and column that says which pixels are known.
     ///
     /// # Errors
-    /// A height or width that is not in 1 … 16384.
+    /// The height or width is not in 1 … 16384.
     pub fn new(
         height: usize,
         width: usize,
@@ -64,10 +64,10 @@ impl Mask {
         })
     }
 
-    /// All is known but a rectangle.
+    /// All pixels are known except a rectangle.
     ///
     /// # Errors
-    /// As [`Mask::new`], or rows or columns that are not there.
+    /// As [`Mask::new`], or the rows or columns are empty or outside the image.
     pub fn rectangle(
         height: usize,
         width: usize,
@@ -77,7 +77,7 @@ impl Mask {
         for (name, range, size) in [("rows", &rows, height), ("columns", &columns, width)] {
             ensure!(
                 range.start < range.end && range.end <= size,
-                "mask: {name} {}..{} of {size}; a range within 0..{size} that is not empty is needed",
+                "mask: {name} {}..{} of {size}; use a non-empty range within 0..{size}",
                 range.start,
                 range.end
             );
@@ -100,7 +100,7 @@ impl Mask {
         })
     }
 
-    /// `thickness` known rows, as many unknown ones, and so on.
+    /// Stripes: `thickness` known rows, as many unknown ones, and so on.
     ///
     /// # Errors
     /// As [`Mask::new`], or `thickness` = 0.
@@ -121,7 +121,7 @@ impl Mask {
         Self::new(height, width, |_, _| rng.uniform() >= unknown)
     }
 
-    /// Irregular strokes, as of a thick pen that wanders, until a share of about `unknown` is covered.
+    /// Irregular strokes, as of a thick pen on a random walk, until a share of about `unknown` is covered.
     ///
     /// # Errors
     /// As [`Mask::random`].
@@ -147,7 +147,7 @@ impl Mask {
         Ok(it)
     }
 
-    /// A disc becomes unknown.
+    /// Makes a disc unknown.
     fn dab(&mut self, y: f64, x: f64, radius: f64) {
         for (i, known) in self.known.iter_mut().enumerate() {
             let (row, column) = ((i / self.width) as f64, (i % self.width) as f64);
@@ -155,7 +155,7 @@ impl Mask {
         }
     }
 
-    /// From an image file of any size: what is darker than the middle is unknown.
+    /// A mask from an image file of any size: pixels darker than mid-grey are unknown.
     ///
     /// # Errors
     /// The file cannot be read or is no image, or as [`Mask::new`]; the message names it.
@@ -176,7 +176,7 @@ impl Mask {
         Ok(Self { known, ..it })
     }
 
-    /// What was known is unknown, and the other way round.
+    /// The opposite mask: known and unknown pixels are swapped.
     pub fn inverted(&self) -> Self {
         Self {
             known: self.known.iter().map(|known| !known).collect(),
@@ -190,20 +190,20 @@ impl Mask {
         known as f64 / self.known.len() as f64
     }
 
-    /// 1 where a pixel is known, 0 where it is not, for arithmetic and to look at.
+    /// The mask as a tensor: 1 where a pixel is known, 0 where it is not.
     ///
     /// # Shapes
     /// (1, 1, H, W), f32.
     ///
     /// # Errors
-    /// The device has no room.
+    /// The device is out of memory.
     pub fn to_tensor(&self, device: &Device) -> candle_core::Result<Tensor> {
         let shape = (1, 1, self.height, self.width);
         let known: Vec<u8> = self.known.iter().map(|known| u8::from(*known)).collect();
         Tensor::from_vec(known, shape, device)?.to_dtype(DType::F32)
     }
 
-    /// `known` where the mask knows, `other` elsewhere, to the bit.
+    /// Takes the known pixels from `known` and the others from `other`, to the bit.
     ///
     /// # Shapes
     /// `known` and `other` are (B, C, H, W), as is the result.
@@ -216,7 +216,7 @@ impl Mask {
         mask.broadcast_as(known.shape())?.where_cond(known, other)
     }
 
-    /// The images with all unknown pixels of one `value`: what somebody sees who does not know them.
+    /// The images with all unknown pixels set to `value`.
     ///
     /// # Shapes
     /// `x` and the result are (B, C, H, W); `value` is in \[−1, 1\].
@@ -255,7 +255,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_are_what_their_names_say() -> Result<()> {
+    fn shapes_match_their_names() -> Result<()> {
         assert_eq!(rows(&Mask::half(2, 4, Side::Left)?), ["##..", "##.."]);
         assert_eq!(rows(&Mask::half(2, 4, Side::Right)?), ["..##", "..##"]);
         assert_eq!(rows(&Mask::half(2, 3, Side::Top)?), ["###", "..."]);
@@ -281,7 +281,7 @@ mod tests {
         Ok(())
     }
 
-    /// Strokes hang together: a pixel that is not known has neighbours that are not, which at random it would seldom have.
+    /// Strokes are connected: the neighbours of an unknown pixel are mostly unknown, which is rare at random.
     #[test]
     fn strokes_are_strokes() -> Result<()> {
         let mask = Mask::strokes(32, 32, 0.25, &mut Rng::new(1))?;
@@ -335,7 +335,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named() -> Result<()> {
+    fn invalid_arguments_are_named() -> Result<()> {
         let rng = &mut Rng::new(1);
         let message = |mask: Result<Mask>| mask.unwrap_err().to_string();
         assert!(message(Mask::half(0, 4, Side::Left)).contains("0×4 pixels"));

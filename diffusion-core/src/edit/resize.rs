@@ -1,22 +1,22 @@
-//! Images at another size.
+//! Changing the resolution of images.
 
 use crate::ops::avg_pool2d;
 use candle_core::{DType, Device, Result, Tensor, bail};
 use image::imageops::{FilterType, resize};
 use image::{ImageBuffer, Luma};
 
-/// How pixels are made that are not there.
+/// How [`enlarge`] interpolates.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
     /// The nearest pixel.
     Nearest,
-    /// On the straight line between the nearest two, in each direction.
+    /// Linear interpolation between the nearest two pixels, in each direction.
     Bilinear,
-    /// On the Catmull–Rom curve through the nearest four, in each direction.
+    /// The Catmull–Rom cubic through the nearest four pixels, in each direction.
     Bicubic,
 }
 
-/// The images reduced: the mean of each `factor`×`factor` square.
+/// Low-resolution images: the mean of each `factor`×`factor` square.
 ///
 /// # Shapes
 /// `x` (B, C, H, W); the result is (B, C, H/`factor`, W/`factor`).
@@ -34,13 +34,13 @@ pub fn reduce(x: &Tensor, factor: usize) -> Result<Tensor> {
     }
 }
 
-/// The images enlarged without any knowledge of what images look like: what a network that enlarges is compared with.
+/// Enlarges images by interpolation, the baseline for super-resolution networks.
 ///
 /// # Shapes
 /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, C, `factor`·H, `factor`·W), in \[−1, 1\], f32 on the same device.
 ///
 /// # Errors
-/// Another shape, or `factor` = 0 or so large that a side is over 16384.
+/// Another shape, or `factor` is 0 or so large that a side exceeds 16384.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, edit::{Filter, enlarge}};
@@ -67,7 +67,7 @@ pub fn enlarge(x: &Tensor, factor: usize, filter: Filter) -> Result<Tensor> {
         Filter::Bilinear => FilterType::Triangle,
         Filter::Bicubic => FilterType::CatmullRom,
     };
-    // The library's numbers are in 0 … 1, and are kept there.
+    // The image crate expects values in 0 … 1, and clips to them.
     let unit = x.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     let values = unit.affine(0.5, 0.5)?.flatten_all()?.to_vec1::<f32>()?;
     let mut enlarged = Vec::with_capacity(b * c * rows * columns);
@@ -86,7 +86,7 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    /// What is reduced after it was enlarged is what it was, for the filters whose weights are symmetric about a pixel's centre.
+    /// Reducing an enlarged image gives the original, for filters whose weights are symmetric about a pixel's centre.
     #[test]
     fn reducing_undoes_enlarging() -> Result<()> {
         let x = Rng::new(1)
@@ -106,9 +106,9 @@ mod tests {
         Ok(())
     }
 
-    /// A ramp stays one in the middle, by both; a step overshoots by the cubic alone, and is kept in the range.
+    /// Both keep a ramp in the interior; only the cubic overshoots at a step, and is clipped to the range.
     #[test]
-    fn filters_are_what_their_names_say() -> Result<()> {
+    fn filters_match_their_names() -> Result<()> {
         let row = |x: &[f32], filter| -> Result<Vec<f32>> {
             let x = Tensor::from_vec(x.to_vec(), (1, 1, 1, x.len()), &Device::Cpu)?;
             enlarge(&x, 2, filter)?

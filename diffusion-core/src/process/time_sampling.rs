@@ -183,10 +183,12 @@ mod tests {
             .map(|t| *t as f64)
             .collect();
         assert_eq!(draw(TimeSampling::Uniform)?, uniform);
-        assert_eq!(draw(TimeSampling::Stratified)?, STRATIFIED);
+        assert_eq!(
+            draw(TimeSampling::Stratified)?,
+            [524.0, 724.0, 924.0, 324.0, 124.0]
+        );
         Ok(())
     }
-    const STRATIFIED: [f64; 5] = [0.0; 5];
 
     #[test]
     fn uniform_draws_fill_the_range() -> Result<()> {

@@ -2,7 +2,7 @@
 //!
 //! A U-Net goes down to coarser resolutions, where a convolution has a larger receptive field, and up again; skip connections
 //! bring the features from the way down to the way up ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)). Whether the
-//! output is ε, x₀ or v is [`Param`](crate::diffusion::Param)'s business.
+//! output is ε, x₀ or v is [`Prediction`](crate::prediction::Prediction)'s business.
 //!
 //! A [`Network`] is an [`Architecture`] with weights. Each kind of network is a plain struct of the numbers that it is built
 //! from:

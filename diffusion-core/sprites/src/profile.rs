@@ -4,14 +4,14 @@ use super::art::Art;
 use super::canvas::Canvas;
 use super::palette::*;
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
-use super::{Kind, chance, pick, trade};
-use crate::rng::Rng;
+use super::{Drawing, Kind, caption, chance, pick, trade};
+use crate::Rng;
 
 pub(super) const KINDS: &[Kind] = trade::kinds!(
     side: villager knight wizard lady king viking rogue farmer fighter youth
 );
 
-fn side(who: &Person, rng: &mut Rng) -> Canvas {
+fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::default();
     let materials = who.materials(rng);
     if let Some(cape) = who.cape {
@@ -123,7 +123,7 @@ fn side(who: &Person, rng: &mut Rng) -> Canvas {
             &[('A', STEEL), ('B', shield)],
         );
     }
-    canvas
+    canvas.titled(caption::person(trade, who, "seen from the side"))
 }
 
 fn torso(garment: Garment) -> &'static [&'static str] {

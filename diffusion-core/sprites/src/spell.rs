@@ -4,9 +4,10 @@ mod shape;
 mod sign;
 
 use super::canvas::{Canvas, Dot, Tone};
+use super::caption::a;
 use super::palette::*;
 use super::{Kind, pick};
-use crate::rng::Rng;
+use crate::Rng;
 
 pub(super) const KINDS: &[Kind] = &[
     ("fireball", shape::fireball),
@@ -41,6 +42,11 @@ fn glow(rng: &mut Rng) -> [Ramp; 3] {
             [YELLOW, PINK, RED],
         ],
     )
+}
+
+/// Words for something that shines: the colours of its rim and of its core.
+fn shining(noun: &str, core: Ramp, rim: Ramp) -> String {
+    a(&format!("{} and {} {noun}", name(rim), name(core)))
 }
 
 /// Up to `count` sparks on free places at least two pixels from the thing itself.

@@ -6,7 +6,7 @@ mod monster;
 
 use super::palette::{Ramp, VIVID};
 use super::{Kind, pick};
-use crate::rng::Rng;
+use crate::Rng;
 
 pub(super) const KINDS: &[Kind] = &[
     ("slime", monster::slime),

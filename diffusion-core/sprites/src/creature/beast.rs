@@ -1,13 +1,15 @@
 //! Creatures with bones: snakes, dragons, birds and four-legged ones.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Tone};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
 use super::two;
-use crate::rng::Rng;
+use crate::Rng;
 
-pub(super) fn snake(rng: &mut Rng) -> Canvas {
+pub(super) fn snake(rng: &mut Rng) -> Drawing {
     let (body, mark) = two(rng);
     let art = pick(
         rng,
@@ -52,10 +54,14 @@ pub(super) fn snake(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(3) * 4;
     canvas.speckle(rng, count, body, Dot::of(mark, Tone::Mid));
-    canvas
+    canvas.titled(if count > 0 {
+        format!("{} with {} spots", coloured(body, "snake"), name(mark))
+    } else {
+        coloured(body, "snake")
+    })
 }
 
-pub(super) fn dragon(rng: &mut Rng) -> Canvas {
+pub(super) fn dragon(rng: &mut Rng) -> Drawing {
     let (body, wing) = two(rng);
     let art = pick(
         rng,
@@ -101,14 +107,20 @@ pub(super) fn dragon(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(4);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    if chance(rng, 30) {
+    let fire = chance(rng, 30);
+    if fire {
         canvas.set(15, 4, Dot::bare(ORANGE, Tone::Mid));
         canvas.set(15, 5, Dot::bare(YELLOW, Tone::Mid));
     }
-    canvas
+    canvas.titled(format!(
+        "{} with {} wings{}",
+        coloured(body, "dragon"),
+        name(wing),
+        if fire { ", breathing fire" } else { "" }
+    ))
 }
 
-pub(super) fn rat(rng: &mut Rng) -> Canvas {
+pub(super) fn rat(rng: &mut Rng) -> Drawing {
     let fur = pick(rng, &[STEEL, BROWN, SNOW, TAN, CRUST]);
     let art = pick(
         rng,
@@ -141,10 +153,10 @@ pub(super) fn rat(rng: &mut Rng) -> Canvas {
     let count = rng.below(6);
     let tone = pick(rng, &[Tone::Light, Tone::Dark]);
     canvas.speckle(rng, count, fur, Dot::of(fur, tone));
-    canvas
+    canvas.titled(coloured(fur, "rat"))
 }
 
-pub(super) fn wolf(rng: &mut Rng) -> Canvas {
+pub(super) fn wolf(rng: &mut Rng) -> Drawing {
     let (fur, eye) = pick(
         rng,
         &[
@@ -200,10 +212,14 @@ pub(super) fn wolf(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(6);
     canvas.speckle(rng, count, fur, Dot::of(fur, Tone::Dark));
-    canvas
+    canvas.titled(if eye == INK {
+        coloured(fur, "wolf")
+    } else {
+        format!("{} with yellow eyes", coloured(fur, "wolf"))
+    })
 }
 
-pub(super) fn bird(rng: &mut Rng) -> Canvas {
+pub(super) fn bird(rng: &mut Rng) -> Drawing {
     let (body, wing) = two(rng);
     let art = [
         "........AAA...",
@@ -228,10 +244,14 @@ pub(super) fn bird(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(4);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas
+    canvas.titled(format!(
+        "{} with {} wings",
+        coloured(body, "bird"),
+        name(wing)
+    ))
 }
 
-pub(super) fn owl(rng: &mut Rng) -> Canvas {
+pub(super) fn owl(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[BROWN, STEEL, WOOD, SNOW, TAN, PURPLE]);
     let rows = [
         "A.....", "AA..AA", "AAAAAA", "ABBBBA", "ABYYBB", "ABYoBC", "ABBBBC", "AABBAA", "GAABBB",
@@ -251,10 +271,14 @@ pub(super) fn owl(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(5);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    canvas
+    canvas.titled(format!(
+        "{} with {}",
+        coloured(body, "owl"),
+        coloured(breast, "breast")
+    ))
 }
 
-pub(super) fn frog(rng: &mut Rng) -> Canvas {
+pub(super) fn frog(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[GREEN, GREEN, TEAL, YELLOW, BROWN, RED, BLUE]);
     let rows = [
         "..AA...", ".AwwA..", ".AwoAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "Aoooooo", ".AABBBB",
@@ -265,10 +289,14 @@ pub(super) fn frog(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', belly)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    canvas
+    canvas.titled(format!(
+        "{} with {}",
+        coloured(body, "frog"),
+        coloured(belly, "belly")
+    ))
 }
 
-pub(super) fn cat(rng: &mut Rng) -> Canvas {
+pub(super) fn cat(rng: &mut Rng) -> Drawing {
     let fur = pick(rng, &[COAL, ORANGE, STEEL, SNOW, BROWN, TAN]);
     let art = [
         "..A...A.......",
@@ -292,5 +320,5 @@ pub(super) fn cat(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(7);
     canvas.speckle(rng, count, fur, Dot::of(fur, Tone::Dark));
-    canvas
+    canvas.titled(format!("{} with {} eyes", coloured(fur, "cat"), name(eye)))
 }

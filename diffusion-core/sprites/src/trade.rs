@@ -3,12 +3,14 @@
 use super::palette::*;
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
 use super::{chance, pick};
-use crate::rng::Rng;
+use crate::Rng;
 
-/// The people of all trades, drawn by a function of (&Person, &mut Rng).
+/// The people of all trades, drawn by a function of (trade, &Person, &mut Rng).
 macro_rules! kinds {
     ($draw:ident: $($trade:ident)*) => {
-        &[$((stringify!($trade), |rng| $draw(&trade::$trade(rng), rng))),*]
+        &[$((stringify!($trade), |rng| {
+            $draw(stringify!($trade), &trade::$trade(rng), rng)
+        })),*]
     };
 }
 pub(super) use kinds;

@@ -39,6 +39,32 @@ pub(super) const DARK: Ramp = [hex(0x3a2016), UMBER, hex(0x8a5530), hex(0xa26a3a
 /// The ramps that suit cloth, scales and magic alike.
 pub(super) const VIVID: [Ramp; 8] = [RED, ORANGE, YELLOW, GREEN, TEAL, BLUE, PURPLE, PINK];
 
+/// The English name of a ramp.
+pub(super) fn name(ramp: Ramp) -> &'static str {
+    let names = [
+        (COAL, "black"),
+        (STEEL, "grey"),
+        (SNOW, "white"),
+        (RED, "red"),
+        (ORANGE, "orange"),
+        (YELLOW, "yellow"),
+        (GREEN, "green"),
+        (TEAL, "teal"),
+        (BLUE, "blue"),
+        (PURPLE, "purple"),
+        (PINK, "pink"),
+        (BROWN, "brown"),
+        (WOOD, "dark brown"),
+        (CRUST, "golden"),
+        (BONE, "cream"),
+        (FAIR, "fair"),
+        (TAN, "tan"),
+        (DARK, "dark"),
+    ];
+    let found = names.into_iter().find(|(of, _)| *of == ramp);
+    found.map_or("colourful", |(_, name)| name)
+}
+
 const fn hex(rgb: u32) -> Rgb {
     let [_, r, g, b] = rgb.to_be_bytes();
     [r, g, b]

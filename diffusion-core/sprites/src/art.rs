@@ -1,6 +1,6 @@
 //! Drawings made of characters.
 
-use crate::rng::Rng;
+use crate::Rng;
 
 /// A drawing in characters, one string a row.
 ///

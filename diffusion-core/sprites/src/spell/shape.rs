@@ -1,13 +1,15 @@
 //! Spells that are computed, pixel by pixel, at any angle.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Edge, Tone, positions};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
-use super::{glow, sparks};
-use crate::rng::Rng;
+use super::{glow, shining, sparks};
+use crate::Rng;
 
-pub(super) fn fireball(rng: &mut Rng) -> Canvas {
+pub(super) fn fireball(rng: &mut Rng) -> Drawing {
     let [core, middle, rim] = glow(rng);
     let (dx, dy) = direction(rng);
     let radius = 3.2 + 0.4 * rng.below(4) as f64;
@@ -32,10 +34,10 @@ pub(super) fn fireball(rng: &mut Rng) -> Canvas {
         }
     });
     sparks(&mut canvas, rng, 12, middle);
-    canvas
+    canvas.titled(shining("fireball", core, rim))
 }
 
-pub(super) fn shard(rng: &mut Rng) -> Canvas {
+pub(super) fn shard(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[BLUE, BLUE, TEAL, PURPLE, PINK, GREEN]);
     if chance(rng, 40) {
         let art = [
@@ -55,7 +57,8 @@ pub(super) fn shard(rng: &mut Rng) -> Canvas {
         let art = Art::new(&art).squeezed(rng, &[8, 6, 2], &[]);
         let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
         sparks(&mut canvas, rng, 14, ramp);
-        return canvas.one_sided();
+        let caption = format!("a cluster of {} ice shards", name(ramp));
+        return canvas.one_sided().titled(caption);
     }
     let (dx, dy) = direction(rng);
     let width = 3.0 + 0.4 * rng.below(4) as f64;
@@ -82,10 +85,10 @@ pub(super) fn shard(rng: &mut Rng) -> Canvas {
         })
     });
     sparks(&mut canvas, rng, 14, ramp);
-    canvas.one_sided()
+    canvas.one_sided().titled(coloured(ramp, "ice shard"))
 }
 
-pub(super) fn swirl(rng: &mut Rng) -> Canvas {
+pub(super) fn swirl(rng: &mut Rng) -> Drawing {
     let [core, middle, rim] = glow(rng);
     let arms = 1.0 + rng.below(2) as f64;
     let turn = rng.below(12) as f64 * std::f64::consts::PI / 6.0;
@@ -111,10 +114,17 @@ pub(super) fn swirl(rng: &mut Rng) -> Canvas {
         })
     });
     sparks(&mut canvas, rng, 6, middle);
-    canvas
+    canvas.titled({
+        let swirl = shining("swirl", core, rim);
+        if arms > 1.5 {
+            swirl + " with two arms"
+        } else {
+            swirl
+        }
+    })
 }
 
-pub(super) fn star(rng: &mut Rng) -> Canvas {
+pub(super) fn star(rng: &mut Rng) -> Drawing {
     let [core, middle, rim] = glow(rng);
     let points = 4.0 + rng.below(5) as f64;
     let turn = rng.below(8) as f64 * std::f64::consts::PI / 4.0 / points;
@@ -137,10 +147,13 @@ pub(super) fn star(rng: &mut Rng) -> Canvas {
         }
     });
     sparks(&mut canvas, rng, 8, middle);
-    canvas
+    canvas.titled(format!(
+        "{} with {points} points",
+        shining("star burst", core, rim)
+    ))
 }
 
-pub(super) fn orb(rng: &mut Rng) -> Canvas {
+pub(super) fn orb(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &VIVID);
     let radius = 3.4 + 0.5 * rng.below(4) as f64;
     let ring = radius + 1.9;
@@ -168,10 +181,14 @@ pub(super) fn orb(rng: &mut Rng) -> Canvas {
         shown.then(|| Dot::bare(ramp, Tone::Light))
     });
     sparks(&mut canvas, rng, 6, ramp);
-    canvas.one_sided()
+    canvas.one_sided().titled(format!(
+        "{} {}",
+        coloured(ramp, "orb"),
+        ["in a ring", "in a broken ring", "in a ring of sparks"][style]
+    ))
 }
 
-pub(super) fn cloud(rng: &mut Rng) -> Canvas {
+pub(super) fn cloud(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[GREEN, GREEN, PURPLE, TEAL, STEEL, YELLOW, PINK]);
     let puffs: Vec<(f64, f64, f64)> = [
         (-1.6, -1.8, 3.0),
@@ -206,14 +223,19 @@ pub(super) fn cloud(rng: &mut Rng) -> Canvas {
             },
         ))
     });
-    if chance(rng, 35) {
+    let face = chance(rng, 35);
+    if face {
         canvas.paint(5, 6, &Art::even(&["oo.", "oo.", "...", "o.o"]), &[]);
     }
     sparks(&mut canvas, rng, 20, ramp);
-    canvas.one_sided()
+    canvas.one_sided().titled(if face {
+        format!("{} with a face", coloured(ramp, "poison cloud"))
+    } else {
+        coloured(ramp, "poison cloud")
+    })
 }
 
-pub(super) fn crescent(rng: &mut Rng) -> Canvas {
+pub(super) fn crescent(rng: &mut Rng) -> Drawing {
     let [core, middle, rim] = glow(rng);
     let (dx, dy) = direction(rng);
     let bite = 2.6 + 0.4 * rng.below(4) as f64;
@@ -228,7 +250,7 @@ pub(super) fn crescent(rng: &mut Rng) -> Canvas {
         })
     });
     sparks(&mut canvas, rng, 10, middle);
-    canvas
+    canvas.titled(shining("crescent slash", core, rim))
 }
 
 /// A direction, one of 16 around the circle.

@@ -1,13 +1,15 @@
 //! Creatures with many legs or none.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Tone};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::pick;
 use super::two;
-use crate::rng::Rng;
+use crate::Rng;
 
-pub(super) fn spider(rng: &mut Rng) -> Canvas {
+pub(super) fn spider(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[COAL, BROWN, PURPLE, RED, GREEN, BLUE, STEEL]);
     let (mark, _) = two(rng);
     let rows = [
@@ -30,10 +32,14 @@ pub(super) fn spider(rng: &mut Rng) -> Canvas {
             .for_each(|&(x, y)| canvas.set(x, y, Dot::of(mark, Tone::Mid))),
         _ => canvas.speckle(rng, 4, body, Dot::of(mark, Tone::Light)),
     }
-    canvas
+    canvas.titled(format!(
+        "{} with {} marks",
+        coloured(body, "spider"),
+        name(mark)
+    ))
 }
 
-pub(super) fn crab(rng: &mut Rng) -> Canvas {
+pub(super) fn crab(rng: &mut Rng) -> Drawing {
     let (shell, _) = two(rng);
     let shell = pick(rng, &[RED, ORANGE, shell]);
     let mouth = pick(rng, &["..AAAAAA", "..AAAAAo", "..AAAAoo"]);
@@ -61,10 +67,10 @@ pub(super) fn crab(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', shell)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, shell, Dot::of(shell, Tone::Light));
-    canvas
+    canvas.titled(coloured(shell, "crab"))
 }
 
-pub(super) fn ladybird(rng: &mut Rng) -> Canvas {
+pub(super) fn ladybird(rng: &mut Rng) -> Drawing {
     let shell = pick(rng, &VIVID);
     let rows = [
         "....#...", ".....#..", "......BB", ".....BBw", ".....BBB", ".#..AAAA", "..#AAAAA",
@@ -72,10 +78,10 @@ pub(super) fn ladybird(rng: &mut Rng) -> Canvas {
     ];
     let mut canvas = Canvas::centred(&Art::even(&rows), &[('A', shell), ('B', COAL)]);
     canvas.speckle(rng, 6, shell, Dot::of(COAL, Tone::Dark));
-    canvas
+    canvas.titled(format!("{} with black spots", coloured(shell, "ladybird")))
 }
 
-pub(super) fn bee(rng: &mut Rng) -> Canvas {
+pub(super) fn bee(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[YELLOW, YELLOW, ORANGE, RED]);
     let wing = pick(rng, &[SNOW, SNOW, BLUE]);
     let art = pick(
@@ -110,10 +116,14 @@ pub(super) fn bee(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('K', COAL), ('G', wing)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas
+    canvas.titled(format!(
+        "{} with {} wings",
+        coloured(body, "bee"),
+        name(wing)
+    ))
 }
 
-pub(super) fn snail(rng: &mut Rng) -> Canvas {
+pub(super) fn snail(rng: &mut Rng) -> Drawing {
     let (shell, _) = two(rng);
     let body = pick(rng, &[BONE, TAN, GREEN, PINK, STEEL]);
     let art = [
@@ -131,5 +141,9 @@ pub(super) fn snail(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', shell), ('B', body)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, shell, Dot::of(shell, Tone::Light));
-    canvas
+    canvas.titled(format!(
+        "{} with {}",
+        coloured(body, "snail"),
+        coloured(shell, "shell")
+    ))
 }

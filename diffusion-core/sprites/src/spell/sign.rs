@@ -1,13 +1,15 @@
 //! Spells that are drawn.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Tone, positions};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::pick;
-use super::{glow, sparks};
-use crate::rng::Rng;
+use super::{glow, shining, sparks};
+use crate::Rng;
 
-pub(super) fn flame(rng: &mut Rng) -> Canvas {
+pub(super) fn flame(rng: &mut Rng) -> Drawing {
     let [core, middle, rim] = glow(rng);
     let art = pick(
         rng,
@@ -48,10 +50,10 @@ pub(super) fn flame(rng: &mut Rng) -> Canvas {
     );
     let mut canvas = Canvas::centred(&Art::new(&art), &[('R', rim), ('M', middle), ('C', core)]);
     sparks(&mut canvas, rng, 10, middle);
-    canvas
+    canvas.titled(shining("flame", core, rim))
 }
 
-pub(super) fn lightning(rng: &mut Rng) -> Canvas {
+pub(super) fn lightning(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[YELLOW, YELLOW, BLUE, PURPLE, TEAL, SNOW, PINK]);
     let art = pick(
         rng,
@@ -108,10 +110,10 @@ pub(super) fn lightning(rng: &mut Rng) -> Canvas {
     );
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', ramp)]);
     sparks(&mut canvas, rng, 14, ramp);
-    canvas
+    canvas.titled(coloured(ramp, "lightning bolt"))
 }
 
-pub(super) fn snowflake(rng: &mut Rng) -> Canvas {
+pub(super) fn snowflake(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[BLUE, BLUE, TEAL, PURPLE, STEEL, PINK]);
     let art = pick(
         rng,
@@ -140,10 +142,10 @@ pub(super) fn snowflake(rng: &mut Rng) -> Canvas {
     canvas.paint(0, 0, &whole, &[('A', ramp), ('B', SNOW)]);
     canvas.bare();
     sparks(&mut canvas, rng, 14, ramp);
-    canvas
+    canvas.titled(coloured(ramp, "snowflake"))
 }
 
-pub(super) fn arrow(rng: &mut Rng) -> Canvas {
+pub(super) fn arrow(rng: &mut Rng) -> Drawing {
     let ramp = pick(
         rng,
         &[YELLOW, YELLOW, SNOW, TEAL, BLUE, PINK, PURPLE, GREEN],
@@ -196,10 +198,10 @@ pub(super) fn arrow(rng: &mut Rng) -> Canvas {
     }
     let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
     sparks(&mut canvas, rng, 16, ramp);
-    canvas
+    canvas.titled(coloured(ramp, "arrow of light"))
 }
 
-pub(super) fn rune(rng: &mut Rng) -> Canvas {
+pub(super) fn rune(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &VIVID);
     let glyph = pick(
         rng,
@@ -229,10 +231,10 @@ pub(super) fn rune(rng: &mut Rng) -> Canvas {
             canvas.set(x, y, Dot::bare(ramp, Tone::Light));
         }
     }
-    canvas
+    canvas.titled(coloured(ramp, "rune circle"))
 }
 
-pub(super) fn heal(rng: &mut Rng) -> Canvas {
+pub(super) fn heal(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[GREEN, GREEN, PINK, YELLOW, TEAL, RED, BLUE]);
     let rows = pick(
         rng,
@@ -254,10 +256,16 @@ pub(super) fn heal(rng: &mut Rng) -> Canvas {
     let art = Art::even(&rows).squeezed(rng, &[5], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
     sparks(&mut canvas, rng, 30, ramp);
-    canvas
+    canvas.titled(coloured(
+        ramp,
+        match rows[0] {
+            ".AA.." => "healing heart",
+            _ => "healing cross",
+        },
+    ))
 }
 
-pub(super) fn wave(rng: &mut Rng) -> Canvas {
+pub(super) fn wave(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[BLUE, BLUE, TEAL, PURPLE, GREEN]);
     let art = [
         "......BBBB....",
@@ -279,10 +287,10 @@ pub(super) fn wave(rng: &mut Rng) -> Canvas {
     let count = rng.below(5);
     canvas.speckle(rng, count, ramp, Dot::of(ramp, Tone::Light));
     sparks(&mut canvas, rng, 8, ramp);
-    canvas
+    canvas.titled(coloured(ramp, "wave"))
 }
 
-pub(super) fn tornado(rng: &mut Rng) -> Canvas {
+pub(super) fn tornado(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[STEEL, SNOW, TEAL, BLUE, PURPLE, GREEN, CRUST]);
     let art = [
         "..AAAAAAAAAA..",
@@ -303,5 +311,5 @@ pub(super) fn tornado(rng: &mut Rng) -> Canvas {
     let art = Art::new(&art).squeezed(rng, &[11, 8, 5, 4], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
     sparks(&mut canvas, rng, 20, ramp);
-    canvas
+    canvas.titled(coloured(ramp, "tornado"))
 }

@@ -1,12 +1,14 @@
 //! What is caught, baked, cooked or poured.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Tone};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
-use crate::rng::Rng;
+use crate::Rng;
 
-pub(super) fn loaf(rng: &mut Rng) -> Canvas {
+pub(super) fn loaf(rng: &mut Rng) -> Drawing {
     let crust = pick(rng, &[CRUST, BROWN, ORANGE]);
     let art = pick(
         rng,
@@ -37,15 +39,20 @@ pub(super) fn loaf(rng: &mut Rng) -> Canvas {
             ],
         ],
     );
+    let slice = art[2].contains('B');
     let art = Art::new(&art).squeezed(rng, &[7, 6], &[8, 4]);
     let mut canvas = Canvas::centred(&art, &[('A', crust), ('B', BONE), ('C', BONE)]);
     let count = rng.below(6);
     let on = pick(rng, &[crust, BONE]);
     canvas.speckle(rng, count, on, Dot::of(on, Tone::Dark));
-    canvas
+    canvas.titled(if slice {
+        format!("a slice of bread with {}", coloured(crust, "crust"))
+    } else {
+        coloured(crust, "loaf of bread")
+    })
 }
 
-pub(super) fn cheese(rng: &mut Rng) -> Canvas {
+pub(super) fn cheese(rng: &mut Rng) -> Drawing {
     let rind = pick(rng, &[YELLOW, YELLOW, ORANGE, BONE]);
     let art = [
         "........AAA...",
@@ -67,10 +74,10 @@ pub(super) fn cheese(rng: &mut Rng) -> Canvas {
         let hole = pick(rng, &[["bb", "bb"], ["b.", ".."], ["bb", ".."]]);
         canvas.paint(x, y, &Art::new(&hole), &[('B', rind)]);
     }
-    canvas
+    canvas.titled(format!("a piece of {} cheese", name(rind)))
 }
 
-pub(super) fn drumstick(rng: &mut Rng) -> Canvas {
+pub(super) fn drumstick(rng: &mut Rng) -> Drawing {
     let meat = pick(rng, &[CRUST, BROWN, ORANGE]);
     let art = [
         "......AAAAA...",
@@ -91,10 +98,10 @@ pub(super) fn drumstick(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', meat), ('B', BONE)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, meat, Dot::of(meat, Tone::Dark));
-    canvas
+    canvas.titled(coloured(meat, "drumstick"))
 }
 
-pub(super) fn fish(rng: &mut Rng) -> Canvas {
+pub(super) fn fish(rng: &mut Rng) -> Drawing {
     let skin = pick(rng, &[BLUE, STEEL, TEAL, ORANGE, RED, YELLOW, PINK, GREEN]);
     let art = [
         "......CCC.....",
@@ -113,10 +120,14 @@ pub(super) fn fish(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', skin), ('B', SNOW), ('C', fin)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas
+    canvas.titled(if fin == skin {
+        coloured(skin, "fish")
+    } else {
+        format!("{} with {} fins", coloured(skin, "fish"), name(fin))
+    })
 }
 
-pub(super) fn cake(rng: &mut Rng) -> Canvas {
+pub(super) fn cake(rng: &mut Rng) -> Drawing {
     let icing = pick(rng, &[PINK, SNOW, BROWN, GREEN, PURPLE, YELLOW]);
     let sponge = pick(rng, &[CRUST, YELLOW, BROWN, BONE]);
     let art = [
@@ -138,10 +149,14 @@ pub(super) fn cake(rng: &mut Rng) -> Canvas {
     let count = rng.below(6);
     let crumb = pick(rng, &VIVID);
     canvas.speckle(rng, count, icing, Dot::of(crumb, Tone::Light));
-    canvas
+    canvas.titled(format!(
+        "{} with {} icing",
+        coloured(sponge, "cake"),
+        name(icing)
+    ))
 }
 
-pub(super) fn pie(rng: &mut Rng) -> Canvas {
+pub(super) fn pie(rng: &mut Rng) -> Drawing {
     let filling = pick(rng, &[RED, PURPLE, BLUE, ORANGE, GREEN]);
     let tin = pick(rng, &[STEEL, SNOW, RED, BLUE, TEAL]);
     let top = pick(
@@ -161,10 +176,14 @@ pub(super) fn pie(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(5);
     canvas.speckle(rng, count, CRUST, Dot::of(BONE, Tone::Light));
-    canvas
+    canvas.titled(format!(
+        "a pie with {} filling in {}",
+        name(filling),
+        coloured(tin, "tin")
+    ))
 }
 
-pub(super) fn egg(rng: &mut Rng) -> Canvas {
+pub(super) fn egg(rng: &mut Rng) -> Drawing {
     let yolk = pick(rng, &[YELLOW, ORANGE]);
     let white = pick(
         rng,
@@ -212,10 +231,10 @@ pub(super) fn egg(rng: &mut Rng) -> Canvas {
         &Art::new(&[".YYY.", "YwYYY", "YYYYY", "YYYYY", ".YYY."]),
         &[('Y', yolk)],
     );
-    canvas
+    canvas.titled(format!("a fried egg with {}", coloured(yolk, "yolk")))
 }
 
-pub(super) fn pizza(rng: &mut Rng) -> Canvas {
+pub(super) fn pizza(rng: &mut Rng) -> Drawing {
     let rows = [
         ".CCCCCCCCCCCC.",
         "CCCCCCCCCCCCCC",
@@ -244,10 +263,10 @@ pub(super) fn pizza(rng: &mut Rng) -> Canvas {
         canvas.paint(x, y + rng.below(2) as i32, &slice, &[('A', topping)]);
     }
     canvas.speckle(rng, 3, cheese, Dot::of(GREEN, Tone::Mid));
-    canvas
+    canvas.titled(format!("a slice of pizza with {} topping", name(topping)))
 }
 
-pub(super) fn ice_cream(rng: &mut Rng) -> Canvas {
+pub(super) fn ice_cream(rng: &mut Rng) -> Drawing {
     let (one, two) = (
         pick(rng, &[PINK, SNOW, BONE, BROWN, GREEN, TEAL]),
         pick(rng, &[PINK, SNOW, BONE, BROWN, YELLOW, PURPLE]),
@@ -261,10 +280,14 @@ pub(super) fn ice_cream(rng: &mut Rng) -> Canvas {
     let count = rng.below(6);
     let sprinkle = pick(rng, &VIVID);
     canvas.speckle(rng, count, one, Dot::of(sprinkle, Tone::Mid));
-    canvas
+    canvas.titled(if one == two {
+        format!("a cone of {} ice cream", name(one))
+    } else {
+        format!("a cone of {} and {} ice cream", name(one), name(two))
+    })
 }
 
-pub(super) fn bottle(rng: &mut Rng) -> Canvas {
+pub(super) fn bottle(rng: &mut Rng) -> Drawing {
     let (glass, drink) = (pick(rng, &[SNOW, BLUE, GREEN]), pick(rng, &VIVID));
     let rows = [
         ".....TT", ".....TT", "....SSS", ".....SS", ".....SS", "....SSS", "...SSSS", "..SSSSS",
@@ -278,10 +301,14 @@ pub(super) fn bottle(rng: &mut Rng) -> Canvas {
     if chance(rng, 50) {
         canvas.drop_row(6);
     }
-    canvas
+    canvas.titled(format!(
+        "{} with {}",
+        coloured(glass, "bottle"),
+        coloured(drink, "drink")
+    ))
 }
 
-pub(super) fn doughnut(rng: &mut Rng) -> Canvas {
+pub(super) fn doughnut(rng: &mut Rng) -> Drawing {
     let icing = pick(rng, &[PINK, BROWN, SNOW, PURPLE, TEAL, YELLOW]);
     let rows = [
         "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAA..", "AAAA...", "AAAAA..", "ABAAAAA",
@@ -292,10 +319,10 @@ pub(super) fn doughnut(rng: &mut Rng) -> Canvas {
         let colour = pick(rng, &VIVID);
         canvas.speckle(rng, 1, icing, Dot::of(colour, Tone::Mid));
     }
-    canvas
+    canvas.titled(format!("a doughnut with {} icing", name(icing)))
 }
 
-pub(super) fn burger(rng: &mut Rng) -> Canvas {
+pub(super) fn burger(rng: &mut Rng) -> Drawing {
     let rows = [
         "...AAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "LLLLLLL", "lLLlLLL", "YYYYYYY", "MMYYMMM",
         "MMMMMMM", "BBBBBBB", ".BBBBBB",
@@ -311,5 +338,5 @@ pub(super) fn burger(rng: &mut Rng) -> Canvas {
         ],
     );
     canvas.speckle(rng, 4, CRUST, Dot::of(BONE, Tone::Light));
-    canvas
+    canvas.titled("a burger with lettuce and cheese")
 }

@@ -4,14 +4,14 @@ use super::art::Art;
 use super::canvas::Canvas;
 use super::palette::*;
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
-use super::{Kind, chance, pick, trade};
-use crate::rng::Rng;
+use super::{Drawing, Kind, caption, chance, pick, trade};
+use crate::Rng;
 
 pub(super) const KINDS: &[Kind] = trade::kinds!(
     front: villager knight wizard lady king viking rogue farmer fighter youth
 );
 
-fn front(who: &Person, rng: &mut Rng) -> Canvas {
+fn front(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::default();
     let materials = who.materials(rng);
     if let Some(cape) = who.cape {
@@ -44,7 +44,7 @@ fn front(who: &Person, rng: &mut Rng) -> Canvas {
     hair(&mut canvas, who, y, &materials);
     hat(&mut canvas, who.hat.0, y, &materials);
     hold(&mut canvas, who, y, &materials);
-    canvas
+    canvas.titled(caption::person(trade, who, "seen from the front"))
 }
 
 fn clothes(garment: Garment) -> &'static [&'static str] {

@@ -1,9 +1,9 @@
 //! A 16 × 16 canvas that shades and outlines what is painted on it.
 
-use super::SIDE;
 use super::art::Art;
 use super::palette::{INK, Ramp, Rgb, WHITE};
-use crate::rng::Rng;
+use super::{Drawing, SIDE};
+use crate::Rng;
 
 const N: i32 = SIDE as i32;
 
@@ -145,6 +145,14 @@ impl Canvas {
             let (x, y) = places[rng.below(places.len())];
             self.set(x, y, dot);
             places.retain(|&(px, py)| (px - x).abs() + (py - y).abs() > 1);
+        }
+    }
+
+    /// The finished drawing, with words for what it shows.
+    pub(super) fn titled(self, caption: impl Into<String>) -> Drawing {
+        Drawing {
+            canvas: self,
+            caption: caption.into(),
         }
     }
 

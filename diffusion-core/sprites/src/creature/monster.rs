@@ -1,13 +1,15 @@
 //! Creatures of the night.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Tone};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
 use super::two;
-use crate::rng::Rng;
+use crate::Rng;
 
-pub(super) fn slime(rng: &mut Rng) -> Canvas {
+pub(super) fn slime(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &VIVID);
     let eyes = pick(
         rng,
@@ -28,10 +30,10 @@ pub(super) fn slime(rng: &mut Rng) -> Canvas {
     let art = Art::even(&rows).squeezed(rng, &[10, 7, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
     canvas.speckle(rng, 3, body, Dot::of(body, Tone::Light));
-    canvas
+    canvas.titled(coloured(body, "slime"))
 }
 
-pub(super) fn bat(rng: &mut Rng) -> Canvas {
+pub(super) fn bat(rng: &mut Rng) -> Drawing {
     let (eye, _) = two(rng);
     let (body, wing) = pick(
         rng,
@@ -67,10 +69,14 @@ pub(super) fn bat(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', wing), ('E', [eye[3]; 4])]);
     let count = rng.below(6);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas
+    canvas.titled(format!(
+        "{} with {} wings",
+        coloured(body, "bat"),
+        name(wing)
+    ))
 }
 
-pub(super) fn ghost(rng: &mut Rng) -> Canvas {
+pub(super) fn ghost(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[SNOW, SNOW, BONE, BLUE, PURPLE, PINK, TEAL, GREEN]);
     let eyes = pick(
         rng,
@@ -97,13 +103,18 @@ pub(super) fn ghost(rng: &mut Rng) -> Canvas {
     let art = Art::even(&rows).squeezed(rng, &[9, 8, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
     let arm = 7 + rng.below(2) as i32;
-    if chance(rng, 60) {
+    let arms = chance(rng, 60);
+    if arms {
         canvas.paint(1, arm, &Art::new(&["A............A"]), &[('A', body)]);
     }
-    canvas
+    canvas.titled(if arms {
+        format!("{} with its arms out", coloured(body, "ghost"))
+    } else {
+        coloured(body, "ghost")
+    })
 }
 
-pub(super) fn eyeball(rng: &mut Rng) -> Canvas {
+pub(super) fn eyeball(rng: &mut Rng) -> Drawing {
     let (iris, rim) = two(rng);
     let art = pick(
         rng,
@@ -128,10 +139,19 @@ pub(super) fn eyeball(rng: &mut Rng) -> Canvas {
     );
     let count = rng.below(4);
     canvas.speckle(rng, count, SNOW, Dot::of(RED, Tone::Light));
-    canvas
+    canvas.titled(format!(
+        "{} with {} {}",
+        coloured(iris, "eyeball"),
+        name(rim),
+        match art[0] {
+            ".....AA" => "legs",
+            "G......" => "wings",
+            _ => "tentacles",
+        }
+    ))
 }
 
-pub(super) fn myconid(rng: &mut Rng) -> Canvas {
+pub(super) fn myconid(rng: &mut Rng) -> Drawing {
     let (cap, spot) = two(rng);
     let spot = pick(rng, &[SNOW, BONE, spot]);
     let stem = pick(rng, &[BONE, FAIR, SNOW, TAN]);
@@ -142,13 +162,18 @@ pub(super) fn myconid(rng: &mut Rng) -> Canvas {
     let art = Art::even(&rows).squeezed(rng, &[11, 4, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', stem), ('C', WOOD)]);
     canvas.speckle(rng, 6, cap, Dot::of(spot, Tone::Light));
-    canvas
+    canvas.titled(format!(
+        "{} with {} spots",
+        coloured(cap, "mushroom monster"),
+        name(spot)
+    ))
 }
 
-pub(super) fn skull(rng: &mut Rng) -> Canvas {
+pub(super) fn skull(rng: &mut Rng) -> Drawing {
     let bone = pick(rng, &[SNOW, BONE, STEEL]);
-    let light = pick(rng, &VIVID)[2];
-    let eye = if chance(rng, 40) { light } else { INK };
+    let light = pick(rng, &VIVID);
+    let lit = chance(rng, 40);
+    let eye = if lit { light[2] } else { INK };
     let sockets = pick(
         rng,
         &[
@@ -173,10 +198,18 @@ pub(super) fn skull(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', bone), ('E', [eye; 4])]);
     let count = rng.below(4);
     canvas.speckle(rng, count, bone, Dot::of(bone, Tone::Dark));
-    canvas
+    canvas.titled(if lit {
+        format!(
+            "{} with glowing {} eyes",
+            coloured(bone, "skull"),
+            name(light)
+        )
+    } else {
+        coloured(bone, "skull")
+    })
 }
 
-pub(super) fn octopus(rng: &mut Rng) -> Canvas {
+pub(super) fn octopus(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &VIVID);
     let rows = [
         "....AAA", "..AAAAA", ".AAAAAA", ".AAAAAA", ".AAAAAA", ".AAwoAA", ".AAooAA", "..AAAAA",
@@ -192,5 +225,5 @@ pub(super) fn octopus(rng: &mut Rng) -> Canvas {
     let count = rng.below(5);
     let tone = pick(rng, &[Tone::Light, Tone::Dark]);
     canvas.speckle(rng, count, body, Dot::of(body, tone));
-    canvas
+    canvas.titled(coloured(body, "octopus"))
 }

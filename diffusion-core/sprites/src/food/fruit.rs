@@ -1,12 +1,14 @@
 //! What grows.
 
+use super::super::Drawing;
 use super::super::art::Art;
 use super::super::canvas::{Canvas, Dot, Tone};
+use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
-use crate::rng::Rng;
+use crate::Rng;
 
-pub(super) fn apple(rng: &mut Rng) -> Canvas {
+pub(super) fn apple(rng: &mut Rng) -> Drawing {
     let skin = pick(rng, &[RED, RED, GREEN, YELLOW]);
     let art = [
         "......T..LL..",
@@ -28,10 +30,10 @@ pub(super) fn apple(rng: &mut Rng) -> Canvas {
     let blush = pick(rng, &[skin, RED, ORANGE]);
     let count = rng.below(5);
     canvas.speckle(rng, count, skin, Dot::of(blush, Tone::Light));
-    canvas.one_sided()
+    canvas.one_sided().titled(coloured(skin, "apple"))
 }
 
-pub(super) fn pear(rng: &mut Rng) -> Canvas {
+pub(super) fn pear(rng: &mut Rng) -> Drawing {
     let skin = pick(rng, &[GREEN, YELLOW, CRUST, RED]);
     let art = [
         ".....TLL...",
@@ -53,10 +55,10 @@ pub(super) fn pear(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('T', WOOD), ('L', GREEN)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Dark));
-    canvas.one_sided()
+    canvas.one_sided().titled(coloured(skin, "pear"))
 }
 
-pub(super) fn cherries(rng: &mut Rng) -> Canvas {
+pub(super) fn cherries(rng: &mut Rng) -> Drawing {
     let skin = pick(rng, &[RED, RED, PINK, PURPLE, YELLOW]);
     let art = [
         ".......TTLL...",
@@ -78,10 +80,12 @@ pub(super) fn cherries(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('B', skin), ('T', WOOD), ('L', GREEN)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas.one_sided()
+    canvas
+        .one_sided()
+        .titled(format!("two {} cherries", name(skin)))
 }
 
-pub(super) fn carrot(rng: &mut Rng) -> Canvas {
+pub(super) fn carrot(rng: &mut Rng) -> Drawing {
     let root = pick(rng, &[ORANGE, ORANGE, ORANGE, PURPLE, YELLOW]);
     let art = [
         ".........L..L.",
@@ -101,10 +105,10 @@ pub(super) fn carrot(rng: &mut Rng) -> Canvas {
     ];
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', root), ('L', GREEN)]);
     canvas.speckle(rng, 4, root, Dot::of(root, Tone::Dark));
-    canvas
+    canvas.titled(coloured(root, "carrot"))
 }
 
-pub(super) fn mushroom(rng: &mut Rng) -> Canvas {
+pub(super) fn mushroom(rng: &mut Rng) -> Drawing {
     let cap = pick(rng, &[RED, BROWN, CRUST, BONE, PURPLE, ORANGE, WOOD]);
     let rows = [
         "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "AAAAAAA", ".bbbbbb", "....BBB",
@@ -114,10 +118,14 @@ pub(super) fn mushroom(rng: &mut Rng) -> Canvas {
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', BONE)]);
     let count = rng.below(7);
     canvas.speckle(rng, count, cap, Dot::of(BONE, Tone::Light));
-    canvas
+    canvas.titled(if count > 0 {
+        format!("{} with cream spots", coloured(cap, "mushroom"))
+    } else {
+        coloured(cap, "mushroom")
+    })
 }
 
-pub(super) fn grapes(rng: &mut Rng) -> Canvas {
+pub(super) fn grapes(rng: &mut Rng) -> Drawing {
     let skin = pick(rng, &[PURPLE, GREEN, RED, BLUE]);
     let mut canvas = Canvas::default();
     canvas.paint(
@@ -144,10 +152,12 @@ pub(super) fn grapes(rng: &mut Rng) -> Canvas {
     }
     let count = rng.below(6);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas.one_sided()
+    canvas
+        .one_sided()
+        .titled(format!("a bunch of {} grapes", name(skin)))
 }
 
-pub(super) fn banana(rng: &mut Rng) -> Canvas {
+pub(super) fn banana(rng: &mut Rng) -> Drawing {
     let skin = pick(rng, &[YELLOW, YELLOW, YELLOW, GREEN]);
     let art = [
         "..........TT..",
@@ -169,10 +179,14 @@ pub(super) fn banana(rng: &mut Rng) -> Canvas {
     let count = rng.below(8);
     let spot = pick(rng, &[BROWN, skin]);
     canvas.speckle(rng, count, skin, Dot::of(spot, Tone::Dark));
-    canvas
+    canvas.titled(if count > 0 && spot == BROWN {
+        format!("{} with brown spots", coloured(skin, "banana"))
+    } else {
+        coloured(skin, "banana")
+    })
 }
 
-pub(super) fn watermelon(rng: &mut Rng) -> Canvas {
+pub(super) fn watermelon(rng: &mut Rng) -> Drawing {
     let flesh = pick(rng, &[RED, RED, PINK, YELLOW, ORANGE]);
     let art = [
         "..............",
@@ -189,10 +203,10 @@ pub(super) fn watermelon(rng: &mut Rng) -> Canvas {
     let art = Art::new(&art).squeezed(rng, &[4], &[]);
     let mut canvas = Canvas::centred(&art, &[('R', flesh), ('G', GREEN)]);
     canvas.speckle(rng, 6, flesh, Dot::of(COAL, Tone::Dark));
-    canvas
+    canvas.titled(format!("a slice of {} watermelon", name(flesh)))
 }
 
-pub(super) fn strawberry(rng: &mut Rng) -> Canvas {
+pub(super) fn strawberry(rng: &mut Rng) -> Drawing {
     let rows = [
         ".....LT", "..LLLLT", ".LLLLLL", "AALLALL", "AAAAAAL", "AAAAAAA", "AAAAAAA", "AAAAAAA",
         ".AAAAAA", ".AAAAAA", "..AAAAA", "...AAAA", ".....AA",
@@ -201,5 +215,5 @@ pub(super) fn strawberry(rng: &mut Rng) -> Canvas {
     let art = Art::odd(&rows).squeezed(rng, &[8, 6], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('L', GREEN), ('T', GREEN)]);
     canvas.speckle(rng, 10, skin, Dot::of(YELLOW, Tone::Light));
-    canvas
+    canvas.titled(coloured(skin, "strawberry"))
 }

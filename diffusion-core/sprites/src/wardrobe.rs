@@ -2,7 +2,7 @@
 
 use super::palette::{BONE, BROWN, CRUST, Ramp, WOOD};
 use super::pick;
-use crate::rng::Rng;
+use crate::Rng;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Hair {

@@ -32,7 +32,6 @@ mod clip;
 mod config;
 mod ema;
 mod folder;
-mod in_place;
 mod loss;
 mod noise;
 #[cfg(feature = "cuda")]
@@ -42,7 +41,6 @@ mod rate;
 mod state;
 mod times;
 mod training;
-mod update;
 
 pub use adam::{AdamW, AdamWConfig};
 pub use clip::{Clip, clip_grad_norm};

@@ -8,7 +8,7 @@ use candle_core::{Device, Result, Tensor};
 pub(super) enum Noise {
     Host(Box<Rng>),
     #[cfg(feature = "cuda")]
-    Device(crate::ops::Noise),
+    Device(diffusion_ops::on_device::Noise),
 }
 
 impl Noise {
@@ -16,7 +16,7 @@ impl Noise {
     pub(super) fn new(rng: Rng, device: &Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            return crate::ops::Noise::new(&rng, device).map(Self::Device);
+            return diffusion_ops::on_device::Noise::new(&rng, device).map(Self::Device);
         }
         let _ = device;
         Ok(Self::Host(Box::new(rng)))

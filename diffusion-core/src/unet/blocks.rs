@@ -261,7 +261,7 @@ impl ResBlock {
 mod tests {
     use super::*;
     use crate::nn::Params;
-    use crate::ops::gradients::{check, check_params, random};
+    use crate::nn::gradients::{check, check_params, random};
     use crate::rng::Rng;
 
     #[test]

@@ -1,0 +1,224 @@
+//! Model cards: Markdown with a YAML header, as the Hugging Face Hub reads it.
+
+use anyhow::{Context, Result};
+use diffusion_core::metrics::{Estimate, Evaluation};
+use std::fmt::Write as _;
+use std::fs;
+use std::path::Path;
+
+/// The heading of what was measured.
+const MEASURED: &str = "## Evaluation\n";
+/// The line that begins and ends a header.
+const FENCE: &str = "---\n";
+
+/// What a card says of itself to machines.
+pub struct Header<'a> {
+    /// The file's name without its ending.
+    pub name: &'a str,
+    /// What the data set is called here.
+    pub data: &'a str,
+    /// What the Hub calls what the model does.
+    pub task: &'a str,
+    /// The licence, if it is known: that of somebody's own model is not.
+    pub license: Option<&'a str>,
+}
+
+/// What the Hub calls a data set.
+fn on_the_hub(data: &str) -> Option<&'static str> {
+    match data {
+        "mnist" => Some("ylecun/mnist"),
+        "fashion-mnist" => Some("zalando-datasets/fashion_mnist"),
+        "cifar10" => Some("uoft-cs/cifar10"),
+        _ => None,
+    }
+}
+
+impl Header<'_> {
+    /// The header in YAML, with `scores` as the results of the model's index.
+    pub fn yaml(&self, scores: Option<&Evaluation>) -> Result<String> {
+        let Self { name, task, .. } = self;
+        let mut text = FENCE.to_owned();
+        if let Some(license) = self.license {
+            writeln!(text, "license: {license}")?;
+        }
+        write!(
+            text,
+            "library_name: candle\npipeline_tag: {task}\ntags:\n- diffusion\n- candle\n- rust\n"
+        )?;
+        if let Some(dataset) = on_the_hub(self.data) {
+            write!(text, "datasets:\n- {dataset}\n")?;
+        }
+        if let Some(scores) = scores {
+            // A model can be measured on other data than it was trained on.
+            let data = &scores.data;
+            write!(
+                text,
+                "model-index:\n- name: {name}\n  results:\n  - task:\n      type: {task}\n    dataset:\n      name: {data}\n      type: \
+                 {}\n    metrics:\n",
+                on_the_hub(data).unwrap_or(data)
+            )?;
+            let estimates = estimates(scores).map(|it| (it.name, it.value));
+            let accuracy = scores.accuracy.map(|it| ("accuracy", it.accuracy));
+            for (metric, value) in estimates.into_iter().chain(accuracy) {
+                let kind = metric.replace(' ', "-").replace('é', "e").to_lowercase();
+                write!(
+                    text,
+                    "    - name: {metric}\n      type: {kind}\n      value: {value:.5}\n"
+                )?;
+            }
+        }
+        Ok(text + FENCE)
+    }
+}
+
+fn estimates(it: &Evaluation) -> [&Estimate; 5] {
+    [
+        &it.frechet_distance,
+        &it.kernel_distance,
+        &it.precision,
+        &it.recall,
+        &it.inception_score,
+    ]
+}
+
+/// The line of a card's header that says under what licence the file is.
+fn license(card: &str) -> Option<&str> {
+    let (header, _) = card
+        .strip_prefix(FENCE)?
+        .split_once(&format!("\n{FENCE}"))?;
+    let mut lines = header.lines();
+    lines.find_map(|line| line.strip_prefix("license: "))
+}
+
+/// How code in a card reaches a file: from `notebooks/` if it lies in this project's `weights/`, else by its name alone, and
+/// where the notebook is to be for that.
+pub fn in_a_notebook(path: &Path) -> (String, &'static str) {
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights"));
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    match (fs::canonicalize(folder), ours) {
+        (Ok(folder), Ok(ours)) if folder == ours => (format!("../weights/{name}"), "in a notebook"),
+        _ => (name.into_owned(), "in a notebook that lies beside it"),
+    }
+}
+
+/// Writes what was measured into a card that is there, in the place of what was measured before; its licence stays.
+pub fn measured(card: &Path, header: &Header, scores: &Evaluation, words: &str) -> Result<()> {
+    let text = fs::read_to_string(card).with_context(|| {
+        format!(
+            "cannot read {}; `cargo diffusion export` writes a card",
+            card.display()
+        )
+    })?;
+    let header = Header {
+        license: license(&text),
+        ..*header
+    };
+    let text = header.yaml(Some(scores))? + &without(&text) + &section(scores, words)?;
+    fs::write(card, text).with_context(|| format!("cannot write {}", card.display()))
+}
+
+/// A card's text without its header and without what was measured, with an empty line at its end.
+fn without(card: &str) -> String {
+    let body = card
+        .strip_prefix(FENCE)
+        .and_then(|rest| rest.split_once(&format!("\n{FENCE}")));
+    let body = body.map_or(card, |(_, body)| body);
+    let body = match body.split_once(MEASURED) {
+        Some((before, after)) => {
+            let next = after.find("\n## ").map_or("", |at| &after[at + 1..]);
+            format!("{before}{next}")
+        }
+        None => body.to_owned(),
+    };
+    body.trim_end().to_owned() + "\n\n"
+}
+
+fn section(scores: &Evaluation, words: &str) -> Result<String> {
+    let mut text = format!(
+        "{MEASURED}\n{words}\n\n| | value | 95 % interval | real images among themselves |\n|---|---|---|---|\n"
+    );
+    for it in estimates(scores) {
+        let (low, high) = it.interval;
+        writeln!(
+            text,
+            "| {} | {:.4} | {low:.4} … {high:.4} | {:.4} |",
+            it.name, it.value, it.real.value
+        )?;
+    }
+    if let Some(it) = scores.accuracy {
+        let (low, high) = it.interval;
+        writeln!(
+            text,
+            "| accuracy | {:.2} % | {:.2} … {:.2} % | |",
+            100.0 * it.accuracy,
+            100.0 * low,
+            100.0 * high
+        )?;
+    }
+    let it = scores.copies;
+    writeln!(
+        text,
+        "| nearer to one of {} than 99 % of real ones | {:.1} % | | 1 % |",
+        it.searched(),
+        100.0 * it.share
+    )?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_was_measured_is_replaced_and_the_rest_stays() {
+        let body = "# m\n\ntext --- more\n\n";
+        let header = "---\nlicense: mit\n---\n";
+        let scores = "## Evaluation\n\nold\n| 1 |\n";
+        for card in [
+            body.to_owned(),
+            format!("{header}{body}"),
+            format!("{header}{body}{scores}"),
+        ] {
+            assert_eq!(without(&card), body, "{card}");
+        }
+        let more = format!("{header}{body}{scores}\n## Licence\n\nfree\n");
+        assert_eq!(without(&more), format!("{body}## Licence\n\nfree\n\n"));
+    }
+
+    #[test]
+    fn a_header_names_the_data_as_the_hub_does() -> Result<()> {
+        let header = |data, license| {
+            let (name, task) = ("m", "unconditional-image-generation");
+            let header = Header {
+                name,
+                data,
+                task,
+                license,
+            };
+            header.yaml(None)
+        };
+        assert!(header("mnist", None)?.contains("datasets:\n- ylecun/mnist\n---\n"));
+        assert!(!header("sprites", None)?.contains("datasets"));
+        let text = header("mnist", None)?;
+        assert!(text.starts_with("---\nlibrary_name: candle\n"), "{text}");
+        assert_eq!(license(&text), None);
+        let text = header("mnist", Some("mit"))? + "# m\n\nlicense: none of its header\n";
+        assert_eq!(license(&text), Some("mit"));
+        Ok(())
+    }
+
+    #[test]
+    fn a_card_names_a_file_as_it_is_reached() {
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/m.safetensors");
+        assert_eq!(in_a_notebook(Path::new(ours)).0, "../weights/m.safetensors");
+        for other in ["m.safetensors", "nowhere/m.safetensors"] {
+            let (path, place) = in_a_notebook(Path::new(other));
+            assert_eq!(path, "m.safetensors");
+            assert!(place.contains("beside it"));
+        }
+    }
+}

@@ -1,0 +1,157 @@
+//! `diffusion classifier`.
+
+use crate::card::{self, Header};
+use crate::sample::prepare;
+use anyhow::{Context, Result};
+use clap::Args;
+use diffusion_core::data::{Part, Source};
+use diffusion_core::device::{Choice, described};
+use diffusion_core::metrics::{Classifier, Fit};
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+#[derive(Args)]
+pub struct Options {
+    /// What to tell apart: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    #[arg(long)]
+    task: String,
+    /// Where to: NAME.safetensors, with a card NAME.md beside it
+    #[arg(long)]
+    out: PathBuf,
+    /// Passes over the images
+    #[arg(long, default_value_t = Fit::default().epochs)]
+    epochs: usize,
+    /// Images in a batch
+    #[arg(long, default_value_t = Fit::default().batch)]
+    batch: usize,
+    /// The highest learning rate
+    #[arg(long, default_value_t = Fit::default().lr)]
+    lr: f64,
+    /// How many sprites are drawn to learn from
+    #[arg(long, default_value_t = Source::default().images)]
+    images: usize,
+    /// The height and width that images are resized to
+    #[arg(long)]
+    side: Option<usize>,
+    /// The seed of everything that is random
+    #[arg(long, default_value_t = Fit::default().seed)]
+    seed: u64,
+    /// The licence that the card names; without it the card names none
+    #[arg(long)]
+    license: Option<String>,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+}
+
+pub fn run(options: Options) -> Result<()> {
+    prepare(&options.out, "safetensors")?;
+    let device = crate::device(options.device)?;
+    let source = Source {
+        task: options.task.clone(),
+        images: options.images,
+        side: options.side,
+        ..Default::default()
+    };
+    let [train, test] = [Part::Train, Part::Test].map(|part| source.load(part, options.seed));
+    let (train, test) = (train?, test?);
+    println!("{train}");
+    let fit = Fit {
+        epochs: options.epochs,
+        batch: options.batch,
+        lr: options.lr,
+        seed: options.seed,
+        ..Default::default()
+    };
+    let started = Instant::now();
+    let classifier = fit.run(&train, &test, &device)?;
+    let seconds = started.elapsed().as_secs_f64();
+    classifier.save(&options.out)?;
+    let about = &classifier.about;
+    println!(
+        "{:.2} % of {} test images are named rightly, after {} steps in {:.1} minutes",
+        100.0 * about.test_accuracy,
+        about.test_images,
+        about.steps,
+        seconds / 60.0
+    );
+    let path = options.out.with_extension("md");
+    fs::write(&path, card(&options, &fit, &classifier, seconds)?)
+        .with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}\n{}", options.out.display(), path.display());
+    Ok(())
+}
+
+fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> Result<String> {
+    let text =
+        |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+    let (name, file) = (text(options.out.file_stem()), text(options.out.file_name()));
+    let machine = described(&crate::device(options.device)?);
+    let about = &classifier.about;
+    let [c, h, w] = about.shape;
+    let only_of = match options.task.as_str() {
+        "sprites" => format!(" --images {}", options.images),
+        _ => String::new(),
+    };
+    let side = options
+        .side
+        .map_or(String::new(), |side| format!(" --side {side}"));
+    let header = Header {
+        name: &name,
+        data: &about.data,
+        task: "image-classification",
+        license: options.license.as_deref(),
+    };
+    let header = header.yaml(None)?;
+    let (path, place) = card::in_a_notebook(&options.out);
+    // The link is of use where there is something to link to.
+    let metrics = match path.starts_with("../weights/") {
+        true => "[`metrics`](../diffusion-core/src/metrics/mod.rs)",
+        false => "`metrics`",
+    };
+    Ok(format!(
+        "{header}# {name}
+
+| | |
+|---|---|
+| [{file}]({file}) | {megabytes:.1} MB, weights as f32 |
+| what for | {metrics}: features of an image ({features} numbers) and the probabilities of its classes |
+| network | five 3×3 convolutions with batch norm and SiLU, the mean over all positions, a linear layer; {parameters} parameters |
+| data | {data}, {c}×{h}×{w}, classes {classes} |
+| trained | {steps} steps of {batch} images, {seen} images in all, moved by up to {shift} pixels; seed {seed} |
+| wall time | {minutes:.1} minutes on {machine} |
+| test accuracy | {accuracy:.2} % of {test} images that it was not trained on |
+
+Distances in its features are comparable only with others taken with this very file. It is trained again by
+
+```sh
+cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --lr {lr} --seed {seed}{only_of}{side} --out {out}
+```
+
+To use it {place}:
+
+```rust
+let classifier = Classifier::load(\"{path}\", &device)?;
+let answers = classifier.look(&images)?;
+```
+",
+        megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,
+        features = Classifier::FEATURES,
+        parameters = classifier.params().count(),
+        data = about.data,
+        classes = about.classes.join(", "),
+        steps = about.steps,
+        seen = about.images_seen,
+        minutes = seconds / 60.0,
+        accuracy = 100.0 * about.test_accuracy,
+        test = about.test_images,
+        task = options.task,
+        out = options.out.display(),
+        epochs = fit.epochs,
+        batch = fit.batch,
+        lr = fit.lr,
+        shift = fit.shift,
+        seed = fit.seed,
+    ))
+}

@@ -1,0 +1,297 @@
+//! `diffusion export`: the model of a run, ready to be given to somebody.
+
+use crate::ask::counted;
+use crate::card::{self, Header};
+use crate::sample::prepare;
+use anyhow::{Context, Result, bail, ensure};
+use clap::Args;
+use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::config::RunConfig;
+use diffusion_core::data::Part;
+use diffusion_core::edit::{Filter, enlarge, reduce};
+use diffusion_core::model::Model;
+use diffusion_core::rng::Rng;
+use diffusion_core::sampler::Sampler;
+use diffusion_core::show::Grid;
+use diffusion_core::train::{Step, Training};
+use diffusion_core::unet::Condition;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+const SEED: u64 = 1;
+/// Images in a row at most.
+const WIDE: usize = 12;
+
+#[derive(Args)]
+pub struct Options {
+    /// The folder of a run that is done
+    #[arg(long)]
+    run: PathBuf,
+    /// Where to: NAME.safetensors, with a card NAME.md and a picture NAME.png beside it
+    #[arg(long)]
+    out: PathBuf,
+    /// Exports the model after these epochs, counted from 0, to NAME-EPOCH.safetensors, in the place of that of the end; the
+    /// run must have kept their checkpoints
+    #[arg(long, value_delimiter = ',')]
+    epochs: Vec<usize>,
+    /// Writes the model also as a folder that Hugging Face's diffusers loads; its network must be unet-2d-model
+    #[arg(long)]
+    diffusers: Option<PathBuf>,
+    /// Images in the picture
+    #[arg(long, default_value_t = 64)]
+    samples: usize,
+    /// The licence that the card names; without it the card names none
+    #[arg(long)]
+    license: Option<String>,
+    /// The command that the card names as the one that trains the model again; without it the card shows how the run was
+    /// configured, and no command
+    #[arg(long)]
+    again: Option<String>,
+}
+
+pub fn run(options: Options) -> Result<()> {
+    ensure!(options.samples > 0, "--samples 0: at least 1 is needed");
+    let run = RunConfig::load(options.run.join("config.toml"))?;
+    prepare(&options.out, "safetensors")?;
+    let models = models(&options, &run)?;
+    if let (Some(folder), Some((_, model))) = (&options.diffusers, models.last()) {
+        model.save_diffusers(folder).context("--diffusers")?;
+        println!("{}", folder.display());
+    }
+    let each = options.samples / models.len();
+    let (mut rows, mut files) = (Vec::new(), Vec::new());
+    for (path, model) in &models {
+        model.save_as(path, DType::F16)?;
+        println!("{}", path.display());
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        files.push(format!(
+            "| [{name}]({name}) | {:.1} MB, weights as f16, which changes an answer by {:.1e} of itself (root mean square over \
+             16 time steps) |\n",
+            fs::metadata(path)?.len() as f64 / 1e6,
+            rounding(path, model)?
+        ));
+        if model.network.architecture().reduced() > 0 {
+            rows = enlarged(model, &run, each.min(WIDE))?;
+        } else {
+            let (told, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
+            rows.push(model.sample(each, told, &Sampler::ddim(steps(model)), rng)?);
+        }
+    }
+    let (last, picture) = (
+        &models[models.len() - 1].1,
+        options.out.with_extension("png"),
+    );
+    let grid = match &rows[..] {
+        rows if last.network.architecture().reduced() > 0 => {
+            Grid::rows(rows)?.row_titles(["shown", "enlarged", "original"])
+        }
+        [one] => Grid::new(one)?.columns((each as f64).sqrt().ceil() as usize),
+        many => Grid::rows(many)?.row_titles(options.epochs.iter().map(|e| format!("epoch {e}"))),
+    };
+    grid.save(&picture)?;
+    let path = options.out.with_extension("md");
+    let card = card(&options, &run, last, &files.concat())?;
+    fs::write(&path, card).with_context(|| format!("cannot write {}", path.display()))?;
+    println!("{}\n{}", picture.display(), path.display());
+    Ok(())
+}
+
+/// Steps of the picture's sampler.
+fn steps(model: &Model) -> usize {
+    model.process.steps.min(50)
+}
+
+/// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
+fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
+    let (data, factor) = (
+        run.data.load(Part::Test, run.training.seed)?,
+        model.network.architecture().reduced(),
+    );
+    let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
+    let small = reduce(&x0, factor)?;
+    let (told, rng) = (Condition::Reduced(small.clone()), &mut Rng::new(SEED));
+    let made = model.sample(x0.dim(0)?, told, &Sampler::ddim(steps(model)), rng)?;
+    Ok(vec![enlarge(&small, factor, Filter::Nearest)?, made, x0])
+}
+
+/// The model of the run's end, or with the averaged weights of some of its checkpoints, each with the file it goes to.
+fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
+    if options.epochs.is_empty() {
+        let model = Model::load(options.run.join("model.safetensors"), &Device::Cpu)?;
+        return Ok(vec![(options.out.clone(), model)]);
+    }
+    let data = run.data.load(Part::Train, run.training.seed)?;
+    let stem = options
+        .out
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy()
+        .into_owned();
+    options
+        .epochs
+        .iter()
+        .map(|epoch| {
+            let config = run.training.clone();
+            let training = Training::new(config, run.architecture(&data), &data, &Device::Cpu)?;
+            let each = training.steps_per_epoch().max(1);
+            let steps = epoch.saturating_add(1).saturating_mul(each);
+            has_checkpoint(&options.run, *epoch, steps, each)?;
+            let model = training.at_checkpoint(&options.run, steps)?.into_model()?;
+            let file = format!("{stem}-{epoch}.safetensors");
+            Ok((options.out.with_file_name(file), model))
+        })
+        .collect()
+}
+
+/// An error that says which epochs' ends a run has checkpoints of, if it has none after `steps`, the end of `epoch`.
+fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result<()> {
+    let there = Training::checkpoints(run);
+    if there.contains(&steps) {
+        return Ok(());
+    }
+    let ends = there
+        .iter()
+        .filter(|steps| **steps > 0 && *steps % each == 0);
+    let epochs: Vec<String> = ends.map(|steps| (steps / each - 1).to_string()).collect();
+    let has = match &epochs[..] {
+        [] => "it has kept that of no epoch's end".to_owned(),
+        some => format!("it has kept those of {}, counted from 0", some.join(", ")),
+    };
+    bail!(
+        "--epochs {epoch}: {} has no checkpoint of that epoch; {has}. `checkpoint_every` and `keep` in the run's \
+         configuration say which are kept",
+        run.display()
+    )
+}
+
+/// How far answers with the exported weights are from those with the run's own: root mean square, relative.
+fn rounding(path: &Path, model: &Model) -> Result<f64> {
+    let exported = Model::load(path, &Device::Cpu)?;
+    let [c, h, w] = model.process.shape;
+    let x = Rng::new(SEED).randn((16, c, h, w), &Device::Cpu)?;
+    let t: Vec<usize> = (0..16)
+        .map(|i| i * (model.process.steps - 1) / 15)
+        .collect();
+    let condition = model.conditions(16)?;
+    let answer = |m: &Model| m.network.predict(&x, &t, &condition);
+    let (want, got) = (answer(model)?, answer(&exported)?);
+    let square = |x: Tensor| -> Result<f64> { Ok(x.sqr()?.mean_all()?.to_scalar::<f32>()?.into()) };
+    Ok((square((&got - &want)?)? / square(want)?).sqrt())
+}
+
+fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Result<String> {
+    let name = options
+        .out
+        .file_stem()
+        .unwrap_or_default()
+        .to_string_lossy();
+    let log = fs::read_to_string(options.run.join("log.jsonl"))?;
+    let log: Vec<Step> = log
+        .lines()
+        .map(|line| Ok(serde_json::from_str(line)?))
+        .collect::<Result<_>>()?;
+    let last = log.last().context("the run has no step")?;
+    let epoch: Vec<f64> = log
+        .iter()
+        .filter(|s| s.epoch == last.epoch)
+        .map(|s| s.loss)
+        .collect();
+    let process = &model.process;
+    let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
+    let machine: Vec<&str> = machine.lines().collect();
+    let [c, h, w] = process.shape;
+    let factor = model.network.architecture().reduced();
+    let header = Header {
+        name: &name,
+        data: &process.data,
+        task: match factor {
+            0 => "unconditional-image-generation",
+            _ => "image-to-image",
+        },
+        license: options.license.as_deref(),
+    };
+    let header = header.yaml(None)?;
+    let exported = match options.epochs.last() {
+        Some(epoch) => options
+            .out
+            .with_file_name(format!("{name}-{epoch}.safetensors")),
+        None => options.out.clone(),
+    };
+    let (path, place) = card::in_a_notebook(&exported);
+    let again = match &options.again {
+        Some(command) => format!("; `{command}` trains it again:"),
+        None => ", a file for `cargo diffusion train --config`:".to_owned(),
+    };
+    let network = model.network.architecture();
+    let turns = match network.classes() + network.context() {
+        0 => "",
+        _ => ", all classes in turn",
+    };
+    let averaged = match run.training.ema > 0.0 {
+        true => "averaged weights, ",
+        false => "",
+    };
+    let (steps, sampler) = match steps(model) {
+        50 => (50, "Sampler::default()".to_owned()),
+        n => (n, format!("Sampler::ddim({n})")),
+    };
+    Ok(format!(
+        "{header}# {name}
+
+![Samples]({name}.png)
+
+| | |
+|---|---|
+{files}| network | {architecture}, {parameters} parameters |
+| data | {data}, {c}×{h}×{w}, classes {classes} |
+| trained | {steps} steps of {batch} images, {seen} images in all |
+| wall time | {time} on {machine} |
+| loss | {loss:.4}, the mean of the last epoch's {count} steps |
+| picture | {picture}, {averaged}DDIM in {shown_steps}, seed {SEED} |
+
+The run's configuration{again}
+
+```toml
+{config}```
+
+To use it {place}:
+
+```rust
+let model = Model::load(\"{path}\", &device)?;
+let images = model.sample(8, {told}, &{sampler}, &mut Rng::new(1))?;
+Grid::new(&images)?
+```
+",
+        architecture = model.network.architecture().name(),
+        parameters = model.network.params().count(),
+        data = process.data,
+        classes = process.classes.join(", "),
+        steps = log.len(),
+        shown_steps = counted(steps, "step"),
+        batch = run.training.batch * run.training.accumulate,
+        seen = process.images_seen,
+        time = time(last.seconds),
+        machine = machine.join(", then "),
+        loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
+        count = epoch.len(),
+        picture = match factor {
+            0 => counted(options.samples, "image") + turns,
+            _ => format!(
+                "test images reduced by {factor}, what the network makes of them, and the images"
+            ),
+        },
+        told = match factor {
+            0 => "&model.conditions(8)?".to_owned(),
+            _ => format!("Condition::Reduced(reduce(&x0, {factor})?)"),
+        },
+        config = run.to_toml()?,
+    ))
+}
+
+/// Whole minutes, or seconds where those would say nothing.
+fn time(seconds: f64) -> String {
+    match (seconds / 60.0).round() as usize {
+        0 | 1 => counted(seconds.round() as usize, "second"),
+        minutes => counted(minutes, "minute"),
+    }
+}

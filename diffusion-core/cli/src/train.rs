@@ -1,0 +1,190 @@
+//! `diffusion train`.
+
+use anyhow::{Context, Result};
+use clap::{Args, ValueEnum};
+use diffusion_core::config::{RunConfig, Told, parse_choice};
+use diffusion_core::data::Part;
+use diffusion_core::device::{Choice, Precision};
+use diffusion_core::schedule::Betas;
+use diffusion_core::train::{State, Training};
+use diffusion_core::unet::Architecture;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+/// What a shell expects of a command that was interrupted.
+const INTERRUPTED: u8 = 130;
+
+#[derive(Args)]
+pub struct Options {
+    /// What to learn from: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    #[arg(long)]
+    task: Option<String>,
+    /// A TOML file of the data, the network and the training; flags go before it
+    #[arg(long)]
+    config: Option<PathBuf>,
+    /// The network: simple-unet, context-unet, …
+    #[arg(long)]
+    model: Option<String>,
+    /// Passes over the images
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Ends after so many steps
+    #[arg(long)]
+    max_steps: Option<usize>,
+    /// Ends after so many minutes; the learning rate's decay follows the clock
+    #[arg(long)]
+    minutes: Option<f64>,
+    /// Images in a batch
+    #[arg(long)]
+    batch: Option<usize>,
+    /// The learning rate
+    #[arg(long)]
+    lr: Option<f64>,
+    /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
+    #[arg(long)]
+    precision: Option<Precision>,
+    /// T, the number of time steps
+    #[arg(long)]
+    steps: Option<usize>,
+    /// linear, scaled-linear, cosine or sigmoid
+    #[arg(long)]
+    betas: Option<String>,
+    /// What the network is told of an image
+    #[arg(long, value_enum)]
+    condition: Option<Condition>,
+    /// How many sprites are drawn to learn from
+    #[arg(long)]
+    images: Option<usize>,
+    /// The height and width that images are resized to
+    #[arg(long)]
+    side: Option<usize>,
+    /// The seed of everything that is random
+    #[arg(long)]
+    seed: Option<u64>,
+    /// The folder of the run [default: runs/TASK]; if it holds a run already, that goes on
+    #[arg(long, conflicts_with = "resume")]
+    out: Option<PathBuf>,
+    /// Goes on with the run in this folder
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "steps", "lr", "batch", "precision"])]
+    resume: Option<PathBuf>,
+    /// auto, cpu, cuda or metal
+    #[arg(long, default_value = "auto")]
+    device: Choice,
+}
+
+#[derive(Clone, Copy, ValueEnum)]
+enum Condition {
+    Classes,
+    Context,
+    Nothing,
+}
+
+impl Options {
+    /// The file, or the folder's own, with what the flags say in its place.
+    fn config(&self) -> Result<RunConfig> {
+        let mut run = match (&self.resume, &self.config) {
+            (Some(folder), _) => {
+                RunConfig::load(folder.join("config.toml")).with_context(|| {
+                    format!("--resume {}: it is no folder of a run", folder.display())
+                })?
+            }
+            (None, Some(path)) => RunConfig::load(path)?,
+            (None, None) => RunConfig::default(),
+        };
+        if let Some(name) = &self.model
+            && *name != run.network.name()
+        {
+            run.network = parse_choice::<Architecture>(name).context("--model")?;
+        }
+        if let Some(name) = &self.betas {
+            run.training.betas = parse_choice::<Betas>(name).context("--betas")?;
+        }
+        let training = &mut run.training;
+        set(&mut training.epochs, self.epochs);
+        set(&mut training.max_steps, self.max_steps);
+        set(&mut training.batch, self.batch);
+        set(&mut training.lr, self.lr);
+        set(&mut training.precision, self.precision);
+        set(&mut training.steps, self.steps);
+        set(&mut training.seed, self.seed);
+        set(&mut run.data.task, self.task.clone());
+        set(&mut run.data.images, self.images);
+        if self.side.is_some() {
+            run.data.side = self.side;
+        }
+        let told = self.condition.map(|condition| match condition {
+            Condition::Classes => Told::Classes,
+            Condition::Context => Told::Context,
+            Condition::Nothing => Told::Nothing,
+        });
+        set(&mut run.condition, told);
+        Ok(run)
+    }
+
+    fn folder(&self, run: &RunConfig) -> PathBuf {
+        let name = run.data.task.replace(['/', '\\'], "-");
+        let default = || PathBuf::from("runs").join(name.trim_matches(['-', '.']));
+        self.resume
+            .clone()
+            .or(self.out.clone())
+            .unwrap_or_else(default)
+    }
+}
+
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+pub fn run(options: Options) -> Result<ExitCode> {
+    let run = options.config()?;
+    let folder = options.folder(&run);
+    let device = crate::device(options.device)?;
+    run.training.check()?;
+    let data = run.data.load(Part::Train, run.training.seed)?;
+    let architecture = run.architecture(&data);
+    println!("{data}");
+    let mut training = Training::new(run.training.clone(), architecture, &data, &device)?
+        .source(run.data.clone())
+        .in_folder(&folder)?;
+    if let Some(minutes) = options.minutes {
+        let limit = Duration::try_from_secs_f64(60.0 * minutes)
+            .ok()
+            .filter(|limit| !limit.is_zero())
+            .with_context(|| format!("--minutes {minutes}: it must be a positive number"))?;
+        training.end_within(limit);
+    }
+    println!(
+        "{}: {} parameters; at most {} steps of {} images; {}",
+        training.network().architecture().name(),
+        training.network().params().count(),
+        training.total_steps(),
+        training.config().batch * training.config().accumulate,
+        folder.display()
+    );
+    stop_on_interrupt(&training)?;
+    let report = training.run()?;
+    println!("{report}");
+    println!("model: {}", folder.join("model.safetensors").display());
+    if report.state == State::Stopped {
+        println!("go on: cargo diffusion train --resume {}", folder.display());
+        return Ok(ExitCode::from(INTERRUPTED));
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The first Ctrl-C stops after the step, with a checkpoint; the second ends the process.
+fn stop_on_interrupt(training: &Training) -> Result<()> {
+    let (stop, asked) = (training.stopper(), AtomicBool::new(false));
+    ctrlc::set_handler(move || {
+        if asked.swap(true, Ordering::Relaxed) {
+            std::process::exit(INTERRUPTED.into());
+        }
+        eprintln!("\nstopping after this step and saving a checkpoint; Ctrl-C again ends at once");
+        stop.store(true, Ordering::Relaxed);
+    })
+    .context("Ctrl-C cannot be caught")
+}

@@ -26,8 +26,6 @@ FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 # With FEATURES=cuda, cargo sees the toolkit that `make toolkit` has found or installed.
 CUDA = $(findstring cuda,$(FEATURES))
 IN = $(if $(CUDA),. .cuda/env && )
-COMMA = ,
-CLI = --features cli$(if $(FEATURES),$(COMMA)$(FEATURES))
 DIFFUSION = $(IN)cargo diffusion$(if $(CUDA),-cuda)
 TOOLKIT = $(if $(CUDA),toolkit)
 
@@ -51,11 +49,9 @@ test: setup rust-tests notebook-tests
 
 rust-tests: $(TOOLKIT)
 	cargo fmt --all --check
-	$(IN)cargo clippy --locked --workspace --all-targets $(CLI) -- -D warnings
-	$(IN)RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps $(CLI)
-	$(IN)cargo test --locked --workspace $(CLI)
-	$(IN)TEST_INSTRUCTIONS=avx2 cargo test --locked --package diffusion-core $(CLI) --lib ops::
-	$(IN)TEST_INSTRUCTIONS=plain cargo test --locked --package diffusion-core $(CLI) --lib ops::
+	$(IN)cargo clippy --locked --workspace --all-targets $(FEATURE_FLAGS) -- -D warnings
+	$(IN)RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps $(FEATURE_FLAGS)
+	$(IN)cargo test --locked --workspace $(FEATURE_FLAGS)
 
 notebook-tests: .venv/tests.stamp
 	$(VENV) -m pytest tests

@@ -1,4 +1,6 @@
-//! Tells the crate which versions it is built with, for the notebooks' set-up cell; and with CUDA where its libraries are.
+//! Tells a package which versions it is built with, for the notebooks' set-up cell; and with CUDA where its libraries are.
+//!
+//! diffusion-ops, diffusion-core and diffusion-cli share it: with CUDA each of them links something that has to find the libraries.
 
 use std::env;
 use std::path::PathBuf;
@@ -37,7 +39,7 @@ fn cuda() {
     if target("OS") != "linux" {
         return;
     }
-    // device/driver.rs is written for these.
+    // ops/src/device/driver.rs is written for these.
     if ["x86_64", "aarch64"].contains(&target("ARCH").as_str()) {
         println!("cargo::rustc-cfg=lazy_driver");
     }

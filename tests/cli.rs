@@ -249,7 +249,7 @@ fn mistakes_are_named_and_what_would_be_right() -> Result<()> {
 }
 
 fn weights(name: &str) -> String {
-    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights");
+    let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights");
     format!("{folder}/{name}.safetensors")
 }
 

@@ -1,5 +1,5 @@
 //! What was built with CUDA starts where there is no driver, and says why it computes on the CPU; and it computes rightly on a
-//! GPU that is made of the processor (`tests/gpu`). (`cargo test --features cli,cuda`; needs no GPU.)
+//! GPU that is made of the processor (`tests/gpu`). (`cargo test -p diffusion-cli --features cuda`; needs no GPU.)
 #![cfg(target_os = "linux")]
 
 use anyhow::{Context, Result, ensure};
@@ -58,7 +58,7 @@ fn said(output: &Output) -> String {
 
 fn shared_library() -> Result<PathBuf> {
     let beside = Path::new(PROGRAM).parent().context("a folder")?;
-    Ok(beside.join("libdiffusion_core.so"))
+    Ok(beside.join("deps/libdiffusion_core.so"))
 }
 
 #[test]
@@ -157,7 +157,7 @@ impl Gpu {
 
     fn source(name: &str) -> PathBuf {
         Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../tests/gpu")
+            .join("../../tests/gpu")
             .join(name)
     }
 

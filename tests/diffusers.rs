@@ -155,7 +155,7 @@ fn other_schedules_are_lists() -> Result<()> {
         model.info.process = (&schedule).into();
         model.save_diffusers(folder.path())?;
         let path = folder.path().join(WEIGHTS);
-        let mut file = Contents::load(&path)?;
+        let mut file = Checkpoint::load(&path)?;
         file.metadata.retain(|key, _| key == "format");
         file.save(&path)?;
         let again = Model::load(folder.path(), &Device::Cpu)?;

@@ -67,11 +67,15 @@
 pub use anyhow;
 pub use candle_core as candle;
 pub use candle_nn;
+pub use diffusion_ops::error::message;
+#[doc(inline)]
+pub use diffusion_ops::{device, ops, rng};
+
+pub(crate) use diffusion_ops::error::whole;
 
 mod choice;
 pub mod config;
 pub mod data;
-pub mod device;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
@@ -79,37 +83,11 @@ pub mod level;
 pub mod metrics;
 pub mod model;
 pub mod nn;
-pub mod ops;
 pub mod prediction;
 pub mod process;
 pub mod progress;
-pub mod rng;
 pub mod sampler;
 pub mod schedule;
 pub mod show;
 pub mod train;
 pub mod unet;
-
-/// An error with all its reasons in its own message: a notebook shows the outermost message only.
-pub(crate) fn whole(error: anyhow::Error) -> anyhow::Error {
-    anyhow::Error::msg(message(&error))
-}
-
-/// An error and its reasons on one line, as `{error:#}` writes them, but without the stack that candle puts into its messages
-/// where `RUST_BACKTRACE` is set: what is for a user does not hold it.
-pub fn message(error: &anyhow::Error) -> String {
-    use candle::Error::{Context, WithBacktrace, WithPath};
-    fn plain(error: &candle::Error) -> String {
-        match error {
-            WithBacktrace { inner, .. } => plain(inner),
-            Context { inner, context } => format!("{context}\n{}", plain(inner)),
-            WithPath { inner, path } => format!("path: {path:?} {}", plain(inner)),
-            other => other.to_string(),
-        }
-    }
-    let reasons = error.chain().map(|reason| {
-        let of_candle = reason.downcast_ref::<candle::Error>();
-        of_candle.map_or_else(|| reason.to_string(), plain)
-    });
-    reasons.collect::<Vec<_>>().join(": ")
-}

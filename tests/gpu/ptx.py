@@ -13,7 +13,7 @@ import sys
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-EMULATOR = HERE.parent.parent / "diffusion-core" / "src" / "ops" / "cuda"
+EMULATOR = HERE.parent.parent / "diffusion-core" / "ops" / "src" / "ops" / "cuda"
 SPACES = {"global", "shared", "local", "param", "const"}
 SPECIAL = {"%tid.x": "threadIdx.x", "%ctaid.x": "blockIdx.x", "%ctaid.y": "blockIdx.y", "%ntid.x": "blockDim.x", "%nctaid.x": "gridDim.x",
            "%nctaid.y": "gridDim.y", "%tid.y": "0", "%tid.z": "0", "%ctaid.z": "0", "%ntid.y": "1", "%ntid.z": "1", "%nctaid.z": "1",

@@ -293,7 +293,7 @@ pub fn check(side: Side, name: &str, width: usize) -> Result<String> {
         Tensor::from_vec(values, step.xt.shape(), &Device::Cpu)
     };
     (step.xt, step.target) = (images(1000)?, images(1001)?);
-    step.t = vec![3, 700];
+    step.t = vec![3.0, 700.0];
     let answer = (step.network.forward)(&step.xt, &step.t)?;
     let answer = answer.flatten_all()?.to_vec1::<f32>()?;
     let loss = |_| Ok(step.run()?.to_scalar::<f32>()?);

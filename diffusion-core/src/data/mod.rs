@@ -17,7 +17,9 @@ mod mnist;
 mod npy;
 mod resize;
 mod source;
-pub mod sprites;
+
+#[doc(inline)]
+pub use diffusion_sprites as sprites;
 
 pub use batches::{Batch, Batches};
 pub use cifar::CIFAR10_CLASSES;
@@ -86,13 +88,13 @@ impl Dataset {
             (1..=MAX_SPRITES).contains(&n),
             "n = {n} sprites: ask for 1 … {MAX_SPRITES}"
         );
-        let (pixels, labels) = sprites::generate(n, seed);
-        let by_channel = to_channels_first(&pixels, 3, SIDE * SIDE);
+        let drawn = sprites::generate(n, seed);
+        let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
         Self::new(
             "sprites",
             by_channel,
             [3, SIDE, SIDE],
-            labels,
+            drawn.labels,
             &sprites::CLASSES,
         )
     }
@@ -407,7 +409,7 @@ mod tests {
     fn sprites_keep_their_colours_and_their_prefix() -> Result<()> {
         let (few, many) = (Dataset::sprites(20, 7)?, Dataset::sprites(50, 7)?);
         assert_eq!(few.pixels, many.pixels[..few.pixels.len()].into());
-        let (rows, _) = sprites::generate(1, 7);
+        let rows = sprites::generate(1, 7).pixels;
         for (i, rgb) in rows.chunks_exact(3).enumerate() {
             assert_eq!(
                 rgb,

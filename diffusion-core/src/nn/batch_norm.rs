@@ -110,7 +110,7 @@ impl BatchNorm2d {
 mod tests {
     use super::*;
     use crate::nn::Parameters;
-    use crate::ops::gradients::random;
+    use crate::nn::gradients::random;
     use crate::rng::Rng;
     use candle_core::Device;
 

@@ -28,6 +28,8 @@ mod conv;
 mod conv_transpose;
 mod embedding;
 mod file;
+#[cfg(test)]
+pub(crate) mod gradients;
 mod linear;
 mod norm;
 mod parameters;
@@ -51,7 +53,7 @@ pub use trace::Row;
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ops::gradients::{check_params, random};
+    use crate::nn::gradients::{check_params, random};
     use crate::ops::{Activation, Geometry};
     use crate::rng::Rng;
     use candle_core::{DType, Device, Result};

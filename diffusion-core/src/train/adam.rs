@@ -1,71 +1,11 @@
 //! Adam and AdamW, with a state that can be saved.
 
 use super::state::{Expected, check_params, check_state, count_tensor, read_count};
-use super::update::Update;
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Shape, Tensor, Var, bail};
+pub use diffusion_ops::optimiser::AdamWConfig;
+use diffusion_ops::optimiser::Update;
 use std::collections::{BTreeMap, HashMap};
-
-/// The numbers of [`AdamW`]. The default is PyTorch's `AdamW`; [`AdamWConfig::adam`] is plain Adam.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub struct AdamWConfig {
-    /// The learning rate, not negative. Each element of a parameter moves by about this much in a step.
-    pub lr: f64,
-    /// β₁ in [0, 1): how much of the mean gradient is kept from step to step.
-    pub beta1: f64,
-    /// β₂ in [0, 1): how much of the mean squared gradient is kept.
-    pub beta2: f64,
-    /// ε > 0, which keeps the quotient finite where there was no gradient yet.
-    pub eps: f64,
-    /// λ ≥ 0: each step shrinks the parameters by the factor 1 − lr·λ; 0 is Adam.
-    pub weight_decay: f64,
-}
-
-impl Default for AdamWConfig {
-    fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-        }
-    }
-}
-
-impl AdamWConfig {
-    /// Adam as in the paper and in PyTorch: no weight decay, else as the default.
-    pub fn adam() -> Self {
-        Self {
-            weight_decay: 0.0,
-            ..Self::default()
-        }
-    }
-
-    pub(super) fn check(&self) -> Result<()> {
-        let not_negative = 0.0..=f64::MAX;
-        let below_one = 0.0..=1.0f64.next_down();
-        // Not so small that f32 would round it to 0.
-        let positive = f64::from(f32::MIN_POSITIVE)..=f64::MAX;
-        for (field, value, range, want) in [
-            ("lr", self.lr, &not_negative, "a finite number ≥ 0"),
-            ("beta1", self.beta1, &below_one, "in [0, 1)"),
-            ("beta2", self.beta2, &below_one, "in [0, 1)"),
-            ("eps", self.eps, &positive, "a finite number ≥ 1.2e-38"),
-            (
-                "weight_decay",
-                self.weight_decay,
-                &not_negative,
-                "a finite number ≥ 0",
-            ),
-        ] {
-            if !range.contains(&value) {
-                bail!("adamw: {field} = {value} must be {want}")
-            }
-        }
-        Ok(())
-    }
-}
 
 /// Adam ([Kingma & Ba 2015](https://arxiv.org/abs/1412.6980), Algorithm 1) with decoupled weight decay
 /// ([Loshchilov & Hutter 2019](https://arxiv.org/abs/1711.05101), Algorithm 2; the decay is multiplied by the learning
@@ -220,14 +160,14 @@ impl AdamW {
     pub(super) fn rows(
         &mut self,
         grads: &GradStore,
-    ) -> Result<(Vec<crate::ops::Row<'_>>, AdamWConfig)> {
+    ) -> Result<(Vec<diffusion_ops::on_device::Row<'_>>, AdamWConfig)> {
         for (slot, _) in self.found(grads)? {
             slot.step += 1;
         }
         let config = self.config;
         let mut rows = Vec::with_capacity(self.slots.len());
         for slot in &self.slots {
-            rows.push(crate::ops::Row {
+            rows.push(diffusion_ops::on_device::Row {
                 theta: slot.var.as_tensor(),
                 gradient: grads.get(&slot.var).map(Tensor::contiguous).transpose()?,
                 moments: Some([slot.exp_avg.as_tensor(), slot.exp_avg_sq.as_tensor()]),

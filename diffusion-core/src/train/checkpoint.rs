@@ -1,7 +1,7 @@
 //! What a checkpoint of a training holds: parameters, optimiser, averages, the objective's own state, and how far it was.
 
 use super::Objective;
-use super::optimizer::Optimizer;
+use super::optimiser::Optimiser;
 use crate::nn::Checkpoint;
 use anyhow::{Context, Result, ensure};
 use candle_core::Tensor;
@@ -37,7 +37,7 @@ impl Progress {
 /// Everything that is needed to continue.
 pub(super) fn write<O: Objective>(
     objective: &O,
-    optimizer: &Optimizer,
+    optimiser: &Optimiser,
     progress: &Progress,
 ) -> Result<Checkpoint> {
     let mut tensors = HashMap::new();
@@ -45,7 +45,7 @@ pub(super) fn write<O: Objective>(
         tensors.extend(part.into_iter().map(|(n, x)| (format!("{prefix}.{n}"), x)));
     };
     put("network", objective.parameters().values()?);
-    for (prefix, part) in optimizer.state()? {
+    for (prefix, part) in optimiser.state()? {
         put(prefix, part);
     }
     put("objective", objective.state()?);
@@ -58,7 +58,7 @@ pub(super) fn write<O: Objective>(
 pub(super) fn read<O: Objective>(
     file: &Checkpoint,
     objective: &mut O,
-    optimizer: &mut Optimizer,
+    optimiser: &mut Optimiser,
 ) -> Result<()> {
     let part = |prefix: &str| -> HashMap<String, Tensor> {
         let own = |(name, x): (&String, &Tensor)| {
@@ -67,7 +67,7 @@ pub(super) fn read<O: Objective>(
         };
         file.tensors.iter().filter_map(own).collect()
     };
-    optimizer.load_state(part)?;
+    optimiser.load_state(part)?;
     objective.parameters().assign(&part("network"))?;
     objective.load_state(&part("objective"))
 }

@@ -1,9 +1,8 @@
 //! Clipping the gradients of all parameters together by their norm.
 
-use super::in_place::{CHUNK, Real};
 use candle_core::backprop::GradStore;
-use candle_core::{CpuStorage, DType, Result, Storage, Tensor, Var, bail};
-use rayon::prelude::*;
+use candle_core::{DType, Result, Var, bail};
+use diffusion_ops::optimiser::sum_of_squares;
 use std::collections::BTreeMap;
 
 /// How long the gradient is, and what to multiply it by: [`clip_grad_norm`].
@@ -68,47 +67,11 @@ pub fn clip_grad_norm(
     Ok(Clip { norm, scale })
 }
 
-fn sum_of_squares(x: &Tensor) -> Result<f64> {
-    let x = x.contiguous()?;
-    let (storage, layout) = x.storage_and_layout();
-    let (start, end) = (
-        layout.start_offset(),
-        layout.start_offset() + layout.shape().elem_count(),
-    );
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(x)) => Ok(in_chunks(&x[start..end])),
-        Storage::Cpu(CpuStorage::F64(x)) => Ok(in_chunks(&x[start..end])),
-        Storage::Metal(_) => Ok(x.sqr()?.sum_all()?.to_scalar::<f32>()?.into()),
-        _ => x.to_dtype(DType::F64)?.sqr()?.sum_all()?.to_scalar(),
-    }
-}
-
-fn in_chunks<T: Real>(x: &[T]) -> f64 {
-    if x.len() <= CHUNK {
-        return in_lanes(x);
-    }
-    let sums: Vec<f64> = x.par_chunks(CHUNK).map(in_lanes).collect();
-    sums.iter().sum()
-}
-
-/// Eight sums side by side, which a processor adds up together.
-fn in_lanes<T: Real>(x: &[T]) -> f64 {
-    let (blocks, rest) = x.as_chunks::<8>();
-    let mut lanes = [0.0; 8];
-    for block in blocks {
-        for (lane, x) in lanes.iter_mut().zip(block) {
-            *lane += x.widen() * x.widen();
-        }
-    }
-    let rest: f64 = rest.iter().map(|x| x.widen() * x.widen()).sum();
-    lanes.iter().sum::<f64>() + rest
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::rng::Rng;
-    use candle_core::Device;
+    use candle_core::{Device, Tensor};
 
     /// Parameters whose gradients are the tensors given.
     fn with_grads(grads: Vec<Tensor>) -> Result<(BTreeMap<String, Var>, GradStore)> {
@@ -124,7 +87,7 @@ mod tests {
     #[test]
     fn the_norm_is_that_of_all_gradients_together() -> Result<()> {
         let mut rng = Rng::new(1);
-        let long = rng.randn((3, CHUNK + 5), &Device::Cpu)?;
+        let long = rng.randn((3, (1 << 15) + 5), &Device::Cpu)?;
         let grads = vec![
             long.clone(),
             long.t()?,

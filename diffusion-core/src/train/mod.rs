@@ -34,21 +34,19 @@ mod config;
 mod diffusion;
 mod ema;
 mod folder;
-mod in_place;
 mod live;
 mod loss;
 mod noise;
 mod objective;
 #[cfg(feature = "cuda")]
 mod on_device;
-mod optimizer;
+mod optimiser;
 mod rate;
 mod report;
 mod state;
 mod step;
 mod steps;
 mod training;
-mod update;
 mod upgrade;
 
 pub use adam::{AdamW, AdamWConfig};

@@ -12,7 +12,7 @@ pub struct Noise(Source);
 enum Source {
     Host(Box<Rng>),
     #[cfg(feature = "cuda")]
-    Device(crate::ops::Noise),
+    Device(diffusion_ops::on_device::Noise),
 }
 
 impl Noise {
@@ -23,7 +23,8 @@ impl Noise {
     pub fn new(rng: Rng, device: &Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            return crate::ops::Noise::new(&rng, device).map(|noise| Self(Source::Device(noise)));
+            return diffusion_ops::on_device::Noise::new(&rng, device)
+                .map(|noise| Self(Source::Device(noise)));
         }
         let _ = device;
         Ok(Self(Source::Host(Box::new(rng))))

@@ -1,11 +1,11 @@
 //! What a training keeps in the memory of a CUDA device, so that the device need not wait for the host.
 
-use super::update::Update;
 use super::{AdamW, Ema};
 use crate::data::Dataset;
-use crate::ops::{Fused, Resident, Row};
 use candle_core::backprop::GradStore;
 use candle_core::{Device, Result, Tensor};
+use diffusion_ops::on_device::{Fused, Resident, Row};
+use diffusion_ops::optimiser::Update;
 use std::collections::HashMap;
 
 /// The images, if they fit; the tables of the optimiser; and the losses that the host has not asked for yet.

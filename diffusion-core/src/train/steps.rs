@@ -2,7 +2,7 @@
 
 #[cfg(feature = "cuda")]
 use super::on_device::OnDevice;
-use super::optimizer::Optimizer;
+use super::optimiser::Optimiser;
 use super::{Noise, Objective, StepInfo, TrainingBatch, TrainingConfig};
 use crate::data::Dataset;
 use crate::device::{out_of_memory, too_little};
@@ -28,7 +28,7 @@ type Resident<'a> = &'a dyn Fn(&[usize]) -> candle_core::Result<Tensor>;
 pub(super) struct Steps<O> {
     pub(super) config: TrainingConfig,
     pub(super) objective: O,
-    pub(super) optimizer: Optimizer,
+    pub(super) optimiser: Optimiser,
     pub(super) data: Dataset,
     pub(super) rng: Rng,
     /// The order of an epoch's images.
@@ -68,14 +68,14 @@ impl<O: Objective> Steps<O> {
             data.name(),
             data.len()
         );
-        let optimizer = Optimizer::new(&config, objective.parameters())?;
+        let optimiser = Optimiser::new(&config, objective.parameters())?;
         Ok(Self {
             #[cfg(feature = "cuda")]
-            on_device: optimizer.on_device(data, &objective.device())?,
+            on_device: optimiser.on_device(data, &objective.device())?,
             rng: Rng::new(config.seed),
             data: data.clone(),
             objective,
-            optimizer,
+            optimiser,
             order: None,
             config,
         })
@@ -119,7 +119,7 @@ impl<O: Objective> Steps<O> {
             bail!(self.not_finite("loss", index, loss))
         }
         let (lr, share) = (self.rate(index, total), 1.0 / losses.len() as f64);
-        let grad_norm = self.optimizer.step(&grads, lr, self.config.clip, share)?;
+        let grad_norm = self.optimiser.step(&grads, lr, self.config.clip, share)?;
         if !grad_norm.is_finite() {
             bail!(self.not_finite("gradient's norm", index, grad_norm))
         }
@@ -162,7 +162,7 @@ impl<O: Objective> Steps<O> {
                 _ => Tensor::stack(&losses, 0)?.mean(0)?,
             };
             let (lr, clip) = (self.rate(index, total), self.config.clip);
-            let Optimizer { adam, ema, .. } = &mut self.optimizer;
+            let Optimiser { adam, ema, .. } = &mut self.optimiser;
             adam.set_lr(lr)?;
             on_device.step(adam, ema.as_mut(), &grads, loss, clip, (share, index + 1))?;
         }
@@ -172,7 +172,7 @@ impl<O: Objective> Steps<O> {
             let (index, grad_norm) = (first + i, it.norm * share);
             if !it.taken {
                 // Those after it have not been taken either.
-                self.optimizer.uncount(outcomes.len() - i);
+                self.optimiser.uncount(outcomes.len() - i);
                 if !it.loss.is_finite() {
                     bail!(self.not_finite("loss", index, it.loss))
                 }
@@ -254,7 +254,7 @@ impl<O: Objective> Steps<O> {
                 sum = grads;
                 break;
             }
-            self.optimizer.add(&mut sum, &grads)?;
+            self.optimiser.add(&mut sum, &grads)?;
         }
         Ok((losses, sum))
     }

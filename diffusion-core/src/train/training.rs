@@ -96,10 +96,10 @@ impl Training {
     pub fn averaged_model(&mut self) -> Result<Model> {
         let Steps {
             objective,
-            optimizer,
+            optimiser,
             ..
         } = &mut self.steps;
-        let mut model = optimizer.averaged(|| objective.model.copy())?;
+        let mut model = optimiser.averaged(|| objective.model.copy())?;
         model.info.images_seen = self.images_seen();
         Ok(model)
     }
@@ -110,7 +110,7 @@ impl Training {
     /// There is no memory.
     pub fn into_model(mut self) -> Result<Model> {
         self.steps.objective.model.info.images_seen = self.images_seen();
-        if let Some(ema) = &mut self.steps.optimizer.ema {
+        if let Some(ema) = &mut self.steps.optimiser.ema {
             ema.apply()?;
         }
         Ok(self.steps.objective.model)
@@ -315,7 +315,7 @@ impl<O: Objective> Training<O> {
     /// # Errors
     /// The training keeps no folder, or the file cannot be written.
     pub fn checkpoint(&mut self) -> Result<PathBuf> {
-        let file = write(&self.steps.objective, &self.steps.optimizer, &self.progress)?;
+        let file = write(&self.steps.objective, &self.steps.optimiser, &self.progress)?;
         let (done, keep) = (self.progress.steps_done, self.steps.config.keep);
         let folder = self.folder.as_mut();
         folder
@@ -330,7 +330,7 @@ impl<O: Objective> Training<O> {
     /// Resumes from a checkpoint. Nothing is changed unless all of it fits.
     fn load(&mut self, file: &Checkpoint) -> Result<usize> {
         let progress = Progress::of(file, &self.progress.data, self.steps.data.name())?;
-        read(file, &mut self.steps.objective, &mut self.steps.optimizer)?;
+        read(file, &mut self.steps.objective, &mut self.steps.optimiser)?;
         self.progress = progress;
         if self.progress.steps_done >= self.total {
             self.state = State::Done;
@@ -342,12 +342,12 @@ impl<O: Objective> Training<O> {
     fn draw_samples(&mut self, n: usize) -> Result<Option<Tensor>> {
         let Steps {
             objective,
-            optimizer,
+            optimiser,
             data,
             rng,
             ..
         } = &mut self.steps;
-        optimizer.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES)))
+        optimiser.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES)))
     }
 
     /// The next step or steps; what kept a further one from being taken is the error, after the steps have been entered.
@@ -447,10 +447,10 @@ impl<O: Objective> Training<O> {
         let seen = self.images_seen();
         let Steps {
             objective,
-            optimizer,
+            optimiser,
             ..
         } = &mut self.steps;
-        optimizer.averaged(|| objective.save(&path, seen))
+        optimiser.averaged(|| objective.save(&path, seen))
     }
 
     /// Writes the state for the live page, if there is one: twice a second, and at the end.

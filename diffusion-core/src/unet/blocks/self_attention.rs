@@ -62,7 +62,7 @@ impl SelfAttention {
 mod tests {
     use super::*;
     use crate::nn::Parameters;
-    use crate::ops::gradients::{check, check_params, random};
+    use crate::nn::gradients::{check, check_params, random};
     use crate::rng::Rng;
     use candle_core::{DType, Device};
 

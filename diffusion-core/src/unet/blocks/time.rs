@@ -103,7 +103,7 @@ impl TimeEmbedding {
 mod tests {
     use super::*;
     use crate::nn::Parameters;
-    use crate::ops::gradients::check_params;
+    use crate::nn::gradients::check_params;
     use crate::rng::Rng;
 
     #[test]

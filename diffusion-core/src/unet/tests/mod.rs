@@ -6,7 +6,7 @@ mod wrong;
 use super::*;
 use crate::device::Precision;
 use crate::nn::Checkpoint;
-use crate::ops::gradients::random;
+use crate::nn::gradients::random;
 use crate::rng::Rng;
 use crate::train::{AdamW, AdamWConfig};
 use candle_core::{DType, Device, Result, Tensor, Var};

@@ -1,0 +1,340 @@
+//! Multi-head attention over positions.
+
+use super::cpu::{attention::Attention, takes};
+#[cfg(feature = "cuda")]
+use super::cuda;
+use super::half::{half, wide};
+use candle_core::{D, Result, Tensor, bail};
+use candle_nn::ops::softmax;
+
+/// What is taken from the score of a masked key.
+const MASKED: f64 = 1e9;
+
+/// softmax(Q Kᵀ / √d) V in each head
+/// ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), equation 1), with d = C / `heads`.
+///
+/// Head i has the channels i·d … (i+1)·d − 1 of `q`, `k` and `v`. With `q`, `k` and `v` from one picture's positions it is
+/// self-attention; with `k` and `v` from elsewhere it is cross-attention.
+///
+/// # Shapes
+/// `q` (B, N, C); `k` and `v` (B, M, C); the result is (B, N, C). A picture (B, C, H, W) is brought into this form
+/// by `x.flatten_from(2)?.transpose(1, 2)?`.
+///
+/// # Errors
+/// Other shapes, or a C that `heads` does not divide.
+///
+/// ```
+/// # use diffusion_ops as diffusion_core;
+/// use diffusion_core::{candle::Device, ops::attention, rng::Rng};
+/// let x = Rng::new(0).randn((2, 49, 64), &Device::Cpu)?;
+/// assert_eq!(attention(&x, &x, &x, 4)?.dims(), &[2, 49, 64]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    check_shapes(q, k, v, heads)?;
+    #[cfg(feature = "cuda")]
+    if cuda::device::takes(q, &[k, v]) {
+        return on_device(q, &k.to_dtype(q.dtype())?, &v.to_dtype(q.dtype())?, heads);
+    }
+    if let Some(half) = half(q) {
+        return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
+    }
+    if takes(&[q, k, v]) {
+        return q
+            .contiguous()?
+            .apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
+    }
+    composed(q, k, v, None, heads)
+}
+
+/// [`attention`] to some of the keys only: to those whose `mask` is 1 and not 0, as padding of texts has it.
+///
+/// A position whose keys are all masked gets 0. The mask has no gradient.
+///
+/// # Shapes
+/// `q` (B, N, C); `k` and `v` (B, M, C); `mask` (B, M); the result is (B, N, C).
+///
+/// # Errors
+/// Other shapes, or a C that `heads` does not divide.
+///
+/// ```
+/// use diffusion_core::{candle::{Device, Tensor}, ops::{attention, masked_attention}, rng::Rng};
+/// let x = Rng::new(0).randn((1, 3, 4), &Device::Cpu)?;
+/// let mask = Tensor::new(&[[1f32, 1.0, 0.0]], &Device::Cpu)?;
+/// let first_two = x.narrow(1, 0, 2)?;
+/// let off = (masked_attention(&x, &x, &x, &mask, 2)? - attention(&x, &first_two, &first_two, 2)?)?;
+/// assert!(off.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn masked_attention(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: &Tensor,
+    heads: usize,
+) -> Result<Tensor> {
+    check_shapes(q, k, v, heads)?;
+    let (b, m, _) = k.dims3()?;
+    if mask.dims() != [b, m] {
+        bail!(
+            "masked_attention: k has shape {:?} and mask {:?}; mask must have shape [{b}, {m}]",
+            k.dims(),
+            mask.dims()
+        )
+    }
+    if let Some(half) = half(q) {
+        return masked_attention(&wide(q)?, &wide(k)?, &wide(v)?, mask, heads)?.to_dtype(half);
+    }
+    composed(q, k, v, Some(mask), heads)
+}
+
+/// An error unless the shapes fit.
+fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> {
+    let (&[b, n, c], &[_, m, _]) = (q.dims(), k.dims()) else {
+        bail!(
+            "attention: q has shape {:?} and k {:?}; both must have three dimensions, (B, positions, channels)",
+            q.dims(),
+            k.dims()
+        )
+    };
+    if [b, n, m, c].contains(&0) {
+        bail!(
+            "attention: q has shape {:?} and k {:?}; no dimension may be 0",
+            q.dims(),
+            k.dims()
+        )
+    }
+    for (name, x) in [("k", k), ("v", v)] {
+        if x.dims() != [b, m, c] {
+            bail!(
+                "attention: q has shape {:?} and {name} {:?}; for these {name} must have shape [{b}, {m}, {c}]",
+                q.dims(),
+                x.dims()
+            )
+        }
+    }
+    if !c.is_multiple_of(heads) {
+        bail!(
+            "attention: heads = {heads} does not divide the {c} channels of q, shape {:?}",
+            q.dims()
+        )
+    }
+    Ok(())
+}
+
+fn composed(
+    q: &Tensor,
+    k: &Tensor,
+    v: &Tensor,
+    mask: Option<&Tensor>,
+    heads: usize,
+) -> Result<Tensor> {
+    let ((b, n, c), m) = (q.dims3()?, k.dim(1)?);
+    let d = c / heads;
+    let per_head = |x: &Tensor, positions: usize| {
+        x.reshape((b, positions, heads, d))?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    let q = (per_head(q, n)? * (d as f64).powf(-0.5))?;
+    let mut scores = q.matmul(&per_head(k, m)?.t()?)?;
+    let mask = match mask {
+        Some(mask) => {
+            let mask = mask.detach().to_dtype(scores.dtype())?;
+            let mask = mask.reshape((b, 1, 1, m))?;
+            // So large that exp is 0, and finite, so that a row without any key is no NaN.
+            scores = scores.broadcast_add(&mask.affine(MASKED, -MASKED)?)?;
+            Some(mask)
+        }
+        None => None,
+    };
+    // Not candle's `softmax_last_dim`: it has no gradient.
+    let mut weights = softmax(&scores, D::Minus1)?;
+    if let Some(mask) = mask {
+        weights = weights.broadcast_mul(&mask)?;
+    }
+    weights
+        .matmul(&per_head(v, m)?)?
+        .transpose(1, 2)?
+        .reshape((b, n, c))
+}
+
+/// On a CUDA device: two products of cuBLAS, with a kernel between them.
+#[cfg(feature = "cuda")]
+fn on_device(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, n, c) = q.dims3()?;
+    let d = c / heads;
+    let per_head = |x: &Tensor| {
+        x.reshape((b, x.dim(1)?, heads, d))?
+            .transpose(1, 2)?
+            .contiguous()
+    };
+    let scores = per_head(q)?.matmul(&per_head(k)?.t()?)?;
+    let looks_at = cuda::device::softmax(&scores, (d as f64).powf(-0.5))?;
+    looks_at
+        .matmul(&per_head(v)?)?
+        .transpose(1, 2)?
+        .reshape((b, n, c))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::arch::each;
+    use crate::ops::cpu::compare::compare;
+    use crate::ops::gradients::{check, random};
+
+    #[test]
+    fn gradients_are_those_of_central_differences() -> Result<()> {
+        for (b, n, m, c, heads) in [
+            (1, 1, 1, 1, 1),
+            (1, 5, 3, 4, 2),
+            (3, 2, 7, 3, 3),
+            (2, 3, 3, 6, 1),
+        ] {
+            let qkv = [
+                random(1, (b, n, c))?,
+                random(2, (b, m, c))?,
+                random(3, (b, m, c))?,
+            ];
+            check(&format!("attention, {heads} heads"), &qkv, |x| {
+                attention(&x[0], &x[1], &x[2], heads)
+            })?;
+        }
+        let pictures = [random(4, (2, 4, 3, 2))?];
+        check("self-attention over a picture", &pictures, |x| {
+            let x = x[0].flatten_from(2)?.transpose(1, 2)?;
+            attention(&x, &x, &x, 2)
+        })
+    }
+
+    #[test]
+    fn kernel_does_what_the_composition_does() -> Result<()> {
+        for (b, n, m, c, heads) in [
+            (1, 1, 1, 1, 1),
+            (1, 5, 3, 4, 2),
+            (3, 2, 7, 3, 3),
+            (2, 49, 49, 32, 4),
+            (1, 150, 33, 24, 1),
+            (3, 64, 129, 6, 2),
+        ] {
+            let qkv = [
+                random(1, (b, n, c))?,
+                random(2, (b, m, c))?,
+                random(3, (b, m, c))?,
+            ];
+            let what = format!("{:?}, {heads} heads", (b, n, m, c));
+            compare(&what, &qkv, 1e-5, |x| attention(&x[0], &x[1], &x[2], heads))?;
+        }
+        let pictures = [random(4, (2, 6, 9, 8))?];
+        compare(
+            "self-attention over part of a picture",
+            &pictures,
+            1e-5,
+            |x| {
+                let x = x[0].narrow(1, 1, 4)?.flatten_from(2)?.transpose(1, 2)?;
+                attention(&x, &x, &x, 2)
+            },
+        )
+    }
+
+    /// As if the masked keys were not there; 0 where none is left. Also in f32, and with the right gradients.
+    #[test]
+    fn masked_keys_have_no_influence() -> Result<()> {
+        let qkv = [1, 2, 3].map(|seed| random(seed, (3, 4, 6)).unwrap());
+        let mask = [[1f64, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0], [0.0; 4]];
+        let mask = Tensor::new(&mask, qkv[0].device())?;
+        check("masked attention", &qkv, |x| {
+            masked_attention(&x[0], &x[1], &x[2], &mask, 2)
+        })?;
+        for dtype in [candle_core::DType::F64, candle_core::DType::F32] {
+            let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]].map(|x| x.to_dtype(dtype).unwrap());
+            let y = masked_attention(&q, &k, &v, &mask, 2)?;
+            for (i, keys) in [vec![0u32, 1], vec![0, 2]].into_iter().enumerate() {
+                let keys = Tensor::new(keys, q.device())?;
+                let part = |x: &Tensor| x.narrow(0, i, 1)?.index_select(&keys, 1);
+                let want = attention(&q.narrow(0, i, 1)?, &part(&k)?, &part(&v)?, 2)?;
+                let off = (y.narrow(0, i, 1)? - want)?.abs()?.max_all()?;
+                assert!(off.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? < 1e-6);
+            }
+            let rest = y
+                .get(2)?
+                .abs()?
+                .max_all()?
+                .to_dtype(candle_core::DType::F64)?;
+            assert_eq!(rest.to_scalar::<f64>()?, 0.0);
+        }
+        let [q, k, v] = &qkv;
+        let message = masked_attention(q, k, v, &mask.t()?, 2).unwrap_err();
+        assert!(
+            message.to_string().contains("mask must have shape [3, 4]"),
+            "{message}"
+        );
+        Ok(())
+    }
+
+    /// Equal keys: every position gets the mean of the values.
+    #[test]
+    fn equal_scores_give_the_mean_of_the_values() -> Result<()> {
+        each(|| {
+            let (q, v) = (random(1, (2, 3, 4))?, random(2, (2, 5, 4))?);
+            let out = attention(&q, &v.zeros_like()?, &v, 2)?;
+            let off = out.broadcast_sub(&v.mean_keepdim(1)?)?.abs()?.max_all()?;
+            assert!(off.to_scalar::<f64>()? < 1e-12, "{off}");
+            Ok(())
+        })
+    }
+
+    /// Scores in the thousands do not overflow.
+    #[test]
+    fn a_sharp_score_picks_one_value() -> Result<()> {
+        each(|| {
+            let (k, v) = (random(1, (1, 4, 2))?, random(2, (1, 4, 2))?);
+            let q = (k.narrow(1, 2, 1)? * 1e6)?;
+            let scores = (&q / 1e6)?.matmul(&k.t()?)?.flatten_all()?;
+            let best = scores.argmax(0)?.to_scalar::<u32>()? as usize;
+            let off = (attention(&q, &k, &v, 1)? - v.narrow(1, best, 1)?)?;
+            assert!(off.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+            let [q, k, v] = [q, k, v].map(|x| x.to_dtype(candle_core::DType::F32));
+            let (k, v) = (k?, v?);
+            let off = (attention(&q?, &k, &v, 1)? - v.narrow(1, best, 1)?)?;
+            assert!(off.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+            Ok(())
+        })
+    }
+
+    #[test]
+    fn wrong_shapes_are_named() -> Result<()> {
+        let (a, b, c) = (
+            random(1, (2, 5, 6))?,
+            random(2, (2, 4, 8))?,
+            random(3, (5, 6))?,
+        );
+        let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
+        for (message, wants) in [
+            (
+                fail(attention(&a, &b, &b, 2)),
+                "q has shape [2, 5, 6] and k [2, 4, 8]; for these k must have shape [2, 4, 6]",
+            ),
+            (
+                fail(attention(&a, &a, &b, 2)),
+                "q has shape [2, 5, 6] and v [2, 4, 8]",
+            ),
+            (
+                fail(attention(&c, &a, &a, 2)),
+                "q has shape [5, 6] and k [2, 5, 6]",
+            ),
+            (
+                fail(attention(&a, &a, &a, 4)),
+                "heads = 4 does not divide the 6 channels",
+            ),
+            (fail(attention(&a, &a, &a, 0)), "heads = 0"),
+        ] {
+            assert!(
+                message.contains(wants) && message.starts_with("attention: "),
+                "{message:?} lacks {wants:?}"
+            );
+        }
+        Ok(())
+    }
+}

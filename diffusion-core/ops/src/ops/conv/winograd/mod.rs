@@ -1,0 +1,619 @@
+//! 3×3 convolution of stride 1 with fewer multiplications ([Lavin & Gray 2015](https://arxiv.org/abs/1509.09308)).
+//!
+//! The image is cut into tiles of M×M outputs, each from (M + 2)² inputs. The tiles and the filters are transformed; then, for
+//! each of the (M + 2)² numbers of a transformed tile, all channels of all tiles meet all filters in one matrix product; the
+//! products are transformed back. With M = 4 that is 36 multiplications for 16 outputs, where the definition has 144.
+//!
+//! The gradients go the same way back: what a transform does, its transposed matrix undoes in them. They share the
+//! transformed gradient of the output.
+//!
+//! If the image is one with every pixel doubled, 11 of the 36 products (of M = 4) are 0 for all tiles, and are left out.
+
+// Rows and columns of small matrices are called by their numbers, as in the formulas.
+#![allow(clippy::needless_range_loop)]
+
+mod backward;
+mod forward;
+mod transforms;
+
+use crate::ops::cpu::arch::arch;
+use crate::ops::cpu::blocks::{BLOCK, to_block};
+use crate::ops::cpu::parallel::{Shared, for_each, threads};
+use crate::ops::cpu::scratch::Scratch;
+use crate::ops::cpu::vector::Vector;
+pub(super) use backward::{Gradients, Wanted};
+use pulp::{Simd, WithSimd};
+use std::ops::Range;
+use transforms::{Four, Matrix, Transform, Two, ZERO_IF_DOUBLED, column};
+
+/// The columns of a panel of transformed filters: as many as the product works on at a time.
+const PANEL: usize = 64;
+/// How many tiles are transformed before they are multiplied, at least if there are so many.
+const TILES: usize = 48;
+
+/// y of (B, O, H', W') from x, weight (O, I, 3, 3), and bias of O numbers or of O for each image (or none, if empty).
+pub(super) fn forward(problem: Problem, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    match problem.tile() {
+        TileSize::Two => forward::forward::<Two, 4, 2>(problem, x, weight, bias),
+        TileSize::Four => forward::forward::<Four, 6, 4>(problem, x, weight, bias),
+    }
+}
+
+/// The gradients, from `dy`, that of y, of (B, O, H', W').
+pub(super) fn backward(
+    problem: Problem,
+    x: &[f32],
+    weight: &[f32],
+    dy: &[f32],
+    wanted: Wanted,
+) -> Gradients {
+    match problem.tile() {
+        TileSize::Two => backward::backward::<Two, 4, 2>(problem, x, weight, dy, wanted),
+        TileSize::Four => backward::backward::<Four, 6, 4>(problem, x, weight, dy, wanted),
+    }
+}
+
+/// Tiles of 2×2 or of 4×4 outputs.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum TileSize {
+    Two,
+    Four,
+}
+
+/// The sizes of a 3×3 convolution of stride 1.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Problem {
+    pub(super) batch: usize,
+    pub(super) inputs: usize,
+    pub(super) outputs: usize,
+    /// Height and width of x, before its pixels are doubled.
+    pub(super) height: usize,
+    pub(super) width: usize,
+    pub(super) padding: usize,
+    /// Whether each pixel of x counts four times, for an image of twice the height and width; then `padding` is 1.
+    pub(super) doubled: bool,
+}
+
+impl Problem {
+    fn scale(&self) -> usize {
+        if self.doubled { 2 } else { 1 }
+    }
+    /// Height and width of y.
+    pub(super) fn out_size(&self) -> (usize, usize) {
+        let grown = |size| size * self.scale() + 2 * self.padding - 2;
+        (grown(self.height), grown(self.width))
+    }
+
+    /// The tiles with fewer multiplications; the larger ones have that for all but the smallest images.
+    fn tile(&self) -> TileSize {
+        let (height, width) = self.out_size();
+        let tiles = |size: usize| height.div_ceil(size) * width.div_ceil(size);
+        match 16 * tiles(2) < 36 * tiles(4) {
+            true => TileSize::Two,
+            false => TileSize::Four,
+        }
+    }
+}
+
+/// A problem cut into tiles.
+#[derive(Clone, Copy)]
+struct Plan<const N: usize, const M: usize> {
+    problem: Problem,
+    out_h: usize,
+    out_w: usize,
+    tiles_h: usize,
+    tiles_w: usize,
+    /// The products that are not 0 for all tiles.
+    products: usize,
+    /// Which product each number of a transformed tile belongs to; `products` for those that are 0.
+    product_of: [[usize; N]; N],
+}
+
+impl<const N: usize, const M: usize> Plan<N, M> {
+    fn new(problem: Problem) -> Self {
+        let (out_h, out_w) = problem.out_size();
+        let mut products = 0;
+        let mut product_of = [[usize::MAX; N]; N];
+        for (i, row) in product_of.iter_mut().enumerate() {
+            for (j, product) in row.iter_mut().enumerate() {
+                if !(problem.doubled && (i == ZERO_IF_DOUBLED || j == ZERO_IF_DOUBLED)) {
+                    *product = products;
+                    products += 1;
+                }
+            }
+        }
+        Self {
+            problem,
+            out_h,
+            out_w,
+            tiles_h: out_h.div_ceil(M),
+            tiles_w: out_w.div_ceil(M),
+            products,
+            product_of: product_of.map(|row| row.map(|product| product.min(products))),
+        }
+    }
+
+    fn tiles(&self) -> usize {
+        self.tiles_h * self.tiles_w
+    }
+}
+
+/// Tiles of one image: some of its rows of tiles.
+#[derive(Clone)]
+struct Strip {
+    image: usize,
+    rows: Range<usize>,
+}
+
+/// The numbers of transformed tiles: for each product, for each tile, the channels.
+struct Transformed {
+    numbers: Scratch,
+    /// From one product to the next.
+    product: usize,
+    /// From one tile to the next.
+    tile: usize,
+}
+
+impl Transformed {
+    fn new(products: usize, tiles: usize, channels: usize) -> Self {
+        let tile = channels.next_multiple_of(BLOCK);
+        // Not a multiple of the page size: the numbers of one tile would all compete for the same lines of the cache.
+        let product = tiles * tile + BLOCK;
+        // One more for the products that are 0: what is written there is not read, what is read there is 0.
+        let mut numbers = Scratch::new((products + 1) * product);
+        numbers[products * product..].fill(0.0);
+        Self {
+            numbers,
+            product,
+            tile,
+        }
+    }
+
+    /// Access to the 16 channels from `channel` on of `count` tiles from `tile` on.
+    fn tiles<const N: usize>(
+        &mut self,
+        product_of: &[[usize; N]; N],
+        tile: usize,
+        count: usize,
+        channel: usize,
+    ) -> Tiles<N> {
+        let products = product_of.map(|row| row.map(|product| product * self.product));
+        let last = products.as_flattened().iter().max().copied().unwrap_or(0);
+        let first = tile * self.tile + channel;
+        assert!(last + first + count.saturating_sub(1) * self.tile + BLOCK <= self.numbers.len());
+        Tiles {
+            first: self.numbers[first..].as_mut_ptr(),
+            tile: self.tile,
+            products,
+        }
+    }
+}
+
+/// Where the numbers of some tiles are.
+struct Tiles<const N: usize> {
+    first: *mut f32,
+    tile: usize,
+    /// From the first number of a tile to each of the others.
+    products: [[usize; N]; N],
+}
+
+impl<const N: usize> Tiles<N> {
+    /// The first number of tile `i`.
+    #[inline(always)]
+    fn of(&self, i: usize) -> *mut f32 {
+        self.first.wrapping_add(i * self.tile)
+    }
+}
+
+/// A block of 16 channels of some rows of an image, with a margin of zeros: what tiles are read from and written to.
+struct Window {
+    numbers: Scratch,
+    columns: usize,
+    /// The same rows without a margin.
+    inside: Scratch,
+}
+
+impl Window {
+    fn new(rows: usize, columns: usize) -> Self {
+        let numbers = || Scratch::new(rows * columns * BLOCK);
+        Self {
+            numbers: numbers(),
+            columns,
+            inside: numbers(),
+        }
+    }
+}
+
+/// The planes of one image from its first channel of a block on.
+#[derive(Clone, Copy)]
+struct Planes<'a> {
+    numbers: &'a [f32],
+    height: usize,
+    width: usize,
+    channels: usize,
+}
+
+impl<'a> Planes<'a> {
+    /// The block of channels from `channel` on of image `image`, of (B, `channels`, `height`, `width`).
+    fn new(
+        numbers: &'a [f32],
+        (channels, height, width): (usize, usize, usize),
+        image: usize,
+        channel: usize,
+    ) -> Self {
+        Self {
+            numbers: &numbers[(image * channels + channel) * height * width..],
+            height,
+            width,
+            channels: (channels - channel).min(BLOCK),
+        }
+    }
+
+    /// Fills the first `rows` rows of `window` with what is seen from row `top` − `margin` and column −`margin` on.
+    #[inline(always)]
+    fn fill<S: Simd>(
+        self,
+        simd: S,
+        window: &mut Window,
+        (top, rows): (usize, usize),
+        margin: usize,
+        doubled: bool,
+    ) {
+        let scale = if doubled { 2 } else { 1 };
+        let height = self.height * scale;
+        let plane = self.height * self.width;
+        let across = window.columns * BLOCK;
+        // The rows of the planes that are seen.
+        let first = top.saturating_sub(margin).min(height) / scale;
+        let end = (top + rows)
+            .saturating_sub(margin)
+            .min(height)
+            .div_ceil(scale)
+            .max(first);
+        let inside = &mut window.inside[..(end - first) * self.width * BLOCK];
+        if !inside.is_empty() {
+            let from = &self.numbers[first * self.width..];
+            to_block(simd, from, plane, self.channels, inside);
+        }
+        for (i, row) in window
+            .numbers
+            .chunks_exact_mut(across)
+            .take(rows)
+            .enumerate()
+        {
+            let Some(y) = (top + i).checked_sub(margin).filter(|y| *y < height) else {
+                row.fill(0.0);
+                continue;
+            };
+            let from = &inside[(y / scale - first) * self.width * BLOCK..][..self.width * BLOCK];
+            let (before, rest) = row.split_at_mut(margin * BLOCK);
+            let (row, after) = rest.split_at_mut(from.len() * scale);
+            before.fill(0.0);
+            after.fill(0.0);
+            if doubled {
+                for (pair, pixel) in row
+                    .chunks_exact_mut(2 * BLOCK)
+                    .zip(from.chunks_exact(BLOCK))
+                {
+                    pair[..BLOCK].copy_from_slice(pixel);
+                    pair[BLOCK..].copy_from_slice(pixel);
+                }
+            } else {
+                row.copy_from_slice(from);
+            }
+        }
+    }
+}
+
+/// Transforms a filter for each pair of an input (the row of a product) and an output (its column).
+///
+/// The result is in panels of up to 64 columns; a panel has, for each product, for each row, its columns.
+fn filters<W: Transform<N, M>, const N: usize, const M: usize>(
+    plan: &Plan<N, M>,
+    weight: &[f32],
+    rows: Axis,
+    columns: Axis,
+) -> Scratch {
+    let width = columns.len.next_multiple_of(BLOCK);
+    let mut out = Scratch::new(width * rows.len * plan.products);
+    let shared = Shared::new(&mut out);
+    let blocks = width / BLOCK;
+    for_each(
+        blocks,
+        || (),
+        |(), block| {
+            arch().dispatch(FilterBlock::<W, N, M> {
+                plan,
+                weight,
+                rows,
+                columns,
+                block,
+                out: &shared,
+                transform: std::marker::PhantomData,
+            })
+        },
+    );
+    out
+}
+
+/// One of the two channel dimensions of a weight: how many there are, and how far apart.
+#[derive(Clone, Copy)]
+struct Axis {
+    len: usize,
+    step: usize,
+}
+
+struct FilterBlock<'a, W, const N: usize, const M: usize> {
+    plan: &'a Plan<N, M>,
+    weight: &'a [f32],
+    rows: Axis,
+    columns: Axis,
+    block: usize,
+    out: &'a Shared<'a, f32>,
+    transform: std::marker::PhantomData<W>,
+}
+
+impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBlock<'_, W, N, M> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self {
+            plan,
+            rows,
+            columns,
+            block,
+            ..
+        } = self;
+        let first = block * BLOCK;
+        let panel = first / PANEL * PANEL;
+        let panel_width = (columns.len.next_multiple_of(BLOCK) - panel).min(PANEL);
+        let panel_start = panel * rows.len * plan.products;
+        let present = BLOCK.min(columns.len - first);
+        let mut filter = [[0f32; BLOCK]; 9];
+        for row in 0..rows.len {
+            for column in 0..present {
+                let at = row * rows.step + (first + column) * columns.step;
+                for (tap, value) in self.weight[at..at + 9].iter().enumerate() {
+                    filter[tap][column] = *value;
+                }
+            }
+            for lane in (0..BLOCK).step_by(S::F32_LANES) {
+                let mut rows_of = [[Vector::splat(simd, 0.0); N]; 3];
+                for (row, taps) in rows_of.iter_mut().zip(filter.chunks_exact(3)) {
+                    let tap = |j: usize| Vector::load(simd, &taps[j][lane..]);
+                    *row = W::Filter::of([tap(0), tap(1), tap(2)]);
+                }
+                for j in 0..N {
+                    let transformed = column::<W::Filter, _, 3, N, N>(&rows_of, j);
+                    for i in 0..N {
+                        let product = plan.product_of[i][j];
+                        if product < plan.products {
+                            let at = panel_start
+                                + (product * rows.len + row) * panel_width
+                                + (first - panel)
+                                + lane;
+                            // SAFETY: each block of columns is written by one call.
+                            transformed[i].store(unsafe { self.out.part(at..at + S::F32_LANES) });
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms the tiles of rows `rows` of tiles, seen in `window`, into `to` from tile `tile` and channel `channel` on.
+///
+/// `FROM` inputs of the window make `N` numbers; a tile is `step` pixels from the next.
+#[inline(always)]
+fn transform_tiles<S: Simd, X: Matrix<FROM, N>, const FROM: usize, const N: usize>(
+    simd: S,
+    window: &Window,
+    (rows, columns, step): (usize, usize, usize),
+    product_of: &[[usize; N]; N],
+    to: &mut Transformed,
+    (tile, channel): (usize, usize),
+) {
+    let width = window.columns * BLOCK;
+    let tiles = to.tiles(product_of, tile, rows * columns, channel);
+    for y in 0..rows {
+        for x in 0..columns {
+            let corner = &window.numbers[y * step * width + x * step * BLOCK..];
+            let tile = tiles.of(y * columns + x);
+            for lane in (0..BLOCK).step_by(S::F32_LANES) {
+                let mut half = [[Vector::splat(simd, 0.0); N]; FROM];
+                for i in 0..FROM {
+                    let row = &corner[i * width..][..FROM * BLOCK];
+                    let mut inputs = [Vector::splat(simd, 0.0); FROM];
+                    for j in 0..FROM {
+                        inputs[j] = Vector::load(simd, &row[j * BLOCK + lane..]);
+                    }
+                    half[i] = X::of(inputs);
+                }
+                for j in 0..N {
+                    let outputs = column::<X, _, FROM, N, N>(&half, j);
+                    for i in 0..N {
+                        // SAFETY: `tiles` has checked all its tiles; the lanes are within a block.
+                        unsafe { outputs[i].write(tile.add(tiles.products[i][j] + lane)) };
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Transforms the products of one tile back by the rows only: what [`column`] takes.
+///
+/// # Safety
+/// `tile` is one of `tiles`, at most 16 − lanes numbers on.
+#[inline(always)]
+unsafe fn half_of_products<S: Simd, X: Matrix<N, M>, const N: usize, const M: usize>(
+    simd: S,
+    tiles: &Tiles<N>,
+    tile: *const f32,
+) -> [[Vector<S>; M]; N] {
+    let mut half = [[Vector::splat(simd, 0.0); M]; N];
+    for i in 0..N {
+        let mut products = [Vector::splat(simd, 0.0); N];
+        for j in 0..N {
+            // SAFETY: by the contract of this function.
+            products[j] = unsafe { Vector::read(simd, tile.add(tiles.products[i][j])) };
+        }
+        half[i] = X::of(products);
+    }
+    half
+}
+
+/// The strips of a unit of work, cut from all rows of tiles of all images.
+fn strips(rows_per_image: usize, range: Range<usize>) -> Vec<Strip> {
+    let mut strips = Vec::new();
+    let mut at = range.start;
+    while at < range.end {
+        let image = at / rows_per_image;
+        let end = range.end.min((image + 1) * rows_per_image);
+        let rows = at - image * rows_per_image..end - image * rows_per_image;
+        strips.push(Strip { image, rows });
+        at = end;
+    }
+    strips
+}
+
+/// How many rows of tiles are a unit of work: about [`TILES`] tiles, but not so many that a thread has none.
+fn rows_per_unit<const N: usize, const M: usize>(plan: &Plan<N, M>) -> usize {
+    let rows = plan.problem.batch * plan.tiles_h;
+    (TILES / plan.tiles_w).clamp(1, rows.div_ceil(threads()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ops::cpu::arch::each;
+    use crate::rng::Rng;
+
+    /// y and the gradients of x and weight.
+    type Results<T> = [Vec<T>; 3];
+
+    fn normal(seed: u64, n: usize) -> Vec<f32> {
+        let mut rng = Rng::new(seed);
+        (0..n).map(|_| rng.normal() as f32).collect()
+    }
+
+    /// By the definition, in f64.
+    fn by_the_definition(p: Problem, [x, weight, dy]: [&[f32]; 3]) -> Results<f64> {
+        let ((rows, columns), scale) = (p.out_size(), p.scale());
+        let mut results = [
+            vec![0.0; dy.len()],
+            vec![0.0; x.len()],
+            vec![0.0; weight.len()],
+        ];
+        let [y, dx, dweight] = &mut results;
+        for (at, dy) in dy.iter().enumerate() {
+            let (column, row) = (at % columns, at / columns % rows);
+            let (output, image) = (
+                at / (columns * rows) % p.outputs,
+                at / (columns * rows * p.outputs),
+            );
+            for (c, u, v) in (0..p.inputs * 9).map(|i| (i / 9, i / 3 % 3, i % 3)) {
+                let inside =
+                    |i: usize, n: usize| i.checked_sub(p.padding).filter(|i| *i < n * scale);
+                if let (Some(i), Some(j)) = (inside(row + u, p.height), inside(column + v, p.width))
+                {
+                    let pixel =
+                        ((image * p.inputs + c) * p.height + i / scale) * p.width + j / scale;
+                    let tap = (output * p.inputs + c) * 9 + 3 * u + v;
+                    y[at] += f64::from(x[pixel]) * f64::from(weight[tap]);
+                    dx[pixel] += f64::from(*dy) * f64::from(weight[tap]);
+                    dweight[tap] += f64::from(*dy) * f64::from(x[pixel]);
+                }
+            }
+        }
+        results
+    }
+
+    /// The root of the mean squared error, in units of the root of the mean square.
+    fn error(ours: &[f32], right: &[f64]) -> f64 {
+        let squares: f64 = right.iter().map(|x| x * x).sum();
+        let errors: f64 = ours
+            .iter()
+            .zip(right)
+            .map(|(x, y)| (f64::from(*x) - y).powi(2))
+            .sum();
+        (errors / squares).sqrt()
+    }
+
+    fn errors<W: Transform<N, M>, const N: usize, const M: usize>(
+        p: Problem,
+        [x, weight, dy]: [&[f32]; 3],
+        right: &Results<f64>,
+    ) -> [f64; 3] {
+        let wanted = Wanted {
+            x: true,
+            weight: true,
+            bias: false,
+        };
+        let y = forward::forward::<W, N, M>(p, x, weight, &[]);
+        let gradients = backward::backward::<W, N, M>(p, x, weight, dy, wanted);
+        [
+            error(&y, &right[0]),
+            error(&gradients.x, &right[1]),
+            error(&gradients.weight, &right[2]),
+        ]
+    }
+
+    /// What is measured here stands in the documentation of `ops`: f32 itself has an error of 6e-8 for a single number.
+    #[test]
+    fn both_tile_sizes_are_accurate() -> candle_core::Result<()> {
+        for (inputs, outputs, doubled) in [(64, 20, false), (33, 17, true), (1, 1, false)] {
+            let p = Problem {
+                batch: 2,
+                inputs,
+                outputs,
+                height: 7,
+                width: 10,
+                padding: 1,
+                doubled,
+            };
+            let (rows, columns) = p.out_size();
+            let x = normal(1, 2 * inputs * 70);
+            let (weight, dy) = (
+                normal(2, outputs * inputs * 9),
+                normal(3, 2 * outputs * rows * columns),
+            );
+            let data = [&x[..], &weight, &dy];
+            let right = by_the_definition(p, data);
+            each(|| {
+                let (two, four) = (
+                    errors::<Two, 4, 2>(p, data, &right),
+                    errors::<Four, 6, 4>(p, data, &right),
+                );
+                println!("{inputs} → {outputs}: F(2×2, 3×3) {two:?}, F(4×4, 3×3) {four:?}");
+                assert!(two.iter().all(|e| *e < 5e-7), "{two:?}");
+                assert!(four.iter().all(|e| *e < 3e-6), "{four:?}");
+                Ok(())
+            })?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn the_tile_size_is_that_of_fewer_multiplications() {
+        for (size, tile) in [
+            (2, TileSize::Two),
+            (4, TileSize::Four),
+            (7, TileSize::Four),
+            (28, TileSize::Four),
+        ] {
+            let p = Problem {
+                batch: 1,
+                inputs: 1,
+                outputs: 1,
+                height: size,
+                width: size,
+                padding: 1,
+                doubled: false,
+            };
+            assert_eq!(p.tile(), tile, "{size}");
+        }
+    }
+}

@@ -1,0 +1,205 @@
+//! Blocks of 16 channels, pixel by pixel: what vector instructions over channels read, from planes and back.
+//!
+//! A tensor (B, C, H, W) has the pixels of one channel side by side. A block has, for each pixel, 16 channels side by side.
+
+use super::parallel::Shared;
+use pulp::Simd;
+use std::mem::MaybeUninit;
+
+/// The channels of a block.
+pub(in crate::ops) const BLOCK: usize = 16;
+
+/// Some pixels of up to 16 planes, which are `plane` numbers apart, as a block; channels that are missing are 0.
+///
+/// `planes` begins at the first pixel of the first channel; `block` has 16 numbers for each pixel.
+#[inline(always)]
+pub(in crate::ops) fn to_block<S: Simd>(
+    simd: S,
+    planes: &[f32],
+    plane: usize,
+    channels: usize,
+    block: &mut [f32],
+) {
+    let pixels = block.len() / BLOCK;
+    assert!(channels >= 1 && (channels - 1) * plane + pixels <= planes.len());
+    if channels == BLOCK && pixels >= BLOCK {
+        for pixel in (0..pixels).step_by(BLOCK) {
+            // The last ones may overlap the ones before.
+            let pixel = pixel.min(pixels - BLOCK);
+            // SAFETY: 16 pixels from `pixel` on are within each of the planes and within the block.
+            unsafe {
+                let (from, to) = (
+                    planes.as_ptr().add(pixel),
+                    block.as_mut_ptr().add(pixel * BLOCK),
+                );
+                transpose(simd, from, plane, to, BLOCK);
+            }
+        }
+    } else {
+        for (i, pixel) in block.chunks_exact_mut(BLOCK).enumerate() {
+            for (c, x) in pixel.iter_mut().enumerate() {
+                *x = if c < channels {
+                    planes[c * plane + i]
+                } else {
+                    0.0
+                };
+            }
+        }
+    }
+}
+
+/// Writes the first `channels` channels of a block to planes of `to`, `plane` numbers apart, from number `at` on.
+///
+/// # Safety
+/// Nobody else uses these numbers.
+#[inline(always)]
+pub(in crate::ops) unsafe fn from_block<S: Simd>(
+    simd: S,
+    block: &[f32],
+    channels: usize,
+    to: &Shared<MaybeUninit<f32>>,
+    at: usize,
+    plane: usize,
+) {
+    let pixels = block.len() / BLOCK;
+    if channels == BLOCK && pixels >= BLOCK {
+        // SAFETY: by the contract of this function; `part` has checked the range.
+        let to = unsafe { to.start(at..at + (BLOCK - 1) * plane + pixels) }.cast::<f32>();
+        for pixel in (0..pixels).step_by(BLOCK) {
+            let pixel = pixel.min(pixels - BLOCK);
+            // SAFETY: 16 pixels from `pixel` on are within the block and within each of the planes.
+            unsafe {
+                transpose(
+                    simd,
+                    block.as_ptr().add(pixel * BLOCK),
+                    BLOCK,
+                    to.add(pixel),
+                    plane,
+                )
+            };
+        }
+    } else {
+        for c in 0..channels {
+            // SAFETY: by the contract of this function.
+            let to = unsafe { to.part(at + c * plane..at + c * plane + pixels) };
+            for (to, pixel) in to.iter_mut().zip(block.chunks_exact(BLOCK)) {
+                to.write(pixel[c]);
+            }
+        }
+    }
+}
+
+/// Writes 16 rows of 16 numbers, `row` apart, as columns: number j of row i to row j, number i, of rows `to_row` apart.
+///
+/// # Safety
+/// All these numbers lie within what the pointers may access.
+#[inline(always)]
+unsafe fn transpose<S: Simd>(_: S, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if S::F32_LANES == BLOCK {
+        // SAFETY: registers of 16 numbers are those of AVX-512, and by the contract of this function.
+        return unsafe { transpose_avx512(from, row, to, to_row) };
+    }
+    for i in 0..BLOCK {
+        for j in 0..BLOCK {
+            // SAFETY: by the contract of this function.
+            unsafe { *to.add(j * to_row + i) = *from.add(i * row + j) };
+        }
+    }
+}
+
+/// [`transpose`], four columns at a time: four registers of four numbers from each of four rows, which are then transposed
+/// within each quarter.
+///
+/// # Safety
+/// As [`transpose`], and there is AVX-512.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx512f")]
+unsafe fn transpose_avx512(from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+    use std::arch::x86_64::*;
+    for j in (0..BLOCK).step_by(4) {
+        let mut rows = [_mm512_setzero_ps(); 4];
+        for (i, rows) in rows.iter_mut().enumerate() {
+            // SAFETY: by the contract of this function.
+            let quarter = |k: usize| unsafe { _mm_loadu_ps(from.add((i + k) * row + j)) };
+            *rows = _mm512_castps128_ps512(quarter(0));
+            *rows = _mm512_insertf32x4::<1>(*rows, quarter(4));
+            *rows = _mm512_insertf32x4::<2>(*rows, quarter(8));
+            *rows = _mm512_insertf32x4::<3>(*rows, quarter(12));
+        }
+        let low = |a, b| _mm512_castps_pd(_mm512_unpacklo_ps(a, b));
+        let high = |a, b| _mm512_castps_pd(_mm512_unpackhi_ps(a, b));
+        let (low01, low23) = (low(rows[0], rows[1]), low(rows[2], rows[3]));
+        let (high01, high23) = (high(rows[0], rows[1]), high(rows[2], rows[3]));
+        let columns = [
+            _mm512_unpacklo_pd(low01, low23),
+            _mm512_unpackhi_pd(low01, low23),
+            _mm512_unpacklo_pd(high01, high23),
+            _mm512_unpackhi_pd(high01, high23),
+        ];
+        for (i, column) in columns.into_iter().enumerate() {
+            // SAFETY: by the contract of this function.
+            unsafe { _mm512_storeu_ps(to.add((j + i) * to_row), _mm512_castpd_ps(column)) };
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use pulp::WithSimd;
+
+    /// There and back, with every set of instructions that this machine has.
+    #[test]
+    fn blocks_are_planes_and_planes_blocks() {
+        struct There<'a>(&'a [f32], usize, usize, &'a mut [f32]);
+        impl WithSimd for There<'_> {
+            type Output = ();
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, simd: S) {
+                to_block(simd, self.0, self.1, self.2, self.3);
+            }
+        }
+        struct Back<'a>(&'a [f32], usize, &'a Shared<'a, MaybeUninit<f32>>, usize);
+        impl WithSimd for Back<'_> {
+            type Output = ();
+            #[inline(always)]
+            fn with_simd<S: Simd>(self, simd: S) {
+                // SAFETY: nobody else has the planes.
+                unsafe { from_block(simd, self.0, self.1, self.2, 0, self.3) };
+            }
+        }
+        for (channels, plane, pixels) in [
+            (16, 49, 49),
+            (16, 16, 16),
+            (16, 40, 17),
+            (16, 9, 7),
+            (3, 50, 49),
+            (1, 1, 1),
+        ] {
+            let planes: Vec<f32> = (0..channels * plane).map(|i| i as f32).collect();
+            for arch in super::super::arch::all() {
+                let mut block = vec![f32::NAN; pixels * BLOCK];
+                arch.dispatch(There(&planes, plane, channels, &mut block));
+                for (i, x) in block.iter().enumerate() {
+                    let (pixel, c) = (i / BLOCK, i % BLOCK);
+                    let want = if c < channels {
+                        planes[c * plane + pixel]
+                    } else {
+                        0.0
+                    };
+                    assert_eq!(*x, want, "{channels} channels, pixel {pixel}, channel {c}");
+                }
+                let mut back = vec![MaybeUninit::new(-1.0); planes.len()];
+                arch.dispatch(Back(&block, channels, &Shared::new(&mut back), plane));
+                for (i, x) in back.iter().enumerate() {
+                    // SAFETY: all are written above.
+                    let x = unsafe { x.assume_init_ref() };
+                    let want = if i % plane < pixels { planes[i] } else { -1.0 };
+                    assert_eq!(*x, want, "{channels} channels, number {i}");
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,324 @@
+//! The built-in images: 16 × 16 pixel art, drawn from a seed, as many as asked for.
+//!
+//! Five classes, each with a dozen or more kinds; colours, details, proportions, light, position and direction vary, so
+//! that hardly any two of 10,000 images are the same. Nothing is loaded or downloaded. Every image has a caption, a short
+//! English phrase for what was drawn, such as "a red apple".
+
+mod art;
+mod canvas;
+mod caption;
+mod creature;
+mod food;
+mod palette;
+mod person;
+mod profile;
+mod rng;
+mod spell;
+mod trade;
+mod wardrobe;
+
+pub use rng::Rng;
+
+use canvas::{Canvas, Finish, Line};
+
+/// The width and the height of a sprite in pixels.
+pub const SIDE: usize = 16;
+
+/// What the labels 0 … 4 stand for.
+pub const CLASSES: [&str; 5] = [
+    "person from the front",
+    "creature",
+    "food",
+    "spell",
+    "person from the side",
+];
+
+/// The bytes of a sprite: red, green and blue for each pixel.
+pub const BYTES: usize = SIDE * SIDE * 3;
+
+/// A kind of thing within a class: its name and how to draw one.
+type Kind = (&'static str, fn(&mut Rng) -> Drawing);
+
+/// What a kind makes: the picture before light and outline, and words for it.
+struct Drawing {
+    canvas: Canvas,
+    caption: String,
+}
+
+/// The kinds of each class.
+const KINDS: [&[Kind]; 5] = [
+    person::KINDS,
+    creature::KINDS,
+    food::KINDS,
+    spell::KINDS,
+    profile::KINDS,
+];
+
+/// A sprite and its caption.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Sprite {
+    /// Red, green and blue bytes (0 … 255) in rows from the top, on white.
+    pub pixels: [u8; BYTES],
+    /// A short English phrase for what was drawn, in lower case.
+    pub caption: String,
+}
+
+/// Many sprites, their classes and their captions.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Sprites {
+    /// Red, green and blue bytes in rows from the top, 768 bytes for each sprite.
+    pub pixels: Vec<u8>,
+    /// The class of each sprite, a number of [`CLASSES`].
+    pub labels: Vec<u32>,
+    /// The caption of each sprite.
+    pub captions: Vec<String>,
+}
+
+/// A sprite of a class; `None` for a class above 4.
+///
+/// ```
+/// use diffusion_sprites::{Rng, draw};
+/// let apple_or_other_food = draw(2, &mut Rng::new(7)).unwrap();
+/// assert_eq!(apple_or_other_food.pixels.len(), 16 * 16 * 3);
+/// assert!(!apple_or_other_food.caption.is_empty());
+/// assert!(draw(5, &mut Rng::new(7)).is_none());
+/// ```
+pub fn draw(class: usize, rng: &mut Rng) -> Option<Sprite> {
+    KINDS.get(class).map(|kinds| one_of(kinds, rng))
+}
+
+/// `n` sprites.
+///
+/// Sprite i is of class i mod 5 and depends on `seed` and i alone: the first 100 are the same whatever `n` is, and every
+/// prefix has as many of one class as of another, give or take one.
+///
+/// ```
+/// let sprites = diffusion_sprites::generate(7, 42);
+/// assert_eq!(sprites.pixels.len(), 7 * 16 * 16 * 3);
+/// assert_eq!(sprites.labels, [0, 1, 2, 3, 4, 0, 1]);
+/// assert_eq!(sprites.captions.len(), 7);
+/// ```
+pub fn generate(n: usize, seed: u64) -> Sprites {
+    let rng = Rng::new(seed);
+    let mut sprites = Sprites {
+        pixels: Vec::with_capacity(n * BYTES),
+        labels: Vec::with_capacity(n),
+        captions: Vec::with_capacity(n),
+    };
+    for i in 0..n {
+        let class = i % KINDS.len();
+        let sprite = one_of(KINDS[class], &mut rng.fork(i as u64 + 1));
+        sprites.pixels.extend(sprite.pixels);
+        sprites.labels.push(class as u32);
+        sprites.captions.push(sprite.caption);
+    }
+    sprites
+}
+
+fn one_of(kinds: &[Kind], rng: &mut Rng) -> Sprite {
+    let (_, kind) = pick(rng, kinds);
+    let Drawing { canvas, caption } = kind(rng);
+    Sprite {
+        pixels: finish(canvas, rng),
+        caption,
+    }
+}
+
+/// Direction, position, light and outline, the same way for every kind.
+fn finish(mut canvas: Canvas, rng: &mut Rng) -> [u8; BYTES] {
+    if chance(rng, 50) {
+        canvas.flip();
+    }
+    canvas.wander(rng);
+    canvas.render(Finish {
+        line: pick(rng, &[Line::Ink, Line::Tinted]),
+        light: -60 - 10 * rng.below(4) as i32,
+        dark: 40 + 15 * rng.below(4) as i32,
+    })
+}
+
+/// One of `choices`, each equally likely.
+fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
+    choices[rng.below(choices.len())]
+}
+
+/// True in `percent` of 100 cases.
+fn chance(rng: &mut Rng, percent: usize) -> bool {
+    rng.below(100) < percent
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    /// FNV-1a.
+    fn hash(bytes: &[u8]) -> u64 {
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| {
+            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
+        })
+    }
+
+    fn is_white(pixel: &[u8]) -> bool {
+        pixel == palette::WHITE
+    }
+
+    /// Pinned: a change here changes the data that every model is trained on.
+    #[test]
+    fn the_sprites_are_the_same_everywhere() {
+        // 100 do not show every template; 2,000 do.
+        let pixels = generate(2_000, 42).pixels;
+        assert_eq!(hash(&pixels[..100 * BYTES]), 6_513_876_099_924_004_877);
+        assert_eq!(hash(&pixels), 17_260_500_678_902_191_926);
+    }
+
+    #[test]
+    fn a_sprite_depends_on_seed_and_index_alone() {
+        let (few, many) = (generate(33, 5), generate(120, 5));
+        assert_eq!(few.pixels[..], many.pixels[..few.pixels.len()]);
+        assert_eq!(few.labels[..], many.labels[..33]);
+        assert_eq!(few.captions[..], many.captions[..33]);
+        assert_ne!(generate(33, 6).pixels, few.pixels);
+        let alone = draw(2, &mut Rng::new(5).fork(8)).unwrap();
+        assert_eq!(alone.pixels[..], many.pixels[7 * BYTES..8 * BYTES]);
+        assert_eq!(alone.caption, many.captions[7]);
+    }
+
+    #[test]
+    fn any_prefix_has_as_many_of_each_class() {
+        let Sprites { pixels, labels, .. } = generate(503, 1);
+        assert_eq!(pixels.len(), 503 * BYTES);
+        for n in [5, 99, 503] {
+            let count = |class| labels[..n].iter().filter(|&&l| l == class).count();
+            let counts: Vec<usize> = (0..5).map(count).collect();
+            assert!(counts.iter().all(|c| c.abs_diff(n / 5) <= 1), "{counts:?}");
+        }
+    }
+
+    #[test]
+    fn hardly_any_two_of_a_class_are_the_same() {
+        for class in 0..CLASSES.len() {
+            let root = Rng::new(11);
+            let distinct: HashSet<_> = (1..=10_000)
+                .map(|i| draw(class, &mut root.fork(i)).unwrap().pixels)
+                .collect();
+            assert!(distinct.len() > 9_900, "class {class}: {}", distinct.len());
+        }
+    }
+
+    #[test]
+    fn every_kind_stands_out_from_a_white_background() {
+        let on_border = |i: usize| matches!(i % SIDE, 0 | 15) || matches!(i / SIDE, 0 | 15);
+        for (class, kinds) in KINDS.iter().enumerate() {
+            for (name, kind) in kinds.iter() {
+                for stream in 1..=200 {
+                    let rng = &mut Rng::new(class as u64).fork(stream);
+                    let sprite = finish(kind(rng).canvas, rng);
+                    let white = |i: &usize| is_white(&sprite[i * 3..i * 3 + 3]);
+                    let ink = SIDE * SIDE - (0..SIDE * SIDE).filter(white).count();
+                    assert!(
+                        (26..=217).contains(&ink),
+                        "{name} {stream}: {ink} of 256 pixels"
+                    );
+                    let free = (0..SIDE * SIDE)
+                        .filter(|&i| on_border(i))
+                        .filter(white)
+                        .count();
+                    assert!(
+                        free >= 20,
+                        "{name} {stream}: {free} of 60 pixels at the border"
+                    );
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn all_colours_are_of_the_palette() {
+        let ramps = [
+            palette::COAL,
+            palette::STEEL,
+            palette::SNOW,
+            palette::BROWN,
+            palette::WOOD,
+            palette::CRUST,
+            palette::BONE,
+            palette::FAIR,
+            palette::TAN,
+            palette::DARK,
+        ];
+        let palette: HashSet<_> = ramps
+            .iter()
+            .chain(&palette::VIVID)
+            .flatten()
+            .copied()
+            .collect();
+        assert_eq!(palette.len(), 40 + 1);
+        let pixels = generate(2_000, 3).pixels;
+        let used: HashSet<_> = pixels.chunks(3).map(|p| [p[0], p[1], p[2]]).collect();
+        assert_eq!(used, palette);
+    }
+
+    #[test]
+    fn direction_and_position_vary_and_nothing_is_cut_off() {
+        let stick = art::Art::new(&["A....", "A....", "AAAAA"]);
+        let canvas = Canvas::centred(&stick, &[('A', palette::RED)]);
+        let mut rng = Rng::new(4);
+        let mut places = HashSet::new();
+        for _ in 0..500 {
+            let sprite = finish(canvas.clone(), &mut rng);
+            let ink: Vec<usize> = (0..SIDE * SIDE)
+                .filter(|&i| !is_white(&sprite[i * 3..i * 3 + 3]))
+                .collect();
+            assert_eq!(ink.len(), 7 + 15);
+            places.insert(ink);
+        }
+        assert_eq!(places.len(), 2 * 3 * 3);
+    }
+
+    /// Of the class, a word or several that one of its kinds is called by.
+    #[test]
+    fn captions_name_what_was_drawn() {
+        let Sprites {
+            labels, captions, ..
+        } = generate(2_000, 42);
+        for (label, caption) in labels.iter().zip(&captions) {
+            let plain = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || " ,".contains(c);
+            assert!(
+                !caption.is_empty() && caption.chars().all(plain),
+                "{caption:?}"
+            );
+            let kinds = KINDS[*label as usize];
+            assert!(
+                kinds.iter().any(|(name, _)| caption.contains(noun(name))),
+                "class {label}: {caption:?}"
+            );
+        }
+        let distinct: HashSet<_> = captions.iter().collect();
+        assert!(distinct.len() > 500, "{}", distinct.len());
+        let first: Vec<_> = captions.iter().take(10).collect();
+        println!("{} captions, of them {first:#?}", distinct.len());
+    }
+
+    #[test]
+    fn every_kind_is_called_by_its_name() {
+        for (class, kinds) in KINDS.iter().enumerate() {
+            for (name, kind) in kinds.iter() {
+                for stream in 1..=100 {
+                    let caption = kind(&mut Rng::new(class as u64).fork(stream)).caption;
+                    assert!(caption.contains(noun(name)), "{name}: {caption:?}");
+                    assert!(!caption.contains("colourful"), "{caption:?}");
+                }
+            }
+        }
+    }
+
+    /// The word for a kind that is in its captions.
+    fn noun(kind: &str) -> &str {
+        match kind {
+            "loaf" => "bread",
+            other => other,
+        }
+    }
+}

@@ -148,8 +148,9 @@ pub(super) fn star(rng: &mut Rng) -> Drawing {
     });
     sparks(&mut canvas, rng, 8, middle);
     canvas.titled(format!(
-        "{} with {points} points",
-        shining("star burst", core, rim)
+        "{} with {} points",
+        shining("star burst", core, rim),
+        ["four", "five", "six", "seven", "eight"][points as usize - 4]
     ))
 }
 

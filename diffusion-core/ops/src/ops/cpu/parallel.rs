@@ -42,7 +42,7 @@ pub(in crate::ops) fn for_each<S>(
     #[cfg(test)]
     let arch = super::arch::chosen();
     #[cfg(test)]
-    let share = || super::arch::within(arch, &share);
+    let share = || super::arch::within(arch, share);
     barrier_pool().execute(|_| share());
 }
 

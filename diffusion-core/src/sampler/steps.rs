@@ -32,6 +32,11 @@ pub enum Steps {
 }
 
 impl Steps {
+    /// [`Steps::Given`] from whole or real numbers: `Steps::given([999, 400, 399])`.
+    pub fn given<T: Into<f64>>(times: impl IntoIterator<Item = T>) -> Self {
+        Self::Given(times.into_iter().map(Into::into).collect())
+    }
+
     /// The times, falling. The last step goes from the last one to the clean image.
     ///
     /// # Errors

@@ -93,6 +93,7 @@ fn steps_are_spread_as_their_names_say() -> Result<()> {
         (Steps::Linspace(1), &[999.0], 999.0),
         (Steps::Linspace(5), &[999.0, 749.0, 500.0, 250.0], 0.0),
         (Steps::Given(vec![700.0, 3.5]), &[700.0, 3.5], 3.5),
+        (Steps::given((0..=700u32).rev()), &[700.0, 699.0], 0.0),
     ] {
         let visited = steps.visited(&schedule)?;
         assert_eq!(&visited[..first.len()], first, "{steps:?}");

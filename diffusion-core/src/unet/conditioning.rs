@@ -115,11 +115,9 @@ impl Conditioning {
             _ => Ok(()),
         };
         shaped(context, "a context", &[batch, self.context])?;
-        if self.low_res > 0 {
-            let small = [height / self.low_res, width / self.low_res];
-            let shape = [batch, self.channels, small[0], small[1]];
-            shaped(low_res, "a low-resolution image", &shape)?;
-        }
+        let small = |side: usize| side.checked_div(self.low_res).unwrap_or(0);
+        let shape = [batch, self.channels, small(height), small(width)];
+        shaped(low_res, "a low-resolution image", &shape)?;
         if let Some(tokens) = tokens {
             let rows = tokens.rows();
             if rows.len() != batch {

@@ -2,7 +2,7 @@
 
 mod layers;
 
-use super::{Conditioning, Config, Denoiser, WIDEST};
+use super::{Conditioning, Config, Denoiser, WIDEST, divisible};
 use crate::nn::Builder;
 use crate::ops::Activation;
 use candle_core::{Result, bail};
@@ -239,7 +239,13 @@ impl Config for UNet2DModel {
     }
 
     fn divisor(&self) -> usize {
-        1 << self.halvings().min(16)
+        1 << self.halvings()
+    }
+
+    fn check_size(&self, op: &str, height: usize, width: usize) -> Result<()> {
+        // A configuration that was only read may have any number of levels.
+        self.check(op)?;
+        divisible(op, height, width, self.divisor())
     }
 
     fn check(&self, op: &str) -> Result<()> {

@@ -3,7 +3,9 @@
 #   FEATURES=cuda               the device that the whole series computes on (default: the CPU; Metal on a Mac);
 #                               test, weights, speedrun, scores and leaderboard take it, too
 #   PYTHON=python3.12           which Python to use
-# make test                     every check there is
+# make kernel                   register the kernel for your own JupyterLab or VS Code, as "Rust (diffusion)"; FEATURES as above
+# make kernel-remove            remove that registration
+# make test                     every check there is, with the time that each took
 # make bench                    speeds, side by side with what they are compared with
 #   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
 #   ONLY="steps ops"            only these of kernel, steps, sampling, evaluation, ops, scaling; gpu, with FEATURES=cuda
@@ -16,11 +18,12 @@
 # make scores                   measure what is in weights/, into the model cards
 #   NAMES="mnist"               only these
 # make leaderboard              train and measure every choice against every other on the sprites: LEADERBOARD.md
-# make clean                    remove everything that the commands above have made, except downloaded data
+# make clean                    remove everything that the commands above have made, the kernel's registration too; downloaded
+#                               data stays
 
 PYTHON ?= python3
 VENV := .venv/bin/python
-LAB = $(PYTHON) notebooks/lab.py
+LAB = $(PYTHON) diffusion-core/lab/lab.py
 FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
 # With FEATURES=cuda, cargo sees the toolkit that `make toolkit` has found or installed.
@@ -31,7 +34,7 @@ TOOLKIT = $(if $(CUDA),toolkit)
 
 # One thing after the other: each needs what the one before has set up.
 .NOTPARALLEL:
-.PHONY: lab help setup toolkit test rust-tests notebook-tests bench notebooks weights speedrun scores leaderboard clean python
+.PHONY: lab help setup kernel kernel-remove toolkit test rust-tests notebook-tests bench notebooks weights speedrun scores leaderboard clean python
 
 lab: python
 	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
@@ -42,10 +45,19 @@ help:
 setup: python
 	@$(LAB) setup $(FEATURE_FLAGS)
 
+kernel: python
+	@$(LAB) register $(FEATURE_FLAGS)
+
+kernel-remove: python
+	@$(LAB) unregister
+
 toolkit: python
 	@$(LAB) toolkit
 
+# Every line that a recipe of `make test` runs goes through .ci/timed, which keeps how long it took.
+test: SHELL := .ci/timed
 test: setup rust-tests notebook-tests
+	@.ci/timed --summary
 
 rust-tests: $(TOOLKIT)
 	cargo fmt --all --check
@@ -53,8 +65,8 @@ rust-tests: $(TOOLKIT)
 	$(IN)RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps $(FEATURE_FLAGS)
 	$(IN)cargo test --locked --workspace $(FEATURE_FLAGS)
 
-notebook-tests: .venv/tests.stamp
-	$(VENV) -m pytest tests
+notebook-tests: setup .venv/tests.stamp
+	$(VENV) -m pytest tests --durations=15
 
 # Only the kernel's part needs Jupyter.
 BENCH_KERNEL = $(if $(ONLY),$(filter kernel,$(ONLY)),kernel)
@@ -96,7 +108,8 @@ SCALE_sprites-context = 4
 leaderboard: $(TOOLKIT)
 	$(DIFFUSION) leaderboard
 
-.venv/tests.stamp: tests/requirements.txt .venv/requirements.stamp
+# After `setup`: when that installs .venv again, the stamp is gone with the old one.
+.venv/tests.stamp: tests/requirements.txt
 	@$(VENV) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
@@ -106,4 +119,5 @@ python:
 	(https://www.python.org/downloads/), or name one with 'make PYTHON=/path/to/python3'."; exit 1; }
 
 clean:
+	@! command -v "$(PYTHON)" >/dev/null || $(LAB) unregister --clean
 	rm -rf .venv .evcxr .lab .cuda target tests/browser/node_modules

@@ -45,14 +45,18 @@ def browser():
 def lab(tmp_path_factory):
     """A JupyterLab that `make lab` opened: gives the address of a notebook."""
     folder = tmp_path_factory.mktemp("lab")
-    arguments = f"--no-browser --port 8931 --IdentityProvider.token={SECRET} --allow-root --LabApp.expose_app_in_browser=True"
+    arguments = f"--no-browser --port 8931 --IdentityProvider.token={SECRET} --LabApp.expose_app_in_browser=True"
+    # The machine has another kernel `rust`, which does not even start.
+    other = folder / "other" / "kernels" / "rust"
+    other.mkdir(parents=True)
+    (other / "kernel.json").write_text(json.dumps({"argv": ["/bin/false", "{connection_file}"], "display_name": "Rust", "language": "rust"}))
     log = (folder / "log").open("w+")
     server = subprocess.Popen(["make", "lab", f"ARGS={arguments}"], cwd=ROOT, stdout=log, stderr=log, start_new_session=True,
-                              env=dict(os.environ, JUPYTER_CONFIG_DIR=str(folder)))
+                              env=dict(os.environ, JUPYTER_CONFIG_DIR=str(folder), JUPYTER_PATH=str(folder / "other")))
     try:
         for _ in range(600):
             text = (folder / "log").read_text()
-            if found := re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab", text):
+            if found := re.search(r"http://(?:localhost|127\.0\.0\.1):(\d+)/lab/tree/01_forward.ipynb\?token=", text):
                 break
             assert server.poll() is None, text
             time.sleep(0.5)

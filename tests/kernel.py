@@ -1,4 +1,6 @@
 """The real Rust kernel, as JupyterLab starts it, driven from Python."""
+import os
+import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +11,12 @@ from nbformat.v4 import output_from_msg
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
+sys.path.insert(0, str(ROOT / "diffusion-core" / "lab"))
+import lab  # noqa: E402
+
+# As `make lab` does: this machine may have another kernel `rust`.
+os.environ.update(lab.jupyter_environment())
+
 DEP = ':dep diffusion-core = { path = "../diffusion-core" }'
 
 # What a cell writes to stderr may reach Jupyter a moment after the message that the cell is done.
@@ -68,6 +76,11 @@ class Kernel:
         self.started_in = time.monotonic() - began
         return self
 
+    @property
+    def build_folder(self):
+        """Where this kernel builds its cells: its own copy of the cache."""
+        return lab.KERNELS / str(self.manager.provisioner.pid)
+
     def __exit__(self, *_):
         self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
@@ -84,3 +97,9 @@ class Kernel:
         if result.error:
             raise CellFailed(code, result.error)
         return result
+
+
+def built(folder):
+    """The libraries of diffusion-core in a build folder, and when each was made."""
+    files = folder.glob("target/*/debug/deps/libdiffusion_*")
+    return {file.name: file.stat().st_mtime for file in files if not file.name.endswith(".d")}

@@ -5,10 +5,8 @@ import subprocess
 import sys
 
 import pytest
-from kernel import NOTEBOOKS
-
-sys.path.insert(0, str(NOTEBOOKS))
-import cuda_toolkit  # noqa: E402
+import kernel  # noqa: F401  (which knows where cuda_toolkit is)
+import cuda_toolkit
 
 HEADER = """+-----------------------------------------------------------------------------------------+
 | NVIDIA-SMI {driver}              Driver Version: {driver}      CUDA Version: {cuda}     |

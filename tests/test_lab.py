@@ -7,10 +7,8 @@ import time
 
 import psutil
 import pytest
-from kernel import NOTEBOOKS, ROOT
-
-sys.path.insert(0, str(NOTEBOOKS))
-import lab  # noqa: E402
+from kernel import DEP, NOTEBOOKS, ROOT, built, lab
+from notebooks import code_cells, read
 
 
 def tools(folder, **versions):
@@ -59,11 +57,31 @@ def test_a_device_that_cannot_be_built_for_is_an_error(tmp_path, monkeypatch, fe
     assert sentence in str(problem.value)
 
 
-def test_root_is_told_before_anything_is_built(monkeypatch):
-    monkeypatch.setattr(os, "geteuid", lambda: 0)
-    monkeypatch.setattr(lab, "setup", lambda features: pytest.fail("it was built first"))
-    with pytest.raises(lab.Problem, match='make lab ARGS="--allow-root"'):
-        lab.open_lab([], [])
+@pytest.mark.parametrize("user, arguments, added, said", [
+    (0, ["--no-browser"], ["--allow-root"], "with --allow-root. It listens on localhost only and asks for the token in the address below."),
+    (0, ["--ip=0.0.0.0"], ["--allow-root"], "with --allow-root."),
+    (0, ["--ServerApp.ip", "0.0.0.0"], ["--allow-root"], "with --allow-root."),
+    (0, ["--allow-root"], [], ""),
+    (1000, [], [], ""),
+])
+def test_jupyterlab_is_started_for_root_too(monkeypatch, capsys, user, arguments, added, said):
+    monkeypatch.setattr(os, "geteuid", lambda: user)
+    command = lab.lab_command(arguments)
+    assert command[1:] == ["lab", "--LabApp.default_url=/lab/tree/01_forward.ipynb", *added, *arguments, str(NOTEBOOKS / "01_forward.ipynb")]
+    printed = capsys.readouterr().out
+    assert len(printed.splitlines()) == bool(said) and printed.strip().endswith(said)
+
+
+def test_jupyter_takes_the_projects_kernel_and_not_another_of_its_name(tmp_path):
+    """JUPYTER_PATH goes before everything else, the user's own kernels before those of an environment."""
+    for folder in ("path", "home"):
+        spec = tmp_path / folder / "kernels" / "rust" / "kernel.json"
+        spec.parent.mkdir(parents=True)
+        spec.write_text(json.dumps({"argv": ["no-kernel"], "display_name": "Rust", "language": "rust"}))
+    base = dict(os.environ, JUPYTER_PATH=str(tmp_path / "path"), JUPYTER_DATA_DIR=str(tmp_path / "home"))
+    ask = "from jupyter_client.kernelspec import get_kernel_spec as get; print(get('rust').resource_dir)"
+    found = subprocess.check_output([lab.VENV / "bin" / "python", "-c", ask], env=lab.jupyter_environment(base), text=True)
+    assert found.strip() == str(lab.JUPYTER / "kernels" / "rust")
 
 
 def test_the_makefile_says_which_python_it_lacks():
@@ -73,7 +91,7 @@ def test_the_makefile_says_which_python_it_lacks():
 
 
 def test_a_problem_is_one_line_and_an_exit_status(tmp_path):
-    command = [sys.executable, str(NOTEBOOKS / "lab.py"), "setup"]
+    command = [sys.executable, lab.__file__, "setup"]
     run = subprocess.run(command, env=dict(os.environ, PATH=str(tmp_path)), capture_output=True, text=True)
     assert run.returncode == 1 and len(run.stderr.splitlines()) == 1 and run.stderr.startswith("make: rustc")
 
@@ -104,7 +122,29 @@ def test_features_reach_the_crate_that_the_notebooks_depend_on(tmp_path, monkeyp
     assert 'candle-core feature "cuda"' in tree.stdout, tree.stderr
 
 
-def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypatch):
+def test_cargo_would_build_nothing_in_the_cache():
+    """It is asked just as the kernel would ask it: with other settings it would want to build everything."""
+    assert lab.is_fresh(lab.cache([])[0], [])
+
+
+def test_cargo_is_asked_whether_the_cache_is_up_to_date(tmp_path, monkeypatch):
+    monkeypatch.setattr(lab, "LAB", tmp_path)
+    core, folder = tmp_path / "core", tmp_path / "build"
+    for package, name, more in ((core, "diffusion-core", ""), (folder, "ctx", '[dependencies]\ndiffusion-core = { path = "../core" }\n')):
+        (package / "src").mkdir(parents=True)
+        (package / "src" / "lib.rs").touch()
+        (package / "Cargo.toml").write_text(f'[package]\nname = "{name}"\nversion = "1.0.0"\nedition = "2024"\n\n{more}')
+    assert not lab.is_fresh(folder, []), "nothing is built yet"
+    command, environment = lab.kernels_cargo(folder, [])
+    subprocess.run(command, cwd=folder, env=environment, check=True)
+    assert lab.is_fresh(folder, [])
+    later = time.time() + 5
+    os.utime(core / "src" / "lib.rs", (later, later))
+    assert not lab.is_fresh(folder, []), "the same content with a newer time stamp, as after `git checkout`"
+    assert not list(folder.glob("target/*/debug/deps/*.tmp*"))
+
+
+def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lab, "LAB", tmp_path)
     folder, stamp = lab.cache([])
     kernel = tmp_path / "evcxr_jupyter"
@@ -120,6 +160,8 @@ def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypat
         return subprocess.CompletedProcess(command, 0)
 
     monkeypatch.setattr(lab.subprocess, "run", build)
+    monkeypatch.setattr(lab, "is_fresh", lambda folder, features: fresh)
+    fresh = True
     with pytest.raises(KeyboardInterrupt):
         lab.fill_cache(kernel, [])
     assert not stamp.exists(), "a half-built cache must not pass for a whole one"
@@ -127,10 +169,14 @@ def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypat
     assert stamp.exists() and calls == [str(folder)] * 2
     lab.fill_cache(kernel, [])
     assert len(calls) == 2, "nothing has changed, so nothing is built"
+    fresh = False
+    lab.fill_cache(kernel, [])
+    assert len(calls) == 3, "cargo would build it again at every start of a kernel"
+    assert "newer than the kernel's build" in capsys.readouterr().out
 
 
 def test_a_kernel_that_dies_while_it_builds_is_an_error(tmp_path):
-    environment = dict(os.environ, PYTHONPATH=str(lab.NOTEBOOKS), EVCXR_TMPDIR=str(tmp_path))
+    environment = dict(os.environ, PYTHONPATH=str(lab.HERE), EVCXR_TMPDIR=str(tmp_path))
     command = [sys.executable, "-c", "from lab import warm_up; warm_up()"]
     pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
     with subprocess.Popen(command, env=environment, text=True, **pipes) as build:
@@ -156,3 +202,97 @@ def test_kernels_clean_up_behind_themselves_and_behind_killed_ones(tmp_path, mon
     assert lab.run_kernel(ready, ["/bin/sh", "-c", look]) == 0
     assert list((tmp_path / "kernels").iterdir()) == []
     assert (ready / "target" / "libready.rlib").read_text() == "built"
+
+
+IN_ANOTHER_JUPYTER = """
+import json, sys, time
+from jupyter_client.kernelspec import KernelSpecManager
+from jupyter_client.manager import start_new_kernel
+
+kernel, folder, *cells = json.loads(sys.argv[1])
+began, told = time.time(), {"kernels": sorted(KernelSpecManager().find_kernel_specs()), "images": 0, "errors": []}
+def show(message):
+    told["images"] += "image/png" in message["content"].get("data", {})
+    if message["msg_type"] == "error":
+        told["errors"].append(message["content"]["evalue"])
+manager, client = start_new_kernel(kernel_name=kernel, startup_timeout=120, cwd=folder)
+told["pid"] = manager.provisioner.pid
+for cell in cells:
+    client.execute_interactive(cell, output_hook=show, timeout=None)
+    if told["images"]:
+        break
+told["seconds"] = time.time() - began
+print(json.dumps(told), flush=True)
+sys.stdin.read()
+client.stop_channels()
+manager.shutdown_kernel()
+"""
+
+
+@pytest.fixture
+def another_jupyter(tmp_path):
+    """A Jupyter that knows nothing of the project: an environment and a data folder of its own, and no cargo on PATH."""
+    venv = tmp_path / "venv"
+    subprocess.run([sys.executable, "-m", "venv", "--without-pip", venv], check=True)
+    site = next((lab.VENV / "lib").glob("python*/site-packages"))  # its jupyter_client, so that nothing is downloaded
+    environment = {"HOME": str(tmp_path), "PATH": "/usr/bin:/bin", "PYTHONPATH": str(site), "JUPYTER_DATA_DIR": str(tmp_path / "data")}
+    # A home without them would also be one without Rust.
+    for name, folder in (("CARGO_HOME", ".cargo"), ("RUSTUP_HOME", ".rustup")):
+        environment[name] = os.environ.get(name, os.path.expanduser(f"~/{folder}"))
+
+    def run(kernel, folder, *cells, look=lambda pid: None):
+        command = [venv / "bin" / "python", "-c", IN_ANOTHER_JUPYTER, json.dumps([kernel, str(folder), *cells])]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
+            told = json.loads(process.stdout.readline())
+            look(told["pid"])
+            process.communicate("")
+        return told
+
+    return run
+
+
+def test_a_jupyter_of_ones_own_gets_the_kernel_with_its_cache(tmp_path, another_jupyter):
+    def make(target):
+        done = subprocess.run(["make", target], cwd=ROOT, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    def compiled_nothing(pid):
+        assert built(lab.KERNELS / str(pid)) == built(lab.cache([])[0])
+
+    environment = dict(os.environ, JUPYTER_DATA_DIR=str(tmp_path / "data"))
+    folder = tmp_path / "data" / "kernels" / "rust-diffusion"
+    assert f'"Rust (diffusion)" is registered in {folder}.' in make("kernel")
+    cells = [cell.source for cell in code_cells(read(NOTEBOOKS / "01_forward.ipynb"))]
+    seen = another_jupyter("rust-diffusion", NOTEBOOKS, *cells, look=compiled_nothing)
+    print(f"first picture after {seen['seconds']:.0f} s")
+    assert "rust-diffusion" in seen["kernels"] and "rust" not in seen["kernels"]
+    assert seen["images"] == 1 and not seen["errors"]
+    # A notebook that lies elsewhere says where the crate is.
+    elsewhere = DEP.replace("../diffusion-core", str(ROOT / "diffusion-core"))
+    seen = another_jupyter("rust-diffusion", tmp_path, elsewhere, "diffusion_core::device::Setup::new(1)", look=compiled_nothing)
+    assert not seen["errors"]
+    assert f"was removed from {folder}" in make("kernel-remove")
+    assert not folder.exists()
+    assert f"there is no {folder}" in make("kernel-remove")
+
+
+@pytest.mark.parametrize("environment", [{}, {"XDG_DATA_HOME": "/data"}, {"JUPYTER_DATA_DIR": "/jupyter"}])
+def test_kernels_are_registered_where_jupyter_looks_for_them(environment):
+    ask = "from jupyter_core.paths import jupyter_data_dir as get; print(get())"
+    base = {"HOME": os.environ["HOME"], **environment}
+    folder = subprocess.check_output([lab.VENV / "bin" / "python", "-c", ask], env=base, text=True).strip()
+    assert str(lab.user_kernels(environment)) == f"{folder}/kernels"
+
+
+def test_clean_leaves_the_registration_of_another_folder_alone(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path))
+    spec = tmp_path / "kernels" / "rust-diffusion" / "kernel.json"
+    spec.parent.mkdir(parents=True)
+    lab.unregister_for_user(clean=True)
+    for script, stays in (("/elsewhere/lab.py", True), (lab.__file__, False)):
+        spec.write_text(json.dumps({"argv": ["python3", script, "kernel"]}))
+        lab.unregister_for_user(clean=True)
+        assert spec.exists() == stays
+    assert "Rust (diffusion)" in capsys.readouterr().out

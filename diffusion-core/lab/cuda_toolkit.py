@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parent.parent
+ROOT = Path(__file__).resolve().parent.parent.parent
 OWN = ROOT / ".cuda"
 
 # All of one version: parts of different versions do not work together (ptxas refuses what nvcc wrote). Kernels come as PTX, which

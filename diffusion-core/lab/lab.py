@@ -1,14 +1,16 @@
 #!/usr/bin/env python3
 """Sets up the Rust notebooks and opens them. Called by the Makefile: `make lab`.
 
-    lab.py setup [--features cuda]      .venv, the Rust kernel, its build cache
+    lab.py setup [--features cuda]      install .venv, the Rust kernel and its build cache
     lab.py open [--features cuda] ...   the same, then JupyterLab on the first notebook; further options go to JupyterLab
-    lab.py toolkit                      the CUDA toolkit alone, for the command line
-    lab.py kernel CACHE KERNEL ...      what Jupyter runs: starts the kernel on a copy of the build cache
+    lab.py register [--features cuda]   the same as setup, then register the kernel for every Jupyter of this user
+    lab.py unregister                   remove that registration
+    lab.py toolkit                      install the CUDA toolkit alone, for the command line
+    lab.py kernel CACHE KERNEL ...      what Jupyter runs: start the kernel on a copy of the build cache
 
-Everything stays inside the project: .venv (JupyterLab and the kernel's registration), .evcxr (the kernel, unless a
-fitting one is on PATH), .lab (the kernel's build cache) and .cuda (see cuda_toolkit.py). Only cargo's own cache lies elsewhere.
-Any step that was interrupted is taken up again by the next call. Standard library only.
+Everything stays inside the project: .venv (JupyterLab and its kernelspec), .evcxr (the kernel, unless evcxr_jupyter of the
+right version is on PATH), .lab (the kernel's build cache) and .cuda (see cuda_toolkit.py). The exceptions are cargo's own cache
+and what `register` writes. An interrupted step is resumed by the next call. Standard library only.
 """
 import hashlib
 import json
@@ -25,10 +27,14 @@ from pathlib import Path
 import cuda_toolkit
 from cuda_toolkit import Problem
 
-ROOT = Path(__file__).resolve().parent.parent
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parent.parent
 NOTEBOOKS, VENV, EVCXR, LAB = ROOT / "notebooks", ROOT / ".venv", ROOT / ".evcxr", ROOT / ".lab"
 FIRST = "01_forward.ipynb"
 KERNELS = LAB / "kernels"
+JUPYTER = VENV / "share" / "jupyter"
+# The kernel that `make kernel` registers for the user's own Jupyter.
+USER_KERNEL, USER_KERNEL_TITLE = "rust-diffusion", "Rust (diffusion)"
 PYTHON, RUST, KERNEL = (3, 10), (1, 95), (0, 22)
 FEATURES = ("cuda", "metal")
 INTERRUPTED = 130
@@ -91,7 +97,7 @@ def stamped(stamp, value):
 
 
 def make_venv():
-    requirements = NOTEBOOKS.parent / "requirements.txt"
+    requirements = ROOT / "requirements.txt"
     stamp, want = VENV / "requirements.stamp", digest(requirements, sys.version)
     if stamped(stamp, want):
         return
@@ -125,43 +131,98 @@ def find_kernel():
     return own
 
 
+def jupyter_environment(base=os.environ):
+    """The environment in which Jupyter takes our kernel `rust`, whatever other kernels of that name this machine has."""
+    paths = filter(None, (str(JUPYTER), base.get("JUPYTER_PATH")))
+    return {**base, "JUPYTER_PATH": os.pathsep.join(paths), "JUPYTER_PREFER_ENV_PATH": "1"}
+
+
 def register_kernel(kernel, features):
     """Writes the kernelspec `rust` into .venv, where only this JupyterLab sees it."""
-    jupyter = VENV / "share" / "jupyter"
-    spec, config = jupyter / "kernels" / "rust" / "kernel.json", LAB / "evcxr"
-    environment = dict(os.environ, JUPYTER_PATH=str(jupyter))
+    spec = JUPYTER / "kernels" / "rust" / "kernel.json"
     if not spec.is_file():
+        environment = dict(os.environ, JUPYTER_PATH=str(JUPYTER))
         subprocess.run([str(kernel), "--install"], check=True, env=environment, stdout=subprocess.DEVNULL)
-    # evcxr reads this folder in place of the user's own.
+    write_kernelspec(spec, "Rust", kernel, features)
+
+
+def write_kernelspec(spec, title, kernel, features):
+    # evcxr reads this folder in place of the user's own, and its evcxr.toml where the notebook's folder has none.
+    config = LAB / "-".join(["evcxr", *(features or ["cpu"])])
     config.mkdir(parents=True, exist_ok=True)
+    shutil.copy(NOTEBOOKS / "evcxr.toml", config / "evcxr.toml")
     (config / "init.evcxr").write_text(first_lines(features) if features else "")
     spec.write_text(json.dumps({
-        "argv": [sys.executable, str(Path(__file__).resolve()), "kernel", str(cache(features)[0]), str(kernel),
+        "argv": [sys.executable, str(HERE / "lab.py"), "kernel", str(cache(features)[0]), str(kernel),
                  "--control_file", "{connection_file}"],
-        "display_name": "Rust",
+        "display_name": title,
         "language": "rust",
         "interrupt_mode": "message",
-        "env": {"EVCXR_CONFIG_DIR": str(config), "JUPYTER_PATH": str(jupyter)},
+        # CARGO_FOLDER: an editor that was started from a menu may have a PATH without cargo.
+        "env": {"EVCXR_CONFIG_DIR": str(config), "JUPYTER_PATH": str(JUPYTER),
+                "CARGO_FOLDER": str(Path(shutil.which("cargo")).parent)},
     }, indent=2))
 
 
+def user_kernels(environment=os.environ):
+    """Where every Jupyter of this user looks for kernels: `kernels` in Jupyter's data folder."""
+    if folder := environment.get("JUPYTER_DATA_DIR"):
+        return Path(folder) / "kernels"
+    if sys.platform == "darwin":
+        return Path.home() / "Library" / "Jupyter" / "kernels"
+    return Path(environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share") / "jupyter" / "kernels"
+
+
+def register_for_user(features):
+    """Makes the kernel known to the user's own JupyterLab, VS Code and nbconvert."""
+    setup(features)
+    folder = user_kernels() / USER_KERNEL
+    folder.mkdir(parents=True, exist_ok=True)
+    for logo in (JUPYTER / "kernels" / "rust").glob("logo-*.png"):
+        shutil.copy(logo, folder)
+    write_kernelspec(folder / "kernel.json", USER_KERNEL_TITLE, find_kernel(), features)
+    print(f"The kernel \"{USER_KERNEL_TITLE}\" is registered in {folder}.\n"
+          "Choose it in JupyterLab (the kernel's name, top right) or in VS Code (Select Kernel > Jupyter Kernel).\n"
+          "It uses the build in this folder: after a change to the crate, or if the folder is moved, run `make kernel` again.\n"
+          "`make kernel-remove` removes it.", flush=True)
+
+
+def unregister_for_user(clean=False):
+    """Removes what `register_for_user` wrote. `make clean` leaves another folder's registration alone, and says less."""
+    folder = user_kernels() / USER_KERNEL
+    spec = folder / "kernel.json"
+    ours = spec.is_file() and json.dumps(str(HERE / "lab.py")) in spec.read_text()
+    if folder.is_dir() and (ours or not clean):
+        shutil.rmtree(folder)
+        print(f"The kernel \"{USER_KERNEL_TITLE}\" was removed from {folder}.")
+    elif not clean:
+        print(f"The kernel \"{USER_KERNEL_TITLE}\" is not registered: there is no {folder}.")
+
+
 def first_lines(features):
-    """What every kernel does first. A second dependency that asks diffusion-core for a feature turns it on for the notebooks'
-    `:dep` too: this is the one place where the device is chosen. It is built before evcxr reads the prelude of evcxr.toml, so
-    what that says of the build is said here, too: else every start of a kernel would build the crate in two ways."""
+    """What every kernel does first. A second dependency that enables a feature of diffusion-core enables it for the notebooks'
+    `:dep` too: this is the one place where the device is chosen. evcxr builds it before it reads the prelude of evcxr.toml, so
+    the build settings of the prelude are repeated here: otherwise every start of a kernel would build the crate in two ways."""
     build = re.findall(r"^:build_env .*\n", (NOTEBOOKS / "evcxr.toml").read_text(), re.M)
     return "".join(build) + feature_package(features)
 
 
 def feature_package(features):
-    package = LAB / "features"
+    package = LAB / "-".join(["features", *features])
     (package / "src").mkdir(parents=True, exist_ok=True)
-    (package / "src" / "lib.rs").write_text("")
+    write_if_changed(package / "src" / "lib.rs", "")
     core = json.dumps(str(ROOT / "diffusion-core"))
-    (package / "Cargo.toml").write_text(
+    write_if_changed(
+        package / "Cargo.toml",
         '[package]\nname = "diffusion-features"\nversion = "0.0.0"\nedition = "2024"\n\n[workspace]\n\n'
         f"[dependencies]\ndiffusion-core = {{ path = {core}, features = {json.dumps(list(features))} }}\n")
     return f":dep diffusion-features = {{ path = {json.dumps(str(package))} }}\n"
+
+
+def write_if_changed(file, text):
+    """cargo builds again what is newer than its build, even if nothing in it has changed."""
+    if not file.is_file() or file.read_text() != text:
+        file.write_text(text)
 
 
 def building_environment(features, **more):
@@ -170,30 +231,59 @@ def building_environment(features, **more):
     return cuda_toolkit.environment(base=base) if "cuda" in features else base
 
 
+def is_fresh(folder, features):
+    """Whether cargo would compile nothing if the kernel built diffusion-core in this folder.
+
+    Only cargo knows: it goes by time stamps, so that a `git checkout` or a copy of the sources makes it build again what has not
+    changed. It is asked with the kernel's settings (evcxr's Config::cargo_command) and a rustc that refuses to compile."""
+    refuse = LAB / "refuse"
+    write_if_changed(refuse, '#!/bin/sh\n# rustc that answers questions, but compiles nothing.\n'
+                             'case "$*" in *"--crate-name ___"* | *-vV*) exec "$@" ;; esac\nexit 1\n')
+    refuse.chmod(0o755)
+    command, environment = kernels_cargo(folder, features)
+    environment["RUSTC_WRAPPER"] = str(refuse)
+    return subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+                          stderr=subprocess.DEVNULL).returncode == 0
+
+
+def kernels_cargo(folder, features):
+    """The command by which the kernel builds diffusion-core in `folder`, without a cell's code, and its environment."""
+    host = re.search(r"^host: (.+)$", rustc_version(), re.M)[1]
+    settings = dict(re.findall(r"^:build_env (\w+)=(.*)$", (NOTEBOOKS / "evcxr.toml").read_text(), re.M))
+    mold, lld = (sys.platform != "darwin" and shutil.which(linker) for linker in ("mold", "lld"))
+    flags = "-Cprefer-dynamic" + (" -Clink-arg=-fuse-ld=lld" if lld and not mold else "")
+    packages = ["diffusion-core", *(["diffusion-features"] if features else [])]
+    command = ["cargo", "build", "--offline", "--target", host, *(part for name in packages for part in ("--package", name))]
+    return command, building_environment(features, CARGO_TARGET_DIR="target", CARGO_BUILD_BUILD_DIR="target", RUSTFLAGS=flags, **settings)
+
+
+def rustc_version():
+    return subprocess.check_output(["rustc", "-vV"]).decode()
+
+
 def fill_cache(kernel, features):
     """Lets the kernel itself build what the notebooks depend on, in the folder that later kernels start from."""
     folder, stamp = cache(features)
-    sources = sorted(p for p in (ROOT / "diffusion-core").rglob("*") if p.is_file() and "target" not in p.parts)
     toolkit = (cuda_toolkit.OWN / "toolkit.json").read_text() if "cuda" in features else ""
-    want = digest(kernel, features, toolkit, subprocess.check_output(["rustc", "-vV"]).decode(),
-                  NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock", *(part for path in sources for part in (path.relative_to(ROOT), path)))
-    if stamped(stamp, want):
+    want = digest(kernel, features, toolkit, rustc_version(), NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock")
+    same_settings = stamped(stamp, want)
+    if same_settings and is_fresh(folder, features):
         return
-    first_time = not stamp.is_file()
     length = "half an hour, as nvcc compiles candle's kernels" if "cuda" in features else "3 to 10 minutes"
-    print("Building diffusion-core as the kernel does" + (f": once, some {length} …" if first_time else " …"), flush=True)
+    print("The sources of diffusion-core are newer than the kernel's build of it. Building it again …" if same_settings else
+          f"Building diffusion-core for the kernel. The first time this takes {length} …", flush=True)
     began = time.time()
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
     # The versions that the project was tested with.
     shutil.copy(ROOT / "Cargo.lock", folder / "Cargo.lock")
     script = "from lab import warm_up; warm_up()"
-    environment = building_environment(features, PYTHONPATH=str(NOTEBOOKS), EVCXR_TMPDIR=str(folder))
+    environment = building_environment(features, **jupyter_environment({}), PYTHONPATH=str(HERE), EVCXR_TMPDIR=str(folder))
     code = subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode
     if code == INTERRUPTED:
         raise KeyboardInterrupt
     if code:
-        raise Problem("The kernel could not build diffusion-core: see the messages above. Run the command again once that is mended.")
+        raise Problem("the kernel could not build diffusion-core: see the messages above. Fix what they name, then run the same command.")
     stamp.write_text(want)
     print(f"… done in {time.time() - began:.0f} s.", flush=True)
 
@@ -258,15 +348,21 @@ def setup(features):
 
 
 def open_lab(features, arguments):
-    if os.geteuid() == 0 and "--allow-root" not in arguments:
-        raise Problem("JupyterLab does not start for root unless it is told to: make lab ARGS=\"--allow-root\".")
     setup(features)
-    if "--no-browser" in arguments:
-        print(f"In the address below, put /lab/tree/{FIRST} in the place of /lab to open the first notebook.", flush=True)
-    environment = dict(os.environ, JUPYTER_PREFER_ENV_PATH="1")
-    command = [str(VENV / "bin" / "jupyter"), "lab", *arguments, str(NOTEBOOKS / FIRST)]
     os.chdir(ROOT)
-    os.execve(command[0], command, environment)
+    command = lab_command(arguments)
+    os.execve(command[0], command, jupyter_environment())
+
+
+def lab_command(arguments):
+    """JupyterLab on the first notebook. The address that it prints leads there, too."""
+    command = [str(VENV / "bin" / "jupyter"), "lab", f"--LabApp.default_url=/lab/tree/{FIRST}"]
+    if os.geteuid() == 0 and "--allow-root" not in arguments:
+        command.append("--allow-root")
+        usual = not any(re.match(r"--(\w+\.)?(ip|token|password)\b", argument) for argument in arguments)
+        print("You are root, so JupyterLab is started with --allow-root"
+              + (". It listens on localhost only and asks for the token in the address below." if usual else "."), flush=True)
+    return [*command, *arguments, str(NOTEBOOKS / FIRST)]
 
 
 def copy_cache(folder, target):
@@ -289,6 +385,10 @@ def run_kernel(ready, command):
     """Starts the kernel in a build folder of its own, a copy of `ready`, and removes that when the kernel ends."""
     if "EVCXR_TMPDIR" in os.environ:  # this kernel is to fill the cache
         os.execv(command[0], command)
+    if not Path(command[0]).is_file():
+        sys.exit(f"The Rust kernel {command[0]} does not exist. Run `make kernel` in {ROOT} to set it up again.")
+    if folder := os.environ.get("CARGO_FOLDER"):
+        os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), folder)))
     KERNELS.mkdir(parents=True, exist_ok=True)
     for left in KERNELS.iterdir():  # by kernels that were killed
         if not alive(left.name):
@@ -318,8 +418,11 @@ def alive(pid):
     return True
 
 
+ACTIONS = ("setup", "open", "register", "unregister", "toolkit", "kernel")
+
+
 def main(arguments):
-    if not arguments or arguments[0] not in ("setup", "open", "toolkit", "kernel"):
+    if not arguments or arguments[0] not in ACTIONS:
         sys.exit(__doc__)
     action, rest = arguments[0], arguments[1:]
     if action == "kernel":
@@ -333,15 +436,19 @@ def main(arguments):
             cuda_toolkit.choose()
         elif action == "setup":
             setup(features)
+        elif action == "register":
+            register_for_user(features)
+        elif action == "unregister":
+            unregister_for_user(clean="--clean" in rest)
         else:
             open_lab(features, rest)
     except Problem as problem:
         sys.exit(f"make: {problem}")
     except subprocess.CalledProcessError as error:
-        sys.exit(f"make: `{' '.join(map(str, error.cmd))}` failed ({error.returncode}): see its messages above; "
-                 "once mended, the same command goes on from here.")
+        sys.exit(f"make: `{' '.join(map(str, error.cmd))}` failed (exit status {error.returncode}): see its messages above. "
+                 "Fix what they name, then run the same command: it resumes here.")
     except KeyboardInterrupt:
-        sys.exit("\nStopped. The same command goes on from here.")
+        sys.exit("\nStopped. Run the same command to resume.")
     return 0
 
 

@@ -1,7 +1,7 @@
 //! Makes the parameters of a network by name, from a seeded generator.
 
 use super::Parameters;
-use super::parameters::{check_finite, is_float};
+use super::parameters::{Role, check_finite, is_float};
 use super::trace::Probe;
 use crate::rng::Rng;
 use candle_core::{Device, Result, Shape, Tensor, Var, bail};
@@ -81,6 +81,25 @@ enum Source<'a> {
     Tensors(&'a mut Parameters, &'a HashMap<String, Tensor>),
     /// They exist.
     Constants(&'a Parameters),
+}
+
+impl Parameters {
+    /// The builder of layers with new parameters; initial values are drawn from `rng`.
+    pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
+        Builder::new(self, rng)
+    }
+
+    /// The builder of layers whose values exist already, in a file say: each parameter takes the tensor of its name, converted
+    /// to the type and device of the parameters. The caller is to check what is left over in `tensors`.
+    pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
+        Builder::from_tensors(self, tensors)
+    }
+
+    /// The builder of the same layers once more with the existing parameters as constants: without gradients, so that candle
+    /// keeps nothing for a backward pass. They share their numbers with the parameters.
+    pub fn constants(&self) -> Builder<'_> {
+        Builder::constants(self)
+    }
 }
 
 impl<'a> Builder<'a> {
@@ -228,13 +247,6 @@ impl<'a> Builder<'a> {
             },
         }
     }
-}
-
-/// Whether a number of a network is learned by gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Trained,
-    Buffer,
 }
 
 #[cfg(test)]

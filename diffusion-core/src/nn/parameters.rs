@@ -1,9 +1,7 @@
 //! The parameters of a network, by name.
 
-use super::builder::Role;
 use super::trace::Trace;
-use super::{Builder, Checkpoint};
-use crate::rng::Rng;
+use super::Checkpoint;
 use anyhow::Context;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use std::collections::{BTreeMap, HashMap};
@@ -36,23 +34,6 @@ impl Parameters {
             dtype,
             device: device.clone(),
         }
-    }
-
-    /// The builder of layers with new parameters; initial values are drawn from `rng`.
-    pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
-        Builder::new(self, rng)
-    }
-
-    /// The builder of layers whose values exist already, in a file say: each parameter takes the tensor of its name, converted
-    /// to the type and device of the parameters. The caller is to check what is left over in `tensors`.
-    pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
-        Builder::from_tensors(self, tensors)
-    }
-
-    /// The builder of the same layers once more with the existing parameters as constants: without gradients, so that candle
-    /// keeps nothing for a backward pass. They share their numbers with the parameters.
-    pub fn constants(&self) -> Builder<'_> {
-        Builder::constants(self)
     }
 
     pub(super) fn add(&mut self, name: String, values: &Tensor, role: Role) -> Result<Var> {
@@ -235,6 +216,13 @@ fn list(names: &[String]) -> String {
         0 => listed,
         more => format!("{listed} and {more} more"),
     }
+}
+
+/// Whether a number of a network is learned by gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Trained,
+    Buffer,
 }
 
 #[cfg(test)]

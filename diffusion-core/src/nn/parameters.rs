@@ -229,6 +229,7 @@ pub(super) enum Role {
 mod tests {
     use super::*;
     use crate::nn::{Init, Linear};
+    use crate::rng::Rng;
     use std::fs;
 
     fn two_layers(seed: u64, dtype: DType) -> Result<(Parameters, Linear)> {

@@ -50,7 +50,7 @@
 //! | [`metrics`] | how good samples are: Fréchet and kernel distance, precision and recall, copies, PSNR, SSIM | `10_evaluation` |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
-//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
+//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, your own arrays and folders; latents, captions, augmentation | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
 //! | [`show`] | pictures, plots and GIFs that show themselves in a notebook; a page that follows a training | all |

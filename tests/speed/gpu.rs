@@ -31,7 +31,7 @@ impl Work {
         let n = batch.max(64) * 2;
         let pixels =
             (0..n * channels * side * side).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8);
-        let data = Dataset::new(
+        let data = Dataset::from_u8(
             "random",
             pixels.collect(),
             [channels, side, side],

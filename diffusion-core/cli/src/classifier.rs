@@ -4,7 +4,7 @@ use crate::card::{self, Header};
 use crate::sample::prepare;
 use anyhow::{Context, Result};
 use clap::Args;
-use diffusion_core::data::{Part, Source};
+use diffusion_core::data::{Source, Split};
 use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, Fit};
 use std::fs;
@@ -54,7 +54,7 @@ pub fn run(options: Options) -> Result<()> {
         side: options.side,
         ..Default::default()
     };
-    let [train, test] = [Part::Train, Part::Test].map(|part| source.load(part, options.seed));
+    let [train, test] = [Split::Train, Split::Test].map(|split| source.load(split, options.seed));
     let (train, test) = (train?, test?);
     println!("{train}");
     let fit = Fit {

@@ -6,7 +6,7 @@ use crate::sample::{self, How, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
-use diffusion_core::data::{Dataset, Part, Source, TASKS, labels_from_npy, samples_from_npy};
+use diffusion_core::data::{Dataset, Source, Split, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::described;
 use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
 use diffusion_core::rng::Rng;
@@ -90,7 +90,8 @@ pub fn run(options: &Options) -> Result<()> {
         labels: None,
     };
     let seed = options.ask.seed;
-    let [train, real] = [Part::Train, Part::Test].map(|part| source.load(part, options.data_seed));
+    let [train, real] =
+        [Split::Train, Split::Test].map(|split| source.load(split, options.data_seed));
     let (train, real) = (train?, real?);
     let seen = Seen::load(options, &task, &real)?;
     let drawn = match (&options.samples, &model) {

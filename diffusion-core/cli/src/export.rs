@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::Part;
+use diffusion_core::data::Split;
 use diffusion_core::edit::{Filter, enlarge, reduce};
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
@@ -104,7 +104,7 @@ fn steps(model: &Model) -> usize {
 /// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
 fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
     let (data, factor) = (
-        run.data.load(Part::Test, run.training.seed)?,
+        run.data.load(Split::Test, run.training.seed)?,
         model.network.architecture().low_res(),
     );
     let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
@@ -120,7 +120,7 @@ fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
         let model = Model::load(options.run.join("model.safetensors"), &Device::Cpu)?;
         return Ok(vec![(options.out.clone(), model)]);
     }
-    let data = run.data.load(Part::Train, run.training.seed)?;
+    let data = run.data.load(Split::Train, run.training.seed)?;
     let stem = options
         .out
         .file_stem()

@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Part, Source};
+use diffusion_core::data::{Dataset, Source, Split};
 use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, FeatureExtractor, Gaussian, class_accuracy};
 use diffusion_core::prediction::Prediction;
@@ -229,7 +229,7 @@ impl Referee {
             images,
             ..Source::default()
         };
-        let data = source(images).load(Part::Train, 1)?;
+        let data = source(images).load(Split::Train, 1)?;
         let real = Dataset::sprites(5000, 1_000_001)?;
         let others = Dataset::sprites(samples, 1_000_002)?;
         let gaussian =

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, parse_choice};
-use diffusion_core::data::Part;
+use diffusion_core::data::Split;
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
@@ -183,7 +183,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let folder = options.folder(&run);
     let device = crate::device(options.device)?;
     run.training.check()?;
-    let data = run.data.load(Part::Train, run.training.seed)?;
+    let data = run.data.load(Split::Train, run.training.seed)?;
     let architecture = run.architecture(&data);
     println!("{data}");
     let mut training = Training::new(run.training.clone(), architecture, &data, &device)?

@@ -10,15 +10,15 @@
 //! A file is nothing but records: their number is its length / 3073, 10,000 in the official files.
 
 use std::fs::{self, File};
-use std::io::{self, BufReader, Read};
-use std::path::{Path, PathBuf};
+use std::io::{BufReader, Read};
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 use flate2::bufread::GzDecoder;
-use tar::Entry;
 
-use super::download::{self, Fetch, RemoteFile, data_dir};
-use super::{Dataset, Part, locate};
+use super::download::{cifar10, data_dir};
+use super::locate::download;
+use super::{Dataset, Split};
 
 /// The names of CIFAR-10's classes.
 pub const CIFAR10_CLASSES: [&str; 10] = [
@@ -34,8 +34,8 @@ pub const CIFAR10_CLASSES: [&str; 10] = [
     "truck",
 ];
 
-/// The folder of the files in the archive, and in the data folder.
-pub const FOLDER: &str = "cifar-10-batches-bin";
+/// The folder of the files, in the archive and in the data folder.
+const FOLDER: &str = "cifar-10-batches-bin";
 
 const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
@@ -56,50 +56,89 @@ const TEST: [&str; 1] = ["test_batch.bin"];
 
 impl Dataset {
     /// [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html): 32×32 colour photographs of ten kinds of animals and
-    /// vehicles, 50,000 to learn from and 10,000 to test on, downloaded on first use (170.1 MB; 184.4 MB unpacked) into
-    /// `cifar-10-batches-bin` in [`download::data_dir`].
+    /// vehicles, 50,000 training and 10,000 test images. The archive is downloaded on first use (170.1 MB) into
+    /// [`download::data_dir`](super::download::data_dir); unpacked files in `cifar-10-batches-bin` there are used first.
     ///
     /// Author: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009; no licence is stated.
     ///
     /// # Errors
-    /// A file is neither there nor to be had, or is damaged: the message says where to put it by hand.
-    pub fn cifar10(part: Part) -> Result<Self> {
+    /// As [`Dataset::mnist`].
+    pub fn cifar10(split: Split) -> Result<Self> {
+        let names = match split {
+            Split::Train => &TRAIN[..],
+            Split::Test => &TEST,
+        };
+        let dir = data_dir();
+        let batches = match names
+            .iter()
+            .all(|name| dir.join(FOLDER).join(name).is_file())
+        {
+            true => {
+                let read = |name| read_file(&dir.join(FOLDER).join(name));
+                names.iter().map(read).collect::<Result<_>>()?
+            }
+            false => read_archive(&download(&cifar10(), &dir)?, names)?,
+        };
         let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-        for file in locate::cifar10(part, &data_dir())? {
-            let (more_pixels, more_labels) = read(&file)?;
+        for (more_pixels, more_labels) in batches {
             pixels.extend(more_pixels);
             labels.extend(more_labels);
         }
-        Self::new("cifar10", pixels, [3, SIDE, SIDE], labels, &CIFAR10_CLASSES)
+        Self::from_u8("cifar10", pixels, [3, SIDE, SIDE], labels, &CIFAR10_CLASSES)
     }
 }
 
-/// Reads one file: the pixels of its images, (N, 3, 32, 32), and their labels.
-///
-/// # Errors
-/// The file cannot be read; it is empty, has more than 100,000 records, or its length is not that of whole records; a label
-/// is above 9.
-pub fn read(path: &Path) -> Result<(Vec<u8>, Vec<u32>)> {
-    read_records(path)
+/// The pixels, (N, 3, 32, 32), and the labels of one file.
+type Batch = (Vec<u8>, Vec<u32>);
+
+fn read_file(path: &Path) -> Result<Batch> {
+    let open = || {
+        let metadata = fs::metadata(path)?;
+        ensure!(metadata.is_file(), "it is not a file");
+        read(File::open(path)?, metadata.len())
+    };
+    open()
         .with_context(|| format!("cannot read {} as a batch of CIFAR-10", path.display()))
         .map_err(crate::whole)
 }
 
-fn read_records(path: &Path) -> Result<(Vec<u8>, Vec<u32>)> {
-    let metadata = fs::metadata(path)?;
-    ensure!(metadata.is_file(), "it is not a file");
+/// Reads the files of these names from the archive.
+fn read_archive(path: &Path, names: &[&str]) -> Result<Vec<Batch>> {
+    let open = || -> Result<Vec<Batch>> {
+        let mut found: Vec<Option<Batch>> = vec![None; names.len()];
+        let file = BufReader::new(File::open(path)?);
+        for entry in tar::Archive::new(GzDecoder::new(file)).entries()? {
+            let entry = entry?;
+            let path = entry.path_bytes().into_owned();
+            let is_this = |name: &&str| path == format!("{FOLDER}/{name}").as_bytes();
+            if let Some(i) = names.iter().position(is_this) {
+                let bytes = entry.size();
+                found[i] = Some(read(entry, bytes).context(names[i].to_owned())?);
+            }
+        }
+        let named = found.into_iter().zip(names);
+        named
+            .map(|(batch, name)| batch.with_context(|| format!("there is no {name} in it")))
+            .collect()
+    };
+    open()
+        .with_context(|| format!("cannot read {} as the archive of CIFAR-10", path.display()))
+        .map_err(crate::whole)
+}
+
+/// Reads the records of a file of `length` bytes.
+fn read(file: impl Read, length: u64) -> Result<Batch> {
     ensure!(
-        metadata.len() <= MAX_FILE,
+        length <= MAX_FILE,
         "it has more than {MAX_RECORDS} records of {RECORD} bytes"
     );
     let mut bytes = Vec::new();
-    File::open(path)?.take(MAX_FILE).read_to_end(&mut bytes)?;
+    file.take(MAX_FILE).read_to_end(&mut bytes)?;
     ensure!(!bytes.is_empty(), "it is empty");
     let (records, rest) = bytes.as_chunks::<RECORD>();
     ensure!(
-        rest.is_empty(),
-        "its length is {} bytes: {} records of {RECORD} bytes and {} bytes more. Delete it to have it unpacked again",
-        bytes.len(),
+        rest.is_empty() && bytes.len() as u64 == length,
+        "it is cut short: {} records of {RECORD} bytes and {} bytes more",
         records.len(),
         rest.len()
     );
@@ -116,93 +155,10 @@ fn read_records(path: &Path) -> Result<(Vec<u8>, Vec<u32>)> {
     Ok((pixels, labels))
 }
 
-/// Makes sure that the files of a part are in the folder [`FOLDER`] of `data_dir`, and returns their paths in order.
-///
-/// If one is missing, `archive` is downloaded into `data_dir`, unless it is there, and whatever file of either part is
-/// missing is unpacked from it. Files that are there are left as they are. Then the archive is deleted if it was downloaded
-/// by this call, as all of it has been unpacked; one that was there before is kept.
-///
-/// # Errors
-/// As [`download::fetch`]; the archive is damaged or does not hold the files; a file cannot be written.
-pub fn files(
-    part: Part,
-    data_dir: &Path,
-    archive: &RemoteFile,
-    options: &mut Fetch,
-) -> Result<Vec<PathBuf>> {
-    let dir = data_dir.join(FOLDER);
-    let names = match part {
-        Part::Train => &TRAIN[..],
-        Part::Test => &TEST,
-    };
-    let paths = || names.iter().map(|name| dir.join(name));
-    if paths().any(|path| !path.exists()) {
-        let was_there = data_dir.join(&archive.name).exists();
-        let packed = download::fetch(archive, data_dir, options)?;
-        unpack(&packed, &dir)
-            .with_context(|| format!("cannot unpack {}", packed.display()))
-            .map_err(crate::whole)?;
-        if !was_there {
-            // What cannot be deleted only takes space.
-            let _ = fs::remove_file(&packed);
-        }
-    }
-    Ok(paths().collect())
-}
-
-/// Unpacks what is missing in the folder `dir`.
-fn unpack(archive: &Path, dir: &Path) -> Result<()> {
-    fs::create_dir_all(dir).with_context(|| format!("cannot make the folder {}", dir.display()))?;
-    let file = File::open(archive)?;
-    // A second process waits here, and then finds the work done. Without locks, both do the same.
-    let _ = file.lock();
-    let is_missing = |name: &&str| !dir.join(name).exists();
-    let mut missing: Vec<&str> = TRAIN.into_iter().chain(TEST).filter(is_missing).collect();
-    let mut entries = tar::Archive::new(GzDecoder::new(BufReader::new(&file)));
-    for entry in entries.entries()? {
-        if missing.is_empty() {
-            break;
-        }
-        let mut entry = entry?;
-        // A path in the archive is compared, never used.
-        let path = entry.path_bytes().into_owned();
-        let is_this = |name: &&str| path == format!("{FOLDER}/{name}").as_bytes();
-        if let Some(at) = missing.iter().position(is_this) {
-            let name = missing.swap_remove(at);
-            save(&mut entry, dir, name).with_context(|| format!("{FOLDER}/{name}"))?;
-        }
-    }
-    ensure!(
-        missing.is_empty(),
-        "there is no {} in it",
-        missing.join(" and no ")
-    );
-    Ok(())
-}
-
-/// Writes a file of the archive to `dir/name`, complete or not at all.
-fn save(entry: &mut Entry<impl Read>, dir: &Path, name: &str) -> Result<()> {
-    let bytes = entry.size();
-    ensure!(
-        entry.header().entry_type().is_file() && bytes <= MAX_FILE,
-        "it is no file or is too large ({bytes} bytes)"
-    );
-    let (path, part) = (dir.join(name), dir.join(format!("{name}.part")));
-    let cannot = || format!("cannot write {}", part.display());
-    let mut file = File::create(&part).with_context(cannot)?;
-    let written = io::copy(entry, &mut file).with_context(cannot)?;
-    ensure!(
-        written == bytes,
-        "it is cut short: {written} of {bytes} bytes"
-    );
-    file.sync_all().with_context(cannot)?;
-    fs::rename(&part, &path)
-        .with_context(|| format!("cannot rename {} to {}", part.display(), path.display()))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::data::idx::tests::gzip;
 
     /// A record of one label with pixels that count up from it.
     fn record(label: u8) -> Vec<u8> {
@@ -211,69 +167,105 @@ mod tests {
         record
     }
 
-    fn read_bytes(bytes: &[u8]) -> Result<(Vec<u8>, Vec<u32>)> {
-        let dir = tempfile::tempdir()?;
-        let path = dir.path().join("batch.bin");
-        fs::write(&path, bytes)?;
+    fn records(labels: &[u8]) -> Vec<u8> {
+        labels.iter().copied().flat_map(record).collect()
+    }
+
+    fn with_file<T>(bytes: &[u8], read: impl FnOnce(&Path) -> T) -> T {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, bytes).unwrap();
         read(&path)
     }
 
     #[test]
     fn records_are_a_label_and_three_planes() {
-        let bytes: Vec<u8> = [9, 0, 4].into_iter().flat_map(record).collect();
-        let (pixels, labels) = read_bytes(&bytes).unwrap();
+        let (pixels, labels) = with_file(&records(&[9, 0, 4]), read_file).unwrap();
         assert_eq!((labels, pixels.len()), (vec![9, 0, 4], 3 * PIXELS));
         assert_eq!(pixels[..PIXELS], record(9)[1..]);
         assert_eq!(pixels[2 * PIXELS..], record(4)[1..]);
     }
 
     #[test]
-    fn what_is_not_whole_records_is_an_error_that_names_the_file() {
-        let two: Vec<u8> = [1, 2].into_iter().flat_map(record).collect();
-        let three: Vec<u8> = [1, 2, 10].into_iter().flat_map(record).collect();
+    fn malformed_files_are_errors_that_name_the_file() {
+        let two = records(&[1, 2]);
         for (bytes, fact) in [
             (&two[..0], "it is empty"),
             (&two[..1], "0 records of 3073 bytes and 1 bytes more"),
             (&two[..6145], "1 records of 3073 bytes and 3072 bytes more"),
-            (&three, "record 2 (counted from 0) has the label 10"),
+            (
+                &records(&[1, 2, 10]),
+                "record 2 (counted from 0) has the label 10",
+            ),
         ] {
-            let message = read_bytes(bytes).unwrap_err().to_string();
+            let message = with_file(bytes, read_file).unwrap_err().to_string();
             assert!(message.contains(fact), "no {fact:?} in {message}");
-            assert!(message.contains("batch.bin"), "no path in {message}");
+            assert!(message.contains("file as a batch"), "no path in {message}");
         }
         let dir = tempfile::tempdir().unwrap();
-        assert!(read(dir.path()).is_err());
+        assert!(read_file(dir.path()).is_err());
         // As long as a disk: it is not read.
         let path = dir.path().join("huge.bin");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
-        let message = read(&path).unwrap_err().to_string();
+        let message = read_file(&path).unwrap_err().to_string();
         assert!(message.contains("more than 100000 records"), "{message}");
     }
 
-    /// Runs on the real files where they are, and on nothing where they are not.
+    /// An archive of files; the header of each says how long it is.
+    fn archive(files: &[(&str, u64, &[u8])]) -> Vec<u8> {
+        let mut tar = tar::Builder::new(Vec::new());
+        for &(path, size, data) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_path(path).unwrap();
+            header.set_size(size);
+            header.set_cksum();
+            tar.append(&header, data).unwrap();
+        }
+        gzip(&tar.into_inner().unwrap())
+    }
+
     #[test]
-    fn cifar10_is_what_it_should_be() -> Result<()> {
-        let file = data_dir().join(FOLDER).join(TEST[0]);
-        if !file.is_file() {
-            eprintln!(
-                "{} is not there: only made-up files were tested",
-                file.display()
-            );
-            return Ok(());
+    fn the_batches_of_an_archive_are_found_in_any_order() {
+        let [first, second, other] = [&[1, 1][..], &[2], &[3]].map(records);
+        let bytes = archive(&[
+            ("cifar-10-batches-bin/readme.html", 6, b"<html>"),
+            ("cifar-10-batches-bin/data_batch_2.bin", 3073, &second),
+            ("data_batch_1.bin", 3073, &other),
+            ("cifar-10-batches-bin/data_batch_1.bin", 6146, &first),
+        ]);
+        let batches = with_file(&bytes, |path| read_archive(path, &TRAIN[..2])).unwrap();
+        assert_eq!((&batches[0].1, &batches[1].1), (&vec![1, 1], &vec![2]));
+        assert_eq!(batches[1].0, second[1..]);
+    }
+
+    #[test]
+    fn malformed_archives_are_errors_with_a_reason() {
+        let path = "cifar-10-batches-bin/test_batch.bin";
+        let good = archive(&[(path, 3073, &record(1))]);
+        let mut changed = good.clone();
+        changed[20..30].fill(0x55);
+        for (bytes, fact) in [
+            (good[..good.len() / 2].to_vec(), "test_batch.bin"),
+            (changed, "archive"),
+            (b"no archive".to_vec(), "archive"),
+            (gzip(b"no archive"), "archive"),
+            (gzip(&[]), "there is no test_batch.bin"),
+            (
+                archive(&[("test_batch.bin", 3073, &record(1))]),
+                "there is no ",
+            ),
+            (archive(&[(path, 0, &[])]), "it is empty"),
+            (
+                archive(&[(path, 1 << 40, &[1])]),
+                "more than 100000 records",
+            ),
+            (archive(&[(path, 6146, &record(1))]), "test_batch.bin"),
+        ] {
+            let result = with_file(&bytes, |path| read_archive(path, &TEST));
+            let message = result.unwrap_err().to_string();
+            for fact in [fact, "file as the archive of CIFAR-10"] {
+                assert!(message.contains(fact), "no {fact:?} in {message}");
+            }
         }
-        let test = Dataset::cifar10(Part::Test)?;
-        assert_eq!(test.shape(), [3, 32, 32]);
-        // A thousand of each in the official file, of which some copies lack a few; it begins with a cat, two ships and
-        // an airplane.
-        assert!(test.class_counts().iter().all(|n| (950..=1000).contains(n)));
-        assert_eq!(test.labels()[..4], [3, 8, 8, 0]);
-        // Photographs: means and spreads of all three colours are in the middle.
-        for plane in 0..3 {
-            let values = test.pixels.chunks_exact(1024).skip(plane).step_by(3);
-            let sum: u64 = values.flatten().map(|&p| u64::from(p)).sum();
-            let mean = sum as f64 / (1024 * test.len()) as f64;
-            assert!((100.0..150.0).contains(&mean), "{mean}");
-        }
-        Ok(())
     }
 }

@@ -59,7 +59,7 @@ impl Dataset {
         let labels = found.classes.iter().zip(0..);
         let labels = labels.flat_map(|((_, files), class)| vec![class; files.len()]);
         let names: Vec<&str> = found.classes.iter().map(|(name, _)| &name[..]).collect();
-        let all = Self::new(
+        let all = Self::from_u8(
             &found.name,
             pixels,
             [channels, height, width],
@@ -238,7 +238,7 @@ mod tests {
         assert_eq!(d.class_names(), ["cats", "dogs"]);
         let want = [[7, 7, 7], [1, 10, 100], [2, 20, 200]];
         let want: Vec<u8> = want.iter().flatten().flat_map(|p| [*p; 4]).collect();
-        assert_eq!(&d.pixels[..], want);
+        assert_eq!(d.bytes().unwrap(), want);
         let name = dir.path().file_name().unwrap().to_str().unwrap();
         assert_eq!(
             d.to_string(),
@@ -261,13 +261,13 @@ mod tests {
             (d.class_names(), d.class_counts()),
             (&["pile".to_owned()][..], vec![2])
         );
-        assert_eq!(d.pixels[8..10], [9, 8]);
+        assert_eq!(d.bytes().unwrap()[8..10], [9, 8]);
 
         files.push(("pile/rgb.png", [5; 3], [3, 3]));
         let mixed = folder(&files);
         let d = Dataset::from_folder(&mixed.path().join("pile"), 3).unwrap();
         assert_eq!(d.shape(), [3, 3, 3]);
-        assert!(d.pixels[..27].iter().all(|&p| p == 9));
+        assert!(d.bytes().unwrap()[..27].iter().all(|&p| p == 9));
     }
 
     #[test]

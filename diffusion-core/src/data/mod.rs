@@ -1,17 +1,18 @@
-//! Images to learn from: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, folders of images.
+//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, folders of images, latents.
 //!
-//! A [`Dataset`] keeps 8-bit pixels and hands out tensors in \[−1, 1\], where diffusion models work. The built-in sprites
-//! ([`Dataset::sprites`]) need no file and no network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into
-//! [`download::data_dir`]; [`fetch`] does so ahead of time. Images of your own come from a folder
-//! ([`Dataset::from_folder`]), from NumPy ([`Dataset::from_npy`]), from IDX files ([`Dataset::from_idx`]) or from memory
-//! ([`Dataset::new`]). [`Source`] names any of them in one line of a configuration.
+//! A [`Dataset`] of 8-bit images returns tensors in \[−1, 1\], where diffusion models work; one of f32 values, such as the
+//! latents of an autoencoder, returns them as they are. The built-in sprites ([`Dataset::sprites`]) need no file and no
+//! network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into [`download::data_dir`]; [`fetch`] does so
+//! ahead of time. Your own images come from a folder ([`Dataset::from_folder`]), from NumPy ([`Dataset::from_npy`]), from
+//! IDX files ([`Dataset::from_idx`]) or from memory ([`Dataset::from_u8`], [`Dataset::from_f32`]). [`Source`] names any of
+//! them in one line of a configuration.
 
-mod batches;
-pub mod cifar;
+mod augment;
+mod cifar;
 pub mod download;
 mod fingerprint;
 mod folder;
-pub mod idx;
+mod idx;
 mod locate;
 mod mnist;
 mod npy;
@@ -20,8 +21,10 @@ mod source;
 
 #[doc(inline)]
 pub use diffusion_sprites as sprites;
+#[cfg(test)]
+mod tests;
 
-pub use batches::{Batch, Batches};
+pub use augment::Augmentation;
 pub use cifar::CIFAR10_CLASSES;
 pub use locate::{DOWNLOADS, fetch};
 pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
@@ -29,12 +32,14 @@ pub use npy::{labels_from_npy, samples_from_npy};
 pub use resize::Resize;
 pub use source::{Source, TASKS};
 
-use crate::rng::Rng;
-use anyhow::{Result, bail, ensure};
-use candle_core::{Device, Tensor};
-use resize::to_channels_first;
 use std::fmt;
 use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use candle_core::{Device, Tensor};
+
+use crate::rng::Rng;
+use resize::to_channels_first;
 
 /// The most sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
 pub const MAX_SPRITES: usize = 1_000_000;
@@ -45,16 +50,19 @@ pub const MAX_BYTES: u64 = 8 << 30;
 /// The most classes that labels without names can have.
 pub const MAX_CLASSES: usize = 10_000;
 
-/// Which part of a data set: the one to learn from, or the one kept aside to test on.
+/// The most channels of an image or latent.
+pub const MAX_CHANNELS: usize = 64;
+
+/// A split of a data set: the images to train on, or the held-out test set.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Part {
+pub enum Split {
     /// The training images.
     Train,
     /// The test images.
     Test,
 }
 
-/// Labelled images of one size.
+/// Labelled images, or latents, of one size.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, data::Dataset};
@@ -66,14 +74,23 @@ pub enum Part {
 #[derive(Clone)]
 pub struct Dataset {
     name: String,
-    /// (N, C, H, W), 0 … 255.
-    pixels: Arc<[u8]>,
+    pixels: Pixels,
     /// C, H, W.
     shape: [usize; 3],
     labels: Arc<[u32]>,
     class_names: Arc<[String]>,
+    captions: Option<Arc<[String]>>,
+    augmentation: Vec<Augmentation>,
     /// How many entries of a folder were no images.
     skipped: usize,
+}
+
+/// The values of all images, (N, C, H, W).
+#[derive(Clone)]
+enum Pixels {
+    /// 0 … 255, which stand for −1 … 1.
+    U8(Arc<[u8]>),
+    F32(Arc<[f32]>),
 }
 
 impl Dataset {
@@ -90,7 +107,7 @@ impl Dataset {
         );
         let drawn = sprites::generate(n, seed);
         let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
-        Self::new(
+        Self::from_u8(
             "sprites",
             by_channel,
             [3, SIDE, SIDE],
@@ -99,52 +116,131 @@ impl Dataset {
         )
     }
 
-    /// A data set of your own.
+    /// A data set of 8-bit images.
     ///
-    /// `pixels` are (N, C, H, W) in row-major order, 0 … 255; `shape` is (C, H, W) with C = 1 (grey) or 3 (RGB); `labels`
-    /// one for each image, numbers of `classes`.
+    /// `pixels` are (N, C, H, W) in row-major order, 0 … 255; `shape` is (C, H, W) with C = 1 … [`MAX_CHANNELS`], 1 for grey
+    /// and 3 for RGB; `labels` are N class numbers, indices into `classes`.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let bars = Dataset::from_u8("bars", vec![0, 255, 0, 255], [1, 2, 2], vec![0], &["vertical"])?;
+    /// assert_eq!((bars.len(), bars.shape()), (1, [1, 2, 2]));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
     ///
     /// # Errors
-    /// No image; a number of channels other than 1 and 3; pixels that do not fill N images; a label without a class name.
-    pub fn new(
+    /// No image; a number of channels out of range; pixels that do not fill N images; a label without a class name.
+    pub fn from_u8(
         name: &str,
         pixels: Vec<u8>,
         shape: [usize; 3],
         labels: Vec<u32>,
         classes: &[&str],
     ) -> Result<Self> {
+        let len = pixels.len();
+        Self::build(name, Pixels::U8(pixels.into()), len, shape, labels, classes)
+    }
+
+    /// A data set of f32 values without a fixed range, such as the latents of an autoencoder.
+    ///
+    /// `values` are (N, C, H, W) in row-major order, and [`Dataset::images`] returns them unchanged; `shape`, `labels` and
+    /// `classes` are as for [`Dataset::from_u8`].
+    ///
+    /// ```
+    /// use diffusion_core::{candle::Device, data::Dataset};
+    /// let latents = Dataset::from_f32("latents", vec![0.5; 32], [8, 2, 2], vec![0], &["any"])?;
+    /// let z = latents.images([0], &Device::Cpu)?;
+    /// assert_eq!(z.flatten_all()?.to_vec1::<f32>()?, [0.5; 32]);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Dataset::from_u8`]; a value is NaN or infinite.
+    pub fn from_f32(
+        name: &str,
+        values: Vec<f32>,
+        shape: [usize; 3],
+        labels: Vec<u32>,
+        classes: &[&str],
+    ) -> Result<Self> {
+        if let Some(i) = values.iter().position(|value| !value.is_finite()) {
+            bail!("{name}: value {i} is {}, not a finite number", values[i])
+        }
+        let len = values.len();
+        Self::build(
+            name,
+            Pixels::F32(values.into()),
+            len,
+            shape,
+            labels,
+            classes,
+        )
+    }
+
+    fn build(
+        name: &str,
+        pixels: Pixels,
+        len: usize,
+        shape: [usize; 3],
+        labels: Vec<u32>,
+        classes: &[&str],
+    ) -> Result<Self> {
         let [channels, height, width] = shape;
         ensure!(
-            matches!(channels, 1 | 3),
-            "{name}: images of {channels} channels; 1 (grey) and 3 (RGB) are understood"
+            (1..=MAX_CHANNELS).contains(&channels),
+            "{name}: images of {channels} channels; 1 … {MAX_CHANNELS} are possible"
         );
         let want = [channels, height, width, labels.len()]
             .iter()
             .try_fold(1usize, |a, b| a.checked_mul(*b));
         ensure!(
-            want == Some(pixels.len()) && !pixels.is_empty(),
-            "{name}: {} labels and images of {channels}×{height}×{width} do not fit {} pixel values",
-            labels.len(),
-            pixels.len(),
+            want == Some(len) && len > 0,
+            "{name}: {} labels and images of {channels}×{height}×{width} do not fit {len} pixel values",
+            labels.len()
         );
-        if let Some((i, label)) = labels
-            .iter()
-            .enumerate()
-            .find(|(_, l)| **l as usize >= classes.len())
-        {
+        let known = classes.len();
+        if let Some(i) = labels.iter().position(|&label| label as usize >= known) {
             bail!(
-                "{name}: labels[{i}] = {label}, but there are {} classes, 0 … {}",
-                classes.len(),
-                classes.len().max(1) - 1
+                "{name}: labels[{i}] = {}, but there are {known} classes, 0 … {}",
+                labels[i],
+                known.max(1) - 1
             )
         }
         Ok(Self {
             name: name.to_owned(),
-            pixels: pixels.into(),
+            pixels,
             shape,
             labels: labels.into(),
             class_names: classes.iter().map(|c| (*c).to_owned()).collect(),
+            captions: None,
+            augmentation: Vec::new(),
             skipped: 0,
+        })
+    }
+
+    /// Adds a caption to every image, in the order of the images.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let dot = Dataset::from_u8("dot", vec![0], [1, 1, 1], vec![0], &["dots"])?;
+    /// let dot = dot.with_captions(vec!["a black dot".to_owned()])?;
+    /// assert_eq!(dot.captions().unwrap()[0], "a black dot");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The number of captions is not [`Dataset::len`].
+    pub fn with_captions(self, captions: Vec<String>) -> Result<Self> {
+        ensure!(
+            captions.len() == self.len(),
+            "{}: {} captions for {} images; every image needs one",
+            self.name,
+            captions.len(),
+            self.len()
+        );
+        Ok(Self {
+            captions: Some(captions.into()),
+            ..self
         })
     }
 
@@ -178,6 +274,11 @@ impl Dataset {
         &self.class_names
     }
 
+    /// The caption of each image, if there are captions.
+    pub fn captions(&self) -> Option<&[String]> {
+        self.captions.as_deref()
+    }
+
     /// How many images each class has.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.class_names.len()];
@@ -187,13 +288,16 @@ impl Dataset {
         counts
     }
 
-    /// All pixels, (N, C, H, W).
-    #[cfg(feature = "cuda")]
-    pub(crate) fn pixels(&self) -> &[u8] {
-        &self.pixels
+    /// The pixels of 8-bit images, (N, C, H, W); none if the values are f32.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.pixels {
+            Pixels::U8(pixels) => Some(pixels),
+            Pixels::F32(_) => None,
+        }
     }
 
-    /// The images with these indices, as f32 in \[−1, 1\]: black is −1, white 1.
+    /// The images with these indices as f32, without augmentation: 8-bit pixels in \[−1, 1\], where black is −1 and white
+    /// 1; f32 values unchanged.
     ///
     /// # Shapes
     /// (B, C, H, W), B the number of `indices`: a range as `0..8`, or a `Vec` or array of `usize` in any order.
@@ -205,24 +309,22 @@ impl Dataset {
         indices: impl IntoIterator<Item = usize>,
         device: &Device,
     ) -> Result<Tensor> {
+        let indices = self.checked(indices)?;
         let [channels, height, width] = self.shape;
         let size = channels * height * width;
-        let (mut values, mut n) = (Vec::new(), 0);
-        for i in indices {
-            self.check(i)?;
-            let pixels = &self.pixels[i * size..(i + 1) * size];
-            values.extend(pixels.iter().map(|&p| p as f32 / 127.5 - 1.0));
-            n += 1;
-        }
-        ensure!(
-            n > 0,
-            "no image was asked for: the list of indices is empty"
-        );
-        Ok(Tensor::from_vec(
-            values,
-            (n, channels, height, width),
-            device,
-        )?)
+        let values = match &self.pixels {
+            Pixels::U8(pixels) => {
+                let mut values = Vec::with_capacity(indices.len() * size);
+                for i in &indices {
+                    let bytes = pixels[i * size..][..size].iter();
+                    values.extend(bytes.map(|&byte| f32::from(byte) / 127.5 - 1.0));
+                }
+                values
+            }
+            Pixels::F32(values) => gather(values, &indices, size),
+        };
+        let shape = (indices.len(), channels, height, width);
+        Ok(Tensor::from_vec(values, shape, device)?)
     }
 
     /// The classes of the images with these indices as vectors of 0 and a single 1: the context of a conditional model.
@@ -237,28 +339,27 @@ impl Dataset {
         indices: impl IntoIterator<Item = usize>,
         device: &Device,
     ) -> Result<Tensor> {
+        let indices = self.checked(indices)?;
         let classes = self.class_names.len();
-        let (mut values, mut n) = (Vec::new(), 0);
-        for i in indices {
-            self.check(i)?;
-            values.extend((0..classes).map(|c| f32::from(c == self.labels[i] as usize)));
-            n += 1;
+        let mut values = vec![0f32; indices.len() * classes];
+        for (row, i) in values.chunks_mut(classes).zip(&indices) {
+            row[self.labels[*i] as usize] = 1.0;
         }
-        ensure!(
-            n > 0,
-            "no context was asked for: the list of indices is empty"
-        );
-        Ok(Tensor::from_vec(values, (n, classes), device)?)
+        Ok(Tensor::from_vec(values, (indices.len(), classes), device)?)
     }
 
-    fn check(&self, index: usize) -> Result<()> {
-        ensure!(
-            index < self.len(),
-            "index {index} is out of range: {} has the images 0 … {}",
-            self.name,
-            self.len() - 1
-        );
-        Ok(())
+    /// The indices, if there is one and all are in range.
+    fn checked(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<usize>> {
+        let indices: Vec<usize> = indices.into_iter().collect();
+        ensure!(!indices.is_empty(), "the list of indices is empty");
+        if let Some(index) = indices.iter().find(|&&index| index >= self.len()) {
+            bail!(
+                "index {index} is out of range: {} has the images 0 … {}",
+                self.name,
+                self.len() - 1
+            )
+        }
+        Ok(indices)
     }
 
     /// The indices of the images of a class, in order.
@@ -283,25 +384,21 @@ impl Dataset {
     /// # Errors
     /// As [`Dataset::images`].
     pub fn select(&self, indices: impl IntoIterator<Item = usize>) -> Result<Self> {
-        let size: usize = self.shape.iter().product();
-        let (mut pixels, mut labels) = (Vec::new(), Vec::new());
-        for i in indices {
-            self.check(i)?;
-            pixels.extend_from_slice(&self.pixels[i * size..(i + 1) * size]);
-            labels.push(self.labels[i]);
-        }
-        ensure!(
-            !labels.is_empty(),
-            "no image was selected: the list of indices is empty"
-        );
+        let indices = self.checked(indices)?;
+        let size = self.shape.iter().product();
+        let captions = self.captions.as_deref();
         Ok(Self {
-            pixels: pixels.into(),
-            labels: labels.into(),
+            pixels: match &self.pixels {
+                Pixels::U8(pixels) => Pixels::U8(gather(pixels, &indices, size).into()),
+                Pixels::F32(values) => Pixels::F32(gather(values, &indices, size).into()),
+            },
+            labels: gather(&self.labels, &indices, 1).into(),
+            captions: captions.map(|captions| gather(captions, &indices, 1).into()),
             ..self.clone()
         })
     }
 
-    /// A random split in two: the share `test` of the images is kept aside, the rest is to learn from; `(train, test)`.
+    /// A random split in two, `(train, test)`: the share `test` of the images is held out.
     ///
     /// # Errors
     /// `test` is not in (0, 1), or so small or large that one of the two would be empty.
@@ -320,18 +417,19 @@ impl Dataset {
         ))
     }
 
-    /// One pass over all images in random order, in batches; the last may be smaller.
-    ///
-    /// # Errors
-    /// `size` = 0.
-    pub fn batches(&self, size: usize, rng: &mut Rng) -> Result<Batches> {
-        Batches::new(self.clone(), size, rng)
-    }
-
     /// Shows name, number, size and classes in a notebook.
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
     }
+}
+
+/// The values of these images, `size` for each.
+fn gather<T: Clone>(values: &[T], indices: &[usize], size: usize) -> Vec<T> {
+    let mut gathered = Vec::with_capacity(indices.len() * size);
+    for i in indices {
+        gathered.extend_from_slice(&values[i * size..][..size]);
+    }
+    gathered
 }
 
 /// `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and how much of a folder was skipped.
@@ -346,6 +444,9 @@ impl fmt::Display for Dataset {
             "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})",
             counted.join(", ")
         )?;
+        if self.captions.is_some() {
+            write!(f, "; with captions")?;
+        }
         match self.skipped {
             0 => Ok(()),
             skipped => write!(f, "; {skipped} other files or folders skipped"),

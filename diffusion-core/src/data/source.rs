@@ -9,21 +9,21 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::name_of;
 use super::resize::check_side;
-use super::{Dataset, MAX_SPRITES, Part, Resize};
+use super::{Augmentation, Dataset, MAX_SPRITES, Resize, Split};
 use crate::rng::Rng;
 
 /// The names that [`Source::task`] can have, beside that of a folder or file.
 pub const TASKS: [&str; 4] = ["sprites", "mnist", "fashion-mnist", "cifar10"];
 
-/// The share of a folder or array that is kept aside to test on.
+/// The share of a folder or array that is held out as the test set.
 const TEST: f64 = 0.1;
 
-/// Which data set, and how it is to be prepared.
+/// A data set by name, and how to prepare it.
 ///
 /// ```
-/// use diffusion_core::data::{Part, Source};
+/// use diffusion_core::data::{Split, Source};
 /// let source = Source { images: 100, side: Some(32), ..Source::default() };
-/// let train = source.load(Part::Train, 42)?;
+/// let train = source.load(Split::Train, 42)?;
 /// assert_eq!((train.len(), train.shape()), (100, [3, 32, 32]));
 /// # Ok::<(), anyhow::Error>(())
 /// ```
@@ -34,13 +34,16 @@ pub struct Source {
     /// ([`Dataset::from_folder`]), of an `.npy` file ([`Dataset::from_npy`]), or of a folder with one `.npy` file of images and
     /// perhaps another with `label` in its name. A folder that has one of the four names is written `./mnist`.
     pub task: String,
-    /// How many sprites are drawn to learn from, 1 … 1,000,000. Default 10,000. Other data sets have what they have.
+    /// How many training sprites are drawn, 1 … 1,000,000. Default 10,000. Other data sets have a fixed number of images.
     pub images: usize,
     /// The height and width that images get, 1 … 1024; none leaves them as they are, which a folder of images allows if all
     /// are of one size. Sprites keep their hard edges ([`Resize::Nearest`]), everything else is smoothed.
     pub side: Option<usize>,
     /// The `.npy` file with the labels, for images from an `.npy` file.
     pub labels: Option<PathBuf>,
+    /// Random changes to the training images, such as `["horizontal-flip"]`. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub augment: Vec<Augmentation>,
 }
 
 impl Default for Source {
@@ -50,21 +53,22 @@ impl Default for Source {
             images: 10_000,
             side: None,
             labels: None,
+            augment: Vec::new(),
         }
     }
 }
 
 impl Source {
-    /// The images of a part.
+    /// The images of a split.
     ///
     /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. Of a folder or array, a
-    /// tenth chosen by `seed` is kept aside for [`Part::Test`]. Sprites are drawn from `seed`; those to test on are a tenth
-    /// as many, drawn from another seed, without any that is also among those to learn from.
+    /// tenth chosen by `seed` is held out for [`Split::Test`]. Sprites are drawn from `seed`; the test set is a tenth as
+    /// large, drawn from another seed, without images that are also in the training set. Only training images are augmented.
     ///
     /// # Errors
     /// `task` is neither a name nor a path that exists; a value out of range; `labels` without an `.npy` file of images;
     /// fewer than 5 images in a folder or array; whatever is wrong with the files.
-    pub fn load(&self, part: Part, seed: u64) -> Result<Dataset> {
+    pub fn load(&self, split: Split, seed: u64) -> Result<Dataset> {
         self.side.map_or(Ok(()), check_side)?;
         if let Some(labels) = &self.labels
             && TASKS.contains(&&self.task[..])
@@ -72,37 +76,42 @@ impl Source {
             bail!("labels = {labels:?}: {} has its own", self.task);
         }
         let all = match &self.task[..] {
-            "sprites" => self.sprites(part, seed)?,
-            "mnist" => Dataset::mnist(part)?,
-            "fashion-mnist" => Dataset::fashion_mnist(part)?,
-            "cifar10" => Dataset::cifar10(part)?,
-            path => part_of(self.read(Path::new(path))?, part, seed)?,
+            "sprites" => self.sprites(split, seed)?,
+            "mnist" => Dataset::mnist(split)?,
+            "fashion-mnist" => Dataset::fashion_mnist(split)?,
+            "cifar10" => Dataset::cifar10(split)?,
+            path => split_of(self.read(Path::new(path))?, split, seed)?,
         };
         let [_, height, width] = all.shape();
         let how = match &self.task[..] {
             "sprites" => Resize::Nearest,
             _ => Resize::Bilinear,
         };
-        match self.side {
-            Some(side) if (height, width) != (side, side) => all.resize(side, how),
-            _ => Ok(all),
-        }
+        let all = match self.side {
+            Some(side) if (height, width) != (side, side) => all.resize(side, how)?,
+            _ => all,
+        };
+        Ok(match split {
+            Split::Train => all.with_augmentation(self.augment.iter().copied()),
+            Split::Test => all,
+        })
     }
 
-    fn sprites(&self, part: Part, seed: u64) -> Result<Dataset> {
+    fn sprites(&self, split: Split, seed: u64) -> Result<Dataset> {
         ensure!(
             (1..=MAX_SPRITES).contains(&self.images),
             "images = {}: 1 … {MAX_SPRITES} sprites can be drawn",
             self.images
         );
         let train = Dataset::sprites(self.images, seed)?;
-        if part == Part::Train {
+        if split == Split::Train {
             return Ok(train);
         }
         let test = Dataset::sprites((self.images / 10).max(1), !seed)?;
         let size = train.shape().iter().product();
-        let known: HashSet<&[u8]> = train.pixels.chunks_exact(size).collect();
-        let images = test.pixels.chunks_exact(size).enumerate();
+        let images = |d| Dataset::bytes(d).unwrap_or_default().chunks_exact(size);
+        let known: HashSet<&[u8]> = images(&train).collect();
+        let images = images(&test).enumerate();
         let new = images.filter(|(_, image)| !known.contains(image));
         test.select(new.map(|(i, _)| i))
     }
@@ -171,18 +180,18 @@ impl Source {
     }
 }
 
-/// What to learn from, or the tenth that is kept aside.
-fn part_of(all: Dataset, part: Part, seed: u64) -> Result<Dataset> {
+/// The training images, or the tenth that is held out.
+fn split_of(all: Dataset, split: Split, seed: u64) -> Result<Dataset> {
     ensure!(
         all.len() >= 5,
-        "{} has {} images; at least 5 are needed to keep a tenth aside",
+        "{} has {} images; at least 5 are needed to hold out a tenth",
         all.name(),
         all.len()
     );
     let (train, test) = all.split(TEST, &mut Rng::new(seed))?;
-    Ok(match part {
-        Part::Train => train,
-        Part::Test => test,
+    Ok(match split {
+        Split::Train => train,
+        Split::Test => test,
     })
 }
 
@@ -208,7 +217,12 @@ mod tests {
         };
         assert_eq!(source, want);
         assert_eq!(toml::from_str::<Source>("").unwrap(), Source::default());
+        let augmented: Source = toml::from_str("augment = [\"horizontal-flip\"]").unwrap();
+        assert_eq!(augmented.augment, [Augmentation::HorizontalFlip]);
+        let message = toml::from_str::<Source>("augment = [\"flip\"]").unwrap_err();
+        assert!(message.to_string().contains("horizontal-flip"), "{message}");
         let written = toml::to_string(&want).unwrap();
+        assert!(!written.contains("augment"), "as older run folders have it");
         assert_eq!(toml::from_str::<Source>(&written).unwrap(), want);
         let message = toml::from_str::<Source>("sides = 32").unwrap_err();
         assert!(message.to_string().contains("sides"), "{message}");
@@ -220,26 +234,34 @@ mod tests {
             images: 2000,
             ..Source::default()
         };
-        let (train, test) = (source.load(Part::Train, 1)?, source.load(Part::Test, 1)?);
+        let (train, test) = (source.load(Split::Train, 1)?, source.load(Split::Test, 1)?);
         assert_eq!(
             train.fingerprint(),
             Dataset::sprites(2000, 1)?.fingerprint()
         );
         assert!((190..=200).contains(&test.len()), "{}", test.len());
         let images = |d: &Dataset| -> HashSet<Vec<u8>> {
-            d.pixels.chunks_exact(768).map(<[u8]>::to_vec).collect()
+            d.bytes()
+                .unwrap()
+                .chunks_exact(768)
+                .map(<[u8]>::to_vec)
+                .collect()
         };
         assert!(images(&train).is_disjoint(&images(&test)));
         let large = Source {
             images: 3,
             side: Some(32),
+            augment: vec![Augmentation::HorizontalFlip],
             ..source
         };
-        let large = large.load(Part::Train, 1)?;
+        assert_eq!(large.load(Split::Test, 1)?.augmentation(), []);
+        let large = large.load(Split::Train, 1)?;
+        assert_eq!(large.augmentation(), [Augmentation::HorizontalFlip]);
         assert_eq!(large.shape(), [3, 32, 32]);
         // Enlarged without smoothing: every row twice, every pixel twice.
-        assert_eq!(large.pixels[..32], large.pixels[32..64]);
-        assert!(large.pixels.chunks_exact(2).all(|pair| pair[0] == pair[1]));
+        let pixels = large.bytes().unwrap();
+        assert_eq!(pixels[..32], pixels[32..64]);
+        assert!(pixels.chunks_exact(2).all(|pair| pair[0] == pair[1]));
         Ok(())
     }
 
@@ -250,7 +272,7 @@ mod tests {
         let pixels: Vec<u8> = (0..20).collect();
         fs::write(&images, npy("|u1", "(20, 1, 1)", &pixels))?;
         let both = |source: &Source| -> Result<[Dataset; 2]> {
-            Ok([source.load(Part::Train, 7)?, source.load(Part::Test, 7)?])
+            Ok([source.load(Split::Train, 7)?, source.load(Split::Test, 7)?])
         };
         for source in [task(&images), task(dir.path())] {
             let [train, test] = both(&source)?;
@@ -258,7 +280,7 @@ mod tests {
                 (train.len(), test.len(), train.class_names().len()),
                 (18, 2, 1)
             );
-            let mut all = [&train.pixels[..], &test.pixels[..]].concat();
+            let mut all = [train.bytes().unwrap(), test.bytes().unwrap()].concat();
             all.sort();
             assert_eq!(all, pixels);
         }
@@ -272,14 +294,19 @@ mod tests {
         for source in [named, task(dir.path())] {
             let [train, test] = both(&source)?;
             for d in [&train, &test] {
-                let wanted: Vec<u32> = d.pixels.iter().map(|p| u32::from(p % 2)).collect();
+                let wanted: Vec<u32> = d
+                    .bytes()
+                    .unwrap()
+                    .iter()
+                    .map(|p| u32::from(p % 2))
+                    .collect();
                 assert_eq!(d.labels(), wanted);
             }
             assert_eq!(train.class_names(), ["class 0", "class 1"]);
         }
         fs::write(dir.path().join("y.npy"), "")?;
         let message = task(dir.path())
-            .load(Part::Train, 7)
+            .load(Split::Train, 7)
             .unwrap_err()
             .to_string();
         assert!(
@@ -297,14 +324,14 @@ mod tests {
             image.save(dir.path().join(format!("{i}.png")))?;
         }
         let plain = task(dir.path());
-        assert_eq!(plain.load(Part::Train, 1)?.shape(), [1, 4, 6]);
+        assert_eq!(plain.load(Split::Train, 1)?.shape(), [1, 4, 6]);
         let square = Source {
             side: Some(8),
             ..plain
         };
-        let (train, test) = (square.load(Part::Train, 1)?, square.load(Part::Test, 1)?);
+        let (train, test) = (square.load(Split::Train, 1)?, square.load(Split::Test, 1)?);
         assert_eq!((train.shape(), train.len(), test.len()), ([1, 8, 8], 9, 1));
-        assert_ne!(test.pixels, square.load(Part::Test, 2)?.pixels);
+        assert_ne!(test.bytes(), square.load(Split::Test, 2)?.bytes());
         Ok(())
     }
 
@@ -353,7 +380,7 @@ mod tests {
                 ["side = 0", "1 … 1024"],
             ),
         ] {
-            let message = format!("{:#}", source.load(Part::Train, 1).unwrap_err());
+            let message = format!("{:#}", source.load(Split::Train, 1).unwrap_err());
             for fact in facts {
                 assert!(message.contains(fact), "no {fact:?} in {message}");
             }

@@ -18,9 +18,9 @@ use candle_core::Tensor;
 /// every `jump` steps `resamplings` times, noising the whole image again in between.
 ///
 /// ```no_run
-/// use diffusion_core::{candle::Device, data::{Dataset, Part}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
+/// use diffusion_core::{candle::Device, data::{Dataset, Split}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
 /// let model = Model::load("weights/mnist.safetensors", &Device::Cpu)?;
-/// let x0 = Dataset::mnist(Part::Test)?.images(0..8, &Device::Cpu)?;
+/// let x0 = Dataset::mnist(Split::Test)?.images(0..8, &Device::Cpu)?;
 /// let upper = Mask::half(28, 28, Side::Top)?;
 /// let filled = Inpaint::default().fill(&model, &x0, &upper, Condition::none(), &mut Rng::new(1))?;
 /// # Ok::<(), anyhow::Error>(())

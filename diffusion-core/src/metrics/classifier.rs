@@ -63,9 +63,9 @@ mod share {
 /// A network of five 3×3 convolutions, each with a batch norm and SiLU, the mean over all positions and a linear layer.
 ///
 /// ```no_run
-/// use diffusion_core::{candle::Device, data::{Dataset, Part}, metrics::Classifier};
+/// use diffusion_core::{candle::Device, data::{Dataset, Split}, metrics::Classifier};
 /// let classifier = Classifier::load("weights/classifier-mnist.safetensors", &Device::Cpu)?;
-/// let digits = Dataset::mnist(Part::Test)?.images(0..100, &Device::Cpu)?;
+/// let digits = Dataset::mnist(Split::Test)?.images(0..100, &Device::Cpu)?;
 /// assert_eq!(classifier.features(&digits)?.dims(), [100, Classifier::FEATURES]);
 /// assert_eq!(classifier.probabilities(&digits)?.dims(), [100, 10]);
 /// # Ok::<(), anyhow::Error>(())

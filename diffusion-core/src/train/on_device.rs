@@ -33,7 +33,10 @@ impl OnDevice {
         device: &Device,
     ) -> Result<Self> {
         Ok(Self {
-            images: Resident::new(data.bytes(), data.shape(), device)?,
+            images: match data.bytes() {
+                Some(bytes) => Resident::new(bytes, data.shape(), device)?,
+                None => None,
+            },
             fused: Fused::new(lengths(adam, ema), device)?,
             losses: Vec::new(),
         })

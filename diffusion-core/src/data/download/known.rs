@@ -1,4 +1,4 @@
-//! Where the files of known data sets are, and what is in them.
+//! The files of known data sets: their addresses, lengths and SHA-256.
 
 use super::RemoteFile;
 
@@ -10,27 +10,13 @@ pub fn mnist() -> [RemoteFile; 4] {
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
         "http://yann.lecun.com/exdb/mnist/",
     ];
-    idx_files(
-        &homes,
-        [
-            (
-                9_912_422,
-                "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
-            ),
-            (
-                28_881,
-                "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
-            ),
-            (
-                1_648_877,
-                "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
-            ),
-            (
-                4_542,
-                "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
-            ),
-        ],
-    )
+    let sha256 = [
+        "440fcabf73cc546fa21475e81ea370265605f56be210a4024d2ca8f203523609",
+        "3552534a0a558bbed6aed32b30c495cca23d567ec52cac8be1a0730e8010255c",
+        "8d422c7b0a1c1c79245a5bcf07fe86e33eeafee792b84584aec276f5a2dbc4e6",
+        "f7ae60f92e00ec6debd23a6088c31dbd2371eca3ffa0defaefb259924204aec6",
+    ];
+    idx_files(&homes, [9_912_422, 28_881, 1_648_877, 4_542], sha256)
 }
 
 /// The four files of [Fashion-MNIST](https://github.com/zalandoresearch/fashion-mnist), in the order of [`mnist`].
@@ -39,31 +25,17 @@ pub fn fashion_mnist() -> [RemoteFile; 4] {
         "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/",
         "https://raw.githubusercontent.com/zalandoresearch/fashion-mnist/master/data/fashion/",
     ];
-    idx_files(
-        &homes,
-        [
-            (
-                26_421_880,
-                "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
-            ),
-            (
-                29_515,
-                "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
-            ),
-            (
-                4_422_102,
-                "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
-            ),
-            (
-                5_148,
-                "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
-            ),
-        ],
-    )
+    let sha256 = [
+        "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+        "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+        "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+        "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
+    ];
+    idx_files(&homes, [26_421_880, 29_515, 4_422_102, 5_148], sha256)
 }
 
-/// The archive of [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html), binary version: five batches of 10,000 images to
-/// learn from and one to test on.
+/// The archive of [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html), binary version: five batches of 10,000 training
+/// images and one of test images.
 pub fn cifar10() -> RemoteFile {
     let name = "cifar-10-binary.tar.gz";
     RemoteFile {
@@ -74,7 +46,7 @@ pub fn cifar10() -> RemoteFile {
     }
 }
 
-fn idx_files(homes: &[&str], contents: [(u64, &str); 4]) -> [RemoteFile; 4] {
+fn idx_files(homes: &[&str], bytes: [u64; 4], sha256: [&str; 4]) -> [RemoteFile; 4] {
     let names = [
         "train-images-idx3-ubyte.gz",
         "train-labels-idx1-ubyte.gz",
@@ -87,7 +59,7 @@ fn idx_files(homes: &[&str], contents: [(u64, &str); 4]) -> [RemoteFile; 4] {
             .iter()
             .map(|home| format!("{home}{}", names[i]))
             .collect(),
-        sha256: contents[i].1.to_owned(),
-        bytes: contents[i].0,
+        sha256: sha256[i].to_owned(),
+        bytes: bytes[i],
     })
 }

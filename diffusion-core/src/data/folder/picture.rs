@@ -6,7 +6,7 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
-use image::{DynamicImage, GrayImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
 
 /// No file and no decoded image may be larger.
 const MAX_BYTES: u64 = 256 << 20;
@@ -39,12 +39,11 @@ impl Picture {
             (side as u32, side as u32)
         });
         let grey = !image.color().has_color();
-        let pixels = if grey {
-            let flat = grey_on_white(&image);
-            imageops::resize(&flat, size.0, size.1, FilterType::Triangle).into_raw()
-        } else {
-            let flat = rgb_on_white(&image);
-            imageops::resize(&flat, size.0, size.1, FilterType::Triangle).into_raw()
+        let flat = on_white(image);
+        let resized = imageops::resize(&flat, size.0, size.1, FilterType::Triangle).into_raw();
+        let pixels = match grey {
+            true => resized.into_iter().step_by(3).collect(),
+            false => resized,
         };
         Self {
             grey,
@@ -81,35 +80,19 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     Ok(image)
 }
 
-fn grey_on_white(image: &DynamicImage) -> GrayImage {
+/// The image as RGB, with transparent pixels blended with white.
+fn on_white(image: DynamicImage) -> RgbImage {
     if !image.color().has_alpha() {
-        return image.to_luma8();
+        return image.into_rgb8();
     }
-    let image = image.to_luma_alpha8();
-    let mut flat = GrayImage::new(image.width(), image.height());
-    for (to, from) in flat.pixels_mut().zip(image.pixels()) {
-        to.0 = [on_white(from.0[0], from.0[1])];
-    }
-    flat
-}
-
-fn rgb_on_white(image: &DynamicImage) -> RgbImage {
-    if !image.color().has_alpha() {
-        return image.to_rgb8();
-    }
-    let image = image.to_rgba8();
+    let image = image.into_rgba8();
     let mut flat = RgbImage::new(image.width(), image.height());
     for (to, from) in flat.pixels_mut().zip(image.pixels()) {
-        let [red, green, blue, alpha] = from.0;
-        to.0 = [red, green, blue].map(|value| on_white(value, alpha));
+        let [red, green, blue, alpha] = from.0.map(u32::from);
+        let blend = |value| ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8;
+        to.0 = [red, green, blue].map(blend);
     }
     flat
-}
-
-/// A share of `alpha` / 255 of the value, and white for the rest.
-fn on_white(value: u8, alpha: u8) -> u8 {
-    let (value, alpha) = (u32::from(value), u32::from(alpha));
-    ((value * alpha + 255 * (255 - alpha) + 127) / 255) as u8
 }
 
 #[cfg(test)]

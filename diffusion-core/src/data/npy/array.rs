@@ -9,6 +9,7 @@
 //!
 //! A reader never trusts the header: nothing is allocated before the length of the file was found to fit it.
 
+use std::fmt;
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
 use std::path::Path;
@@ -30,20 +31,13 @@ pub(super) struct Array {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The type of a value: its name in NumPy, and how it is read.
+/// The type of a value, as NumPy names it: `u1` are unsigned integers of 1 byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Value {
-    Bool,
-    U8,
-    U16,
-    U32,
-    U64,
-    I8,
-    I16,
-    I32,
-    I64,
-    F32,
-    F64,
+pub(super) struct Value {
+    /// `b` bool, `u` unsigned, `i` signed, `f` float.
+    kind: char,
+    /// The bytes of a value.
+    size: usize,
 }
 
 impl Array {
@@ -63,26 +57,28 @@ impl Array {
     pub(super) fn numbers(&self) -> impl Iterator<Item = f64> {
         let value = self.value;
         self.bytes
-            .chunks_exact(value.size())
+            .chunks_exact(value.size)
             .map(move |bytes| value.number(bytes))
     }
 }
 
 impl Value {
+    pub(super) const U8: Self = Self { kind: 'u', size: 1 };
+
     /// The type that `descr`, such as `<f4`, stands for.
     fn new(descr: &str) -> Result<Self> {
-        Ok(match descr.trim_start_matches(['<', '|', '=']) {
-            "b1" | "?" => Self::Bool,
-            "u1" | "B" => Self::U8,
-            "u2" => Self::U16,
-            "u4" => Self::U32,
-            "u8" => Self::U64,
-            "i1" | "b" => Self::I8,
-            "i2" => Self::I16,
-            "i4" => Self::I32,
-            "i8" => Self::I64,
-            "f4" => Self::F32,
-            "f8" => Self::F64,
+        let (kind, size) = match descr.trim_start_matches(['<', '|', '=']) {
+            "b1" | "?" => ('b', 1),
+            "u1" | "B" => ('u', 1),
+            "u2" => ('u', 2),
+            "u4" => ('u', 4),
+            "u8" => ('u', 8),
+            "i1" | "b" => ('i', 1),
+            "i2" => ('i', 2),
+            "i4" => ('i', 4),
+            "i8" => ('i', 8),
+            "f4" => ('f', 4),
+            "f8" => ('f', 8),
             big if big.starts_with('>') => bail!(
                 "its values are big-endian ({descr}); in NumPy: np.save(file, x.astype(x.dtype.newbyteorder(\"<\")))"
             ),
@@ -90,17 +86,12 @@ impl Value {
                 "its values are of type {descr:?}; in NumPy: np.save(file, x.astype(np.float32)) for samples in −1 … 1, \
                  x.astype(np.uint8) for images in 0 … 255, x.astype(np.int64) for class numbers"
             ),
-        })
+        };
+        Ok(Self { kind, size })
     }
 
-    /// The bytes of a value.
-    fn size(self) -> usize {
-        match self {
-            Self::Bool | Self::U8 | Self::I8 => 1,
-            Self::U16 | Self::I16 => 2,
-            Self::U32 | Self::I32 | Self::F32 => 4,
-            Self::U64 | Self::I64 | Self::F64 => 8,
-        }
+    pub(super) fn is_float(self) -> bool {
+        self.kind == 'f'
     }
 
     /// The number that `size` bytes hold.
@@ -108,15 +99,22 @@ impl Value {
         let mut all = [0; 8];
         all[..bytes.len()].copy_from_slice(bytes);
         let bits = u64::from_le_bytes(all);
-        match self {
-            Self::Bool | Self::U8 | Self::U16 | Self::U32 | Self::U64 => bits as f64,
-            Self::I8 => f64::from(bits as i8),
-            Self::I16 => f64::from(bits as i16),
-            Self::I32 => f64::from(bits as i32),
-            Self::I64 => bits as i64 as f64,
-            Self::F32 => f64::from(f32::from_bits(bits as u32)),
-            Self::F64 => f64::from_bits(bits),
+        match (self.kind, self.size) {
+            ('f', 4) => f64::from(f32::from_bits(bits as u32)),
+            ('f', _) => f64::from_bits(bits),
+            ('i', size) => {
+                let unused = 64 - 8 * size as u32;
+                ((bits << unused) as i64 >> unused) as f64
+            }
+            _ => bits as f64,
         }
+    }
+}
+
+impl fmt::Display for Value {
+    /// As in `x.dtype`, without the name: `u1`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{}", self.kind, self.size)
     }
 }
 
@@ -156,7 +154,7 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
     ensure!(!shape.contains(&0), "its shape is {shape:?}: it is empty");
     let expected = shape
         .iter()
-        .try_fold(value.size() as u64, |product, &d| {
+        .try_fold(value.size as u64, |product, &d| {
             product.checked_mul(d as u64)
         })
         .filter(|&bytes| bytes <= MAX_BYTES)
@@ -244,7 +242,7 @@ pub(super) mod tests {
     }
 
     fn numbers(descr: &str, values: &[u8]) -> Vec<f64> {
-        let n = values.len() / Value::new(descr).unwrap().size();
+        let n = values.len() / Value::new(descr).unwrap().size;
         let array = read(&npy(descr, &format!("({n},)"), values)).unwrap();
         assert_eq!(array.shape, [n]);
         array.numbers().collect()

@@ -1,7 +1,7 @@
 //! The training of a classifier.
 
 use super::Classifier;
-use crate::data::{Batch, Dataset};
+use crate::data::Dataset;
 use crate::metrics::class_accuracy;
 use crate::progress::Progress;
 use crate::rng::Rng;
@@ -79,10 +79,10 @@ impl Fit {
         let steps = self.epochs * per_epoch;
         let mut progress = Progress::new(steps as u64, "classifier");
         for _ in 0..self.epochs {
-            for batch in train.batches(self.batch, &mut rng)?.take(per_epoch) {
+            for indices in rng.permutation(train.len()).chunks_exact(self.batch) {
                 let share = Decay::Cosine { floor: 0.0 }.share(it.about.steps, steps, steps / 10);
                 adam.set_lr(self.lr * share)?;
-                let loss = self.step(&it, &mut adam, &batch, &mut rng, device)?;
+                let loss = self.step(&it, &mut adam, train, indices, &mut rng, device)?;
                 ensure!(
                     loss.is_finite(),
                     "classifier: the loss is {loss} at step {}; take a lower learning rate than {}",
@@ -90,7 +90,7 @@ impl Fit {
                     self.lr
                 );
                 it.about.steps += 1;
-                it.about.images_seen += batch.len() as u64;
+                it.about.images_seen += indices.len() as u64;
                 progress.message(format!("loss {loss:.4}"));
                 progress.step();
             }
@@ -105,12 +105,15 @@ impl Fit {
         &self,
         it: &Classifier,
         adam: &mut AdamW,
-        batch: &Batch,
+        train: &Dataset,
+        indices: &[usize],
         rng: &mut Rng,
         device: &Device,
     ) -> Result<f32> {
-        let x = shifted(&batch.images(&Device::Cpu)?, self.shift, rng)?.to_device(device)?;
-        let labels = Tensor::from_vec(batch.labels(), batch.len(), device)?;
+        let images = train.images(indices.iter().copied(), &Device::Cpu)?;
+        let x = shifted(&images, self.shift, rng)?.to_device(device)?;
+        let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();
+        let labels = Tensor::from_vec(labels, indices.len(), device)?;
         let loss = cross_entropy(&it.logits(&x)?, &labels)?;
         adam.step(&loss.backward()?)?;
         Ok(loss.to_scalar()?)

@@ -64,6 +64,7 @@
 pub use anyhow;
 pub use candle_core as candle;
 pub use candle_nn;
+pub use diffusion_show as show;
 
 pub mod config;
 pub mod data;
@@ -79,7 +80,6 @@ pub mod progress;
 pub mod rng;
 pub mod sampler;
 pub mod schedule;
-pub mod show;
 pub mod train;
 pub mod unet;
 

@@ -70,6 +70,8 @@ pub use candle_nn;
 pub use diffusion_ops::error::message;
 #[doc(inline)]
 pub use diffusion_ops::{device, ops, rng};
+#[doc(inline)]
+pub use diffusion_show as show;
 
 pub(crate) use diffusion_ops::error::whole;
 
@@ -88,6 +90,5 @@ pub mod process;
 pub mod progress;
 pub mod sampler;
 pub mod schedule;
-pub mod show;
 pub mod train;
 pub mod unet;

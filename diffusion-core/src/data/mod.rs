@@ -116,6 +116,21 @@ impl Dataset {
         )
     }
 
+    /// [`Dataset::sprites`] with a caption of what each shows.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let sprites = Dataset::captioned_sprites(100, 42)?;
+    /// assert!(sprites.captions().is_some_and(|captions| captions.iter().all(|text| text.starts_with("a"))));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Dataset::sprites`].
+    pub fn captioned_sprites(n: usize, seed: u64) -> Result<Self> {
+        Self::sprites(n, seed)?.with_captions(sprites::generate(n, seed).captions)
+    }
+
     /// A data set of 8-bit images.
     ///
     /// `pixels` are (N, C, H, W) in row-major order, 0 … 255; `shape` is (C, H, W) with C = 1 … [`MAX_CHANNELS`], 1 for grey
@@ -458,126 +473,5 @@ impl fmt::Display for Dataset {
 impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    /// Two images of 1×2×2 and one more, with a label each.
-    fn tiny() -> Dataset {
-        let pixels = vec![0, 255, 51, 204, 1, 2, 3, 4, 9, 9, 9, 9];
-        Dataset::new("tiny", pixels, [1, 2, 2], vec![1, 0, 1], &["a", "b"]).unwrap()
-    }
-
-    #[test]
-    fn pixels_become_numbers_from_minus_one_to_one() -> Result<()> {
-        let images = tiny()
-            .images([0], &Device::Cpu)?
-            .flatten_all()?
-            .to_vec1::<f32>()?;
-        let want = [-1.0, 1.0, -0.6, 0.6];
-        assert!(
-            images.iter().zip(want).all(|(a, b)| (a - b).abs() < 1e-6),
-            "{images:?}"
-        );
-        assert_eq!(
-            tiny().context([0, 1], &Device::Cpu)?.to_vec2::<f32>()?,
-            [[0.0, 1.0], [1.0, 0.0]]
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn classes_are_counted_and_found() -> Result<()> {
-        let d = tiny();
-        assert_eq!((d.class_counts(), d.of_class(1)?), (vec![1, 2], vec![0, 2]));
-        assert_eq!(
-            format!("{d:?}"),
-            "tiny: 3 images of 1×2×2, 2 classes (a: 1, b: 2)"
-        );
-        let b = d.select(d.of_class(1)?)?;
-        assert_eq!((b.len(), b.labels()), (2, &[1, 1][..]));
-        assert_eq!(
-            b.images([1], &Device::Cpu)?.to_string(),
-            d.images([2], &Device::Cpu)?.to_string()
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn sprites_keep_their_colours_and_their_prefix() -> Result<()> {
-        let (few, many) = (Dataset::sprites(20, 7)?, Dataset::sprites(50, 7)?);
-        assert_eq!(few.pixels, many.pixels[..few.pixels.len()].into());
-        let rows = sprites::generate(1, 7).pixels;
-        for (i, rgb) in rows.chunks_exact(3).enumerate() {
-            assert_eq!(
-                rgb,
-                [few.pixels[i], few.pixels[256 + i], few.pixels[512 + i]]
-            );
-        }
-        assert_eq!(
-            Dataset::sprites(500, 1)?.class_counts().iter().min(),
-            Some(&100)
-        );
-        Ok(())
-    }
-
-    #[test]
-    fn a_split_shares_out_every_image_once() -> Result<()> {
-        let all = Dataset::sprites(50, 3)?;
-        let (train, test) = all.split(0.2, &mut Rng::new(1))?;
-        assert_eq!((train.len(), test.len()), (40, 10));
-        let size = 3 * 16 * 16;
-        let mut images: Vec<&[u8]> = train
-            .pixels
-            .chunks(size)
-            .chain(test.pixels.chunks(size))
-            .collect();
-        let mut want: Vec<&[u8]> = all.pixels.chunks(size).collect();
-        images.sort();
-        want.sort();
-        assert_eq!(images, want);
-        Ok(())
-    }
-
-    #[test]
-    fn what_does_not_fit_is_an_error_that_says_so() {
-        let new = |pixels: usize, shape, labels| {
-            Dataset::new("x", vec![0; pixels], shape, labels, &["a", "b"])
-        };
-        let d = tiny();
-        for (result, wants) in [
-            (new(8, [2, 2, 2], vec![0]).map(drop), "2 channels"),
-            (
-                new(7, [1, 2, 2], vec![0, 1]).map(drop),
-                "2 labels and images of 1×2×2 do not fit 7",
-            ),
-            (new(0, [1, 2, 2], vec![]).map(drop), "0 labels"),
-            (new(4, [1, usize::MAX, 3], vec![0]).map(drop), "do not fit"),
-            (
-                new(4, [1, 2, 2], vec![2]).map(drop),
-                "labels[0] = 2, but there are 2 classes",
-            ),
-            (
-                d.images([3], &Device::Cpu).map(drop),
-                "index 3 is out of range: tiny has the images 0 … 2",
-            ),
-            (d.images([], &Device::Cpu).map(drop), "empty"),
-            (d.of_class(2).map(drop), "class 2 does not exist"),
-            (d.split(0.0, &mut Rng::new(0)).map(drop), "test = 0"),
-            (d.split(f64::NAN, &mut Rng::new(0)).map(drop), "test = NaN"),
-            (d.resize(0, Resize::Nearest).map(drop), "side = 0"),
-            (d.batches(0, &mut Rng::new(0)).map(drop), "size = 0"),
-            (Dataset::sprites(0, 0).map(drop), "n = 0"),
-            (
-                Dataset::sprites(usize::MAX, 0).map(drop),
-                "ask for 1 … 1000000",
-            ),
-        ] {
-            let message = result.unwrap_err().to_string();
-            assert!(message.contains(wants), "{message:?} lacks {wants:?}");
-        }
     }
 }

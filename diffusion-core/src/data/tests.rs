@@ -99,7 +99,7 @@ fn sprites_keep_their_colours_and_their_prefix() -> Result<()> {
     let (few, many) = (Dataset::sprites(20, 7)?, Dataset::sprites(50, 7)?);
     let (few, many) = (few.bytes().unwrap(), many.bytes().unwrap());
     assert_eq!(few, &many[..few.len()]);
-    let (rows, _) = sprites::generate(1, 7);
+    let rows = sprites::generate(1, 7).pixels;
     for (i, rgb) in rows.chunks_exact(3).enumerate() {
         assert_eq!(rgb, [few[i], few[256 + i], few[512 + i]]);
     }

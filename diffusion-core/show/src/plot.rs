@@ -2,16 +2,19 @@
 
 use anyhow::{Result, ensure};
 
-use super::axis::{Axis, Scale};
+use super::axis::{Axis, drawable};
+use super::canvas::ZOOM;
+use super::picture::CARD;
 use super::{Draw, Picture, Values, chart, displayed};
 
-/// A diagram of lines, points and histograms.
+/// Lines, points, histograms and arrows on a pair of axes.
 ///
-/// The builder methods take and return the plot, and what is drawn is in the order of the calls. Texts may hold formulas:
-/// `x_t`, `σ_{t−1}` and `10^{-3}` are set as such. If something does not fit, the error comes when the plot is drawn.
+/// The builder methods take and return the plot. Series are drawn in the order of the calls, and those of the same name share
+/// a colour and an entry in the legend. Texts may hold formulas: `x_t`, `σ_{t−1}` and `10^{-3}` are set as such. Wrong
+/// arguments are reported when the plot is drawn.
 ///
 /// ```
-/// use diffusion_core::show::Plot;
+/// use diffusion_show::Plot;
 /// let plot = Plot::new("Loss").x("step").y("mean squared error").log_y().line("training", 0..3usize, [1.0, 0.1, 0.01]);
 /// assert_eq!(&plot.to_png()?[1..4], b"PNG");
 /// let wrong = Plot::new("Loss").line("training", 0..3usize, [1.0, 0.1]);
@@ -26,6 +29,8 @@ pub struct Plot {
     pub(super) y: Axis,
     pub(super) series: Vec<Series>,
     pub(super) size: Option<(usize, usize)>,
+    /// Whether both axes have the same scale.
+    pub(super) equal: bool,
     /// The first thing that did not fit.
     problem: Option<String>,
 }
@@ -41,6 +46,9 @@ pub(super) struct Series {
 pub(super) enum Marks {
     Line(Vec<(f64, f64)>),
     Scatter(Vec<(f64, f64)>),
+    Path(Vec<(f64, f64)>),
+    /// x, y, and the differences to the tip.
+    Arrows(Vec<[f64; 4]>),
     Histogram(Bars),
     Level(f64),
 }
@@ -55,8 +63,10 @@ pub(super) struct Bars {
     pub(super) skipped: usize,
 }
 
-/// Width or height of a plot in pixels, at least and at most.
+/// Width or height of a plot in nominal pixels, at least and at most.
 const SIDES: std::ops::RangeInclusive<usize> = 120..=2400;
+/// The width of what a notebook shows: all plots have it, so that their texts are of one size whatever the column's width.
+pub(super) const WIDTH: usize = 960;
 /// Points of a curve that is given as a function.
 const CURVE_POINTS: usize = 400;
 const MOST_BINS: usize = 10_000;
@@ -71,6 +81,7 @@ impl Plot {
             y: Axis::default(),
             series: Vec::new(),
             size: None,
+            equal: false,
             problem: None,
         }
     }
@@ -103,6 +114,43 @@ impl Plot {
         self.points("scatter", name.into(), xs, ys, Marks::Scatter)
     }
 
+    /// A thin line through the points (x, y) in their order, with a dot at its end: the trajectory of a point in the plane.
+    /// Trajectories of the same name share a colour and an entry in the legend.
+    pub fn path(self, name: impl Into<String>, xs: impl Values, ys: impl Values) -> Self {
+        self.points("path", name.into(), xs, ys, Marks::Path)
+    }
+
+    /// An arrow from each (x, y) to (x + u, y + v), in the units of the axes: a vector field.
+    ///
+    /// ```
+    /// use diffusion_show::Plot;
+    /// let field = Plot::new("A rotation").equal_axes().arrows("", [1.0, 0.0], [0.0, 1.0], [0.0, -0.5], [0.5, 0.0]);
+    /// assert_eq!(&field.to_png()?[1..4], b"PNG");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn arrows(
+        mut self,
+        name: impl Into<String>,
+        xs: impl Values,
+        ys: impl Values,
+        us: impl Values,
+        vs: impl Values,
+    ) -> Self {
+        let name = name.into();
+        let columns = [
+            ("x", &xs as &dyn Values),
+            ("y", &ys),
+            ("u", &us),
+            ("v", &vs),
+        ];
+        if let Some([xs, ys, us, vs]) = self.numbers("arrows", &name, columns) {
+            let arrow = |i: usize| [xs[i], ys[i], us[i], vs[i]];
+            let marks = Marks::Arrows((0..xs.len()).map(arrow).collect());
+            self.series.push(Series { name, marks });
+        }
+        self
+    }
+
     /// The line (x, f(x)) for x over a range, such as a density to compare a histogram with.
     pub fn curve(
         self,
@@ -123,23 +171,16 @@ impl Plot {
     pub fn histogram(mut self, name: impl Into<String>, values: impl Values, bins: usize) -> Self {
         let name = name.into();
         let bars = match values.to_vec_f64() {
-            Err(error) => Err(format!("histogram {name:?}: {error}")),
-            Ok(_) if !(1..=MOST_BINS).contains(&bins) => Err(format!(
-                "histogram {name:?}: bins = {bins}; use 1 to {MOST_BINS}"
-            )),
-            Ok(values) => Bars::of(&values, bins).ok_or_else(|| {
-                format!(
-                    "histogram {name:?}: none of its {} values is a finite number",
-                    values.len()
-                )
-            }),
+            Err(error) => Err(error.to_string()),
+            Ok(_) if !(1..=MOST_BINS).contains(&bins) => {
+                Err(format!("bins = {bins}; use 1 to {MOST_BINS}"))
+            }
+            Ok(values) => Bars::of(&values, bins)
+                .ok_or_else(|| format!("none of its {} values is a finite number", values.len())),
         };
-        match bars {
-            Ok(bars) => self.series.push(Series {
-                name,
-                marks: Marks::Histogram(bars),
-            }),
-            Err(problem) => self.refuse(problem),
+        match bars.map(Marks::Histogram) {
+            Ok(marks) => self.series.push(Series { name, marks }),
+            Err(problem) => self.refuse(format!("histogram {name:?}: {problem}")),
         }
         self
     }
@@ -156,13 +197,13 @@ impl Plot {
 
     /// A logarithmic horizontal axis; points at or left of 0 are left out.
     pub fn log_x(mut self) -> Self {
-        self.x.scale = Scale::Log;
+        self.x.log = true;
         self
     }
 
     /// A logarithmic vertical axis; points at or below 0 are left out.
     pub fn log_y(mut self) -> Self {
-        self.y.scale = Scale::Log;
+        self.y.log = true;
         self
     }
 
@@ -178,7 +219,13 @@ impl Plot {
         self
     }
 
-    /// Width and height in pixels, each 120 to 2400. Default: 640 × 400, in [`Panels`](super::Panels) less.
+    /// Gives both axes the same scale, so that a circle looks round: one of them covers more than the data or its range.
+    pub fn equal_axes(mut self) -> Self {
+        self.equal = true;
+        self
+    }
+
+    /// Width and height in nominal pixels, each 120 to 2400. Default: 960 × 400, or 480 × 480 with equal axes.
     pub fn size(mut self, width: usize, height: usize) -> Self {
         self.size = Some((width, height));
         self
@@ -192,24 +239,38 @@ impl Plot {
         ys: impl Values,
         marks: fn(Vec<(f64, f64)>) -> Marks,
     ) -> Self {
-        match (xs.to_vec_f64(), ys.to_vec_f64()) {
-            (Err(error), _) | (_, Err(error)) => self.refuse(format!("{kind} {name:?}: {error}")),
-            (Ok(xs), Ok(ys)) if xs.len() != ys.len() => {
-                self.refuse(format!(
-                    "{kind} {name:?}: {} x values, but {} y values",
-                    xs.len(),
-                    ys.len()
-                ));
-            }
-            (Ok(xs), Ok(_)) if xs.is_empty() => {
-                self.refuse(format!("{kind} {name:?} has no points"))
-            }
-            (Ok(xs), Ok(ys)) => {
-                let marks = marks(xs.into_iter().zip(ys).collect());
-                self.series.push(Series { name, marks });
-            }
+        let columns = [("x", &xs as &dyn Values), ("y", &ys)];
+        if let Some([xs, ys]) = self.numbers(kind, &name, columns) {
+            let marks = marks(xs.into_iter().zip(ys).collect());
+            self.series.push(Series { name, marks });
         }
         self
+    }
+
+    /// The numbers of a series, `None` if they do not fit together.
+    fn numbers<const N: usize>(
+        &mut self,
+        kind: &str,
+        name: &str,
+        columns: [(&str, &dyn Values); N],
+    ) -> Option<[Vec<f64>; N]> {
+        let read = columns.map(|(_, values)| values.to_vec_f64());
+        let problem = if let Some(Err(error)) = read.iter().find(|values| values.is_err()) {
+            format!(": {error}")
+        } else {
+            let numbers = read.map(|values| values.unwrap_or_default());
+            let count = numbers[0].len();
+            match (0..N).find(|&i| numbers[i].len() != count) {
+                None if count > 0 => return Some(numbers),
+                None => " has no points".to_string(),
+                Some(i) => {
+                    let (first, (other, n)) = (columns[0].0, (columns[i].0, numbers[i].len()));
+                    format!(": {count} {first} values, but {n} {other} values")
+                }
+            }
+        };
+        self.refuse(format!("{kind} {name:?}{problem}"));
+        None
     }
 
     fn refuse(&mut self, problem: String) {
@@ -220,7 +281,7 @@ impl Plot {
     pub(super) fn drawn(
         &self,
         (width, height): (usize, usize),
-        legend: chart::Legend,
+        with_legend: bool,
     ) -> Result<Picture> {
         if let Some(problem) = &self.problem {
             anyhow::bail!("{problem}");
@@ -237,21 +298,52 @@ impl Plot {
             SIDES.start(),
             SIDES.end()
         );
-        chart::draw(self, (width, height), legend)
+        ensure!(
+            !(self.equal && (self.x.log || self.y.log)),
+            "plot {:?}: equal_axes needs two linear axes; leave out .log_x and .log_y",
+            self.title
+        );
+        chart::draw(self, (width, height), with_legend)
     }
+
+    fn at_its_size(&self) -> Result<Picture> {
+        let default = if self.equal { (480, 480) } else { (WIDTH, 400) };
+        self.drawn(self.size.unwrap_or(default), true)
+    }
+
+    fn shown(&self) -> Result<Picture> {
+        to_show(&self.at_its_size()?)
+    }
+}
+
+/// A picture of plots as a notebook shows it: in the middle of a card of [`WIDTH`], in few colours.
+pub(super) fn to_show(picture: &Picture) -> Result<Picture> {
+    let width = picture.width().max(WIDTH * ZOOM);
+    let mut card = Picture::new(width, picture.height(), CARD, "choose a smaller .size")?;
+    card.paste(picture, ((width - picture.width()) / 2, 0));
+    Ok(card.in_few_colours())
 }
 
 displayed!(Plot);
 
 impl Draw for Plot {
     fn draw(&self) -> Result<Picture> {
-        self.drawn(self.size.unwrap_or((640, 400)), chart::Legend::Shown)
+        Ok(self.at_its_size()?.halved())
     }
 }
 
-/// Whether a number can be placed on an axis: finite, and with room for the arithmetic of the axis.
-pub(super) fn drawable(v: f64) -> bool {
-    v.abs() < 1e300
+impl Marks {
+    /// The points that must be within the axes; none of bars and levels.
+    pub(super) fn points(&self) -> Vec<(f64, f64)> {
+        match self {
+            Self::Line(points) | Self::Scatter(points) | Self::Path(points) => points.clone(),
+            Self::Arrows(arrows) => {
+                let ends = |&[x, y, u, v]: &[f64; 4]| [(x, y), (x + u, y + v)];
+                arrows.iter().flat_map(ends).collect()
+            }
+            Self::Histogram(_) | Self::Level(_) => Vec::new(),
+        }
+    }
 }
 
 impl Bars {

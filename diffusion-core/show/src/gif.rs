@@ -13,9 +13,10 @@ use super::{Draw, Grid, Picture, displayed};
 /// All frames share at most 255 colours: exactly those of the pictures if these are no more, else others close to them.
 ///
 /// ```
-/// use diffusion_core::{candle::Device, rng::Rng, show::{Gif, Grid}};
-/// let mut rng = Rng::new(1);
-/// let states = [rng.randn((2, 1, 8, 8), &Device::Cpu)?, rng.randn((2, 1, 8, 8), &Device::Cpu)?];
+/// use candle_core::{Device, Tensor};
+/// use diffusion_show::Gif;
+/// let noise = || Tensor::randn(0f32, 1.0, (2, 1, 8, 8), &Device::Cpu);
+/// let states = [noise()?, noise()?];
 /// let gif = Gif::of(&states, |i, grid| grid.caption(format!("step {i}")))?.delay_ms(50).hold_last_ms(1000);
 /// assert_eq!(&gif.to_gif()?[..6], b"GIF89a");
 /// # Ok::<(), anyhow::Error>(())
@@ -202,10 +203,8 @@ mod tests {
     use candle_core::Device;
 
     fn states(n: usize, channels: usize) -> Vec<Tensor> {
-        let mut rng = crate::rng::Rng::new(2);
-        (0..n)
-            .map(|_| rng.randn((2, channels, 6, 6), &Device::Cpu).unwrap())
-            .collect()
+        let noise = |_| Tensor::randn(0f32, 1.0, (2, channels, 6, 6), &Device::Cpu);
+        (0..n).map(|i| noise(i).unwrap()).collect()
     }
 
     /// The frames as a viewer shows them, their delays and the loop.

@@ -12,7 +12,7 @@ pub(super) enum Level {
 ///
 /// An underscore without braces counts only between a single letter and a single letter or digit, so that `learning_rate`
 /// and `file_1` stay as they are.
-pub(super) fn spans(text: &str) -> Vec<(Level, String)> {
+pub(super) fn runs(text: &str) -> Vec<(Level, String)> {
     let chars: Vec<char> = text.chars().collect();
     let mut out: Vec<(Level, String)> = Vec::new();
     let mut push = |level: Level, c: char| match out.last_mut() {
@@ -23,18 +23,20 @@ pub(super) fn spans(text: &str) -> Vec<(Level, String)> {
     while i < chars.len() {
         let (c, rest) = (chars[i], &chars[i + 1..]);
         let level = if c == '_' { Level::Sub } else { Level::Super };
-        let braced = rest
-            .iter()
-            .position(|&c| c == '}')
-            .filter(|_| rest[0] == '{');
+        let braced = match rest.first() {
+            Some('{') => rest.iter().position(|&c| c == '}'),
+            _ => None,
+        };
+        let single = match c {
+            '_' => one_letter(chars[..i].iter().rev()) && one_letter(rest.iter()),
+            '^' => i > 0 && rest.first().is_some_and(|c| c.is_alphanumeric()),
+            _ => false,
+        };
         if let ('_' | '^', Some(end)) = (c, braced) {
+            let minus = |c| if c == '-' { '−' } else { c };
             rest[1..end].iter().for_each(|&c| push(level, minus(c)));
             i += end + 2;
-        } else if (c == '_'
-            && one_letter(&chars[..i])
-            && one_letter(&rest.iter().rev().copied().collect::<Vec<_>>()))
-            || (c == '^' && i > 0 && rest.first().is_some_and(|c| c.is_alphanumeric()))
-        {
+        } else if single {
             push(level, rest[0]);
             i += 2;
         } else {
@@ -46,22 +48,14 @@ pub(super) fn spans(text: &str) -> Vec<(Level, String)> {
     out
 }
 
-/// Whether the last word of `chars` is a single letter or digit, accents not counted.
-fn one_letter(chars: &[char]) -> bool {
-    let word = chars
-        .iter()
-        .rev()
-        .take_while(|c| c.is_alphanumeric() || is_accent(**c) || **c == '_');
+/// Whether the word at the start of `chars` is a single letter or digit, accents not counted.
+fn one_letter<'a>(chars: impl Iterator<Item = &'a char>) -> bool {
+    let word = chars.take_while(|c| c.is_alphanumeric() || is_accent(**c) || **c == '_');
     word.filter(|c| !is_accent(**c)).count() == 1
 }
 
-fn is_accent(c: char) -> bool {
+pub(super) fn is_accent(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}')
-}
-
-/// The typographic minus, as wide as a plus.
-fn minus(c: char) -> char {
-    if c == '-' { '−' } else { c }
 }
 
 /// Unicode's small characters, which the typeface lacks, as a level and a letter.
@@ -81,18 +75,17 @@ fn small(c: char) -> Option<(Level, char)> {
 mod tests {
     use super::*;
 
-    /// Subscripts in (), superscripts in [].
-    fn marked(text: &str) -> String {
-        let mark = |(level, run): (Level, String)| match level {
-            Level::Base => run,
-            Level::Sub => format!("({run})"),
-            Level::Super => format!("[{run}]"),
-        };
-        spans(text).into_iter().map(mark).collect()
-    }
-
     #[test]
     fn formulas_are_told_from_names() {
+        // Subscripts in (), superscripts in [].
+        let marked = |text: &str| -> String {
+            let mark = |(level, run): (Level, String)| match level {
+                Level::Base => run,
+                Level::Sub => format!("({run})"),
+                Level::Super => format!("[{run}]"),
+            };
+            runs(text).into_iter().map(mark).collect()
+        };
         for (text, want) in [
             ("x_t", "x(t)"),
             ("√(1−ᾱ_t) ε", "√(1−ᾱ(t)) ε"),

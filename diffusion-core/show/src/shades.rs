@@ -1,6 +1,5 @@
 //! Which shade of grey or colour the values of an image have.
 
-use super::axis::short;
 use super::grid::{Grid, Range, Tile};
 use super::picture::Rgb;
 
@@ -77,7 +76,7 @@ impl Shades {
     pub(super) fn notes(&self, caption: &str) -> String {
         let mut notes = Vec::from_iter((!caption.is_empty()).then(|| caption.to_string()));
         if self.stretched && self.low <= self.high {
-            let [low, high] = [self.low, self.high].map(|v| short(v.into(), 3));
+            let [low, high] = [self.low, self.high].map(short);
             notes.push(format!("stretched from [{low}, {high}]"));
         }
         match self.not_finite {
@@ -96,10 +95,19 @@ impl Tile {
     }
 }
 
+/// A number in about three significant digits.
+fn short(v: f32) -> String {
+    let text = match v.abs() {
+        0.01..1e4 | 0.0 => format!("{v:.2}"),
+        _ => format!("{v:.2e}"),
+    };
+    text.replace('-', "−")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::show::Draw;
+    use crate::Draw;
     use candle_core::{DType, Device, Tensor};
 
     #[test]
@@ -126,7 +134,7 @@ mod tests {
         assert_eq!(shades(Range::Clamp)?, [0, 0, 128, 255, 255]);
         assert_eq!(shades(Range::Stretch)?, [0, 64, 96, 128, 255]);
         let notes = Shades::of(&Grid::new(&x)?.range(Range::Stretch)).notes("x");
-        assert_eq!(notes, "x · stretched from [−3, 5]");
+        assert_eq!(notes, "x · stretched from [−3.00, 5.00]");
         let flat =
             Grid::new(&Tensor::full(0.3f32, (1, 2, 2), &Device::Cpu)?)?.range(Range::Stretch);
         assert_eq!(Shades::of(&flat).shade(0.3), 128);

@@ -1,4 +1,4 @@
-//! At most 256 colours for all frames of an animation.
+//! At most 256 colours for an indexed PNG, or for all frames of an animation.
 
 use std::collections::HashMap;
 
@@ -20,11 +20,7 @@ struct Box {
 impl Palette {
     /// The colours of `pixels` themselves if there are no more than `most` (2 to 256), else that many which stand for them.
     pub(super) fn of<'a>(pixels: impl Iterator<Item = &'a [u8]>, most: usize) -> Self {
-        let mut counts: HashMap<Rgb, u64> = HashMap::new();
-        for p in pixels {
-            *counts.entry([p[0], p[1], p[2]]).or_default() += 1;
-        }
-        let mut members: Vec<(Rgb, u64)> = counts.into_iter().collect();
+        let mut members: Vec<(Rgb, u64)> = counts(pixels).into_iter().collect();
         members.sort_unstable();
 
         // Wu's idea: cut the box whose colours differ most, at their mean, until there are enough boxes.
@@ -54,6 +50,15 @@ impl Palette {
         }
     }
 
+    /// The colours of `pixels` themselves, or `None` if these are more than 256.
+    pub(super) fn exact<'a>(pixels: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
+        let mut colours: Vec<Rgb> = counts(pixels).into_keys().collect();
+        colours.sort_unstable();
+        let index = colours.iter().enumerate().map(|(i, c)| (*c, i as u8));
+        let index = index.collect();
+        (colours.len() <= 256).then_some(Self { colours, index })
+    }
+
     /// The number of the colour that stands for a pixel of the frames.
     pub(super) fn index(&self, pixel: &[u8]) -> u8 {
         self.index
@@ -61,6 +66,23 @@ impl Palette {
             .copied()
             .unwrap_or(0)
     }
+}
+
+/// How often each colour occurs.
+fn counts<'a>(pixels: impl Iterator<Item = &'a [u8]>) -> HashMap<Rgb, u64> {
+    let mut counts: HashMap<Rgb, u64> = HashMap::new();
+    // Neighbours are mostly equal, and counting is faster than looking up.
+    let (mut last, mut run) = (None, 0);
+    for colour in pixels.map(|p| Some([p[0], p[1], p[2]])).chain([None]) {
+        if colour != last {
+            if let Some(last) = last {
+                *counts.entry(last).or_default() += run;
+            }
+            (last, run) = (colour, 0);
+        }
+        run += 1;
+    }
+    counts
 }
 
 impl Box {
@@ -119,8 +141,13 @@ mod tests {
 
     #[test]
     fn many_colours_become_near_ones_and_the_background_stays() {
-        let mut rng = crate::rng::Rng::new(4);
-        let mut pixels: Vec<u8> = (0..30_000).map(|_| rng.below(256) as u8).collect();
+        // Fixed pseudo-random numbers: the upper bits of a linear congruential generator.
+        let mut state = 4u32;
+        let mut random = || {
+            state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            (state >> 24) as u8
+        };
+        let mut pixels: Vec<u8> = (0..30_000).map(|_| random()).collect();
         pixels.extend([251, 251, 251].repeat(20_000));
         let palette = Palette::of(pixels.chunks_exact(3), 128);
         assert_eq!(palette.colours.len(), 128);

@@ -60,7 +60,7 @@ pub(super) fn arrangement(grid: &Grid, title_width: usize, row_title_width: usiz
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::show::Draw;
+    use crate::Draw;
     use candle_core::{DType, Device, Tensor};
 
     fn grid(n: usize, side: usize) -> Grid {

@@ -3,22 +3,22 @@
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use image::codecs::png::{CompressionType, FilterType, PngEncoder};
-use image::{ExtendedColorType, ImageEncoder};
+use png::{BitDepth, ColorType, Compression, Filter};
 
+use super::palette::Palette;
 use super::{Draw, displayed};
 
 /// Red, green and blue, 0 … 255.
 pub type Rgb = [u8; 3];
 
-/// The background: nearly white, so that a picture looks the same on a light and on a dark page.
+/// The near-white background, which makes a picture readable on light and dark pages.
 pub(super) const CARD: Rgb = [251, 251, 251];
 /// Titles and axis labels.
 pub(super) const INK: Rgb = [34, 34, 34];
 /// Captions and tick labels.
 pub(super) const SOFT_INK: Rgb = [84, 84, 84];
 /// Thin lines around and behind things.
-pub(super) const FAINT: Rgb = [222, 222, 222];
+pub(super) const FAINT: Rgb = [208, 208, 208];
 /// The margin around everything.
 pub(super) const PADDING: usize = 12;
 
@@ -119,32 +119,67 @@ impl Picture {
         }
     }
 
-    /// The picture as a PNG file: grey if all of it is, and with the row filter that makes it smaller.
-    pub(super) fn png(&self) -> Result<Vec<u8>> {
-        let grey = self
-            .rgb
-            .chunks_exact(3)
-            .all(|p| p[0] == p[1] && p[1] == p[2]);
-        let (bytes, colour) = if grey {
-            let bytes = self.rgb.iter().copied().step_by(3).collect();
-            (
-                std::borrow::Cow::<[u8]>::Owned(bytes),
-                ExtendedColorType::L8,
-            )
-        } else {
-            (self.rgb.as_slice().into(), ExtendedColorType::Rgb8)
-        };
-        let mut smallest: Option<Vec<u8>> = None;
-        for filter in [FilterType::NoFilter, FilterType::Adaptive] {
-            let mut png = Vec::new();
-            PngEncoder::new_with_quality(&mut png, CompressionType::Default, filter)
-                .write_image(&bytes, self.width as u32, self.height as u32, colour)
-                .context("the picture cannot be encoded as a PNG")?;
-            if smallest.as_ref().is_none_or(|s| png.len() < s.len()) {
-                smallest = Some(png);
-            }
+    /// The picture at half its width and height; a last odd row or column is dropped.
+    pub(super) fn halved(&self) -> Self {
+        let (width, height) = (self.width / 2, self.height / 2);
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))) {
+            let above = 3 * (2 * y * self.width + 2 * x);
+            let below = above + 3 * self.width;
+            let four = [above, above + 3, below, below + 3];
+            let mean =
+                |c: usize| (four.iter().map(|i| u32::from(self.rgb[i + c])).sum::<u32>() + 2) / 4;
+            rgb.extend([mean(0) as u8, mean(1) as u8, mean(2) as u8]);
         }
-        Ok(smallest.unwrap_or_default())
+        Self { width, height, rgb }
+    }
+
+    /// The picture in at most 64 colours: enough for a plot, whose PNG file then is a third smaller.
+    pub(super) fn in_few_colours(mut self) -> Self {
+        let palette = Palette::of(self.rgb.chunks_exact(3), 64);
+        for p in self.rgb.chunks_exact_mut(3) {
+            p.copy_from_slice(&palette.colours[palette.index(p) as usize]);
+        }
+        self
+    }
+
+    /// The picture as a PNG file: grey if all of it is, indexed if it has at most 256 colours, and with the row filter that
+    /// makes it smaller.
+    pub(super) fn png(&self) -> Result<Vec<u8>> {
+        let pixels = || self.rgb.chunks_exact(3);
+        let (kind, bytes, palette) = if pixels().all(|p| p[0] == p[1] && p[1] == p[2]) {
+            (ColorType::Grayscale, pixels().map(|p| p[0]).collect(), None)
+        } else if let Some(palette) = Palette::exact(pixels()) {
+            let bytes = pixels().map(|p| palette.index(p)).collect();
+            (ColorType::Indexed, bytes, Some(palette.colours.concat()))
+        } else {
+            (ColorType::Rgb, self.rgb.clone(), None)
+        };
+        let encoded = |filter: Filter| -> Result<Vec<u8>> {
+            let mut file = Vec::new();
+            let mut encoder = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
+            encoder.set_color(kind);
+            encoder.set_depth(BitDepth::Eight);
+            encoder.set_compression(Compression::High);
+            encoder.set_filter(filter);
+            palette.iter().for_each(|p| encoder.set_palette(p.clone()));
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(&bytes)?;
+            writer.finish()?;
+            Ok(file)
+        };
+        let context = "the picture cannot be encoded as a PNG";
+        let plain = encoded(Filter::NoFilter).context(context)?;
+        let filtered = encoded(Filter::Adaptive).context(context)?;
+        Ok(if filtered.len() < plain.len() {
+            filtered
+        } else {
+            plain
+        })
+    }
+
+    fn shown(&self) -> Result<Self> {
+        Ok(self.clone())
     }
 }
 
@@ -188,21 +223,32 @@ pub(super) fn show(what: &str, mime: &str, bytes: Result<Vec<u8>>) {
 mod tests {
     use super::*;
 
-    fn decoded(picture: &Picture) -> image::DynamicImage {
-        image::load_from_memory(&picture.png().unwrap()).unwrap()
+    /// The colour type of the PNG file, and its pixels.
+    fn decoded(picture: &Picture) -> (ColorType, Vec<u8>) {
+        let file = std::io::Cursor::new(picture.png().unwrap());
+        let mut decoder = png::Decoder::new(file);
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let kind = reader.info().color_type;
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut bytes).unwrap();
+        (kind, bytes)
     }
 
     #[test]
     fn a_png_holds_the_same_pixels() -> Result<()> {
         let mut picture = Picture::new(7, 5, CARD, "")?;
         picture.fill((2, 1), (100, 2), [10, 10, 10]);
-        let grey = decoded(&picture);
-        assert_eq!(grey.color(), image::ColorType::L8);
-        assert_eq!(grey.to_rgb8().as_raw(), picture.rgb());
+        let grey: Vec<u8> = picture.rgb().iter().copied().step_by(3).collect();
+        assert_eq!(decoded(&picture), (ColorType::Grayscale, grey));
         picture.blend(0, 0, [255, 0, 0], 0.5);
-        let colour = decoded(&picture);
-        assert_eq!((colour.width(), colour.height()), (7, 5));
-        assert_eq!(colour.to_rgb8().as_raw(), picture.rgb());
+        let rgb = picture.rgb().to_vec();
+        assert_eq!(decoded(&picture), (ColorType::Indexed, rgb));
+        let many: Vec<u8> = (0..300u16)
+            .flat_map(|i| [i as u8, (i / 256) as u8, 0])
+            .collect();
+        let picture_of_many = Picture::from_rgb(300, 1, many.clone());
+        assert_eq!(decoded(&picture_of_many), (ColorType::Rgb, many));
         assert_eq!(picture.pixel(0, 0), Some([253, 126, 126]));
         assert_eq!(picture.pixel(7, 0), None);
         Ok(())

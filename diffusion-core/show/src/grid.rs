@@ -10,8 +10,9 @@ use super::{Draw, Picture, displayed, sheet};
 /// fit, such as the number of titles, the error comes when the grid is drawn.
 ///
 /// ```
-/// use diffusion_core::{candle::Device, rng::Rng, show::Grid};
-/// let x = Rng::new(1).randn((3, 1, 28, 28), &Device::Cpu)?;
+/// use candle_core::{Device, Tensor};
+/// use diffusion_show::Grid;
+/// let x = Tensor::randn(0f32, 1.0, (3, 1, 28, 28), &Device::Cpu)?;
 /// let grid = Grid::new(&x)?.titles(["t = 0", "t = 500", "t = 999"]);
 /// assert_eq!(&grid.to_png()?[1..4], b"PNG");
 /// let wrong = Grid::new(&x)?.titles(["t = 0"]).to_png().unwrap_err();
@@ -180,6 +181,12 @@ impl Grid {
 }
 
 displayed!(Grid);
+
+impl Grid {
+    fn shown(&self) -> anyhow::Result<Picture> {
+        self.draw()
+    }
+}
 
 impl Draw for Grid {
     fn draw(&self) -> anyhow::Result<Picture> {

@@ -3,10 +3,11 @@
 use anyhow::{Result, ensure};
 
 use super::arrange::{WIDTH, arrangement};
+use super::frame::Frame;
 use super::grid::{Grid, Tile};
-use super::picture::{CARD, INK, PADDING, Picture, Rgb, SOFT_INK};
+use super::picture::{CARD, INK, PADDING, Picture, Rgb};
 use super::shades::Shades;
-use super::text::{Font, LABEL, SMALL, TITLE, Turn, ascent, line_height};
+use super::text::{Font, LABEL, SMALL, TITLE, ascent, line_height};
 
 /// Around tiles, so that white ones end somewhere.
 const OUTLINE: Rgb = [205, 205, 205];
@@ -34,27 +35,11 @@ pub(super) fn draw(grid: &Grid) -> Result<Picture> {
     } else {
         block.max(wider.unwrap_or(TEXT_WIDTHS[1]))
     };
-    let wrap = |text: &str, size| match text {
-        "" => Vec::new(),
-        text => font.wrap(text, size, inside as f32),
-    };
-    let (title, caption) = (wrap(&grid.title, TITLE), wrap(&notes, SMALL));
-    let above = title.len() * line_height(TITLE) + 6 * title.len().min(1);
-    let below = caption.len() * line_height(SMALL) + 6 * caption.len().min(1);
-
-    let width = inside.saturating_add(2 * PADDING);
-    let height = sheet.height().saturating_add(2 * PADDING + above + below);
-    let mut picture = Picture::new(
-        width,
-        height,
-        CARD,
-        "use a smaller .scale or .gap, or fewer images",
-    )?;
-    let middle = width as f32 / 2.0;
-    font.centred(&mut picture, &title, TITLE, (middle, PADDING - 2), INK);
-    let caption_at = (middle, height - PADDING - below + 8);
-    font.centred(&mut picture, &caption, SMALL, caption_at, SOFT_INK);
-    let corner = ((width - block) / 2, PADDING + above);
+    let smaller = "use a smaller .scale or .gap, or fewer images";
+    let frame = Frame::new((&grid.title, &notes), (inside, PADDING), 1)?;
+    let space = Picture::new(block, sheet.height(), CARD, smaller)?;
+    let mut picture = frame.around(&[space], smaller)?;
+    let corner = ((picture.width() - block) / 2, frame.above());
     sheet.paint(&font, &shades, &mut picture, corner);
     Ok(picture)
 }
@@ -223,7 +208,7 @@ impl<'a> Sheet<'a> {
                     let line = font.line(text, LABEL);
                     let x = ((first - 8) as f32 - line.width).round();
                     let y = (top + room / 2 + i * line_height(LABEL)) as f32 + ascent(LABEL);
-                    font.draw(on, &line, (x, y), Turn::Level, INK);
+                    font.write(on, &line, (x, y), INK);
                 }
             }
             top += self.row_height(row) + self.grid.gap;
@@ -274,7 +259,7 @@ fn lines_height(titles: &[Vec<String>]) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::show::Draw;
+    use crate::Draw;
     use candle_core::{DType, Device, Tensor};
 
     fn ramp(shape: &[usize]) -> Tensor {

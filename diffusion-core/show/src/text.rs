@@ -1,12 +1,15 @@
-//! Lines of text on a picture: Noto Sans, Greek, accents, and the sub- and superscripts of formulas.
+//! Lines of text in Noto Sans, with Greek letters, accents, and the sub- and superscripts of formulas.
+//!
+//! plotters' own text drawing ignores the side bearings of glyphs and knows no subscripts; an accent would stand beside its
+//! letter. So this module lays text out, and `canvas.rs` hands the result to plotters.
 
 use ab_glyph::{Font as _, FontRef, GlyphId, PxScale};
 use anyhow::{Context, Result};
 
-use super::formula::{Level, spans};
+use super::formula::{Level, is_accent, runs};
 use super::picture::{Picture, Rgb};
 
-/// Sizes in pixels per em.
+/// Sizes in nominal pixels per em.
 pub(super) const TITLE: f32 = 15.0;
 pub(super) const LABEL: f32 = 13.0;
 pub(super) const SMALL: f32 = 12.0;
@@ -16,21 +19,12 @@ pub(super) fn line_height(size: f32) -> usize {
     (size * 1.3).ceil() as usize
 }
 
-/// How far below the top of its line the letters stand.
+/// The distance from the top of a line to its baseline.
 pub(super) fn ascent(size: f32) -> f32 {
     (size * 1.03).round()
 }
 
-/// Which way a line of text runs.
-#[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Turn {
-    /// From left to right.
-    Level,
-    /// From bottom to top, as a label of a y axis does.
-    Up,
-}
-
-/// The typeface. It borrows the bytes in the program, so that making one costs microseconds.
+/// The typeface. It borrows the bytes in the program, so creating one costs microseconds.
 pub(super) struct Font {
     face: FontRef<'static>,
     units_per_em: f32,
@@ -38,7 +32,7 @@ pub(super) struct Font {
 
 /// A line of text, laid out.
 pub(super) struct Line {
-    /// Glyph, x and y of its origin (y upwards from the base line), pixels per em.
+    /// Glyph, x and y of its origin (y upwards from the baseline), pixels per em.
     glyphs: Vec<(GlyphId, f32, f32, f32)>,
     pub(super) width: f32,
 }
@@ -50,13 +44,13 @@ impl Font {
         Ok(Self { face, units_per_em })
     }
 
-    /// Lays out one line, with its formulas: see [`spans`].
+    /// Lays out one line, with its formulas: see [`runs`].
     pub(super) fn line(&self, text: &str, size: f32) -> Line {
         let mut line = Line {
             glyphs: Vec::new(),
             width: 0.0,
         };
-        for (level, run) in spans(text) {
+        for (level, run) in runs(text) {
             let (em, rise) = match level {
                 Level::Base => (size, 0.0),
                 Level::Sub => (size * 0.74, -size * 0.18),
@@ -72,10 +66,10 @@ impl Font {
         let mut previous: Option<(GlyphId, f32)> = None;
         for c in text.chars().map(|c| if c.is_control() { ' ' } else { c }) {
             let glyph = self.face.glyph_id(c);
-            if let ('\u{300}'..='\u{36f}', Some((base, base_x))) = (c, previous) {
+            if let (true, Some((base, x))) = (is_accent(c), previous) {
                 let (dx, dy) = self.accent(base, glyph);
-                line.glyphs
-                    .push((glyph, base_x + dx * unit, rise + dy * unit, em));
+                let at = (glyph, x + dx * unit, rise + dy * unit, em);
+                line.glyphs.push(at);
                 continue;
             }
             if let Some((left, _)) = previous {
@@ -89,8 +83,8 @@ impl Font {
 
     /// Where a combining accent goes relative to its letter's origin, in font units: centred, and above tall letters.
     fn accent(&self, letter: GlyphId, accent: GlyphId) -> (f32, f32) {
-        let (Some(below), Some(mark)) = (self.face.outline(letter), self.face.outline(accent))
-        else {
+        let outlines = (self.face.outline(letter), self.face.outline(accent));
+        let (Some(below), Some(mark)) = outlines else {
             return (0.0, 0.0);
         };
         let (below, mark) = (below.bounds, mark.bounds);
@@ -108,16 +102,16 @@ impl Font {
     }
 
     /// Breaks `text` at its line feeds and, where a line is wider than `width` pixels, between words; a word that is
-    /// wider is broken too.
+    /// wider is broken too. No lines for an empty text.
     pub(super) fn wrap(&self, text: &str, size: f32, width: f32) -> Vec<String> {
         let mut lines = Vec::new();
-        for paragraph in text.split('\n') {
+        let paragraphs = text.split('\n').filter(|_| !text.is_empty());
+        for paragraph in paragraphs {
             let mut line = String::new();
             for word in paragraph.split(' ') {
-                let longer = if line.is_empty() {
-                    word.to_string()
-                } else {
-                    format!("{line} {word}")
+                let longer = match line.as_str() {
+                    "" => word.to_string(),
+                    line => format!("{line} {word}"),
                 };
                 if self.width(&longer, size) <= width {
                     line = longer;
@@ -139,40 +133,28 @@ impl Font {
         lines
     }
 
-    /// Draws a line whose base line begins at (x, y).
-    pub(super) fn draw(
-        &self,
-        on: &mut Picture,
-        line: &Line,
-        (x, y): (f32, f32),
-        turn: Turn,
-        ink: Rgb,
-    ) {
+    /// Calls `put` with the place and the coverage, 0 … 1, of every pixel of a line. `x` is its left end, `y` its baseline.
+    pub(super) fn draw(&self, line: &Line, (x, y): (f32, f32), mut put: impl FnMut(i64, i64, f32)) {
         for &(glyph, right, up, em) in &line.glyphs {
             let scale = PxScale::from(em * self.face.height_unscaled() / self.units_per_em);
-            // The fraction of a pixel goes along the line only: across it, letters stay on their base line.
-            let (along, across) = match turn {
-                Turn::Level => (x + right, y - up),
-                Turn::Up => (right - y, x - up),
-            };
-            let position = ab_glyph::point(along, across.round());
-            let Some(outline) = self
-                .face
-                .outline_glyph(glyph.with_scale_and_position(scale, position))
-            else {
-                continue;
-            };
-            let corner = outline.px_bounds().min;
-            outline.draw(|gx, gy, coverage| {
-                let (along, across) = (corner.x as i64 + gx as i64, corner.y as i64 + gy as i64);
-                let (px, py) = match turn {
-                    Turn::Level => (along, across),
-                    Turn::Up => (across, -1 - along),
-                };
+            // Only x has a fraction of a pixel: letters stand on their baseline.
+            let glyph =
+                glyph.with_scale_and_position(scale, ab_glyph::point(x + right, (y - up).round()));
+            if let Some(outline) = self.face.outline_glyph(glyph) {
+                let corner = outline.px_bounds().min;
+                let (left, top) = (corner.x as i64, corner.y as i64);
                 // Thin strokes of dark letters look paler than they are: darken them a little.
-                on.blend(px, py, ink, coverage.clamp(0.0, 1.0).powf(0.8));
-            });
+                outline.draw(|x, y, coverage| {
+                    let coverage = coverage.clamp(0.0, 1.0).powf(0.8);
+                    put(left + i64::from(x), top + i64::from(y), coverage);
+                });
+            }
         }
+    }
+
+    /// Draws a line onto a picture.
+    pub(super) fn write(&self, on: &mut Picture, line: &Line, at: (f32, f32), ink: Rgb) {
+        self.draw(line, at, |x, y, share| on.blend(x, y, ink, share));
     }
 
     /// Draws lines of text below each other, each centred on `x`, the first line's top at `top`.
@@ -187,13 +169,7 @@ impl Font {
         for (i, text) in lines.iter().enumerate() {
             let line = self.line(text, size);
             let y = (top + i * line_height(size)) as f32 + ascent(size);
-            self.draw(
-                on,
-                &line,
-                ((x - line.width / 2.0).round(), y),
-                Turn::Level,
-                ink,
-            );
+            self.write(on, &line, ((x - line.width / 2.0).round(), y), ink);
         }
     }
 }
@@ -201,7 +177,7 @@ impl Font {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::show::picture::{CARD, INK};
+    use crate::picture::{CARD, INK};
 
     #[test]
     fn lines_are_broken_between_words_where_possible() -> Result<()> {
@@ -219,42 +195,19 @@ mod tests {
     }
 
     #[test]
-    fn text_that_runs_up_is_level_text_turned() -> Result<()> {
-        let font = Font::new()?;
-        let line = font.line("x̂_0 = √ᾱ_t", LABEL);
-        let blank = Picture::new(100, 100, CARD, "")?;
-        let (mut level, mut up) = (blank.clone(), blank.clone());
-        font.draw(&mut level, &line, (10.0, 50.0), Turn::Level, INK);
-        font.draw(&mut up, &line, (50.0, 90.0), Turn::Up, INK);
-        assert_ne!(level, blank);
-        for (x, y) in (0..100).flat_map(|x| (0..100).map(move |y| (x, y))) {
-            assert_eq!(level.pixel(x, y), up.pixel(y, 99 - x), "({x}, {y})");
-        }
-        Ok(())
-    }
-
-    #[test]
     fn an_accent_stands_over_the_middle_of_its_letter() -> Result<()> {
         let font = Font::new()?;
         let extent = |text: &str, from: usize, to: usize| -> Result<[usize; 2]> {
             let mut picture = Picture::new(100, 100, CARD, "")?;
-            font.draw(
-                &mut picture,
-                &font.line(text, 50.0),
-                (30.0, 80.0),
-                Turn::Level,
-                INK,
-            );
+            font.write(&mut picture, &font.line(text, 50.0), (30.0, 80.0), INK);
             let dark = |&x: &usize| (from..to).any(|y| picture.pixel(x, y) != Some(CARD));
             let columns: Vec<usize> = (0..100).filter(dark).collect();
             Ok([columns[0], columns[columns.len() - 1]])
         };
         // Without an accent an x is 27 pixels high at this size; above that, there is the accent alone.
         let (letter, hat) = (extent("x", 0, 100)?, extent("x\u{302}", 0, 51)?);
-        assert!(
-            (letter[0] + letter[1]).abs_diff(hat[0] + hat[1]) <= 2,
-            "{letter:?} {hat:?}"
-        );
+        let (letter, hat) = (letter[0] + letter[1], hat[0] + hat[1]);
+        assert!(letter.abs_diff(hat) <= 2, "{letter} {hat}");
         assert_eq!(font.width("x\u{302}", 50.0), font.width("x", 50.0));
         Ok(())
     }

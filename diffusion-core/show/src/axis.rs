@@ -165,7 +165,7 @@ fn on_axis(at: f64) -> bool {
 /// Powers of ten, thinned out if there are many and filled up with 2 and 5 if there are few.
 fn powers(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     let digits: &[i32] = if high - low >= 2.0 { &[1] } else { &[1, 2, 5] };
-    let every = ((high - low) / count.max(1) as f64).ceil() as usize;
+    let every = ((high - low).floor() / count.max(1) as f64).ceil() as usize;
     let plain = low >= -4.1 && high <= 5.1;
     let powers = (low.floor() as i32..=high.floor() as i32).step_by(every);
     let all = powers.flat_map(|power| digits.iter().map(move |&digit| (digit, power)));

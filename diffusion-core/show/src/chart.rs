@@ -72,11 +72,11 @@ impl Layout {
     fn new(plot: &Plot, size: (usize, usize)) -> Result<Option<Self>> {
         let font = Font::new()?;
         let (mut x, mut y) = spans(plot)?;
-        let label = |text: &str| match text {
+        let label = |text: &str, gap: usize| match text {
             "" => 0,
-            _ => line_height(LABEL) + 6,
+            _ => line_height(LABEL) + gap,
         };
-        let bottom = 2 * TICK + line_height(SMALL) + label(&plot.x.label);
+        let bottom = 2 * TICK + line_height(SMALL) + label(&plot.x.label, 0);
         let tall = size.1.saturating_sub(bottom + TOP);
         let widest = |span: &Span| {
             let widths = span.ticks.iter().map(|t| font.width(&t.1, SMALL).ceil());
@@ -90,11 +90,14 @@ impl Layout {
                 x.match_scale(wide, &y, tall);
                 y.match_scale(tall, &before, wide);
             }
-            y.set_ticks((tall / 38).clamp(3, 10));
-            left = 2 * TICK + widest(&y) + label(&plot.y.label);
+            y.set_ticks((tall / 20).clamp(3, 8));
+            left = 2 * TICK + widest(&y) + label(&plot.y.label, 6);
             wide = size.0.saturating_sub(left);
-            x.set_ticks((wide / 80).clamp(3, 12));
-            x.set_ticks((wide / (widest(&x) + 16)).clamp(2, x.ticks.len().max(2)));
+            x.set_ticks((wide / 60).clamp(3, 12));
+            let fit = wide / (widest(&x) + 16);
+            if x.ticks.len() > fit {
+                x.set_ticks(fit);
+            }
             // The last text may reach over the end of the axis.
             let reach = x
                 .ticks
@@ -337,6 +340,10 @@ mod tests {
             let plot = plot
                 .scatter("s", ones, strange)
                 .arrows("a", strange, ones, strange, strange);
+            let plot = plot.histogram("h", [-3.0, -1.0], 4).level("v", -1.0);
+            // The eighth series is dashed.
+            let same = |plot: Plot, i| plot.line(format!("{i}"), [1.0; 2], [1.0; 2]);
+            let plot = (0..4).fold(plot, same);
             plot.clone().to_png()?;
             plot.y_range(1e-300, 1e299).to_png()?;
         }

@@ -34,7 +34,7 @@ pub struct Gif {
 /// How often an animation is played.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Loop {
-    /// Again and again.
+    /// Repeats forever.
     #[default]
     Forever,
     /// Once; then the last frame stays.

@@ -84,7 +84,7 @@ impl View<'_> {
             None => PathElement::new(path, style).into_dyn(),
             Some((dash, gap)) => {
                 let (dash, gap) = (FINE * dash, FINE * gap);
-                DashedPathElement::new(path.into_iter(), dash, gap, style).into_dyn()
+                DashedPathElement::new(path, dash, gap, style).into_dyn()
             }
         };
         paths.into_iter().map(element).collect()

@@ -1,18 +1,5 @@
 use super::*;
 
-impl Dataset {
-    /// For `ops/cuda/tests/pointwise.rs`, until the operations are a package of their own.
-    pub(crate) fn new(
-        name: &str,
-        pixels: Vec<u8>,
-        shape: [usize; 3],
-        labels: Vec<u32>,
-        classes: &[&str],
-    ) -> Result<Self> {
-        Self::from_u8(name, pixels, shape, labels, classes)
-    }
-}
-
 /// Two images of 1×2×2 and one more, with a label each.
 fn tiny() -> Dataset {
     let pixels = vec![0, 255, 51, 204, 1, 2, 3, 4, 9, 9, 9, 9];

@@ -69,15 +69,18 @@ pub use candle_core as candle;
 pub use candle_nn;
 pub use diffusion_ops::error::message;
 #[doc(inline)]
+pub use diffusion_data as data;
+#[doc(inline)]
 pub use diffusion_ops::{device, ops, rng};
 #[doc(inline)]
 pub use diffusion_show as show;
+#[doc(inline)]
+pub use diffusion_show::progress;
 
 pub(crate) use diffusion_ops::error::whole;
 
 mod choice;
 pub mod config;
-pub mod data;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
@@ -87,7 +90,6 @@ pub mod model;
 pub mod nn;
 pub mod prediction;
 pub mod process;
-pub mod progress;
 pub mod sampler;
 pub mod schedule;
 pub mod train;

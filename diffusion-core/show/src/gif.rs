@@ -14,7 +14,7 @@ use super::{Draw, Grid, Picture, displayed};
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use diffusion_show::Gif;
+/// use diffusion_core::show::Gif;
 /// let noise = || Tensor::randn(0f32, 1.0, (2, 1, 8, 8), &Device::Cpu);
 /// let states = [noise()?, noise()?];
 /// let gif = Gif::of(&states, |i, grid| grid.caption(format!("step {i}")))?.delay_ms(50).hold_last_ms(1000);

@@ -11,7 +11,7 @@ use super::{Draw, Picture, displayed, sheet};
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
-/// use diffusion_show::Grid;
+/// use diffusion_core::show::Grid;
 /// let x = Tensor::randn(0f32, 1.0, (3, 1, 28, 28), &Device::Cpu)?;
 /// let grid = Grid::new(&x)?.titles(["t = 0", "t = 500", "t = 999"]);
 /// assert_eq!(&grid.to_png()?[1..4], b"PNG");

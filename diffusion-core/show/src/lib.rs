@@ -9,7 +9,7 @@
 //!
 //! ```
 //! use candle_core::{Device, Tensor};
-//! use diffusion_show::{Grid, Plot};
+//! use diffusion_core::show::{Grid, Plot};
 //! let x = Tensor::randn(0f32, 1.0, (8, 3, 16, 16), &Device::Cpu)?;
 //! let grid = Grid::new(&x)?.columns(4).caption("Gaussian noise");
 //! assert_eq!(&grid.to_png()?[1..4], b"PNG");
@@ -37,6 +37,7 @@ mod palette;
 mod panels;
 mod picture;
 mod plot;
+pub mod progress;
 mod shades;
 mod sheet;
 mod text;

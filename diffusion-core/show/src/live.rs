@@ -25,7 +25,7 @@ pub use state::{LiveState, Phase, thin};
 /// the folder from the notebook, never a path of the machine; where no Jupyter runs, it is one sentence.
 ///
 /// ```
-/// use diffusion_show::{Live, LiveState, Phase};
+/// use diffusion_core::show::{Live, LiveState, Phase};
 /// # let runs = std::env::temp_dir().join(format!("diffusion-live-doc-{}", std::process::id()));
 /// let folder = runs.join("sprites");
 /// let live = Live::new(&folder)?; // alone on the last line of a cell: `Live::new("runs/sprites")?`

@@ -13,7 +13,7 @@ use super::{Draw, Plot, displayed, legend};
 /// Several plots in one picture. Where all have the same series, the legend is shown once, below.
 ///
 /// ```
-/// use diffusion_show::{Panels, Plot};
+/// use diffusion_core::show::{Panels, Plot};
 /// let plots = [1.0, 2.0].map(|k| Plot::new(format!("k = {k}")).curve("", 0.0..1.0, |x| x.powf(k)));
 /// let panels = Panels::new(2, plots).caption("powers of x");
 /// assert_eq!(&panels.to_png()?[1..4], b"PNG");

@@ -14,7 +14,7 @@ use super::{Draw, Picture, Values, chart, displayed};
 /// arguments are reported when the plot is drawn.
 ///
 /// ```
-/// use diffusion_show::Plot;
+/// use diffusion_core::show::Plot;
 /// let plot = Plot::new("Loss").x("step").y("mean squared error").log_y().line("training", 0..3usize, [1.0, 0.1, 0.01]);
 /// assert_eq!(&plot.to_png()?[1..4], b"PNG");
 /// let wrong = Plot::new("Loss").line("training", 0..3usize, [1.0, 0.1]);
@@ -123,7 +123,7 @@ impl Plot {
     /// An arrow from each (x, y) to (x + u, y + v), in the units of the axes: a vector field.
     ///
     /// ```
-    /// use diffusion_show::Plot;
+    /// use diffusion_core::show::Plot;
     /// let field = Plot::new("A rotation").equal_axes().arrows("", [1.0, 0.0], [0.0, 1.0], [0.0, -0.5], [0.5, 0.0]);
     /// assert_eq!(&field.to_png()?[1..4], b"PNG");
     /// # Ok::<(), anyhow::Error>(())

@@ -22,7 +22,7 @@ numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
 /// A sequence of numbers that a plot can be given, by value or by reference: a `Vec`, slice, array, `0..1000` or a tensor.
 ///
 /// ```
-/// use diffusion_show::Values;
+/// use diffusion_core::show::Values;
 /// assert_eq!((0..3usize).to_vec_f64()?, [0.0, 1.0, 2.0]);
 /// assert_eq!([0.5f32, 1.0].to_vec_f64()?, [0.5, 1.0]);
 /// # Ok::<(), candle_core::Error>(())

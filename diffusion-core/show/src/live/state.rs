@@ -95,7 +95,7 @@ impl LiveState {
 /// and value, and a value that is not finite stays visible as such. A curve that is short enough stays as it is.
 ///
 /// ```
-/// use diffusion_show::thin;
+/// use diffusion_core::show::thin;
 /// let curve: Vec<(usize, f64)> = (1..=9).map(|step| (step, 2.0 * step as f64)).collect();
 /// assert_eq!(thin(&curve, 3), [(1, 2.0), (5, 10.0), (9, 18.0)]);
 /// ```

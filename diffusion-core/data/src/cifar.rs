@@ -99,7 +99,7 @@ fn read_file(path: &Path) -> Result<Batch> {
     };
     open()
         .with_context(|| format!("cannot read {} as a batch of CIFAR-10", path.display()))
-        .map_err(crate::whole)
+        .map_err(diffusion_ops::error::whole)
 }
 
 /// Reads the files of these names from the archive.
@@ -123,7 +123,7 @@ fn read_archive(path: &Path, names: &[&str]) -> Result<Vec<Batch>> {
     };
     open()
         .with_context(|| format!("cannot read {} as the archive of CIFAR-10", path.display()))
-        .map_err(crate::whole)
+        .map_err(diffusion_ops::error::whole)
 }
 
 /// Reads the records of a file of `length` bytes.
@@ -158,7 +158,7 @@ fn read(file: impl Read, length: u64) -> Result<Batch> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::idx::tests::gzip;
+    use crate::idx::tests::gzip;
 
     /// A record of one label with pixels that count up from it.
     fn record(label: u8) -> Vec<u8> {

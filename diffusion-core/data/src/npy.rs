@@ -174,7 +174,7 @@ fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
 #[cfg(test)]
 pub(super) mod tests {
     use super::*;
-    pub(in crate::data) use array::tests::npy;
+    pub(crate) use array::tests::npy;
     use std::fs;
     use std::path::PathBuf;
     use tempfile::TempDir;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Result, bail};
 
 use super::download::{self, Fetch, RemoteFile, data_dir};
-use crate::progress::{Progress, Unit};
+use diffusion_show::progress::{Progress, Unit};
 
 /// The names that [`fetch`] knows.
 pub const DOWNLOADS: [&str; 3] = ["mnist", "fashion-mnist", "cifar10"];

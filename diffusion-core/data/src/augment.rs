@@ -5,7 +5,7 @@ use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
 
 use super::Dataset;
-use crate::rng::Rng;
+use diffusion_ops::rng::Rng;
 
 /// A random change to a training image.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -38,7 +38,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
-use crate::rng::Rng;
+use diffusion_ops::rng::Rng;
 use resize::to_channels_first;
 
 /// The most sprites that [`Dataset::sprites`] draws: 768 MB of pixels.

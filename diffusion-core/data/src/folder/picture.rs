@@ -24,7 +24,7 @@ impl Picture {
     pub(super) fn read(path: &Path, side: Option<usize>) -> Result<Self> {
         let image = decode(path)
             .with_context(|| format!("cannot read the image {}", path.display()))
-            .map_err(crate::whole)?;
+            .map_err(diffusion_ops::error::whole)?;
         Ok(Self::new(image, side))
     }
 

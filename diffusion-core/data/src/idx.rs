@@ -49,7 +49,7 @@ impl Dataset {
         let numbers = numbers.into_iter().map(u32::from).collect();
         Self::from_u8(name, pixels, [1, height, width], numbers, classes)
             .with_context(|| at.to_string())
-            .map_err(crate::whole)
+            .map_err(diffusion_ops::error::whole)
     }
 }
 
@@ -68,7 +68,7 @@ fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     };
     open()
         .with_context(|| format!("cannot read {} as IDX", path.display()))
-        .map_err(crate::whole)
+        .map_err(diffusion_ops::error::whole)
 }
 
 /// Reads header and values; `at_most` bytes can come out of `reader`.
@@ -150,7 +150,7 @@ pub(super) mod tests {
     use std::fs;
     use std::io::Write;
 
-    pub(in crate::data) fn gzip(bytes: &[u8]) -> Vec<u8> {
+    pub(crate) fn gzip(bytes: &[u8]) -> Vec<u8> {
         let mut encoder = GzEncoder::new(Vec::new(), Compression::default());
         encoder.write_all(bytes).unwrap();
         encoder.finish().unwrap()

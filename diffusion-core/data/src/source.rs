@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::folder::name_of;
 use super::resize::check_side;
 use super::{Augmentation, Dataset, MAX_SPRITES, Resize, Split};
-use crate::rng::Rng;
+use diffusion_ops::rng::Rng;
 
 /// The names that [`Source::task`] can have, beside that of a folder or file.
 pub const TASKS: [&str; 4] = ["sprites", "mnist", "fashion-mnist", "cifar10"];
@@ -198,7 +198,7 @@ fn split_of(all: Dataset, split: Split, seed: u64) -> Result<Dataset> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::npy::tests::npy;
+    use crate::npy::tests::npy;
     use image::{GrayImage, Luma};
 
     fn task(task: impl AsRef<Path>) -> Source {

@@ -11,7 +11,7 @@ use rayon::prelude::*;
 
 use super::resize::{check_bytes, check_side, to_channels_first};
 use super::{Dataset, MAX_CLASSES};
-use crate::progress::{Progress, Unit};
+use diffusion_show::progress::{Progress, Unit};
 use picture::Picture;
 
 /// The ends of the names of files that are taken for images.

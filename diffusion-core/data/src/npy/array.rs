@@ -16,7 +16,7 @@ use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::data::MAX_BYTES;
+use crate::MAX_BYTES;
 
 /// No header that NumPy writes is longer; it refuses to read longer ones itself.
 const MAX_HEADER: usize = 10_000;
@@ -50,7 +50,7 @@ impl Array {
         };
         open()
             .with_context(|| format!("cannot read {} as a NumPy array", path.display()))
-            .map_err(crate::whole)
+            .map_err(diffusion_ops::error::whole)
     }
 
     /// The values as numbers; exact up to 2⁵³.
@@ -221,7 +221,7 @@ pub(super) mod tests {
     use super::*;
 
     /// A file as `np.save` writes it: the header ends with a line break at a multiple of 64.
-    pub(in crate::data) fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
+    pub(crate) fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
         with_header(
             &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"),
             values,

@@ -106,7 +106,7 @@ pub fn data_dir_from(variable: Option<OsString>, current: &Path) -> PathBuf {
 /// address had the file. The last message lists what happened at each address, where to put the file by hand, and how to
 /// go on without it.
 pub fn fetch(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathBuf> {
-    fetch_checked(file, dir, options).map_err(crate::whole)
+    fetch_checked(file, dir, options).map_err(diffusion_ops::error::whole)
 }
 
 fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathBuf> {
@@ -140,7 +140,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
             match transfer(url, file, &mut part, options) {
                 Ok(()) if part.is_complete(file)? => return part.finish(path),
                 Ok(()) => reason = "all bytes arrived, but their SHA-256 is wrong".to_owned(),
-                Err(error) => reason = crate::message(&error),
+                Err(error) => reason = diffusion_ops::error::message(&error),
             }
             // If nothing new has arrived, and nothing old was discarded, another try would end in the same way.
             if part.len == before {

@@ -346,7 +346,7 @@ fn what_is_not_known_is_named() -> Result<()> {
     let path = folder.path().join(WEIGHTS);
     let bytes = fs::read(&path)?;
     fs::write(&path, &bytes[..bytes.len() / 2])?;
-    assert!(fail().contains("no whole safetensors file"), "{}", fail());
+    assert!(fail().contains("not a complete safetensors file"), "{}", fail());
 
     let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
     model.info.process = NoiseProcess::flow();

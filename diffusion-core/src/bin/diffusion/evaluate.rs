@@ -86,8 +86,7 @@ pub fn run(options: &Options) -> Result<()> {
     let source = Source {
         task: task.clone(),
         images: options.images,
-        side: None,
-        labels: None,
+        ..Default::default()
     };
     let seed = options.ask.seed;
     let [train, real] =

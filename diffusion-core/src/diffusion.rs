@@ -2,7 +2,7 @@
 //!
 //! Symbols: `x0` a clean image, `xt` the image at step t, `eps` (ε) the Gaussian noise in it, ᾱ_t the
 //! [`Schedule`]'s. Images are (B, C, H, W) with values nominally in \[−1, 1\]; `t` has one entry for each image of the batch.
-//! [`level`](crate::level) has the same for any noise process.
+//! [`level`] has the same for any noise process.
 //!
 //! Built by hand in `notebooks/01_forward.ipynb`.
 

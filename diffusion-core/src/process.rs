@@ -139,15 +139,10 @@ impl NoiseProcess {
 
     /// EDM with the paper's numbers: σ from 0.002 to 80, ρ = 7.
     pub fn edm() -> Self {
-        let (sigma_min, sigma_max, rho) = (
-            defaults::sigma_min(),
-            defaults::sigma_max(),
-            defaults::rho(),
-        );
         Self::Edm {
-            sigma_min,
-            sigma_max,
-            rho,
+            sigma_min: defaults::sigma_min(),
+            sigma_max: defaults::sigma_max(),
+            rho: defaults::rho(),
         }
     }
 

@@ -244,7 +244,8 @@ def another_jupyter(tmp_path):
         command = [venv / "bin" / "python", "-c", IN_ANOTHER_JUPYTER, json.dumps([kernel, str(folder), *cells])]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
-            told = json.loads(process.stdout.readline())
+            # The kernel prints there, too.
+            told = json.loads(next(line for line in process.stdout if line.startswith('{"kernels"')))
             look(told["pid"])
             process.communicate("")
         return told

@@ -241,7 +241,7 @@ def is_fresh(folder, features):
                              'case "$*" in *"--crate-name ___"* | *-vV*) exec "$@" ;; esac\nexit 1\n')
     refuse.chmod(0o755)
     command, environment = kernels_cargo(folder, features)
-    environment["RUSTC_WRAPPER"] = str(refuse)
+    environment |= {"RUSTC_WRAPPER": str(refuse), "CARGO_CACHE_RUSTC_INFO": "0"}  # what cargo keeps of rustc is without the wrapper
     return subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0
 

@@ -8,9 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use diffusion_core::data::download::{
-    Fetch, RemoteFile, cifar10, data_dir_from, fashion_mnist, fetch, mnist,
-};
+use diffusion_core::data::download::{Fetch, RemoteFile, cifar10, data_dir_from, fashion_mnist, fetch, mnist};
 use sha2::{Digest, Sha256};
 use tempfile::TempDir;
 
@@ -62,12 +60,7 @@ impl Server {
     }
 }
 
-fn answer(
-    mut stream: TcpStream,
-    act: Act,
-    content: &[u8],
-    log: &Mutex<Vec<Option<usize>>>,
-) -> std::io::Result<()> {
+fn answer(mut stream: TcpStream, act: Act, content: &[u8], log: &Mutex<Vec<Option<usize>>>) -> std::io::Result<()> {
     let mut range = None;
     for line in BufReader::new(stream.try_clone()?).lines() {
         let line = line?.to_ascii_lowercase();
@@ -163,10 +156,7 @@ fn fails(dir: &Path, options: &mut Fetch, servers: &[&Server], facts: &[&str], k
 }
 
 fn once() -> Fetch {
-    Fetch {
-        retries: 0,
-        ..Fetch::default()
-    }
+    Fetch { retries: 0, ..Fetch::default() }
 }
 
 #[test]
@@ -184,10 +174,7 @@ fn a_broken_download_is_resumed_at_once_by_the_next_mirror_and_by_the_next_call(
     succeeds(folder(&[]).path(), &[&server]);
     assert_eq!(server.ranges(), [None, Some(1_000), Some(100_000)]);
 
-    let (broken, good) = (
-        Server::new([Act::Break(1_000), NOT_FOUND]),
-        Server::new([Act::Serve]),
-    );
+    let (broken, good) = (Server::new([Act::Break(1_000), NOT_FOUND]), Server::new([Act::Serve]));
     succeeds(folder(&[]).path(), &[&broken, &good]);
     assert_eq!(good.ranges(), [Some(1_000)]);
 
@@ -206,10 +193,7 @@ fn a_server_that_cannot_resume_sends_the_whole_file() {
         (Act::IgnoreRange, 1),
         (Act::Raw("416 Range Not Satisfiable", Vec::new()), 2),
         (partial("206 Partial Content"), 2),
-        (
-            partial("206 Partial Content\r\nContent-Range: bytes 0-199999/200000"),
-            2,
-        ),
+        (partial("206 Partial Content\r\nContent-Range: bytes 0-199999/200000"), 2),
     ] {
         let server = Server::new([act, Act::Serve]);
         succeeds(folder(&content()[..1_000]).path(), &[&server]);
@@ -236,13 +220,7 @@ fn a_part_with_wrong_bytes_is_discarded() {
 fn content_with_a_wrong_hash_is_not_kept_and_the_next_mirror_is_tried() {
     let wrong = || Server::of(vec![7; 200_000], [Act::Serve]);
     let dir = folder(&[]);
-    fails(
-        dir.path(),
-        &mut Fetch::default(),
-        &[&wrong()],
-        &["their SHA-256 is wrong"],
-        0,
-    );
+    fails(dir.path(), &mut Fetch::default(), &[&wrong()], &["their SHA-256 is wrong"], 0);
     let good = Server::new([Act::Serve]);
     succeeds(dir.path(), &[&wrong(), &good]);
     assert_eq!(good.ranges(), [None]);
@@ -252,37 +230,15 @@ fn content_with_a_wrong_hash_is_not_kept_and_the_next_mirror_is_tried() {
 fn other_lengths_and_html_pages_are_recognised_before_anything_is_written() {
     let page = b"\r\n<!DOCTYPE html><p>Please log in".to_vec();
     for (head, body, fact) in [
-        (
-            "200 OK\r\nContent-Length: 300000",
-            content(),
-            "300000 bytes instead of 200000",
-        ),
-        (
-            "200 OK\r\nContent-Length: 5",
-            vec![0; 5],
-            "5 bytes instead of 200000",
-        ),
-        (
-            "206 Partial Content\r\nContent-Range: bytes 1000-1999/2000",
-            content(),
-            "2000 bytes instead",
-        ),
-        (
-            "200 OK\r\nContent-Type: Text/HTML; charset=utf-8",
-            b"Log in".to_vec(),
-            "HTML page",
-        ),
+        ("200 OK\r\nContent-Length: 300000", content(), "300000 bytes instead of 200000"),
+        ("200 OK\r\nContent-Length: 5", vec![0; 5], "5 bytes instead of 200000"),
+        ("206 Partial Content\r\nContent-Range: bytes 1000-1999/2000", content(), "2000 bytes instead"),
+        ("200 OK\r\nContent-Type: Text/HTML; charset=utf-8", b"Log in".to_vec(), "HTML page"),
         ("200 OK", page, "HTML page"),
     ] {
         let server = || Server::new([Act::Raw(head, body.clone())]);
         let dir = folder(&content()[..1_000]);
-        fails(
-            dir.path(),
-            &mut Fetch::default(),
-            &[&server()],
-            &[fact],
-            1_000,
-        );
+        fails(dir.path(), &mut Fetch::default(), &[&server()], &[fact], 1_000);
         let good = Server::new([Act::Serve]);
         succeeds(dir.path(), &[&server(), &good]);
         assert_eq!(good.ranges(), [Some(1_000)]);
@@ -292,10 +248,7 @@ fn other_lengths_and_html_pages_are_recognised_before_anything_is_written() {
 #[test]
 fn a_body_of_unknown_length_is_read_no_further_than_the_file() {
     let longer = [content(), vec![1; 500_000]].concat();
-    succeeds(
-        folder(&[]).path(),
-        &[&Server::new([Act::Raw("200 OK", longer)])],
-    );
+    succeeds(folder(&[]).path(), &[&Server::new([Act::Raw("200 OK", longer)])]);
     let shorter = Server::new([Act::Raw("200 OK", vec![7; 1_000])]);
     let fact = "ended after 1000 of 200000 bytes";
     fails(folder(&[]).path(), &mut once(), &[&shorter], &[fact], 1_000);
@@ -303,10 +256,7 @@ fn a_body_of_unknown_length_is_read_no_further_than_the_file() {
 
 #[test]
 fn a_stalled_connection_is_given_up_and_resumed_with_progress() {
-    let hasty = || Fetch {
-        stall: Duration::from_millis(300),
-        ..Fetch::default()
-    };
+    let hasty = || Fetch { stall: Duration::from_millis(300), ..Fetch::default() };
     let server = Server::new([Act::Stall(1_000), Act::Serve]);
     let dir = folder(&[]);
     let reports: Arc<Mutex<Vec<(u64, u64)>>> = Arc::default();
@@ -334,35 +284,23 @@ fn the_error_says_what_happened_at_each_address_and_how_to_go_on() {
     let mut file = remote(&[&missing, &closed]);
     file.urls.push("no address".to_owned());
     let dir = folder(&[]);
-    let message = fetch(&file, dir.path(), &mut Fetch::default())
-        .unwrap_err()
-        .to_string();
+    let message = fetch(&file, dir.path(), &mut Fetch::default()).unwrap_err().to_string();
     for fact in [
         format!("{}: the server answered HTTP 404", missing.url),
         format!("{}: the connection failed: ", closed.url),
         "no address: ".to_owned(),
-        format!(
-            "by hand: {} (200000 bytes",
-            dir.path().join("file.gz").display()
-        ),
+        format!("by hand: {} (200000 bytes", dir.path().join("file.gz").display()),
         file.sha256,
         "Dataset::sprites(...)".to_owned(),
     ] {
         assert!(message.contains(&fact), "no {fact:?} in:\n{message}");
     }
-    assert_eq!(
-        missing.ranges().len(),
-        1,
-        "another try would have ended in the same way"
-    );
+    assert_eq!(missing.ranges().len(), 1, "another try would have ended in the same way");
 }
 
 #[test]
 fn another_file_of_that_name_is_left_alone() {
-    for (bytes, fact) in [
-        (vec![1; 10], "10 bytes instead of 200000"),
-        (vec![1; 200_000], "its SHA-256 is"),
-    ] {
+    for (bytes, fact) in [(vec![1; 10], "10 bytes instead of 200000"), (vec![1; 200_000], "its SHA-256 is")] {
         let dir = folder(&[]);
         let path = dir.path().join("file.gz");
         fs::write(&path, &bytes).unwrap();
@@ -387,13 +325,8 @@ fn unusable_names_and_folders_are_errors() {
         ("../file.gz", dir.path(), "\"../file.gz\""),
         ("", dir.path(), "\"\""),
     ] {
-        let file = RemoteFile {
-            name: name.to_owned(),
-            ..remote(&[])
-        };
-        let message = fetch(&file, dir, &mut Fetch::default())
-            .unwrap_err()
-            .to_string();
+        let file = RemoteFile { name: name.to_owned(), ..remote(&[]) };
+        let message = fetch(&file, dir, &mut Fetch::default()).unwrap_err().to_string();
         assert!(message.contains(fact), "no {fact:?} in {message}");
     }
 }
@@ -430,22 +363,14 @@ fn several_at_once_download_it_once() {
 
 #[test]
 fn the_known_files_are_distinct_and_complete() {
-    let files: Vec<_> = mnist()
-        .into_iter()
-        .chain(fashion_mnist())
-        .chain([cifar10()])
-        .collect();
+    let files: Vec<_> = mnist().into_iter().chain(fashion_mnist()).chain([cifar10()]).collect();
     let mut hashes: Vec<_> = files.iter().map(|file| &file.sha256).collect();
     hashes.sort();
     hashes.dedup();
     assert_eq!(hashes.len(), 9);
     for file in &files {
         assert_eq!(file.sha256.len(), 64);
-        assert!(
-            file.urls
-                .iter()
-                .all(|url| url.ends_with(&format!("/{}", file.name)))
-        );
+        assert!(file.urls.iter().all(|url| url.ends_with(&format!("/{}", file.name))));
         assert_eq!(file.name.contains("labels"), file.bytes < 1_000_000);
     }
 }
@@ -463,8 +388,5 @@ fn the_data_folder_is_that_of_the_project() {
     for variable in [None, Some("".into())] {
         assert_eq!(data_dir_from(variable, &notebooks), project.join("data"));
     }
-    assert_eq!(
-        data_dir_from(Some("/x y".into()), &notebooks),
-        PathBuf::from("/x y")
-    );
+    assert_eq!(data_dir_from(Some("/x y".into()), &notebooks), PathBuf::from("/x y"));
 }

@@ -67,9 +67,9 @@
 pub use anyhow;
 pub use candle_core as candle;
 pub use candle_nn;
-pub use diffusion_ops::error::message;
 #[doc(inline)]
 pub use diffusion_data as data;
+pub use diffusion_ops::error::message;
 #[doc(inline)]
 pub use diffusion_ops::{device, ops, rng};
 #[doc(inline)]

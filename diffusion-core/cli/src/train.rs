@@ -93,11 +93,8 @@ impl Options {
     /// The file, or the folder's own, with what the flags say in its place.
     fn config(&self) -> Result<RunConfig> {
         let mut run = match (&self.resume, &self.config) {
-            (Some(folder), _) => {
-                RunConfig::load(folder.join("config.toml")).with_context(|| {
-                    format!("--resume {}: it is no folder of a run", folder.display())
-                })?
-            }
+            (Some(folder), _) => RunConfig::load(folder.join("config.toml"))
+                .with_context(|| format!("--resume {}: it is no folder of a run", folder.display()))?,
             (None, Some(path)) => RunConfig::load(path)?,
             (None, None) => RunConfig::default(),
         };
@@ -165,10 +162,7 @@ impl Options {
     fn folder(&self, run: &RunConfig) -> PathBuf {
         let name = run.data.task.replace(['/', '\\'], "-");
         let default = || PathBuf::from("runs").join(name.trim_matches(['-', '.']));
-        self.resume
-            .clone()
-            .or(self.out.clone())
-            .unwrap_or_else(default)
+        self.resume.clone().or(self.out.clone()).unwrap_or_else(default)
     }
 }
 

@@ -28,10 +28,7 @@ impl Dataset {
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn with_augmentation(self, list: impl IntoIterator<Item = Augmentation>) -> Self {
-        Self {
-            augmentation: list.into_iter().collect(),
-            ..self
-        }
+        Self { augmentation: list.into_iter().collect(), ..self }
     }
 
     /// The augmentations that [`Dataset::batch`] applies. Default none.
@@ -46,12 +43,7 @@ impl Dataset {
     ///
     /// # Errors
     /// As [`Dataset::images`].
-    pub fn batch(
-        &self,
-        indices: impl IntoIterator<Item = usize>,
-        rng: &mut Rng,
-        device: &Device,
-    ) -> Result<Tensor> {
+    pub fn batch(&self, indices: impl IntoIterator<Item = usize>, rng: &mut Rng, device: &Device) -> Result<Tensor> {
         self.augment(self.images(indices, device)?, rng)
     }
 
@@ -107,10 +99,7 @@ mod tests {
         let batch = values(d.batch(0..100, &mut rng, &cpu)?)?;
         let mut flipped = 0;
         for (got, image) in batch.chunks(6).zip(plain.chunks(6)) {
-            let mirrored: Vec<f32> = image
-                .chunks(3)
-                .flat_map(|row| row.iter().rev().copied())
-                .collect();
+            let mirrored: Vec<f32> = image.chunks(3).flat_map(|row| row.iter().rev().copied()).collect();
             assert!(got == image || got == mirrored, "{got:?} {image:?}");
             flipped += usize::from(got == mirrored);
         }

@@ -21,18 +21,8 @@ use super::locate::download;
 use super::{Dataset, Split};
 
 /// The names of CIFAR-10's classes.
-pub const CIFAR10_CLASSES: [&str; 10] = [
-    "airplane",
-    "automobile",
-    "bird",
-    "cat",
-    "deer",
-    "dog",
-    "frog",
-    "horse",
-    "ship",
-    "truck",
-];
+pub const CIFAR10_CLASSES: [&str; 10] =
+    ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"];
 
 /// The folder of the files, in the archive and in the data folder.
 const FOLDER: &str = "cifar-10-batches-bin";
@@ -45,13 +35,8 @@ const RECORD: usize = 1 + PIXELS;
 const MAX_RECORDS: usize = 100_000;
 const MAX_FILE: u64 = (MAX_RECORDS * RECORD) as u64;
 
-const TRAIN: [&str; 5] = [
-    "data_batch_1.bin",
-    "data_batch_2.bin",
-    "data_batch_3.bin",
-    "data_batch_4.bin",
-    "data_batch_5.bin",
-];
+const TRAIN: [&str; 5] =
+    ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 const TEST: [&str; 1] = ["test_batch.bin"];
 
 impl Dataset {
@@ -69,10 +54,7 @@ impl Dataset {
             Split::Test => &TEST,
         };
         let dir = data_dir();
-        let batches = match names
-            .iter()
-            .all(|name| dir.join(FOLDER).join(name).is_file())
-        {
+        let batches = match names.iter().all(|name| dir.join(FOLDER).join(name).is_file()) {
             true => {
                 let read = |name| read_file(&dir.join(FOLDER).join(name));
                 names.iter().map(read).collect::<Result<_>>()?
@@ -117,9 +99,7 @@ fn read_archive(path: &Path, names: &[&str]) -> Result<Vec<Batch>> {
             }
         }
         let named = found.into_iter().zip(names);
-        named
-            .map(|(batch, name)| batch.with_context(|| format!("there is no {name} in it")))
-            .collect()
+        named.map(|(batch, name)| batch.with_context(|| format!("there is no {name} in it"))).collect()
     };
     open()
         .with_context(|| format!("cannot read {} as the archive of CIFAR-10", path.display()))
@@ -128,10 +108,7 @@ fn read_archive(path: &Path, names: &[&str]) -> Result<Vec<Batch>> {
 
 /// Reads the records of a file of `length` bytes.
 fn read(file: impl Read, length: u64) -> Result<Batch> {
-    ensure!(
-        length <= MAX_FILE,
-        "it has more than {MAX_RECORDS} records of {RECORD} bytes"
-    );
+    ensure!(length <= MAX_FILE, "it has more than {MAX_RECORDS} records of {RECORD} bytes");
     let mut bytes = Vec::new();
     file.take(MAX_FILE).read_to_end(&mut bytes)?;
     ensure!(!bytes.is_empty(), "it is empty");
@@ -193,10 +170,7 @@ mod tests {
             (&two[..0], "it is empty"),
             (&two[..1], "0 records of 3073 bytes and 1 bytes more"),
             (&two[..6145], "1 records of 3073 bytes and 3072 bytes more"),
-            (
-                &records(&[1, 2, 10]),
-                "record 2 (counted from 0) has the label 10",
-            ),
+            (&records(&[1, 2, 10]), "record 2 (counted from 0) has the label 10"),
         ] {
             let message = with_file(bytes, read_file).unwrap_err().to_string();
             assert!(message.contains(fact), "no {fact:?} in {message}");
@@ -250,15 +224,9 @@ mod tests {
             (b"no archive".to_vec(), "archive"),
             (gzip(b"no archive"), "archive"),
             (gzip(&[]), "there is no test_batch.bin"),
-            (
-                archive(&[("test_batch.bin", 3073, &record(1))]),
-                "there is no ",
-            ),
+            (archive(&[("test_batch.bin", 3073, &record(1))]), "there is no "),
             (archive(&[(path, 0, &[])]), "it is empty"),
-            (
-                archive(&[(path, 1 << 40, &[1])]),
-                "more than 100000 records",
-            ),
+            (archive(&[(path, 1 << 40, &[1])]), "more than 100000 records"),
             (archive(&[(path, 6146, &record(1))]), "test_batch.bin"),
         ] {
             let result = with_file(&bytes, |path| read_archive(path, &TEST));

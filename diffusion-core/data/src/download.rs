@@ -66,20 +66,13 @@ pub struct Fetch {
 
 impl Default for Fetch {
     fn default() -> Self {
-        Self {
-            progress: None,
-            stall: Duration::from_secs(30),
-            retries: 4,
-        }
+        Self { progress: None, stall: Duration::from_secs(30), retries: 4 }
     }
 }
 
 /// The folder for downloaded data: `DIFFUSION_DATA` if that is set, else `data` in the project around the current folder.
 pub fn data_dir() -> PathBuf {
-    data_dir_from(
-        env::var_os("DIFFUSION_DATA"),
-        &env::current_dir().unwrap_or_else(|_| PathBuf::from(".")),
-    )
+    data_dir_from(env::var_os("DIFFUSION_DATA"), &env::current_dir().unwrap_or_else(|_| PathBuf::from(".")))
 }
 
 /// [`data_dir`] for a given value of the variable and a given current folder.
@@ -90,8 +83,7 @@ pub fn data_dir_from(variable: Option<OsString>, current: &Path) -> PathBuf {
     if let Some(dir) = variable.filter(|value| !value.is_empty()) {
         return dir.into();
     }
-    let is_project =
-        |dir: &&Path| dir.join("Cargo.toml").is_file() && dir.join("diffusion-core").is_dir();
+    let is_project = |dir: &&Path| dir.join("Cargo.toml").is_file() && dir.join("diffusion-core").is_dir();
     let project = current.ancestors().find(is_project);
     project.unwrap_or(current).join("data")
 }
@@ -151,10 +143,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
     }
     let kept = match part.len {
         0 => String::new(),
-        n => format!(
-            "{n} of {} bytes have arrived and are kept: run it again to continue.\n",
-            file.bytes
-        ),
+        n => format!("{n} of {} bytes have arrived and are kept: run it again to continue.\n", file.bytes),
     };
     bail!(
         "cannot download {}:{failures}\n{kept}You can put the file there by hand: {} ({} bytes, SHA-256 {}).\n\
@@ -168,8 +157,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
 
 /// One request for the bytes that `part` lacks.
 fn transfer(url: &str, file: &RemoteFile, part: &mut Part, options: &mut Fetch) -> Result<()> {
-    const HTML: &str =
-        "the server sent an HTML page instead of the file, perhaps the login page of a network";
+    const HTML: &str = "the server sent an HTML page instead of the file, perhaps the login page of a network";
     let stall = options.stall;
     let mut request = agent(url, stall).get(url);
     if part.len > 0 {
@@ -197,11 +185,7 @@ fn transfer(url: &str, file: &RemoteFile, part: &mut Part, options: &mut Fetch) 
     };
     ensure!(!is_page, HTML);
     let total = total.unwrap_or(file.bytes);
-    ensure!(
-        total == file.bytes,
-        "the server has another file: {total} bytes instead of {}",
-        file.bytes
-    );
+    ensure!(total == file.bytes, "the server has another file: {total} bytes instead of {}", file.bytes);
 
     let mut body = response.body_mut().as_reader().take(total - start);
     let mut chunk = vec![0; 1 << 16];
@@ -210,9 +194,7 @@ fn transfer(url: &str, file: &RemoteFile, part: &mut Part, options: &mut Fetch) 
         if let Some(progress) = &mut options.progress {
             progress(done, total);
         }
-        let n = body
-            .read(&mut chunk)
-            .map_err(|error| explain(error.into(), stall))?;
+        let n = body.read(&mut chunk).map_err(|error| explain(error.into(), stall))?;
         if n == 0 {
             break;
         }
@@ -223,10 +205,7 @@ fn transfer(url: &str, file: &RemoteFile, part: &mut Part, options: &mut Fetch) 
         part.append(&chunk[..n])?;
         done += n as u64;
     }
-    ensure!(
-        done == total,
-        "the connection ended after {done} of {total} bytes"
-    );
+    ensure!(done == total, "the connection ended after {done} of {total} bytes");
     Ok(())
 }
 
@@ -237,11 +216,7 @@ fn agent(url: &str, stall: Duration) -> Agent {
         .timeout_connect(Some(CONNECT))
         .timeout_per_read(Some(stall))
         .timeout_per_write(Some(stall))
-        .user_agent(concat!(
-            env!("CARGO_PKG_NAME"),
-            "/",
-            env!("CARGO_PKG_VERSION")
-        ))
+        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
         // Offsets and SHA-256 are those of the file as it is stored.
         .accept_encoding("identity");
     let uri: Option<Uri> = url.parse().ok();
@@ -357,8 +332,7 @@ impl Part {
     /// Gives the file its final name.
     fn finish(mut self, path: PathBuf) -> Result<PathBuf> {
         self.on_disk(|file| file.sync_all())?;
-        fs::rename(&self.path, &path)
-            .with_context(|| format!("cannot rename {}", self.path.display()))?;
+        fs::rename(&self.path, &path).with_context(|| format!("cannot rename {}", self.path.display()))?;
         Ok(path)
     }
 

@@ -60,9 +60,7 @@ mod tests {
     #[test]
     fn whatever_differs_changes_it() {
         let new = |name, pixels: [u8; 4], shape, labels: &[u32], classes: &[&str]| {
-            Dataset::from_u8(name, pixels.to_vec(), shape, labels.to_vec(), classes)
-                .unwrap()
-                .fingerprint()
+            Dataset::from_u8(name, pixels.to_vec(), shape, labels.to_vec(), classes).unwrap().fingerprint()
         };
         let captions = |[a, b]: [&str; 2]| {
             let d = Dataset::from_u8("x", vec![1, 2], [1, 1, 1], vec![0, 0], &["a"]).unwrap();

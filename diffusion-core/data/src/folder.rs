@@ -43,11 +43,7 @@ impl Dataset {
         let files: Vec<&PathBuf> = found.classes.iter().flat_map(|(_, files)| files).collect();
         let pictures = read_all(&found.name, &files, side)?;
         let (height, width) = (pictures[0].height, pictures[0].width);
-        let channels = if pictures.iter().all(|picture| picture.grey) {
-            1
-        } else {
-            3
-        };
+        let channels = if pictures.iter().all(|picture| picture.grey) { 1 } else { 3 };
         let mut pixels = Vec::with_capacity(files.len() * channels * height * width);
         for picture in pictures {
             if picture.grey {
@@ -59,17 +55,8 @@ impl Dataset {
         let labels = found.classes.iter().zip(0..);
         let labels = labels.flat_map(|((_, files), class)| vec![class; files.len()]);
         let names: Vec<&str> = found.classes.iter().map(|(name, _)| &name[..]).collect();
-        let all = Self::from_u8(
-            &found.name,
-            pixels,
-            [channels, height, width],
-            labels.collect(),
-            &names,
-        )?;
-        Ok(Self {
-            skipped: found.skipped,
-            ..all
-        })
+        let all = Self::from_u8(&found.name, pixels, [channels, height, width], labels.collect(), &names)?;
+        Ok(Self { skipped: found.skipped, ..all })
     }
 }
 
@@ -77,9 +64,7 @@ impl Dataset {
 pub(super) fn name_of(path: &Path) -> String {
     let absolute = fs::canonicalize(path).unwrap_or_default();
     let name = path.file_name().or(absolute.file_name());
-    name.unwrap_or(OsStr::new("images"))
-        .to_string_lossy()
-        .into_owned()
+    name.unwrap_or(OsStr::new("images")).to_string_lossy().into_owned()
 }
 
 /// What is in a folder of images.
@@ -121,11 +106,7 @@ fn find(path: &Path) -> Result<Found> {
         "{at} holds {} folders of images; no more than {MAX_CLASSES} classes are possible",
         classes.len()
     );
-    Ok(Found {
-        name: name_of(path),
-        classes,
-        skipped,
-    })
+    Ok(Found { name: name_of(path), classes, skipped })
 }
 
 /// The entries of a folder that are not hidden, in the order of their names.
@@ -155,11 +136,7 @@ impl Listing {
         }
         images.sort();
         folders.sort();
-        Ok(Self {
-            images,
-            folders,
-            others,
-        })
+        Ok(Self { images, folders, others })
     }
 }
 
@@ -242,25 +219,17 @@ mod tests {
         let name = dir.path().file_name().unwrap().to_str().unwrap();
         assert_eq!(
             d.to_string(),
-            format!(
-                "{name}: 3 images of 3×2×2, 2 classes (cats: 1, dogs: 2); 3 other files or folders skipped"
-            )
+            format!("{name}: 3 images of 3×2×2, 2 classes (cats: 1, dogs: 2); 3 other files or folders skipped")
         );
     }
 
     #[test]
     fn images_alone_are_one_class_and_stay_grey_only_together() {
-        let mut files = vec![
-            ("pile/grey1.png", [9; 3], [3, 3]),
-            ("pile/grey2.png", [8; 3], [3, 3]),
-        ];
+        let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
         let grey = folder(&files);
         let d = Dataset::read_folder(&grey.path().join("pile"), None).unwrap();
         assert_eq!((d.shape(), d.name()), ([1, 3, 3], "pile"));
-        assert_eq!(
-            (d.class_names(), d.class_counts()),
-            (&["pile".to_owned()][..], vec![2])
-        );
+        assert_eq!((d.class_names(), d.class_counts()), (&["pile".to_owned()][..], vec![2]));
         assert_eq!(d.bytes().unwrap()[8..10], [9, 8]);
 
         files.push(("pile/rgb.png", [5; 3], [3, 3]));
@@ -280,11 +249,7 @@ mod tests {
         fs::write(none.path().join("a.txt"), "").unwrap();
         for (dir, side, facts) in [
             (sizes.path(), None, ["a.png has 3×4", "b.png has 4×4"]),
-            (
-                mixed.path(),
-                Some(2),
-                ["holds 1 images beside", "move them"],
-            ),
+            (mixed.path(), Some(2), ["holds 1 images beside", "move them"]),
             (damaged.path(), Some(2), ["odd.jpg", "image"]),
             (none.path(), Some(2), ["no image in", "1 other files"]),
             (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),

@@ -34,9 +34,7 @@ impl Dataset {
     /// name.
     pub fn from_idx(name: &str, images: &Path, labels: &Path, classes: &[&str]) -> Result<Self> {
         let (dims, pixels) = read(images)?;
-        let [n, height, width] = dims[..] else {
-            bail!("{} holds {}, not images", images.display(), kind(&dims))
-        };
+        let [n, height, width] = dims[..] else { bail!("{} holds {}, not images", images.display(), kind(&dims)) };
         let (dims, numbers) = read(labels)?;
         let at = labels.display();
         ensure!(dims.len() == 1, "{at} holds {}, not labels", kind(&dims));
@@ -66,9 +64,7 @@ fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
             parse(reader, bytes)
         }
     };
-    open()
-        .with_context(|| format!("cannot read {} as IDX", path.display()))
-        .map_err(diffusion_ops::error::whole)
+    open().with_context(|| format!("cannot read {} as IDX", path.display())).map_err(diffusion_ops::error::whole)
 }
 
 /// Reads header and values; `at_most` bytes can come out of `reader`.
@@ -85,10 +81,7 @@ fn parse(mut reader: impl Read, at_most: u64) -> Result<(Vec<usize>, Vec<u8>)> {
     for _ in 0..rank {
         dims.push(u32::from_be_bytes(header(&mut reader)?) as usize);
     }
-    ensure!(
-        !dims.contains(&0),
-        "its dimensions are {dims:?}: it is empty"
-    );
+    ensure!(!dims.contains(&0), "its dimensions are {dims:?}: it is empty");
     let expected = dims
         .iter()
         .try_fold(1usize, |product, &d| product.checked_mul(d))
@@ -105,18 +98,13 @@ fn parse(mut reader: impl Read, at_most: u64) -> Result<(Vec<usize>, Vec<u8>)> {
         "it is cut short: {} values instead of {expected} for dimensions {dims:?}",
         data.len()
     );
-    ensure!(
-        data.len() == expected,
-        "something follows the {expected} values for dimensions {dims:?}"
-    );
+    ensure!(data.len() == expected, "something follows the {expected} values for dimensions {dims:?}");
     Ok((dims, data))
 }
 
 fn header(reader: &mut impl Read) -> Result<[u8; 4]> {
     let mut word = [0; 4];
-    reader
-        .read_exact(&mut word)
-        .context("it is cut short within the header")?;
+    reader.read_exact(&mut word).context("it is cut short within the header")?;
     Ok(word)
 }
 
@@ -209,10 +197,7 @@ pub(super) mod tests {
             (&[0, 0, 0x0d, 1, 0, 0, 0, 1], "type 0x0d"),
             (&idx(&[3, 0, 4], &[]), "it is empty"),
             // What the header claims is never allocated.
-            (
-                &idx(&[1 << 30], &[1, 2, 3]),
-                "3 values instead of 1073741824",
-            ),
+            (&idx(&[1 << 30], &[1, 2, 3]), "3 values instead of 1073741824"),
             (&idx(&[1 << 31, 1], &[1]), many),
             (&idx(&[u32::MAX; 8], &[1]), many),
         ] {

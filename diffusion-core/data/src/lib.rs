@@ -101,19 +101,10 @@ impl Dataset {
     /// `n` = 0 or above [`MAX_SPRITES`].
     pub fn sprites(n: usize, seed: u64) -> Result<Self> {
         const SIDE: usize = sprites::SIDE;
-        ensure!(
-            (1..=MAX_SPRITES).contains(&n),
-            "n = {n} sprites: ask for 1 … {MAX_SPRITES}"
-        );
+        ensure!((1..=MAX_SPRITES).contains(&n), "n = {n} sprites: ask for 1 … {MAX_SPRITES}");
         let drawn = sprites::generate(n, seed);
         let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
-        Self::from_u8(
-            "sprites",
-            by_channel,
-            [3, SIDE, SIDE],
-            drawn.labels,
-            &sprites::CLASSES,
-        )
+        Self::from_u8("sprites", by_channel, [3, SIDE, SIDE], drawn.labels, &sprites::CLASSES)
     }
 
     /// [`Dataset::sprites`] with a caption of what each shows.
@@ -145,13 +136,7 @@ impl Dataset {
     ///
     /// # Errors
     /// No image; a number of channels out of range; pixels that do not fill N images; a label without a class name.
-    pub fn from_u8(
-        name: &str,
-        pixels: Vec<u8>,
-        shape: [usize; 3],
-        labels: Vec<u32>,
-        classes: &[&str],
-    ) -> Result<Self> {
+    pub fn from_u8(name: &str, pixels: Vec<u8>, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
         let len = pixels.len();
         Self::build(name, Pixels::U8(pixels.into()), len, shape, labels, classes)
     }
@@ -182,14 +167,7 @@ impl Dataset {
             bail!("{name}: value {i} is {}, not a finite number", values[i])
         }
         let len = values.len();
-        Self::build(
-            name,
-            Pixels::F32(values.into()),
-            len,
-            shape,
-            labels,
-            classes,
-        )
+        Self::build(name, Pixels::F32(values.into()), len, shape, labels, classes)
     }
 
     fn build(
@@ -205,9 +183,7 @@ impl Dataset {
             (1..=MAX_CHANNELS).contains(&channels),
             "{name}: images of {channels} channels; 1 … {MAX_CHANNELS} are possible"
         );
-        let want = [channels, height, width, labels.len()]
-            .iter()
-            .try_fold(1usize, |a, b| a.checked_mul(*b));
+        let want = [channels, height, width, labels.len()].iter().try_fold(1usize, |a, b| a.checked_mul(*b));
         ensure!(
             want == Some(len) && len > 0,
             "{name}: {} labels and images of {channels}×{height}×{width} do not fit {len} pixel values",
@@ -215,11 +191,7 @@ impl Dataset {
         );
         let known = classes.len();
         if let Some(i) = labels.iter().position(|&label| label as usize >= known) {
-            bail!(
-                "{name}: labels[{i}] = {}, but there are {known} classes, 0 … {}",
-                labels[i],
-                known.max(1) - 1
-            )
+            bail!("{name}: labels[{i}] = {}, but there are {known} classes, 0 … {}", labels[i], known.max(1) - 1)
         }
         Ok(Self {
             name: name.to_owned(),
@@ -253,10 +225,7 @@ impl Dataset {
             captions.len(),
             self.len()
         );
-        Ok(Self {
-            captions: Some(captions.into()),
-            ..self
-        })
+        Ok(Self { captions: Some(captions.into()), ..self })
     }
 
     /// `sprites`, `mnist`, `fashion-mnist`, `cifar10`, the name of the folder, or the name given.
@@ -297,9 +266,7 @@ impl Dataset {
     /// How many images each class has.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.class_names.len()];
-        self.labels
-            .iter()
-            .for_each(|label| counts[*label as usize] += 1);
+        self.labels.iter().for_each(|label| counts[*label as usize] += 1);
         counts
     }
 
@@ -319,11 +286,7 @@ impl Dataset {
     ///
     /// # Errors
     /// No index, or one that is not below [`Dataset::len`].
-    pub fn images(
-        &self,
-        indices: impl IntoIterator<Item = usize>,
-        device: &Device,
-    ) -> Result<Tensor> {
+    pub fn images(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
         let indices = self.checked(indices)?;
         let [channels, height, width] = self.shape;
         let size = channels * height * width;
@@ -349,11 +312,7 @@ impl Dataset {
     ///
     /// # Errors
     /// As [`Dataset::images`].
-    pub fn context(
-        &self,
-        indices: impl IntoIterator<Item = usize>,
-        device: &Device,
-    ) -> Result<Tensor> {
+    pub fn context(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
         let indices = self.checked(indices)?;
         let classes = self.class_names.len();
         let mut values = vec![0f32; indices.len() * classes];
@@ -368,11 +327,7 @@ impl Dataset {
         let indices: Vec<usize> = indices.into_iter().collect();
         ensure!(!indices.is_empty(), "the list of indices is empty");
         if let Some(index) = indices.iter().find(|&&index| index >= self.len()) {
-            bail!(
-                "index {index} is out of range: {} has the images 0 … {}",
-                self.name,
-                self.len() - 1
-            )
+            bail!("index {index} is out of range: {} has the images 0 … {}", self.name, self.len() - 1)
         }
         Ok(indices)
     }
@@ -383,15 +338,8 @@ impl Dataset {
     /// There is no class of this number.
     pub fn of_class(&self, class: usize) -> Result<Vec<usize>> {
         let classes = self.class_names.len();
-        ensure!(
-            class < classes,
-            "class {class} does not exist: {} has the classes 0 … {}",
-            self.name,
-            classes - 1
-        );
-        Ok((0..self.len())
-            .filter(|&i| self.labels[i] as usize == class)
-            .collect())
+        ensure!(class < classes, "class {class} does not exist: {} has the classes 0 … {}", self.name, classes - 1);
+        Ok((0..self.len()).filter(|&i| self.labels[i] as usize == class).collect())
     }
 
     /// The data set of these images only.
@@ -426,10 +374,7 @@ impl Dataset {
         );
         let order = rng.permutation(self.len());
         let (test, train) = order.split_at(kept as usize);
-        Ok((
-            self.select(train.iter().copied())?,
-            self.select(test.iter().copied())?,
-        ))
+        Ok((self.select(train.iter().copied())?, self.select(test.iter().copied())?))
     }
 
     /// Shows name, number, size and classes in a notebook.
@@ -454,11 +399,7 @@ impl fmt::Display for Dataset {
         let counted = self.class_names.iter().zip(self.class_counts());
         let counted: Vec<String> = counted.map(|(name, n)| format!("{name}: {n}")).collect();
         let (name, n, classes) = (&self.name, self.len(), self.class_names.len());
-        write!(
-            f,
-            "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})",
-            counted.join(", ")
-        )?;
+        write!(f, "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})", counted.join(", "))?;
         if self.captions.is_some() {
             write!(f, "; with captions")?;
         }

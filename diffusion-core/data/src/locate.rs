@@ -22,10 +22,7 @@ pub fn fetch(name: &str) -> Result<Vec<PathBuf>> {
         "fashion-mnist" => download::fashion_mnist(),
         "cifar10" => return Ok(vec![download(&download::cifar10(), &data_dir())?]),
         "sprites" => bail!("sprites are drawn, not downloaded: there is nothing to fetch"),
-        _ => bail!(
-            "{name:?} cannot be downloaded; possible names: {}",
-            DOWNLOADS.join(", ")
-        ),
+        _ => bail!("{name:?} cannot be downloaded; possible names: {}", DOWNLOADS.join(", ")),
     };
     let dir = data_dir().join(name);
     files.iter().map(|file| locate(file, &dir)).collect()
@@ -50,10 +47,7 @@ pub(super) fn download(file: &RemoteFile, dir: &Path) -> Result<PathBuf> {
             bar.finish();
         }
     };
-    let mut options = Fetch {
-        progress: Some(Box::new(report)),
-        ..Fetch::default()
-    };
+    let mut options = Fetch { progress: Some(Box::new(report)), ..Fetch::default() };
     download::fetch(file, dir, &mut options)
 }
 
@@ -64,9 +58,7 @@ mod tests {
     #[test]
     fn what_cannot_be_downloaded_is_an_error_that_lists_what_can() {
         let message = fetch("imagenet").unwrap_err().to_string();
-        assert!(
-            message.contains("\"imagenet\"") && message.contains("mnist, fashion-mnist, cifar10")
-        );
+        assert!(message.contains("\"imagenet\"") && message.contains("mnist, fashion-mnist, cifar10"));
         assert!(fetch("sprites").unwrap_err().to_string().contains("drawn"));
     }
 }

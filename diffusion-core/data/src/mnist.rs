@@ -10,18 +10,8 @@ use super::{Dataset, Split};
 pub const MNIST_CLASSES: [&str; 10] = ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"];
 
 /// The names of Fashion-MNIST's classes.
-pub const FASHION_CLASSES: [&str; 10] = [
-    "T-shirt/top",
-    "trouser",
-    "pullover",
-    "dress",
-    "coat",
-    "sandal",
-    "shirt",
-    "sneaker",
-    "bag",
-    "ankle boot",
-];
+pub const FASHION_CLASSES: [&str; 10] =
+    ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
 
 impl Dataset {
     /// MNIST: 28×28 grey handwritten digits, 60,000 training and 10,000 test images, downloaded on first use
@@ -46,12 +36,7 @@ impl Dataset {
     }
 
     /// Four IDX files (training images and labels, test images and labels) in the folder `name` of the data folder.
-    fn idx_files(
-        name: &str,
-        files: &[RemoteFile; 4],
-        split: Split,
-        classes: &[&str],
-    ) -> Result<Self> {
+    fn idx_files(name: &str, files: &[RemoteFile; 4], split: Split, classes: &[&str]) -> Result<Self> {
         let [images, labels] = match split {
             Split::Train => [&files[0], &files[1]],
             Split::Test => [&files[2], &files[3]],
@@ -71,18 +56,12 @@ mod tests {
     fn mnist_is_what_it_should_be() -> Result<()> {
         let dir = data_dir();
         if !dir.join("mnist/t10k-images-idx3-ubyte.gz").is_file() {
-            eprintln!(
-                "MNIST is not in {}: only the made-up files were tested",
-                dir.display()
-            );
+            eprintln!("MNIST is not in {}: only the made-up files were tested", dir.display());
             return Ok(());
         }
         let test = Dataset::mnist(Split::Test)?;
         assert_eq!(test.shape(), [1, 28, 28]);
-        assert_eq!(
-            test.class_counts(),
-            [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]
-        );
+        assert_eq!(test.class_counts(), [980, 1135, 1032, 1010, 982, 892, 958, 1028, 974, 1009]);
         Ok(())
     }
 }

@@ -27,12 +27,7 @@ impl Dataset {
     /// A file cannot be read or is not what it should be (the message says what to do in NumPy); more than
     /// [`MAX_BYTES`](super::MAX_BYTES) in a file; the two differ in number; a label is no class number, has no class name, or
     /// is [`MAX_CLASSES`] or above.
-    pub fn from_npy(
-        name: &str,
-        images: &Path,
-        labels: Option<&Path>,
-        classes: &[&str],
-    ) -> Result<Self> {
+    pub fn from_npy(name: &str, images: &Path, labels: Option<&Path>, classes: &[&str]) -> Result<Self> {
         let (n, shape, pixels) = images_of(Array::read(images)?, images)?;
         let (numbers, count) = match labels {
             None => (vec![0; n], 1),
@@ -43,11 +38,7 @@ impl Dataset {
             [] => (0..count).map(|class| format!("class {class}")).collect(),
             _ => classes.iter().map(|&class| class.to_owned()).collect(),
         };
-        ensure!(
-            labels.is_some() || names.len() == 1,
-            "{} class names for {at}, but no labels",
-            names.len()
-        );
+        ensure!(labels.is_some() || names.len() == 1, "{} class names for {at}, but no labels", names.len());
         ensure!(
             count <= names.len(),
             "{at} has the classes 0 … {}, but there are {} class names",
@@ -81,19 +72,12 @@ pub fn samples_from_npy(path: &Path) -> Result<Tensor> {
         array.value
     );
     let [n, c @ (1 | 3), h, w] = array.shape[..] else {
-        bail!(
-            "{at} holds an array of shape {:?}; samples are (N, C, H, W) with C = 1 or 3",
-            array.shape
-        )
+        bail!("{at} holds an array of shape {:?}; samples are (N, C, H, W) with C = 1 or 3", array.shape)
     };
     let values: Vec<f32> = array.numbers().map(|x| x as f32).collect();
     // Beyond 1.5 a value is a mistake, such as 0 … 255 as float.
     if let Some(i) = values.iter().position(|x| !(-1.5..=1.5).contains(x)) {
-        bail!(
-            "{at}: sample {} has the value {}; samples are in −1 … 1",
-            i / (c * h * w),
-            values[i]
-        )
+        bail!("{at}: sample {} has the value {}; samples are in −1 … 1", i / (c * h * w), values[i])
     }
     Ok(Tensor::from_vec(values, (n, c, h, w), &Device::Cpu)?.clamp(-1f32, 1f32)?)
 }
@@ -138,10 +122,7 @@ fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
             array.shape
         ),
     };
-    ensure!(
-        found == n,
-        "{found} labels in {at} for {n} images: they do not belong together"
-    );
+    ensure!(found == n, "{found} labels in {at} for {n} images: they do not belong together");
     let values: Vec<f64> = array.numbers().collect();
     let Some(k) = k else {
         for (i, value) in values.iter().enumerate() {
@@ -155,18 +136,15 @@ fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
         let count = labels.iter().max().map_or(0, |most| *most as usize + 1);
         return Ok((labels, count));
     };
-    ensure!(
-        k <= MAX_CLASSES,
-        "{at} has rows of {k} values; no more than {MAX_CLASSES} classes are possible"
-    );
+    ensure!(k <= MAX_CLASSES, "{at} has rows of {k} values; no more than {MAX_CLASSES} classes are possible");
     let mut labels = Vec::with_capacity(n);
     for (i, row) in values.chunks_exact(k).enumerate() {
         let class = row.iter().position(|&value| value == 1.0);
         let others_are_0 = row.iter().filter(|&&value| value != 0.0).count() == 1;
         let class = class.filter(|_| others_are_0);
-        labels.push(class.with_context(|| {
-            format!("labels[{i}] in {at} is not one-hot: a single 1 and otherwise 0")
-        })? as u32);
+        labels
+            .push(class.with_context(|| format!("labels[{i}] in {at} is not one-hot: a single 1 and otherwise 0"))?
+                as u32);
     }
     Ok((labels, k))
 }
@@ -214,10 +192,7 @@ pub(super) mod tests {
             assert!((x - want).abs() < 1e-6, "{x} {want}");
         }
         let message = samples_from_npy(&far).unwrap_err().to_string();
-        assert!(
-            message.contains("sample 0 has the value 200; samples are in −1 … 1"),
-            "{message}"
-        );
+        assert!(message.contains("sample 0 has the value 200; samples are in −1 … 1"), "{message}");
         let message = samples_from_npy(&labels).unwrap_err().to_string();
         assert!(message.contains("not images"), "{message}");
         assert_eq!(labels_from_npy(&labels, 3)?, [2, 0, 1]);
@@ -229,21 +204,15 @@ pub(super) mod tests {
     fn every_order_of_axes_gives_the_same_images() {
         // Two images of 3 × 2 × 4: by channel the bytes count up; by pixel they jump.
         let by_channel = counting(48);
-        let by_pixel: Vec<u8> = (0..2)
-            .flat_map(|n| (0..8).flat_map(move |p| (0..3).map(move |c| n * 24 + c * 8 + p)))
-            .collect();
+        let by_pixel: Vec<u8> =
+            (0..2).flat_map(|n| (0..8).flat_map(move |p| (0..3).map(move |c| n * 24 + c * 8 + p))).collect();
         let (_dir, [first, last, grey, plain]) = files([
             npy("|u1", "(2, 3, 2, 4)", &by_channel),
             npy("|u1", "(2, 2, 4, 3)", &by_pixel),
             npy("|u1", "(6, 2, 4, 1)", &by_channel),
             npy("|u1", "(6, 2, 4)", &by_channel),
         ]);
-        for (path, shape) in [
-            (first, [3, 2, 4]),
-            (last, [3, 2, 4]),
-            (grey, [1, 2, 4]),
-            (plain, [1, 2, 4]),
-        ] {
+        for (path, shape) in [(first, [3, 2, 4]), (last, [3, 2, 4]), (grey, [1, 2, 4]), (plain, [1, 2, 4])] {
             let d = Dataset::from_npy("x", &path, None, &[]).unwrap();
             assert_eq!((d.shape(), d.bytes().unwrap()), (shape, &by_channel[..]));
             assert_eq!(d.class_names(), ["class 0"]);
@@ -253,12 +222,7 @@ pub(super) mod tests {
     #[test]
     fn labels_are_numbers_or_one_hot_rows_of_any_type() {
         let f32s = |values: [f32; 6]| values.map(f32::to_le_bytes).concat();
-        let i64s = |values: &[i64]| {
-            values
-                .iter()
-                .flat_map(|v| v.to_le_bytes())
-                .collect::<Vec<_>>()
-        };
+        let i64s = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
         let images = npy("|u1", "(3, 1, 2)", &counting(6));
         for labels in [
             npy("|u1", "(3,)", &[1, 0, 1]),
@@ -290,63 +254,21 @@ pub(super) mod tests {
         };
         let nan = f32::NAN.to_le_bytes();
         for (result, facts) in [
-            (
-                alone(npy("<f4", "(1, 1, 1)", &nan), &[]),
-                ["file0.npy", "astype(np.uint8)"],
-            ),
-            (
-                alone(npy("|u1", "(2, 2)", &counting(4)), &[]),
-                ["file0.npy", "[2, 2], not images"],
-            ),
-            (
-                alone(npy("|u1", "()", &[1]), &[]),
-                ["file0.npy", "[], not images"],
-            ),
-            (
-                alone(npy("|u1", "(1, 2, 2, 2)", &counting(8)), &[]),
-                ["file0.npy", "[1, 2, 2, 2], not images"],
-            ),
-            (
-                alone(images.clone(), &["a", "b"]),
-                ["file0.npy", "2 class names"],
-            ),
+            (alone(npy("<f4", "(1, 1, 1)", &nan), &[]), ["file0.npy", "astype(np.uint8)"]),
+            (alone(npy("|u1", "(2, 2)", &counting(4)), &[]), ["file0.npy", "[2, 2], not images"]),
+            (alone(npy("|u1", "()", &[1]), &[]), ["file0.npy", "[], not images"]),
+            (alone(npy("|u1", "(1, 2, 2, 2)", &counting(8)), &[]), ["file0.npy", "[1, 2, 2, 2], not images"]),
+            (alone(images.clone(), &["a", "b"]), ["file0.npy", "2 class names"]),
             (alone(vec![1; 9], &[]), ["file0.npy", "as a NumPy array"]),
-            (
-                with_labels(npy("|u1", "(3,)", &[0; 3]), &[]),
-                ["3 labels in", "for 2 images"],
-            ),
-            (
-                with_labels(npy("|i1", "(2,)", &[0, 255]), &[]),
-                ["file1.npy", "labels[1] = -1"],
-            ),
-            (
-                with_labels(npy("<u4", "(2,)", &[255; 8]), &[]),
-                ["file1.npy", "labels[0] = 4294967295"],
-            ),
-            (
-                with_labels(npy("<f4", "(2,)", &[nan, nan].concat()), &[]),
-                ["file1.npy", "labels[0] = NaN"],
-            ),
-            (
-                with_labels(npy("|u1", "(2, 2)", &[1, 0, 1, 1]), &[]),
-                ["file1.npy", "labels[1]"],
-            ),
-            (
-                with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 0]), &[]),
-                ["file1.npy", "not one-hot"],
-            ),
-            (
-                with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 2]), &[]),
-                ["file1.npy", "not one-hot"],
-            ),
-            (
-                with_labels(npy("|u1", "(2, 20000)", &[0; 40_000]), &[]),
-                ["file1.npy", "no more than 10000 classes"],
-            ),
-            (
-                with_labels(npy("|u1", "(2, 1, 1)", &[0, 0]), &[]),
-                ["file1.npy", "not labels"],
-            ),
+            (with_labels(npy("|u1", "(3,)", &[0; 3]), &[]), ["3 labels in", "for 2 images"]),
+            (with_labels(npy("|i1", "(2,)", &[0, 255]), &[]), ["file1.npy", "labels[1] = -1"]),
+            (with_labels(npy("<u4", "(2,)", &[255; 8]), &[]), ["file1.npy", "labels[0] = 4294967295"]),
+            (with_labels(npy("<f4", "(2,)", &[nan, nan].concat()), &[]), ["file1.npy", "labels[0] = NaN"]),
+            (with_labels(npy("|u1", "(2, 2)", &[1, 0, 1, 1]), &[]), ["file1.npy", "labels[1]"]),
+            (with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 0]), &[]), ["file1.npy", "not one-hot"]),
+            (with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 2]), &[]), ["file1.npy", "not one-hot"]),
+            (with_labels(npy("|u1", "(2, 20000)", &[0; 40_000]), &[]), ["file1.npy", "no more than 10000 classes"]),
+            (with_labels(npy("|u1", "(2, 1, 1)", &[0, 0]), &[]), ["file1.npy", "not labels"]),
             (
                 with_labels(npy("|u1", "(2,)", &[0, 2]), &["a", "b"]),
                 ["file1.npy", "0 … 2, but there are 2 class names"],

@@ -25,12 +25,8 @@ impl Dataset {
     /// `side` = 0 or above 1024; more than [`MAX_BYTES`] of pixels; f32 values.
     pub fn resize(&self, side: usize, how: Resize) -> Result<Self> {
         check_side(side)?;
-        let bytes = self.bytes().with_context(|| {
-            format!(
-                "{} holds f32 values; resize is for 8-bit images only",
-                self.name
-            )
-        })?;
+        let bytes =
+            self.bytes().with_context(|| format!("{} holds f32 values; resize is for 8-bit images only", self.name))?;
         let [channels, height, width] = self.shape;
         check_bytes(self.len(), [channels, side, side])?;
         let filter = match how {
@@ -44,28 +40,19 @@ impl Dataset {
             let plane = plane.context("the plane of a channel")?;
             pixels.extend_from_slice(&imageops::resize(&plane, to, to, filter));
         }
-        Ok(Self {
-            pixels: Pixels::U8(pixels.into()),
-            shape: [channels, side, side],
-            ..self.clone()
-        })
+        Ok(Self { pixels: Pixels::U8(pixels.into()), shape: [channels, side, side], ..self.clone() })
     }
 }
 
 /// Whether images can be `side` pixels high and wide.
 pub(super) fn check_side(side: usize) -> Result<()> {
-    ensure!(
-        (1..=MAX_SIDE).contains(&side),
-        "side = {side}: 1 … {MAX_SIDE} pixels are possible"
-    );
+    ensure!((1..=MAX_SIDE).contains(&side), "side = {side}: 1 … {MAX_SIDE} pixels are possible");
     Ok(())
 }
 
 /// Whether `n` images of (C, H, W) can be kept.
 pub(super) fn check_bytes(n: usize, [channels, height, width]: [usize; 3]) -> Result<()> {
-    let bytes = [n, channels, height, width]
-        .iter()
-        .try_fold(1u64, |product, &d| product.checked_mul(d as u64));
+    let bytes = [n, channels, height, width].iter().try_fold(1u64, |product, &d| product.checked_mul(d as u64));
     ensure!(
         bytes.is_some_and(|bytes| bytes <= MAX_BYTES),
         "{n} images of {channels}×{height}×{width} take more than {} GiB; make them smaller or fewer",
@@ -77,11 +64,7 @@ pub(super) fn check_bytes(n: usize, [channels, height, width]: [usize; 3]) -> Re
 /// Images with the channels of each pixel side by side, as images with one plane of pixels for each channel.
 pub(super) fn to_channels_first(interleaved: &[u8], channels: usize, area: usize) -> Vec<u8> {
     let images = interleaved.chunks_exact(channels * area);
-    images
-        .flat_map(|image| {
-            (0..channels).flat_map(move |c| (0..area).map(move |i| image[i * channels + c]))
-        })
-        .collect()
+    images.flat_map(|image| (0..channels).flat_map(move |c| (0..area).map(move |i| image[i * channels + c]))).collect()
 }
 
 #[cfg(test)]
@@ -100,14 +83,9 @@ mod tests {
 
     #[test]
     fn channels_are_resized_as_those_of_an_rgb_image() -> Result<()> {
-        let pixels: Vec<u8> = (0..4 * 3 * 30)
-            .map(|i| (i * i * 7 + i * 31) as u8)
-            .collect();
+        let pixels: Vec<u8> = (0..4 * 3 * 30).map(|i| (i * i * 7 + i * 31) as u8).collect();
         let d = Dataset::from_u8("x", pixels.clone(), [3, 5, 6], vec![0; 4], &["a"])?;
-        for (how, filter) in [
-            (Resize::Bilinear, FilterType::Triangle),
-            (Resize::Nearest, FilterType::Nearest),
-        ] {
+        for (how, filter) in [(Resize::Bilinear, FilterType::Triangle), (Resize::Nearest, FilterType::Nearest)] {
             let mut want = Vec::new();
             for image in pixels.chunks(90) {
                 let rgb = RgbImage::from_fn(6, 5, |x, y| {
@@ -118,10 +96,7 @@ mod tests {
                 want.extend(to_channels_first(&resized, 3, 64));
             }
             let resized = d.resize(8, how)?;
-            assert_eq!(
-                (resized.shape(), resized.bytes()),
-                ([3, 8, 8], Some(&want[..]))
-            );
+            assert_eq!((resized.shape(), resized.bytes()), ([3, 8, 8], Some(&want[..])));
         }
         Ok(())
     }

@@ -48,13 +48,7 @@ pub struct Source {
 
 impl Default for Source {
     fn default() -> Self {
-        Self {
-            task: "sprites".to_owned(),
-            images: 10_000,
-            side: None,
-            labels: None,
-            augment: Vec::new(),
-        }
+        Self { task: "sprites".to_owned(), images: 10_000, side: None, labels: None, augment: Vec::new() }
     }
 }
 
@@ -182,12 +176,7 @@ impl Source {
 
 /// The training images, or the tenth that is held out.
 fn split_of(all: Dataset, split: Split, seed: u64) -> Result<Dataset> {
-    ensure!(
-        all.len() >= 5,
-        "{} has {} images; at least 5 are needed to hold out a tenth",
-        all.name(),
-        all.len()
-    );
+    ensure!(all.len() >= 5, "{} has {} images; at least 5 are needed to hold out a tenth", all.name(), all.len());
     let (train, test) = all.split(TEST, &mut Rng::new(seed))?;
     Ok(match split {
         Split::Train => train,
@@ -202,19 +191,13 @@ mod tests {
     use image::{GrayImage, Luma};
 
     fn task(task: impl AsRef<Path>) -> Source {
-        Source {
-            task: task.as_ref().to_str().unwrap().to_owned(),
-            ..Source::default()
-        }
+        Source { task: task.as_ref().to_str().unwrap().to_owned(), ..Source::default() }
     }
 
     #[test]
     fn a_configuration_is_what_it_says_and_nothing_else() {
         let source: Source = toml::from_str("task = \"mnist\"\nside = 32").unwrap();
-        let want = Source {
-            side: Some(32),
-            ..task("mnist")
-        };
+        let want = Source { side: Some(32), ..task("mnist") };
         assert_eq!(source, want);
         assert_eq!(toml::from_str::<Source>("").unwrap(), Source::default());
         let augmented: Source = toml::from_str("augment = [\"horizontal-flip\"]").unwrap();
@@ -230,30 +213,14 @@ mod tests {
 
     #[test]
     fn sprites_to_test_on_are_none_of_those_to_learn_from() -> Result<()> {
-        let source = Source {
-            images: 2000,
-            ..Source::default()
-        };
+        let source = Source { images: 2000, ..Source::default() };
         let (train, test) = (source.load(Split::Train, 1)?, source.load(Split::Test, 1)?);
-        assert_eq!(
-            train.fingerprint(),
-            Dataset::sprites(2000, 1)?.fingerprint()
-        );
+        assert_eq!(train.fingerprint(), Dataset::sprites(2000, 1)?.fingerprint());
         assert!((190..=200).contains(&test.len()), "{}", test.len());
-        let images = |d: &Dataset| -> HashSet<Vec<u8>> {
-            d.bytes()
-                .unwrap()
-                .chunks_exact(768)
-                .map(<[u8]>::to_vec)
-                .collect()
-        };
+        let images =
+            |d: &Dataset| -> HashSet<Vec<u8>> { d.bytes().unwrap().chunks_exact(768).map(<[u8]>::to_vec).collect() };
         assert!(images(&train).is_disjoint(&images(&test)));
-        let large = Source {
-            images: 3,
-            side: Some(32),
-            augment: vec![Augmentation::HorizontalFlip],
-            ..source
-        };
+        let large = Source { images: 3, side: Some(32), augment: vec![Augmentation::HorizontalFlip], ..source };
         assert_eq!(large.load(Split::Test, 1)?.augmentation(), []);
         let large = large.load(Split::Train, 1)?;
         assert_eq!(large.augmentation(), [Augmentation::HorizontalFlip]);
@@ -276,10 +243,7 @@ mod tests {
         };
         for source in [task(&images), task(dir.path())] {
             let [train, test] = both(&source)?;
-            assert_eq!(
-                (train.len(), test.len(), train.class_names().len()),
-                (18, 2, 1)
-            );
+            assert_eq!((train.len(), test.len(), train.class_names().len()), (18, 2, 1));
             let mut all = [train.bytes().unwrap(), test.bytes().unwrap()].concat();
             all.sort();
             assert_eq!(all, pixels);
@@ -287,32 +251,18 @@ mod tests {
         // Class i % 2 for image i, in the folder or named.
         let numbers: Vec<u8> = pixels.iter().map(|p| p % 2).collect();
         fs::write(&labels, npy("|u1", "(20,)", &numbers))?;
-        let named = Source {
-            labels: Some(labels),
-            ..task(&images)
-        };
+        let named = Source { labels: Some(labels), ..task(&images) };
         for source in [named, task(dir.path())] {
             let [train, test] = both(&source)?;
             for d in [&train, &test] {
-                let wanted: Vec<u32> = d
-                    .bytes()
-                    .unwrap()
-                    .iter()
-                    .map(|p| u32::from(p % 2))
-                    .collect();
+                let wanted: Vec<u32> = d.bytes().unwrap().iter().map(|p| u32::from(p % 2)).collect();
                 assert_eq!(d.labels(), wanted);
             }
             assert_eq!(train.class_names(), ["class 0", "class 1"]);
         }
         fs::write(dir.path().join("y.npy"), "")?;
-        let message = task(dir.path())
-            .load(Split::Train, 7)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("2 .npy files of images and 1 of labels"),
-            "{message}"
-        );
+        let message = task(dir.path()).load(Split::Train, 7).unwrap_err().to_string();
+        assert!(message.contains("2 .npy files of images and 1 of labels"), "{message}");
         Ok(())
     }
 
@@ -325,10 +275,7 @@ mod tests {
         }
         let plain = task(dir.path());
         assert_eq!(plain.load(Split::Train, 1)?.shape(), [1, 4, 6]);
-        let square = Source {
-            side: Some(8),
-            ..plain
-        };
+        let square = Source { side: Some(8), ..plain };
         let (train, test) = (square.load(Split::Train, 1)?, square.load(Split::Test, 1)?);
         assert_eq!((train.shape(), train.len(), test.len()), ([1, 8, 8], 9, 1));
         assert_ne!(test.bytes(), square.load(Split::Test, 2)?.bytes());
@@ -344,41 +291,17 @@ mod tests {
         fs::write(&text, "")?;
         let empty = dir.path().join("empty");
         fs::create_dir(&empty)?;
-        let with_labels = |source: Source| Source {
-            labels: Some(few.clone()),
-            ..source
-        };
+        let with_labels = |source: Source| Source { labels: Some(few.clone()), ..source };
         for (source, facts) in [
-            (
-                task("mnits"),
-                ["task = \"mnits\"", "sprites, mnist, fashion-mnist, cifar10"],
-            ),
+            (task("mnits"), ["task = \"mnits\"", "sprites, mnist, fashion-mnist, cifar10"]),
             (task(""), ["task = \"\"", "sprites, mnist"]),
             (task(&text), ["notes.txt", "does not end in .npy"]),
             (task(&few), ["few has 4 images", "at least 5"]),
             (task(&empty), ["no image in", "empty"]),
-            (
-                with_labels(task(&empty)),
-                ["few.npy", "each folder is a class"],
-            ),
-            (
-                with_labels(task("sprites")),
-                ["few.npy", "sprites has its own"],
-            ),
-            (
-                Source {
-                    images: 0,
-                    ..Source::default()
-                },
-                ["images = 0", "1 … 1000000"],
-            ),
-            (
-                Source {
-                    side: Some(0),
-                    ..task("mnist")
-                },
-                ["side = 0", "1 … 1024"],
-            ),
+            (with_labels(task(&empty)), ["few.npy", "each folder is a class"]),
+            (with_labels(task("sprites")), ["few.npy", "sprites has its own"]),
+            (Source { images: 0, ..Source::default() }, ["images = 0", "1 … 1000000"]),
+            (Source { side: Some(0), ..task("mnist") }, ["side = 0", "1 … 1024"]),
         ] {
             let message = format!("{:#}", source.load(Split::Train, 1).unwrap_err());
             for fact in facts {

@@ -15,32 +15,17 @@ fn values(d: &Dataset, indices: &[usize]) -> Vec<f32> {
 fn pixels_become_numbers_from_minus_one_to_one() -> Result<()> {
     let images = values(&tiny(), &[0]);
     let close = |(a, b): (&f32, f32)| (a - b).abs() < 1e-6;
-    assert!(
-        images.iter().zip([-1.0, 1.0, -0.6, 0.6]).all(close),
-        "{images:?}"
-    );
-    assert_eq!(
-        tiny().context([0, 1], &Device::Cpu)?.to_vec2::<f32>()?,
-        [[0.0, 1.0], [1.0, 0.0]]
-    );
+    assert!(images.iter().zip([-1.0, 1.0, -0.6, 0.6]).all(close), "{images:?}");
+    assert_eq!(tiny().context([0, 1], &Device::Cpu)?.to_vec2::<f32>()?, [[0.0, 1.0], [1.0, 0.0]]);
     Ok(())
 }
 
 #[test]
 fn f32_values_stay_as_they_are() -> Result<()> {
     let latents: Vec<f32> = (0..24).map(|i| i as f32 - 7.5).collect();
-    let d = Dataset::from_f32(
-        "latents",
-        latents.clone(),
-        [4, 1, 2],
-        vec![0, 1, 0],
-        &["a", "b"],
-    )?;
+    let d = Dataset::from_f32("latents", latents.clone(), [4, 1, 2], vec![0, 1, 0], &["a", "b"])?;
     assert_eq!(d.bytes(), None);
-    assert_eq!(
-        values(&d, &[2, 0]),
-        [&latents[16..], &latents[..8]].concat()
-    );
+    assert_eq!(values(&d, &[2, 0]), [&latents[16..], &latents[..8]].concat());
     assert_eq!(values(&d.select([1])?, &[0]), latents[8..16]);
     let message = d.resize(8, Resize::Nearest).unwrap_err().to_string();
     assert!(message.contains("8-bit images only"), "{message}");
@@ -51,18 +36,9 @@ fn f32_values_stay_as_they_are() -> Result<()> {
 fn captions_stay_with_their_images() -> Result<()> {
     let captions = ["zero", "one", "two"].map(str::to_owned);
     let d = tiny().with_captions(captions.to_vec())?;
-    assert_eq!(
-        d.select([2, 0])?.captions(),
-        Some(&["two".to_owned(), "zero".to_owned()][..])
-    );
-    assert_eq!(
-        d.resize(4, Resize::Nearest)?.captions(),
-        Some(&captions[..])
-    );
-    assert!(
-        d.to_string().ends_with("(a: 1, b: 2); with captions"),
-        "{d}"
-    );
+    assert_eq!(d.select([2, 0])?.captions(), Some(&["two".to_owned(), "zero".to_owned()][..]));
+    assert_eq!(d.resize(4, Resize::Nearest)?.captions(), Some(&captions[..]));
+    assert!(d.to_string().ends_with("(a: 1, b: 2); with captions"), "{d}");
     assert_eq!(tiny().captions(), None);
     Ok(())
 }
@@ -71,10 +47,7 @@ fn captions_stay_with_their_images() -> Result<()> {
 fn classes_are_counted_and_found() -> Result<()> {
     let d = tiny();
     assert_eq!((d.class_counts(), d.of_class(1)?), (vec![1, 2], vec![0, 2]));
-    assert_eq!(
-        format!("{d:?}"),
-        "tiny: 3 images of 1×2×2, 2 classes (a: 1, b: 2)"
-    );
+    assert_eq!(format!("{d:?}"), "tiny: 3 images of 1×2×2, 2 classes (a: 1, b: 2)");
     let b = d.select(d.of_class(1)?)?;
     assert_eq!((b.len(), b.labels()), (2, &[1, 1][..]));
     assert_eq!(values(&b, &[1]), values(&d, &[2]));
@@ -90,10 +63,7 @@ fn sprites_keep_their_colours_and_their_prefix() -> Result<()> {
     for (i, rgb) in rows.chunks_exact(3).enumerate() {
         assert_eq!(rgb, [few[i], few[256 + i], few[512 + i]]);
     }
-    assert_eq!(
-        Dataset::sprites(500, 1)?.class_counts().iter().min(),
-        Some(&100)
-    );
+    assert_eq!(Dataset::sprites(500, 1)?.class_counts().iter().min(), Some(&100));
     Ok(())
 }
 
@@ -115,8 +85,7 @@ fn a_split_shares_out_every_image_once() -> Result<()> {
 
 #[test]
 fn values_out_of_range_are_errors_that_name_them() {
-    let new =
-        |n: usize, shape, labels| Dataset::from_u8("x", vec![0; n], shape, labels, &["a", "b"]);
+    let new = |n: usize, shape, labels| Dataset::from_u8("x", vec![0; n], shape, labels, &["a", "b"]);
     let not_finite = |x| Dataset::from_f32("x", vec![0.0, x], [1, 1, 2], vec![0], &["a"]);
     let fit = "2 labels and images of 1×2×2 do not fit 7";
     let label = "labels[0] = 2, but there are 2 classes";
@@ -141,10 +110,7 @@ fn values_out_of_range_are_errors_that_name_them() {
         (d.resize(0, Resize::Nearest).map(drop), "side = 0"),
         (d.with_captions(vec![]).map(drop), "0 captions for 3 images"),
         (Dataset::sprites(0, 0).map(drop), "n = 0"),
-        (
-            Dataset::sprites(usize::MAX, 0).map(drop),
-            "ask for 1 … 1000000",
-        ),
+        (Dataset::sprites(usize::MAX, 0).map(drop), "ask for 1 … 1000000"),
     ] {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");

@@ -51,10 +51,7 @@ pub(super) fn arrangement(grid: &Grid, title_width: usize, row_title_width: usiz
     let preferred = ((SIDE as f64 / h.max(w) as f64).round() as usize).max(1);
     let largest = || (1..=preferred).rev().find(fits).unwrap_or(1);
     let scale = grid.scale.unwrap_or_else(largest);
-    Arrangement {
-        columns: columns(scale),
-        scale,
-    }
+    Arrangement { columns: columns(scale), scale }
 }
 
 #[cfg(test)]
@@ -88,27 +85,9 @@ mod tests {
 
     #[test]
     fn default_sizes_fit_a_page() -> anyhow::Result<()> {
-        for (n, side) in [
-            (1, 16),
-            (3, 28),
-            (10, 28),
-            (12, 16),
-            (64, 32),
-            (200, 28),
-            (500, 16),
-            (7, 256),
-        ] {
-            let picture = Grid::new(&Tensor::zeros(
-                (n, 1, side, side),
-                DType::F32,
-                &Device::Cpu,
-            )?)?
-            .draw()?;
-            assert!(
-                picture.width() <= WIDTH,
-                "{n} of {side}: {} wide",
-                picture.width()
-            );
+        for (n, side) in [(1, 16), (3, 28), (10, 28), (12, 16), (64, 32), (200, 28), (500, 16), (7, 256)] {
+            let picture = Grid::new(&Tensor::zeros((n, 1, side, side), DType::F32, &Device::Cpu)?)?.draw()?;
+            assert!(picture.width() <= WIDTH, "{n} of {side}: {} wide", picture.width());
         }
         Ok(())
     }

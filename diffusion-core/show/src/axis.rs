@@ -46,11 +46,7 @@ impl Axis {
         let log = self.log;
         let apply = |v: f64| if log { v.log10() } else { v };
         let (from, to) = if let Some((a, b)) = self.range {
-            let above = if log {
-                " above 0 on a logarithmic axis"
-            } else {
-                ""
-            };
+            let above = if log { " above 0 on a logarithmic axis" } else { "" };
             ensure!(
                 self.shows(a) && self.shows(b) && a != b,
                 "{name}_range({a:?}, {b:?}): the two ends must be different finite numbers{above}"
@@ -63,21 +59,13 @@ impl Axis {
                 (low, high) if low > high => (0.0, 1.0), // Nothing can be shown: the caption says why.
                 (low, high) if high - low > 1e-12 * high.abs().max(low.abs()) => (low, high),
                 (low, high) if log => (low - 0.5, high + 0.5),
-                (low, high) => (
-                    low - (low.abs() * 0.1).max(0.5),
-                    high + (high.abs() * 0.1).max(0.5),
-                ),
+                (low, high) => (low - (low.abs() * 0.1).max(0.5), high + (high.abs() * 0.1).max(0.5)),
             };
             let margin = (high - low) * 0.04;
             let stands = from_zero && !log && low >= 0.0;
             (if stands { 0.0 } else { low - margin }, high + margin)
         };
-        Ok(Span {
-            log,
-            from,
-            to,
-            ticks: Vec::new(),
-        })
+        Ok(Span { log, from, to, ticks: Vec::new() })
     }
 }
 
@@ -110,9 +98,7 @@ impl Span {
         } else {
             round_numbers(low, high, count)
         };
-        let ticks = all
-            .into_iter()
-            .filter_map(|(v, text)| Some((self.place(v)?, text)));
+        let ticks = all.into_iter().filter_map(|(v, text)| Some((self.place(v)?, text)));
         self.ticks = ticks.filter(|(at, _)| on_axis(*at)).collect();
     }
 
@@ -124,9 +110,7 @@ impl Span {
         }
         let powers = low.floor() as i32..=high.floor() as i32;
         let all = powers.flat_map(|p| (1..10).map(move |d| f64::from(p) + f64::from(d).log10()));
-        all.map(|v| self.unit(v))
-            .filter(|&at| on_axis(at))
-            .collect()
+        all.map(|v| self.unit(v)).filter(|&at| on_axis(at)).collect()
     }
 }
 
@@ -187,16 +171,9 @@ fn round_numbers(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     // In numbers near 1, since plotters compares with the machine precision.
     let unit = 10f64.powf((high - low).log10().floor());
     let axis = RangedCoordf64::from(low / unit..high / unit);
-    let values: Vec<f64> = axis
-        .key_points(count.max(2))
-        .iter()
-        .map(|v| v * unit)
-        .collect();
+    let values: Vec<f64> = axis.key_points(count.max(2)).iter().map(|v| v * unit).collect();
     let largest = values.iter().fold(0f64, |m, v| m.max(v.abs()));
-    let step = values
-        .windows(2)
-        .map(|v| v[1] - v[0])
-        .fold(largest, f64::min);
+    let step = values.windows(2).map(|v| v[1] - v[0]).fold(largest, f64::min);
     let (power, suffix) = match largest.log10().floor() {
         power if (-3.0..6.0).contains(&power) || largest == 0.0 => (0.0, String::new()),
         power => (power, format!("·10^{{{power:.0}}}")),
@@ -219,13 +196,7 @@ mod tests {
             (false, 0.0, 1.0, 6, "0 0.2 0.4 0.6 0.8 1.0"),
             (false, -1.1, 1.1, 6, "−1.0 −0.5 0 0.5 1.0"),
             (false, 0.0, 1000.0, 6, "0 200 400 600 800 1000"),
-            (
-                false,
-                0.0,
-                2e6,
-                5,
-                "0 0.5·10^{6} 1.0·10^{6} 1.5·10^{6} 2.0·10^{6}",
-            ),
+            (false, 0.0, 2e6, 5, "0 0.5·10^{6} 1.0·10^{6} 1.5·10^{6} 2.0·10^{6}"),
             (false, 2e-4, 0.0, 3, "0 1·10^{-4} 2·10^{-4}"),
             (true, 0.01, 100.0, 5, "0.01 0.1 1 10 100"),
             (true, 1.0, 20.0, 5, "1 2 5 10 20"),
@@ -233,11 +204,7 @@ mod tests {
             (true, 2.0, 6.0, 5, "2 3 4 5 6"),
         ] {
             let range = Some((a, b));
-            let axis = Axis {
-                log,
-                range,
-                ..Axis::default()
-            };
+            let axis = Axis { log, range, ..Axis::default() };
             let mut span = axis.span("x", &[], false).unwrap();
             span.set_ticks(count);
             let texts: Vec<&str> = span.ticks.iter().map(|t| t.1.as_str()).collect();
@@ -247,13 +214,7 @@ mod tests {
 
     #[test]
     fn extreme_ranges_neither_hang_nor_crowd() {
-        let ends = [
-            (-1e299, 1e299),
-            (1e17, 1e17 + 64.0),
-            (0.0, 1e-320),
-            (5e-324, 1e-300),
-            (-3.0, -2.999_999_999),
-        ];
+        let ends = [(-1e299, 1e299), (1e17, 1e17 + 64.0), (0.0, 1e-320), (5e-324, 1e-300), (-3.0, -2.999_999_999)];
         for (low, high) in ends {
             assert!(round_numbers(low, high, 6).len() <= 7, "{low} {high}");
         }

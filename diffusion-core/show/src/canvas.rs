@@ -4,9 +4,7 @@ use anyhow::Result;
 use plotters::coord::Shift;
 use plotters::prelude::{BitMapBackend, DrawingArea, DrawingBackend, IntoDrawingArea};
 use plotters_backend::text_anchor::{HPos, VPos};
-use plotters_backend::{
-    BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingErrorKind,
-};
+use plotters_backend::{BackendColor, BackendCoord, BackendStyle, BackendTextStyle, DrawingErrorKind};
 
 use super::picture::{CARD, Picture};
 use super::text::Font;
@@ -25,16 +23,11 @@ pub(super) struct Canvas<'a> {
 pub(super) type Area<'a> = DrawingArea<Canvas<'a>, Shift>;
 
 /// A picture of `width` × `height` nominal pixels, drawn by `draw` in units of `1 / FINE` nominal pixels.
-pub(super) fn paint(
-    (width, height): (usize, usize),
-    draw: impl FnOnce(&Area) -> Result<()>,
-) -> Result<Picture> {
+pub(super) fn paint((width, height): (usize, usize), draw: impl FnOnce(&Area) -> Result<()>) -> Result<Picture> {
     let (width, height) = (FINE as usize * width, FINE as usize * height);
     let mut rgb = CARD.repeat(width * height);
-    let canvas = Canvas {
-        bitmap: BitMapBackend::with_buffer(&mut rgb, (width as u32, height as u32)),
-        font: Font::new()?,
-    };
+    let canvas =
+        Canvas { bitmap: BitMapBackend::with_buffer(&mut rgb, (width as u32, height as u32)), font: Font::new()? };
     draw(&canvas.into_drawing_area())?;
     Ok(Picture::from_rgb(width, height, rgb).halved())
 }
@@ -61,12 +54,7 @@ impl DrawingBackend for Canvas<'_> {
         self.bitmap.draw_pixel(point, color)
     }
 
-    fn draw_line<S: BackendStyle>(
-        &mut self,
-        from: BackendCoord,
-        to: BackendCoord,
-        style: &S,
-    ) -> Drawn<Failure> {
+    fn draw_line<S: BackendStyle>(&mut self, from: BackendCoord, to: BackendCoord, style: &S) -> Drawn<Failure> {
         self.bitmap.draw_line(from, to, style)
     }
 

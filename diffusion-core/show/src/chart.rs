@@ -27,11 +27,7 @@ const LEAST: usize = 40;
 ///
 /// # Errors
 /// So many or so long texts that hardly any room is left.
-pub(super) fn draw(
-    plot: &Plot,
-    (width, height): (usize, usize),
-    with_legend: bool,
-) -> Result<Picture> {
+pub(super) fn draw(plot: &Plot, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
     let inside = width - 2 * PADDING;
     let frame = Frame::new((&plot.title, &notes(plot)), (inside, PADDING), ZOOM)?;
     let entries = legend::entries(plot);
@@ -46,10 +42,7 @@ pub(super) fn draw(
     let layout = Layout::new(plot, room)?.with_context(|| {
         let problem = "its texts leave no room in";
         let advice = "choose a larger .size or shorter texts";
-        format!(
-            "plot {:?}: {problem} {width} × {height} pixels; {advice}",
-            plot.title
-        )
+        format!("plot {:?}: {problem} {width} × {height} pixels; {advice}", plot.title)
     })?;
     pictures.push(layout.draw(plot)?.0);
     frame.around(&pictures, "choose a smaller .size")
@@ -99,28 +92,16 @@ impl Layout {
                 x.set_ticks(fit);
             }
             // The last text may reach over the end of the axis.
-            let reach = x
-                .ticks
-                .iter()
-                .map(|(at, text)| (*at as f32 - 1.0) * wide as f32 + font.width(text, SMALL) / 2.0);
+            let reach =
+                x.ticks.iter().map(|(at, text)| (*at as f32 - 1.0) * wide as f32 + font.width(text, SMALL) / 2.0);
             right = reach.fold(2.0, f32::max).ceil() as usize;
             wide = wide.saturating_sub(right);
         }
         let fits = |text: &str, room: usize| room as f32 / font.width(text, LABEL).max(1.0);
-        let shrink = fits(&plot.x.label, wide)
-            .min(fits(&plot.y.label, tall))
-            .min(1.0);
+        let shrink = fits(&plot.x.label, wide).min(fits(&plot.y.label, tall)).min(1.0);
         let label_size = LABEL * shrink;
         let enough = tall >= LEAST && wide >= LEAST;
-        Ok(enough.then_some(Self {
-            size,
-            left,
-            right,
-            bottom,
-            x,
-            y,
-            label_size,
-        }))
+        Ok(enough.then_some(Self { size, left, right, bottom, x, y, label_size }))
     }
 
     /// The picture, and where in it the inside of the axes is: left, top, right and bottom.
@@ -148,11 +129,7 @@ impl Layout {
                 .draw()?;
             let (xs, ys) = chart.plotting_area().get_pixel_range();
             let size = (f64::from(xs.end - xs.start), f64::from(ys.end - ys.start));
-            let view = View {
-                x: &self.x,
-                y: &self.y,
-                size,
-            };
+            let view = View { x: &self.x, y: &self.y, size };
             for (series, look) in plot.series.iter().zip(legend::looks(plot)) {
                 chart.draw_series(elements(&series.marks, &look, &view))?;
             }
@@ -184,10 +161,7 @@ fn spans(plot: &Plot) -> Result<(Span, Span)> {
             }
         }
     }
-    Ok((
-        plot.x.span("x", &xs, false)?,
-        plot.y.span("y", &ys, bars_stand)?,
-    ))
+    Ok((plot.x.span("x", &xs, false)?, plot.y.span("y", &ys, bars_stand)?))
 }
 
 /// The caption, and how many values could not be shown.
@@ -199,9 +173,7 @@ fn notes(plot: &Plot) -> String {
             Marks::Level(y) => usize::from(!plot.y.shows(*y)),
             marks => {
                 let points = marks.points().into_iter();
-                points
-                    .filter(|p| !plot.x.shows(p.0) || !plot.y.shows(p.1))
-                    .count()
+                points.filter(|p| !plot.x.shows(p.0) || !plot.y.shows(p.1)).count()
             }
         };
     }
@@ -233,9 +205,7 @@ mod tests {
             .collect();
         let ends = |values: Vec<f64>| {
             let ends = (f64::INFINITY, f64::NEG_INFINITY);
-            values
-                .into_iter()
-                .fold(ends, |(a, b), v| (a.min(v), b.max(v)))
+            values.into_iter().fold(ends, |(a, b), v| (a.min(v), b.max(v)))
         };
         let (left, right) = ends(found.iter().map(|p| p.0).collect());
         let (top, bottom) = ends(found.iter().map(|p| p.1).collect());
@@ -250,20 +220,14 @@ mod tests {
     #[test]
     fn marks_are_where_the_axes_say() -> Result<()> {
         let plot = || Plot::new("").x_range(0.0, 4.0).y_range(0.0, 2.0);
-        near(
-            extent(&plot().line("", [1.0, 3.0], [1.0, 1.0]))?,
-            [0.25, 0.5, 0.75, 0.5],
-        );
+        near(extent(&plot().line("", [1.0, 3.0], [1.0, 1.0]))?, [0.25, 0.5, 0.75, 0.5]);
         let bars = plot().histogram("", [1.0, 2.0, 3.0], 2);
         near(extent(&bars)?, [0.25, 0.67, 0.75, 1.0]);
         let arrow = plot().arrows("", [1.0], [1.0], [2.0], [0.0]);
         let [left, _, right, _] = extent(&arrow)?;
         near([left, 0.0, right, 0.0], [0.25, 0.0, 0.75, 0.0]);
         let log = Plot::new("").log_x().x_range(1.0, 1e4).y_range(0.0, 2.0);
-        near(
-            extent(&log.line("", [10, 1000], [1, 1]))?,
-            [0.25, 0.5, 0.75, 0.5],
-        );
+        near(extent(&log.line("", [10, 1000], [1, 1]))?, [0.25, 0.5, 0.75, 0.5]);
         Ok(())
     }
 
@@ -279,8 +243,7 @@ mod tests {
     #[test]
     fn equal_axes_show_a_circle_as_round() -> Result<()> {
         let angles: Vec<f64> = (0..100).map(|i| f64::from(i) * 0.0635).collect();
-        let [xs, ys] =
-            [f64::cos, f64::sin].map(|f| angles.iter().map(|a| f(*a)).collect::<Vec<_>>());
+        let [xs, ys] = [f64::cos, f64::sin].map(|f| angles.iter().map(|a| f(*a)).collect::<Vec<_>>());
         let plot = Plot::new("").equal_axes().line("", &xs, &ys);
         let layout = Layout::new(&plot, (600, 300))?.context("no room")?;
         let area = layout.draw(&plot)?.1.map(|v| v as f64);
@@ -294,10 +257,7 @@ mod tests {
     #[test]
     fn a_name_has_one_colour_and_one_entry() {
         let (xs, ys) = ([0.0, 1.0], [0.0, 1.0]);
-        let plot = Plot::new("")
-            .line("a", xs, ys)
-            .line("b", xs, ys)
-            .scatter("a", xs, ys);
+        let plot = Plot::new("").line("a", xs, ys).line("b", xs, ys).scatter("a", xs, ys);
         let plot = plot.line("", xs, ys).line("", xs, ys).level("c", 0.0);
         let colours: Vec<Rgb> = legend::looks(&plot).iter().map(|l| l.colour).collect();
         assert_eq!(colours[..5], [0, 1, 0, 2, 3].map(|i| PALETTE[i]));
@@ -309,37 +269,16 @@ mod tests {
     fn the_caption_says_what_is_missing() {
         let ys = [f64::NAN, -1.0, 0.0, 5.0];
         let plot = Plot::new("").caption("c").line("", 0..4usize, ys).log_y();
-        assert_eq!(
-            notes(&plot),
-            "c · 3 values left out: not finite or not above 0"
-        );
+        assert_eq!(notes(&plot), "c · 3 values left out: not finite or not above 0");
     }
 
     #[test]
     fn strange_values_are_drawn_or_refused_but_never_panic() -> Result<()> {
-        let strange = [
-            f64::NAN,
-            f64::INFINITY,
-            -1e300,
-            -1.0,
-            0.0,
-            5e-324,
-            1e299,
-            f64::MAX,
-        ];
+        let strange = [f64::NAN, f64::INFINITY, -1e300, -1.0, 0.0, 5e-324, 1e299, f64::MAX];
         let ones = [1.0; 8];
-        for plot in [
-            Plot::new("a").y("y".repeat(300)),
-            Plot::new("b").log_x().log_y(),
-            Plot::new("c").equal_axes(),
-        ] {
-            let plot = plot
-                .size(300, 200)
-                .line("l", strange, strange)
-                .path("p", strange, ones);
-            let plot = plot
-                .scatter("s", ones, strange)
-                .arrows("a", strange, ones, strange, strange);
+        for plot in [Plot::new("a").y("y".repeat(300)), Plot::new("b").log_x().log_y(), Plot::new("c").equal_axes()] {
+            let plot = plot.size(300, 200).line("l", strange, strange).path("p", strange, ones);
+            let plot = plot.scatter("s", ones, strange).arrows("a", strange, ones, strange, strange);
             let plot = plot.histogram("h", [-3.0, -1.0], 4).level("v", -1.0);
             // The eighth series is dashed.
             let same = |plot: Plot, i| plot.line(format!("{i}"), [1.0; 2], [1.0; 2]);
@@ -348,24 +287,12 @@ mod tests {
             plot.y_range(1e-300, 1e299).to_png()?;
         }
         let message = |plot: Plot| plot.to_png().unwrap_err().to_string();
-        let narrow = message(
-            Plot::new("many words ".repeat(60))
-                .line("", [0.0, 1.0], [0.0, 1.0])
-                .size(200, 150),
-        );
+        let narrow = message(Plot::new("many words ".repeat(60)).line("", [0.0, 1.0], [0.0, 1.0]).size(200, 150));
         assert!(narrow.contains("200 × 150"), "{narrow}");
-        let log = message(
-            Plot::new("p")
-                .line("", [1.0, 2.0], [1.0, 2.0])
-                .log_y()
-                .equal_axes(),
-        );
+        let log = message(Plot::new("p").line("", [1.0, 2.0], [1.0, 2.0]).log_y().equal_axes());
         assert!(log.contains("equal_axes"), "{log}");
         let short = message(Plot::new("p").arrows("f", [1.0], [1.0], [1.0, 2.0], [1.0]));
-        assert!(
-            short == "arrows \"f\": 1 x values, but 2 u values",
-            "{short}"
-        );
+        assert!(short == "arrows \"f\": 1 x values, but 2 u values", "{short}");
         Ok(())
     }
 }

@@ -60,15 +60,10 @@ pub(super) fn is_accent(c: char) -> bool {
 
 /// Unicode's small characters, which the typeface lacks, as a level and a letter.
 fn small(c: char) -> Option<(Level, char)> {
-    const SUB: (&str, &str) = (
-        "₀₁₂₃₄₅₆₇₈₉₊₋₌ₐₑₒₓₕₖₗₘₙₚₛₜᵢⱼᵣᵤᵥ",
-        "0123456789+−=aeoxhklmnpstijruv",
-    );
+    const SUB: (&str, &str) = ("₀₁₂₃₄₅₆₇₈₉₊₋₌ₐₑₒₓₕₖₗₘₙₚₛₜᵢⱼᵣᵤᵥ", "0123456789+−=aeoxhklmnpstijruv");
     const SUPER: (&str, &str) = ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼ⁿⁱᵀ", "0123456789+−=niT");
     let find = |(from, to): (&str, &str)| to.chars().nth(from.chars().position(|f| f == c)?);
-    find(SUB)
-        .map(|c| (Level::Sub, c))
-        .or_else(|| find(SUPER).map(|c| (Level::Super, c)))
+    find(SUB).map(|c| (Level::Sub, c)).or_else(|| find(SUPER).map(|c| (Level::Super, c)))
 }
 
 #[cfg(test)]

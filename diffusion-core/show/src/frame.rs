@@ -18,23 +18,12 @@ pub(super) struct Frame {
 
 impl Frame {
     /// For content that is `inside` wide, with a `margin` around it.
-    pub(super) fn new(
-        (title, caption): (&str, &str),
-        (inside, margin): (usize, usize),
-        zoom: usize,
-    ) -> Result<Self> {
+    pub(super) fn new((title, caption): (&str, &str), (inside, margin): (usize, usize), zoom: usize) -> Result<Self> {
         let font = Font::new()?;
         let room = (inside.saturating_add(2 * margin) - 2 * PADDING) as f32;
         let title = font.wrap(title, TITLE, room);
         let caption = font.wrap(caption, SMALL, room);
-        Ok(Self {
-            font,
-            title,
-            caption,
-            inside,
-            margin,
-            zoom,
-        })
+        Ok(Self { font, title, caption, inside, margin, zoom })
     }
 
     /// Where the content begins.
@@ -60,10 +49,7 @@ impl Frame {
     /// The framed pictures, below each other. `smaller` ends the error that says that this would be too large.
     pub(super) fn around(&self, pictures: &[Picture], smaller: &str) -> Result<Picture> {
         let (zoom, font) = (self.zoom, &self.font);
-        let width = self
-            .inside
-            .saturating_add(2 * self.margin)
-            .saturating_mul(zoom);
+        let width = self.inside.saturating_add(2 * self.margin).saturating_mul(zoom);
         let content: usize = pictures.iter().map(Picture::height).sum();
         let height = content.saturating_add(self.height() * zoom);
         let mut on = Picture::new(width, height, CARD, smaller)?;

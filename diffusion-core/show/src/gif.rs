@@ -53,32 +53,17 @@ impl Gif {
     pub fn new<D: Draw>(frames: impl IntoIterator<Item = D>) -> Result<Self> {
         let mut pictures: Vec<Picture> = Vec::new();
         for (i, frame) in frames.into_iter().enumerate() {
-            let picture = frame
-                .draw()
-                .with_context(|| format!("frame {i}"))
-                .map_err(crate::whole)?;
+            let picture = frame.draw().with_context(|| format!("frame {i}")).map_err(crate::whole)?;
             let (width, height) = (picture.width(), picture.height());
-            let (first_width, first_height) = pictures
-                .first()
-                .map_or((width, height), |p| (p.width(), p.height()));
+            let (first_width, first_height) = pictures.first().map_or((width, height), |p| (p.width(), p.height()));
             ensure!(
                 (width, height) == (first_width, first_height),
                 "frame {i} is {width} × {height} pixels, but frame 0 is {first_width} × {first_height}; all must be of one size"
             );
             pictures.push(picture);
         }
-        ensure!(
-            !pictures.is_empty(),
-            "an animation needs at least one frame"
-        );
-        Ok(Self {
-            frames: pictures,
-            delay_ms: 100,
-            first_ms: None,
-            last_ms: None,
-            looped: Loop::Forever,
-            colours: 256,
-        })
+        ensure!(!pictures.is_empty(), "an animation needs at least one frame");
+        Ok(Self { frames: pictures, delay_ms: 100, first_ms: None, last_ms: None, looped: Loop::Forever, colours: 256 })
     }
 
     /// An animation with one [`Grid`] for each tensor: the states of a sampler. `finish` sets what the grid of frame i shows
@@ -91,10 +76,7 @@ impl Gif {
     /// As for [`Grid::new`] and [`Gif::new`].
     pub fn of(states: &[Tensor], finish: impl Fn(usize, Grid) -> Grid) -> Result<Self> {
         let grid = |(i, x)| {
-            Grid::new(x)
-                .map(|grid| finish(i, grid))
-                .with_context(|| format!("frame {i}"))
-                .map_err(crate::whole)
+            Grid::new(x).map(|grid| finish(i, grid)).with_context(|| format!("frame {i}")).map_err(crate::whole)
         };
         let grids: Result<Vec<Grid>> = states.iter().enumerate().map(grid).collect();
         Self::new(grids?)
@@ -136,28 +118,17 @@ impl Gif {
     /// # Errors
     /// `colors` outside 4 … 256, or frames that are wider or higher than the 65535 pixels of the format.
     pub fn to_gif(&self) -> Result<Vec<u8>> {
-        ensure!(
-            (4..=256).contains(&self.colours),
-            "colors = {}; use 4 to 256",
-            self.colours
-        );
+        ensure!((4..=256).contains(&self.colours), "colors = {}; use 4 to 256", self.colours);
         let (width, height) = (self.frames[0].width(), self.frames[0].height());
-        let side = |n: usize| {
-            u16::try_from(n)
-                .with_context(|| format!("{width} × {height} pixels are too many for a GIF"))
-        };
+        let side =
+            |n: usize| u16::try_from(n).with_context(|| format!("{width} × {height} pixels are too many for a GIF"));
         let pixels = self.frames.iter().flat_map(|f| f.rgb().chunks_exact(3));
         let palette = Palette::of(pixels, self.colours - 1);
         let transparent = palette.colours.len() as u8;
         let table = [&palette.colours[..], &[[255; 3]]].concat();
 
         let mut bytes = Vec::new();
-        let mut encoder = Encoder::new(
-            &mut bytes,
-            side(width)?,
-            side(height)?,
-            table.as_flattened(),
-        )?;
+        let mut encoder = Encoder::new(&mut bytes, side(width)?, side(height)?, table.as_flattened())?;
         encoder.set_repeat(match self.looped {
             Loop::Forever => Repeat::Infinite,
             Loop::Once => Repeat::Finite(0),
@@ -165,17 +136,9 @@ impl Gif {
         })?;
         let mut before: Vec<u8> = Vec::new();
         for (i, picture) in self.frames.iter().enumerate() {
-            let indices: Vec<u8> = (picture.rgb().chunks_exact(3))
-                .map(|p| palette.index(p))
-                .collect();
+            let indices: Vec<u8> = (picture.rgb().chunks_exact(3)).map(|p| palette.index(p)).collect();
             let delay = self.delay(i);
-            encoder.write_lzw_pre_encoded_frame(&delta::smallest(
-                &before,
-                &indices,
-                width,
-                transparent,
-                delay,
-            ))?;
+            encoder.write_lzw_pre_encoded_frame(&delta::smallest(&before, &indices, width, transparent, delay))?;
             before = indices;
         }
         drop(encoder);
@@ -185,10 +148,7 @@ impl Gif {
     /// In the format's unit of 10 ms.
     fn delay(&self, frame: usize) -> u16 {
         let (first, last) = (frame == 0, frame + 1 == self.frames.len());
-        let held = self
-            .last_ms
-            .filter(|_| last)
-            .or(self.first_ms.filter(|_| first));
+        let held = self.last_ms.filter(|_| last).or(self.first_ms.filter(|_| first));
         (held.unwrap_or(self.delay_ms).saturating_add(5) / 10).clamp(2, u16::MAX.into()) as u16
     }
 }
@@ -216,16 +176,13 @@ mod tests {
         let (mut frames, mut delays) = (Vec::new(), Vec::new());
         while let Some(frame) = decoder.read_next_frame().unwrap() {
             for (i, &index) in frame.buffer.iter().enumerate() {
-                let (x, y) = (
-                    i % frame.width as usize + frame.left as usize,
-                    i / frame.width as usize + frame.top as usize,
-                );
+                let (x, y) =
+                    (i % frame.width as usize + frame.left as usize, i / frame.width as usize + frame.top as usize);
                 let at = 3 * (y * width + x);
                 if Some(index) == frame.transparent {
                     continue;
                 }
-                canvas[at..at + 3]
-                    .copy_from_slice(&palette[3 * index as usize..3 * index as usize + 3]);
+                canvas[at..at + 3].copy_from_slice(&palette[3 * index as usize..3 * index as usize + 3]);
             }
             frames.push(canvas.clone());
             delays.push(frame.delay);
@@ -252,8 +209,7 @@ mod tests {
     #[test]
     fn frames_that_do_not_change_still_count() -> Result<()> {
         let state = states(1, 3).remove(0);
-        let (frames, delays, _) =
-            decoded(&Gif::new([Grid::new(&state)?, Grid::new(&state)?])?.to_gif()?);
+        let (frames, delays, _) = decoded(&Gif::new([Grid::new(&state)?, Grid::new(&state)?])?.to_gif()?);
         assert_eq!((frames.len(), delays), (2, vec![10, 10]));
         assert_eq!(frames[0], frames[1]);
         Ok(())
@@ -262,42 +218,24 @@ mod tests {
     #[test]
     fn loops_are_counted_as_a_viewer_counts() -> Result<()> {
         let gif = Gif::of(&states(2, 1), |_, grid| grid)?;
-        for (looped, repeat) in [
-            (Loop::Forever, Repeat::Infinite),
-            (Loop::Once, Repeat::Finite(0)),
-            (Loop::Times(3), Repeat::Finite(2)),
-        ] {
-            assert_eq!(
-                decoded(&gif.clone().looped(looped).to_gif()?).2,
-                repeat,
-                "{looped:?}"
-            );
+        for (looped, repeat) in
+            [(Loop::Forever, Repeat::Infinite), (Loop::Once, Repeat::Finite(0)), (Loop::Times(3), Repeat::Finite(2))]
+        {
+            assert_eq!(decoded(&gif.clone().looped(looped).to_gif()?).2, repeat, "{looped:?}");
         }
         Ok(())
     }
 
     #[test]
     fn errors_name_the_frame_and_the_sizes() -> Result<()> {
-        let [a, b] = [3, 4].map(|side| {
-            Tensor::zeros((1, side, side), candle_core::DType::F32, &Device::Cpu).unwrap()
-        });
+        let [a, b] = [3, 4].map(|side| Tensor::zeros((1, side, side), candle_core::DType::F32, &Device::Cpu).unwrap());
         let grids = [Grid::new(&a)?.scale(2), Grid::new(&b)?.scale(2)];
         let message = format!("{:#}", Gif::new(grids.clone()).unwrap_err());
-        assert!(
-            message.starts_with("frame 1 is 32 × 32 pixels, but frame 0 is 30 × 30"),
-            "{message}"
-        );
-        let message = format!(
-            "{:#}",
-            Gif::new([grids[0].clone().titles(["a", "b"])]).unwrap_err()
-        );
+        assert!(message.starts_with("frame 1 is 32 × 32 pixels, but frame 0 is 30 × 30"), "{message}");
+        let message = format!("{:#}", Gif::new([grids[0].clone().titles(["a", "b"])]).unwrap_err());
         assert_eq!(message, "frame 0: titles: 2 given for 1 image");
         assert!(Gif::new(Vec::<Grid>::new()).is_err());
-        let message = Gif::new([grids[0].clone()])?
-            .colors(1000)
-            .to_gif()
-            .unwrap_err()
-            .to_string();
+        let message = Gif::new([grids[0].clone()])?.colors(1000).to_gif().unwrap_err().to_string();
         assert!(message.contains("colors = 1000"), "{message}");
         Ok(())
     }
@@ -306,10 +244,7 @@ mod tests {
     fn it_is_saved_as_a_gif_only() -> Result<()> {
         let gif = Gif::of(&states(2, 1), |_, grid| grid)?;
         let message = gif.save("movie.png").unwrap_err().to_string();
-        assert!(
-            message.contains("movie.png") && message.contains(".gif"),
-            "{message}"
-        );
+        assert!(message.contains("movie.png") && message.contains(".gif"), "{message}");
         let folder = std::env::temp_dir().join(format!("diffusion-gif-{}", std::process::id()));
         let path = folder.join("in a new folder").join("movie.gif");
         gif.save(&path)?;

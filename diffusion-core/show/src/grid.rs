@@ -202,33 +202,18 @@ fn tiles(name: &str, images: &Tensor) -> Result<(Vec<Tile>, (usize, usize))> {
     let (n, c, h, w) = match *images.dims() {
         [n, c, h, w] => (n, c, h, w),
         [c, h, w] => (1, c, h, w),
-        _ => bail!(
-            "{name}: shape {:?}; use (N, C, H, W), or (C, H, W) for one image",
-            images.dims()
-        ),
+        _ => bail!("{name}: shape {:?}; use (N, C, H, W), or (C, H, W) for one image", images.dims()),
     };
     if c != 1 && c != 3 {
-        bail!(
-            "{name}: {c} channels in shape {:?}; use 1 (grey) or 3 (red, green, blue)",
-            images.dims()
-        )
+        bail!("{name}: {c} channels in shape {:?}; use 1 (grey) or 3 (red, green, blue)", images.dims())
     }
     if n * h * w == 0 {
         bail!("{name}: shape {:?} holds no pixels", images.dims())
     }
     if !images.dtype().is_float() {
-        bail!(
-            "{name}: type {:?}; use floating-point values in -1 … 1",
-            images.dtype()
-        )
+        bail!("{name}: type {:?}; use floating-point values in -1 … 1", images.dtype())
     }
-    let values = images
-        .to_dtype(DType::F32)?
-        .flatten_all()?
-        .to_vec1::<f32>()?;
-    let tile = |values: &[f32]| Tile {
-        channels: c,
-        values: values.to_vec(),
-    };
+    let values = images.to_dtype(DType::F32)?.flatten_all()?.to_vec1::<f32>()?;
+    let tile = |values: &[f32]| Tile { channels: c, values: values.to_vec() };
     Ok((values.chunks_exact(c * h * w).map(tile).collect(), (h, w)))
 }

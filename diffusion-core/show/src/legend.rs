@@ -11,15 +11,8 @@ use super::text::{Font, SMALL, line_height};
 
 /// The colours of [Okabe and Ito (2008)](https://jfly.uni-koeln.de/color/), which can be told apart with any kind of
 /// colour vision, without the yellow, which is too pale for a line.
-pub(super) const PALETTE: [Rgb; 7] = [
-    [0, 114, 178],
-    [213, 94, 0],
-    [0, 158, 115],
-    [204, 121, 167],
-    [230, 159, 0],
-    [86, 180, 233],
-    [80, 80, 80],
-];
+pub(super) const PALETTE: [Rgb; 7] =
+    [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [80, 80, 80]];
 
 /// How a series is drawn.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -75,11 +68,7 @@ pub(super) fn looks(plot: &Plot) -> Vec<Look> {
         if let Marks::Level(_) = series.marks {
             let dash = Some([(7, 4), (2, 3), (12, 4)][levels % 3]);
             levels += 1;
-            looks.push(Look {
-                colour: SOFT_INK,
-                shape,
-                dash,
-            });
+            looks.push(Look { colour: SOFT_INK, shape, dash });
             continue;
         }
         let name = series.name.as_str();
@@ -90,11 +79,7 @@ pub(super) fn looks(plot: &Plot) -> Vec<Look> {
         }
         // The second time round the palette, lines are dashed.
         let dash = (number / PALETTE.len() % 2 == 1).then_some((7, 3));
-        looks.push(Look {
-            colour: PALETTE[number % PALETTE.len()],
-            shape,
-            dash,
-        });
+        looks.push(Look { colour: PALETTE[number % PALETTE.len()], shape, dash });
     }
     looks
 }
@@ -116,8 +101,7 @@ pub(super) fn entries(plot: &Plot) -> Vec<Entry> {
 pub(super) fn rows(entries: &[Entry], width: usize) -> Result<Picture> {
     let font = Font::new()?;
     let entry_width = |e: &Entry| SWATCH + GAP + font.width(&e.0, SMALL).ceil() as usize;
-    let length =
-        |row: &[Entry]| row.iter().map(|e| entry_width(e) + BETWEEN).sum::<usize>() - BETWEEN;
+    let length = |row: &[Entry]| row.iter().map(|e| entry_width(e) + BETWEEN).sum::<usize>() - BETWEEN;
     let fits = |per_row: &usize| entries.chunks(*per_row).all(|row| length(row) <= width);
     let evenly = (1..=entries.len()).map(|rows| entries.len().div_ceil(rows));
     let per_row = evenly.into_iter().find(fits).unwrap_or(1);
@@ -159,10 +143,6 @@ fn draw(area: &Area, (name, looks): &Entry, (x, top): (i32, i32)) -> Result<()> 
             }
         }
     }
-    area.draw_text(
-        name,
-        &text_style(SMALL, INK),
-        at(x + swatch + GAP as i32, top),
-    )?;
+    area.draw_text(name, &text_style(SMALL, INK), at(x + swatch + GAP as i32, top))?;
     Ok(())
 }

@@ -73,20 +73,12 @@ impl Live {
         let why = || format!("{}: no folder of a run", given.display());
         let here = std::env::current_dir().with_context(why)?;
         let folder = plain(&here.join(given));
-        let from_notebook = way(&plain(&here), &folder)
-            .with_context(|| format!("{}: its name is not Unicode", given.display()))?;
-        std::fs::create_dir_all(&folder)
-            .with_context(|| format!("{}: cannot make this folder", given.display()))?;
-        let live = Self {
-            folder,
-            from_notebook,
-            token: new_token(),
-        };
+        let from_notebook =
+            way(&plain(&here), &folder).with_context(|| format!("{}: its name is not Unicode", given.display()))?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot make this folder", given.display()))?;
+        let live = Self { folder, from_notebook, token: new_token() };
         Self::clear_stop(&live.folder)?;
-        let waiting = LiveState {
-            token: live.token.clone(),
-            ..LiveState::default()
-        };
+        let waiting = LiveState { token: live.token.clone(), ..LiveState::default() };
         waiting.write(&live.folder)?;
         Ok(live)
     }
@@ -108,10 +100,7 @@ impl Live {
 
     /// Shows it below a notebook cell; evcxr calls this for the cell's last expression.
     pub fn evcxr_display(&self) {
-        println!(
-            "EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT",
-            self.to_html()
-        );
+        println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.to_html());
     }
 
     /// Whether the reader has asked the training in `folder` to stop, with the page's button or by a file named `stop`.
@@ -126,9 +115,9 @@ impl Live {
     pub fn clear_stop(folder: impl AsRef<Path>) -> Result<()> {
         let file = folder.as_ref().join(STOP);
         match std::fs::remove_file(&file) {
-            Err(error) if error.kind() != ErrorKind::NotFound => Err(error)
-                .with_context(|| format!("{}: cannot remove this file", file.display()))
-                .map_err(crate::whole),
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("{}: cannot remove this file", file.display())).map_err(crate::whole)
+            }
             _ => Ok(()),
         }
     }
@@ -161,18 +150,14 @@ fn way(from: &Path, to: &Path) -> Option<Vec<String>> {
     let (from, to): (Vec<_>, Vec<_>) = (from.components().collect(), to.components().collect());
     let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
     let up = from[common..].iter().map(|_| Some("..".to_string()));
-    let down = to[common..]
-        .iter()
-        .map(|part| part.as_os_str().to_str().map(str::to_string));
+    let down = to[common..].iter().map(|part| part.as_os_str().to_str().map(str::to_string));
     up.chain(down).collect()
 }
 
 /// A part of a path as it stands in an address.
 fn percent_encoded(part: &str) -> String {
     let encoded = |byte: u8| match byte {
-        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => {
-            char::from(byte).to_string()
-        }
+        b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
         _ => format!("%{byte:02X}"),
     };
     part.bytes().map(encoded).collect()
@@ -180,10 +165,7 @@ fn percent_encoded(part: &str) -> String {
 
 /// A text as it stands in HTML.
 fn escaped(text: &str) -> String {
-    text.replace('&', "&amp;")
-        .replace('<', "&lt;")
-        .replace('>', "&gt;")
-        .replace('"', "&quot;")
+    text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 
 #[cfg(test)]
@@ -199,10 +181,7 @@ mod tests {
         assert_eq!(live.folder(), folder);
         assert_eq!(live.token.len(), 32);
         assert_eq!(LiveState::token_of(&folder), Some(live.token.clone()));
-        assert!(
-            live.to_html()
-                .contains(&format!("data-token=\"{}\"", live.token))
-        );
+        assert!(live.to_html().contains(&format!("data-token=\"{}\"", live.token)));
         // A second page takes over, and the first one no longer sees itself in the file.
         let second = Live::new(folder.join("../b"))?;
         assert_ne!(second.token, live.token);
@@ -234,19 +213,12 @@ mod tests {
             token: "00ff".into(),
         };
         let page = live.to_html();
-        assert!(
-            page.contains("href=\"runs/50%20%25%20%3Coff%3E%20%26%20%22%C3%BC%22/live.json\""),
-            "{page}"
-        );
+        assert!(page.contains("href=\"runs/50%20%25%20%3Coff%3E%20%26%20%22%C3%BC%22/live.json\""), "{page}");
         let shown = "runs/50 % &lt;off&gt; &amp; &quot;ü&quot;";
         assert!(page.contains(&format!("data-folder=\"{shown}\"")));
         assert!(page.contains(&format!("<code>{shown}</code>")));
         assert!(!page.contains("somebody"));
-        assert!(
-            ["@TOKEN@", "@FOLDER@", "@ADDRESS@"]
-                .iter()
-                .all(|place| !page.contains(place))
-        );
+        assert!(["@TOKEN@", "@FOLDER@", "@ADDRESS@"].iter().all(|place| !page.contains(place)));
         assert!(!page.contains("://") && !page.contains("EVCXR_"));
     }
 
@@ -270,16 +242,10 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "")?;
         let message = Live::new(file.join("run")).unwrap_err().to_string();
-        assert!(
-            message.contains("file/run: cannot make this folder: "),
-            "{message}"
-        );
+        assert!(message.contains("file/run: cannot make this folder: "), "{message}");
         std::fs::create_dir(folder.path().join("stop"))?;
         let message = Live::new(&folder).unwrap_err().to_string();
-        assert!(
-            message.contains("stop: cannot remove this file: "),
-            "{message}"
-        );
+        assert!(message.contains("stop: cannot remove this file: "), "{message}");
         Ok(())
     }
 }

@@ -1,8 +1,6 @@
 //! The series of a plot as elements of plotters.
 
-use plotters::element::{
-    Circle, DashedPathElement, DynElement, IntoDynElement, PathElement, Polygon,
-};
+use plotters::element::{Circle, DashedPathElement, DynElement, IntoDynElement, PathElement, Polygon};
 
 use super::axis::Span;
 use super::canvas::{Canvas, FINE};
@@ -71,13 +69,8 @@ impl View<'_> {
         }
         // A line that goes up and down so much that it fills an area is drawn thin.
         let (across, down) = self.size;
-        let length = |ends: &[Place]| {
-            ((ends[1].0 - ends[0].0) * across).hypot((ends[1].1 - ends[0].1) * down)
-        };
-        let length: f64 = paths
-            .iter()
-            .flat_map(|path| path.windows(2).map(length))
-            .sum();
+        let length = |ends: &[Place]| ((ends[1].0 - ends[0].0) * across).hypot((ends[1].1 - ends[0].1) * down);
+        let length: f64 = paths.iter().flat_map(|path| path.windows(2).map(length)).sum();
         let rough = length > 12.0 * (across + down);
         let style = look.style(if rough { FINE as u32 } else { width }, 1.0);
         let element = |path: Vec<Place>| match look.dash {
@@ -99,9 +92,7 @@ impl View<'_> {
         let style = look.style(1, opacity).filled();
         let places = points.iter().filter_map(|&p| self.place(p));
         let inside = places.filter(|&p| clip(p, p).is_some());
-        inside
-            .map(|p| Circle::new(p, radius, style).into_dyn())
-            .collect()
+        inside.map(|p| Circle::new(p, radius, style).into_dyn()).collect()
     }
 
     /// From (x, y) to (x + u, y + v), with a head that is shorter where the arrow is.
@@ -125,14 +116,8 @@ impl View<'_> {
         };
         let tip = Polygon::new(vec![to, corner(1.0), corner(-1.0)], style.filled());
         let shaft = 1.0 - 0.8 * head;
-        let end = (
-            from.0 + shaft * (to.0 - from.0),
-            from.1 + shaft * (to.1 - from.1),
-        );
-        vec![
-            PathElement::new(vec![from, end], style).into_dyn(),
-            tip.into_dyn(),
-        ]
+        let end = (from.0 + shaft * (to.0 - from.0), from.1 + shaft * (to.1 - from.1));
+        vec![PathElement::new(vec![from, end], style).into_dyn(), tip.into_dyn()]
     }
 
     fn bars<'a>(&self, bars: &Bars, look: &Look) -> Vec<Element<'a>> {
@@ -144,10 +129,7 @@ impl View<'_> {
         let tops = sides.zip(&bars.heights);
         let tops = tops.flat_map(|((left, right), &y)| [(left, y), (right, y)]);
         let last = bars.side(bars.heights.len());
-        let around = [(bars.from, 0.0)]
-            .into_iter()
-            .chain(tops)
-            .chain([(last, 0.0)]);
+        let around = [(bars.from, 0.0)].into_iter().chain(tops).chain([(last, 0.0)]);
         let outline: Vec<Place> = around.filter_map(|(x, y)| place(x, y)).collect();
         vec![
             Polygon::new(outline.clone(), look.style(1, 0.35)).into_dyn(),
@@ -187,14 +169,8 @@ mod tests {
     fn segments_are_clipped_to_the_axes() {
         let inside = ((0.2, 0.3), (0.7, 0.9));
         assert_eq!(clip(inside.0, inside.1), Some(inside));
-        assert_eq!(
-            clip((-1.0, 0.5), (2.0, 0.5)),
-            Some(((0.0, 0.5), (1.0, 0.5)))
-        );
-        assert_eq!(
-            clip((0.5, -3.0), (0.5, 0.5)),
-            Some(((0.5, 0.0), (0.5, 0.5)))
-        );
+        assert_eq!(clip((-1.0, 0.5), (2.0, 0.5)), Some(((0.0, 0.5), (1.0, 0.5))));
+        assert_eq!(clip((0.5, -3.0), (0.5, 0.5)), Some(((0.5, 0.0), (0.5, 0.5))));
         assert_eq!(clip((-1.0, 0.5), (0.5, 2.0)), None);
         assert_eq!(clip((1.5, 0.0), (1.5, 1.0)), None);
         assert_eq!(clip((0.5, 0.5), (0.5, 0.5)), Some(((0.5, 0.5), (0.5, 0.5))));

@@ -26,10 +26,7 @@ impl Palette {
         // Wu's idea: cut the box whose colours differ most, at their mean, until there are enough boxes.
         let mut boxes = vec![Box::of(members)];
         while boxes.len() < most {
-            let widest = boxes
-                .iter()
-                .enumerate()
-                .max_by(|a, b| a.1.split.2.total_cmp(&b.1.split.2));
+            let widest = boxes.iter().enumerate().max_by(|a, b| a.1.split.2.total_cmp(&b.1.split.2));
             let Some((i, _)) = widest.filter(|(_, widest)| widest.split.2 > 0.0) else {
                 break;
             };
@@ -40,14 +37,8 @@ impl Palette {
             boxes[i] = Box::of(low);
             boxes.push(Box::of(high));
         }
-        let index = boxes
-            .iter()
-            .enumerate()
-            .flat_map(|(i, b)| b.members.iter().map(move |(c, _)| (*c, i as u8)));
-        Self {
-            index: index.collect(),
-            colours: boxes.iter().map(Box::colour).collect(),
-        }
+        let index = boxes.iter().enumerate().flat_map(|(i, b)| b.members.iter().map(move |(c, _)| (*c, i as u8)));
+        Self { index: index.collect(), colours: boxes.iter().map(Box::colour).collect() }
     }
 
     /// The colours of `pixels` themselves, or `None` if these are more than 256.
@@ -61,10 +52,7 @@ impl Palette {
 
     /// The number of the colour that stands for a pixel of the frames.
     pub(super) fn index(&self, pixel: &[u8]) -> u8 {
-        self.index
-            .get(&[pixel[0], pixel[1], pixel[2]])
-            .copied()
-            .unwrap_or(0)
+        self.index.get(&[pixel[0], pixel[1], pixel[2]]).copied().unwrap_or(0)
     }
 }
 
@@ -100,9 +88,7 @@ impl Box {
         };
         let widest = (0..3).map(spread).max_by(|a, b| a.2.total_cmp(&b.2));
         // One colour differs from nothing, whatever the rounding says.
-        let split = widest
-            .filter(|_| members.len() > 1)
-            .unwrap_or((0, 0.0, 0.0));
+        let split = widest.filter(|_| members.len() > 1).unwrap_or((0, 0.0, 0.0));
         Self { members, split }
     }
 
@@ -112,11 +98,7 @@ impl Box {
         match self.members.iter().max_by_key(|m| m.1) {
             Some((colour, count)) if 2 * count >= all => *colour,
             _ => [0, 1, 2].map(|channel| {
-                let sum: u64 = self
-                    .members
-                    .iter()
-                    .map(|(c, n)| u64::from(c[channel]) * n)
-                    .sum();
+                let sum: u64 = self.members.iter().map(|(c, n)| u64::from(c[channel]) * n).sum();
                 ((sum + all / 2) / all.max(1)) as u8
             }),
         }
@@ -132,11 +114,7 @@ mod tests {
         let pixels: Vec<u8> = (0..256).flat_map(|i| [i as u8, 255 - i as u8, 7]).collect();
         let palette = Palette::of(pixels.chunks_exact(3), 256);
         assert_eq!(palette.colours.len(), 256);
-        assert!(
-            pixels
-                .chunks_exact(3)
-                .all(|p| palette.colours[palette.index(p) as usize] == p)
-        );
+        assert!(pixels.chunks_exact(3).all(|p| palette.colours[palette.index(p) as usize] == p));
     }
 
     #[test]
@@ -153,9 +131,7 @@ mod tests {
         assert_eq!(palette.colours.len(), 128);
         let error = |p: &[u8]| {
             let near = palette.colours[palette.index(p) as usize];
-            (0..3)
-                .map(|c| (f64::from(near[c]) - f64::from(p[c])).powi(2))
-                .sum::<f64>()
+            (0..3).map(|c| (f64::from(near[c]) - f64::from(p[c])).powi(2)).sum::<f64>()
         };
         let mean = pixels.chunks_exact(3).take(10_000).map(error).sum::<f64>() / 10_000.0;
         // 128 cells of a cube with side 256 have side 51 and thus a mean squared error of 3 · 51² / 12 = 650.

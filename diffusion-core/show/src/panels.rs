@@ -32,13 +32,7 @@ impl Panels {
     /// Plots in reading order, `columns` of them in a row.
     pub fn new(columns: usize, plots: impl IntoIterator<Item = impl Borrow<Plot>>) -> Self {
         let plots = plots.into_iter().map(|plot| plot.borrow().clone());
-        Self {
-            plots: plots.collect(),
-            columns,
-            title: String::new(),
-            caption: String::new(),
-            size: None,
-        }
+        Self { plots: plots.collect(), columns, title: String::new(), caption: String::new(), size: None }
     }
 
     /// A line above all plots.
@@ -71,11 +65,7 @@ impl Panels {
         let same = |plot: &Plot| legend::entries(plot) == entries;
         let common = count > 1 && !entries.is_empty() && self.plots.iter().all(same);
         let draw = |plot: &Plot| {
-            let height = if plot.equal {
-                width
-            } else {
-                (width * 7 / 10).clamp(210, 400)
-            };
+            let height = if plot.equal { width } else { (width * 7 / 10).clamp(210, 400) };
             plot.drawn(self.size.or(plot.size).unwrap_or((width, height)), !common)
         };
         let pictures: Vec<Picture> = self.plots.iter().map(draw).collect::<Result<_>>()?;

@@ -39,12 +39,7 @@ const MOST_PIXELS: usize = 64 << 20;
 
 impl Picture {
     /// A picture of one colour. `how_to_shrink` ends the error that says that it would be too large.
-    pub(super) fn new(
-        width: usize,
-        height: usize,
-        colour: Rgb,
-        how_to_shrink: &str,
-    ) -> Result<Self> {
+    pub(super) fn new(width: usize, height: usize, colour: Rgb, how_to_shrink: &str) -> Result<Self> {
         let pixels = width.checked_mul(height).filter(|&n| n <= MOST_PIXELS);
         let pixels = pixels.with_context(|| {
             format!("the picture would have {width} × {height} pixels, more than {MOST_PIXELS}: {how_to_shrink}")
@@ -84,18 +79,12 @@ impl Picture {
     }
 
     /// Fills the part of a rectangle that lies on the picture.
-    pub(super) fn fill(
-        &mut self,
-        (x, y): (usize, usize),
-        (width, height): (usize, usize),
-        colour: Rgb,
-    ) {
+    pub(super) fn fill(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), colour: Rgb) {
         let right = (x + width).min(self.width);
         for y in y..(y + height).min(self.height) {
             if x < right {
                 let row = &mut self.rgb[3 * (y * self.width + x)..3 * (y * self.width + right)];
-                row.chunks_exact_mut(3)
-                    .for_each(|p| p.copy_from_slice(&colour));
+                row.chunks_exact_mut(3).for_each(|p| p.copy_from_slice(&colour));
             }
         }
     }
@@ -127,8 +116,7 @@ impl Picture {
             let above = 3 * (2 * y * self.width + 2 * x);
             let below = above + 3 * self.width;
             let four = [above, above + 3, below, below + 3];
-            let mean =
-                |c: usize| (four.iter().map(|i| u32::from(self.rgb[i + c])).sum::<u32>() + 2) / 4;
+            let mean = |c: usize| (four.iter().map(|i| u32::from(self.rgb[i + c])).sum::<u32>() + 2) / 4;
             rgb.extend([mean(0) as u8, mean(1) as u8, mean(2) as u8]);
         }
         Self { width, height, rgb }
@@ -171,11 +159,7 @@ impl Picture {
         let context = "the picture cannot be encoded as a PNG";
         let plain = encoded(Filter::NoFilter).context(context)?;
         let filtered = encoded(Filter::Adaptive).context(context)?;
-        Ok(if filtered.len() < plain.len() {
-            filtered
-        } else {
-            plain
-        })
+        Ok(if filtered.len() < plain.len() { filtered } else { plain })
     }
 
     fn shown(&self) -> Result<Self> {
@@ -194,27 +178,21 @@ impl Draw for Picture {
 /// Writes a file whose name must end in `extension`, and makes its folder.
 pub(super) fn write(path: &Path, extension: &str, bytes: &[u8]) -> Result<()> {
     ensure!(
-        path.extension()
-            .is_some_and(|e| e.eq_ignore_ascii_case(extension)),
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)),
         "{}: this is saved as a .{extension} file; let the name end in .{extension}",
         path.display()
     );
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder)
-            .with_context(|| format!("{}: cannot make this folder", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make this folder", folder.display()))?;
     }
-    std::fs::write(path, bytes)
-        .with_context(|| format!("{}: cannot write this file", path.display()))
+    std::fs::write(path, bytes).with_context(|| format!("{}: cannot write this file", path.display()))
 }
 
 /// What evcxr shows below a cell: the file in base64, or what went wrong.
 pub(super) fn show(what: &str, mime: &str, bytes: Result<Vec<u8>>) {
     use base64::prelude::{BASE64_STANDARD, Engine};
     match bytes {
-        Ok(bytes) => println!(
-            "EVCXR_BEGIN_CONTENT {mime}\n{}\nEVCXR_END_CONTENT",
-            BASE64_STANDARD.encode(bytes)
-        ),
+        Ok(bytes) => println!("EVCXR_BEGIN_CONTENT {mime}\n{}\nEVCXR_END_CONTENT", BASE64_STANDARD.encode(bytes)),
         Err(error) => eprintln!("This {what} cannot be shown: {error:#}"),
     }
 }
@@ -244,9 +222,7 @@ mod tests {
         picture.blend(0, 0, [255, 0, 0], 0.5);
         let rgb = picture.rgb().to_vec();
         assert_eq!(decoded(&picture), (ColorType::Indexed, rgb));
-        let many: Vec<u8> = (0..300u16)
-            .flat_map(|i| [i as u8, (i / 256) as u8, 0])
-            .collect();
+        let many: Vec<u8> = (0..300u16).flat_map(|i| [i as u8, (i / 256) as u8, 0]).collect();
         let picture_of_many = Picture::from_rgb(300, 1, many.clone());
         assert_eq!(decoded(&picture_of_many), (ColorType::Rgb, many));
         assert_eq!(picture.pixel(0, 0), Some([253, 126, 126]));
@@ -272,17 +248,11 @@ mod tests {
         let picture = Picture::new(1, 1, CARD, "")?;
         for wrong in ["picture.gif", "picture"] {
             let message = picture.save(wrong).unwrap_err().to_string();
-            assert!(
-                message.starts_with(wrong) && message.contains(".png"),
-                "{message}"
-            );
+            assert!(message.starts_with(wrong) && message.contains(".png"), "{message}");
         }
         let folder = std::env::temp_dir().join(format!("diffusion-picture-{}", std::process::id()));
         picture.save(folder.join("a/b.PNG"))?;
-        let message = format!(
-            "{:#}",
-            picture.save(folder.join("a/b.PNG/c.png")).unwrap_err()
-        );
+        let message = format!("{:#}", picture.save(folder.join("a/b.PNG/c.png")).unwrap_err());
         assert!(message.contains("b.PNG"), "{message}");
         Ok(std::fs::remove_dir_all(folder)?)
     }

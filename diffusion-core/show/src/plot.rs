@@ -137,12 +137,7 @@ impl Plot {
         vs: impl Values,
     ) -> Self {
         let name = name.into();
-        let columns = [
-            ("x", &xs as &dyn Values),
-            ("y", &ys),
-            ("u", &us),
-            ("v", &vs),
-        ];
+        let columns = [("x", &xs as &dyn Values), ("y", &ys), ("u", &us), ("v", &vs)];
         if let Some([xs, ys, us, vs]) = self.numbers("arrows", &name, columns) {
             let arrow = |i: usize| [xs[i], ys[i], us[i], vs[i]];
             let marks = Marks::Arrows((0..xs.len()).map(arrow).collect());
@@ -152,16 +147,9 @@ impl Plot {
     }
 
     /// The line (x, f(x)) for x over a range, such as a density to compare a histogram with.
-    pub fn curve(
-        self,
-        name: impl Into<String>,
-        over: std::ops::Range<f64>,
-        f: impl Fn(f64) -> f64,
-    ) -> Self {
+    pub fn curve(self, name: impl Into<String>, over: std::ops::Range<f64>, f: impl Fn(f64) -> f64) -> Self {
         let step = (over.end - over.start) / (CURVE_POINTS - 1) as f64;
-        let xs: Vec<f64> = (0..CURVE_POINTS)
-            .map(|i| over.start + i as f64 * step)
-            .collect();
+        let xs: Vec<f64> = (0..CURVE_POINTS).map(|i| over.start + i as f64 * step).collect();
         let ys: Vec<f64> = xs.iter().map(|&x| f(x)).collect();
         self.points("curve", name.into(), xs, ys, Marks::Line)
     }
@@ -172,11 +160,10 @@ impl Plot {
         let name = name.into();
         let bars = match values.to_vec_f64() {
             Err(error) => Err(error.to_string()),
-            Ok(_) if !(1..=MOST_BINS).contains(&bins) => {
-                Err(format!("bins = {bins}; use 1 to {MOST_BINS}"))
+            Ok(_) if !(1..=MOST_BINS).contains(&bins) => Err(format!("bins = {bins}; use 1 to {MOST_BINS}")),
+            Ok(values) => {
+                Bars::of(&values, bins).ok_or_else(|| format!("none of its {} values is a finite number", values.len()))
             }
-            Ok(values) => Bars::of(&values, bins)
-                .ok_or_else(|| format!("none of its {} values is a finite number", values.len())),
         };
         match bars.map(Marks::Histogram) {
             Ok(marks) => self.series.push(Series { name, marks }),
@@ -278,19 +265,11 @@ impl Plot {
     }
 
     /// Draws it in a given size, with or without its legend.
-    pub(super) fn drawn(
-        &self,
-        (width, height): (usize, usize),
-        with_legend: bool,
-    ) -> Result<Picture> {
+    pub(super) fn drawn(&self, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
         if let Some(problem) = &self.problem {
             anyhow::bail!("{problem}");
         }
-        ensure!(
-            !self.series.is_empty(),
-            "plot {:?} is empty: add a .line, .scatter or .histogram",
-            self.title
-        );
+        ensure!(!self.series.is_empty(), "plot {:?} is empty: add a .line, .scatter or .histogram", self.title);
         ensure!(
             SIDES.contains(&width) && SIDES.contains(&height),
             "plot {:?}: size {width} × {height}; use {} to {} pixels for each",
@@ -355,11 +334,8 @@ impl Bars {
     /// The histogram of the finite values, `None` if there are none.
     fn of(values: &[f64], bins: usize) -> Option<Self> {
         let finite: Vec<f64> = values.iter().copied().filter(|&v| drawable(v)).collect();
-        let (low, high) = finite
-            .iter()
-            .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| {
-                (low.min(v), high.max(v))
-            });
+        let (low, high) =
+            finite.iter().fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), &v| (low.min(v), high.max(v)));
         if finite.is_empty() {
             return None;
         }
@@ -406,25 +382,14 @@ mod tests {
     #[test]
     fn errors_name_the_series_and_the_numbers() {
         let none: [f64; 0] = [];
-        assert_eq!(
-            message(Plot::new("a").scatter("dots", none, none)),
-            "scatter \"dots\" has no points"
-        );
+        assert_eq!(message(Plot::new("a").scatter("dots", none, none)), "scatter \"dots\" has no points");
         assert!(message(Plot::new("loss")).starts_with("plot \"loss\" is empty"));
-        assert!(
-            message(Plot::new("").histogram("h", [1.0], 0)).contains("histogram \"h\": bins = 0")
-        );
-        assert!(
-            message(Plot::new("").histogram("h", [f64::NAN], 3)).contains("none of its 1 values")
-        );
-        assert!(
-            message(Plot::new("").level("floor", f64::NAN)).contains("level \"floor\": y = NaN")
-        );
+        assert!(message(Plot::new("").histogram("h", [1.0], 0)).contains("histogram \"h\": bins = 0"));
+        assert!(message(Plot::new("").histogram("h", [f64::NAN], 3)).contains("none of its 1 values"));
+        assert!(message(Plot::new("").level("floor", f64::NAN)).contains("level \"floor\": y = NaN"));
         let line = |p: Plot| p.line("l", [1.0, 2.0], [1.0, 2.0]);
         assert!(message(line(Plot::new("p")).size(10, 400)).contains("size 10 × 400"));
         assert!(message(line(Plot::new("p")).x_range(2.0, 2.0)).contains("x_range(2.0, 2.0)"));
-        assert!(
-            message(line(Plot::new("p")).log_y().y_range(0.0, 1.0)).contains("y_range(0.0, 1.0)")
-        );
+        assert!(message(line(Plot::new("p")).log_y().y_range(0.0, 1.0)).contains("y_range(0.0, 1.0)"));
     }
 }

@@ -18,34 +18,15 @@ pub(super) struct Shades {
 impl Shades {
     pub(super) fn of(grid: &Grid) -> Self {
         let stretched = grid.range == Range::Stretch;
-        let finite = grid
-            .tiles
-            .iter()
-            .flat_map(|t| &t.values)
-            .copied()
-            .filter(|v| v.is_finite());
+        let finite = grid.tiles.iter().flat_map(|t| &t.values).copied().filter(|v| v.is_finite());
         let (low, high) = match stretched {
-            true => finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| {
-                (low.min(v), high.max(v))
-            }),
+            true => finite.fold((f32::INFINITY, f32::NEG_INFINITY), |(low, high), v| (low.min(v), high.max(v))),
             false => (-1.0, 1.0),
         };
         let pixels = grid.tile_size.0 * grid.tile_size.1;
-        let broken = |tile: &Tile| {
-            (0..pixels)
-                .filter(|&i| !tile.pixel(i, pixels).all(f32::is_finite))
-                .count()
-        };
-        let not_finite = (
-            grid.tiles.iter().map(broken).sum(),
-            pixels * grid.tiles.len(),
-        );
-        Self {
-            low,
-            high,
-            stretched,
-            not_finite,
-        }
+        let broken = |tile: &Tile| (0..pixels).filter(|&i| !tile.pixel(i, pixels).all(f32::is_finite)).count();
+        let not_finite = (grid.tiles.iter().map(broken).sum(), pixels * grid.tiles.len());
+        Self { low, high, stretched, not_finite }
     }
 
     pub(super) fn colour(&self, tile: &Tile, pixel: usize, pixels: usize) -> Rgb {
@@ -54,21 +35,13 @@ impl Shades {
         }
         let mut shades = tile.pixel(pixel, pixels).map(|v| self.shade(v));
         let red = shades.next().unwrap_or(0);
-        [
-            red,
-            shades.next().unwrap_or(red),
-            shades.next().unwrap_or(red),
-        ]
+        [red, shades.next().unwrap_or(red), shades.next().unwrap_or(red)]
     }
 
     pub(super) fn shade(&self, v: f32) -> u8 {
         // In f64, where the difference of two f32 cannot overflow.
         let (low, high) = (f64::from(self.low), f64::from(self.high));
-        let share = if high > low {
-            (f64::from(v) - low) / (high - low)
-        } else {
-            0.5
-        };
+        let share = if high > low { (f64::from(v) - low) / (high - low) } else { 0.5 };
         (share * 255.0).round().clamp(0.0, 255.0) as u8
     }
 
@@ -126,17 +99,13 @@ mod tests {
         let shades = |range| -> anyhow::Result<Vec<u8>> {
             let picture = Grid::new(&x)?.scale(20).range(range).draw()?;
             let left = (picture.width() - 100) / 2;
-            Ok((0..5)
-                .filter_map(|i| picture.pixel(left + 20 * i + 10, 20))
-                .map(|p| p[0])
-                .collect())
+            Ok((0..5).filter_map(|i| picture.pixel(left + 20 * i + 10, 20)).map(|p| p[0]).collect())
         };
         assert_eq!(shades(Range::Clamp)?, [0, 0, 128, 255, 255]);
         assert_eq!(shades(Range::Stretch)?, [0, 64, 96, 128, 255]);
         let notes = Shades::of(&Grid::new(&x)?.range(Range::Stretch)).notes("x");
         assert_eq!(notes, "x · stretched from [−3.00, 5.00]");
-        let flat =
-            Grid::new(&Tensor::full(0.3f32, (1, 2, 2), &Device::Cpu)?)?.range(Range::Stretch);
+        let flat = Grid::new(&Tensor::full(0.3f32, (1, 2, 2), &Device::Cpu)?)?.range(Range::Stretch);
         assert_eq!(Shades::of(&flat).shade(0.3), 128);
         Ok(())
     }
@@ -150,10 +119,7 @@ mod tests {
         let at = |x: usize, y: usize| picture.pixel(left + 25 + 50 * x, 37 + 50 * y);
         assert_eq!((at(0, 0), at(0, 1)), (Some(MAGENTA), Some(MAGENTA)));
         assert_eq!((at(1, 0), at(1, 1)), (Some([128; 3]), Some([255; 3])));
-        assert_eq!(
-            Shades::of(&grid).notes(""),
-            "2 of 4 pixels are NaN or infinite (magenta)"
-        );
+        assert_eq!(Shades::of(&grid).notes(""), "2 of 4 pixels are NaN or infinite (magenta)");
         Ok(())
     }
 }

@@ -30,11 +30,7 @@ pub(super) fn draw(grid: &Grid) -> Result<Picture> {
     let texts = texts[0].max(texts[1]).ceil() as usize;
     let wider = TEXT_WIDTHS.into_iter().find(|&width| width >= texts);
     let block = sheet.width();
-    let inside = if texts <= block {
-        block
-    } else {
-        block.max(wider.unwrap_or(TEXT_WIDTHS[1]))
-    };
+    let inside = if texts <= block { block } else { block.max(wider.unwrap_or(TEXT_WIDTHS[1])) };
     let smaller = "use a smaller .scale or .gap, or fewer images";
     let frame = Frame::new((&grid.title, &notes), (inside, PADDING), 1)?;
     let space = Picture::new(block, sheet.height(), CARD, smaller)?;
@@ -92,11 +88,7 @@ impl<'a> Sheet<'a> {
         });
         let column = wide.0.saturating_add(grid.gap);
         let fits = wide.1.columns.saturating_mul(column) <= WIDTH - 2 * PADDING;
-        let (title_width, arranged) = if fits && wide.1 == narrow.1 {
-            wide
-        } else {
-            narrow
-        };
+        let (title_width, arranged) = if fits && wide.1 == narrow.1 { wide } else { narrow };
 
         let starts: Vec<usize> = match &grid.rows {
             Some(lengths) => {
@@ -106,22 +98,11 @@ impl<'a> Sheet<'a> {
                 });
                 [0].into_iter().chain(ends).collect()
             }
-            None => (0..count)
-                .step_by(arranged.columns)
-                .chain([count])
-                .collect(),
+            None => (0..count).step_by(arranged.columns).chain([count]).collect(),
         };
         expect("row_titles", &grid.row_titles, starts.len() - 1, "row")?;
-        expect(
-            "column_titles",
-            &grid.column_titles,
-            arranged.columns,
-            "column",
-        )?;
-        let tile = (
-            grid.tile_size.0.saturating_mul(arranged.scale),
-            grid.tile_size.1.saturating_mul(arranged.scale),
-        );
+        expect("column_titles", &grid.column_titles, arranged.columns, "column")?;
+        let tile = (grid.tile_size.0.saturating_mul(arranged.scale), grid.tile_size.1.saturating_mul(arranged.scale));
         let cell = tile.1.max(title_width);
         Ok(Self {
             grid,
@@ -144,9 +125,7 @@ impl<'a> Sheet<'a> {
     fn width(&self) -> usize {
         let cells = self.columns.saturating_mul(self.cell);
         let gaps = (self.columns - 1).saturating_mul(self.grid.gap);
-        cells
-            .saturating_add(gaps)
-            .saturating_add(self.row_title_width)
+        cells.saturating_add(gaps).saturating_add(self.row_title_width)
     }
 
     fn height(&self) -> usize {
@@ -180,16 +159,9 @@ impl<'a> Sheet<'a> {
         let middle = |column: usize| left(column) as f32 + self.cell as f32 / 2.0;
         let mut top = corner.1 + lines_height(&self.column_titles);
         // Titles stand on what is below them.
-        let title_top =
-            |title: &[String], below: usize| below - 4 - title.len() * line_height(SMALL);
+        let title_top = |title: &[String], below: usize| below - 4 - title.len() * line_height(SMALL);
         for (column, title) in self.column_titles.iter().enumerate() {
-            font.centred(
-                on,
-                title,
-                SMALL,
-                (middle(column), title_top(title, top)),
-                INK,
-            );
+            font.centred(on, title, SMALL, (middle(column), title_top(title, top)), INK);
         }
         for row in 0..self.rows() {
             top += self.title_height(row);
@@ -223,11 +195,7 @@ impl<'a> Sheet<'a> {
         }
         for (i, (y, x)) in (0..h).flat_map(|y| (0..w).map(move |x| (y, x))).enumerate() {
             let corner = (at.0 + x * self.scale, at.1 + y * self.scale);
-            on.fill(
-                corner,
-                (self.scale, self.scale),
-                shades.colour(tile, i, h * w),
-            );
+            on.fill(corner, (self.scale, self.scale), shades.colour(tile, i, h * w));
         }
     }
 }
@@ -264,9 +232,7 @@ mod tests {
 
     fn ramp(shape: &[usize]) -> Tensor {
         let n = shape.iter().product::<usize>();
-        let values: Vec<f32> = (0..n)
-            .map(|i| i as f32 / (n - 1) as f32 * 2.0 - 1.0)
-            .collect();
+        let values: Vec<f32> = (0..n).map(|i| i as f32 / (n - 1) as f32 * 2.0 - 1.0).collect();
         Tensor::from_vec(values, shape, &Device::Cpu).unwrap()
     }
 
@@ -282,26 +248,16 @@ mod tests {
         // Six images of 2 × 2 in two rows of three, ×5, 4 pixels apart.
         let x = ramp(&[6, 1, 2, 2]);
         let picture = Grid::new(&x)?.columns(3).scale(5).draw()?;
-        assert_eq!(
-            (picture.width(), picture.height()),
-            (24 + 3 * 10 + 2 * 4, 24 + 2 * 10 + 4)
-        );
+        assert_eq!((picture.width(), picture.height()), (24 + 3 * 10 + 2 * 4, 24 + 2 * 10 + 4));
         for (i, value) in x.flatten_all()?.to_vec1::<f32>()?.into_iter().enumerate() {
             let (tile, y, x) = (i / 4, i / 2 % 2, i % 2);
             let (left, top) = (12 + tile % 3 * 14 + x * 5, 12 + tile / 3 * 14 + y * 5);
             let shade = ((value + 1.0) * 127.5).round() as u8;
             for (dx, dy) in [(0, 0), (4, 0), (0, 4), (4, 4), (2, 2)] {
-                assert_eq!(
-                    picture.pixel(left + dx, top + dy),
-                    Some([shade; 3]),
-                    "tile {tile} ({x}, {y})"
-                );
+                assert_eq!(picture.pixel(left + dx, top + dy), Some([shade; 3]), "tile {tile} ({x}, {y})");
             }
         }
-        assert_eq!(
-            (picture.pixel(24, 24), picture.pixel(2, 2)),
-            (Some(CARD), Some(CARD))
-        );
+        assert_eq!((picture.pixel(24, 24), picture.pixel(2, 2)), (Some(CARD), Some(CARD)));
         Ok(())
     }
 
@@ -309,23 +265,11 @@ mod tests {
     fn rows_may_differ_in_length_and_colour() -> anyhow::Result<()> {
         let rows = [ramp(&[3, 3, 4, 4]), ramp(&[2, 1, 4, 4])];
         let picture = Grid::rows(&rows)?.scale(2).draw()?;
-        assert_eq!(
-            (picture.width(), picture.height()),
-            (24 + 3 * 8 + 2 * 4, 24 + 2 * 8 + 4)
-        );
+        assert_eq!((picture.width(), picture.height()), (24 + 3 * 8 + 2 * 4, 24 + 2 * 8 + 4));
         assert_eq!(picture.pixel(12 + 2 * 12 + 4, 12 + 12 + 4), Some(CARD));
-        assert_eq!(
-            message(Grid::rows(&rows).map(|g| g.row_titles(["a"]))),
-            "row_titles: 1 given for 2 rows"
-        );
-        assert_eq!(
-            message(Grid::rows(&rows).map(|g| g.column_titles(0..4))),
-            "column_titles: 4 given for 3 columns"
-        );
-        assert!(
-            message(Grid::rows(&[ramp(&[1, 4, 4]), ramp(&[1, 4, 5])]))
-                .contains("rows[1]: images of 4 × 5")
-        );
+        assert_eq!(message(Grid::rows(&rows).map(|g| g.row_titles(["a"]))), "row_titles: 1 given for 2 rows");
+        assert_eq!(message(Grid::rows(&rows).map(|g| g.column_titles(0..4))), "column_titles: 4 given for 3 columns");
+        assert!(message(Grid::rows(&[ramp(&[1, 4, 4]), ramp(&[1, 4, 5])])).contains("rows[1]: images of 4 × 5"));
         assert!(message(Grid::rows(&[])).contains("rows"));
         Ok(())
     }
@@ -333,19 +277,13 @@ mod tests {
     #[test]
     fn errors_name_the_argument_and_the_numbers() {
         assert!(message(Grid::new(&ramp(&[4, 4]))).contains("images: shape [4, 4]"));
-        assert!(
-            message(Grid::new(&ramp(&[2, 4, 8, 8])))
-                .contains("images: 4 channels in shape [2, 4, 8, 8]")
-        );
+        assert!(message(Grid::new(&ramp(&[2, 4, 8, 8]))).contains("images: 4 channels in shape [2, 4, 8, 8]"));
         let none = Tensor::zeros((0, 1, 8, 8), DType::F32, &Device::Cpu).unwrap();
         assert!(message(Grid::new(&none)).contains("images: shape [0, 1, 8, 8] holds no pixels"));
         let bytes = Tensor::zeros((1, 8, 8), DType::U8, &Device::Cpu).unwrap();
         assert!(message(Grid::new(&bytes)).contains("images: type U8"));
         let grid = || Grid::new(&ramp(&[6, 1, 4, 4])).unwrap();
-        assert_eq!(
-            message(Ok(grid().titles(["a", "b"]))),
-            "titles: 2 given for 6 images"
-        );
+        assert_eq!(message(Ok(grid().titles(["a", "b"]))), "titles: 2 given for 6 images");
         assert!(message(Ok(grid().scale(0))).contains("scale = 0"));
         assert!(message(Ok(grid().columns(0))).contains("columns = 0"));
         assert!(message(Ok(grid().scale(1 << 40))).contains("smaller .scale"));
@@ -355,15 +293,8 @@ mod tests {
     #[test]
     fn titles_keep_apart() -> anyhow::Result<()> {
         // Wide titles over narrow tiles: between the cells there is nothing but card from top to bottom.
-        let titles = [
-            "a title of many words",
-            "unbreakableunbreakableunbreakable",
-            "short",
-        ];
-        let grid = Grid::new(&ramp(&[3, 1, 8, 8]))?
-            .scale(2)
-            .gap(9)
-            .titles(titles);
+        let titles = ["a title of many words", "unbreakableunbreakableunbreakable", "short"];
+        let grid = Grid::new(&ramp(&[3, 1, 8, 8]))?.scale(2).gap(9).titles(titles);
         let (picture, cell) = (grid.draw()?, Sheet::new(&grid, &Font::new()?)?.cell);
         for (x, y) in (0..2)
             .flat_map(|c| (2..7).map(move |dx| 12 + (c + 1) * cell + c * 9 + dx))

@@ -46,10 +46,7 @@ impl Font {
 
     /// Lays out one line, with its formulas: see [`runs`].
     pub(super) fn line(&self, text: &str, size: f32) -> Line {
-        let mut line = Line {
-            glyphs: Vec::new(),
-            width: 0.0,
-        };
+        let mut line = Line { glyphs: Vec::new(), width: 0.0 };
         for (level, run) in runs(text) {
             let (em, rise) = match level {
                 Level::Base => (size, 0.0),
@@ -90,10 +87,7 @@ impl Font {
         let (below, mark) = (below.bounds, mark.bounds);
         // Bounds have y upwards here, with `min` at the top.
         let gap = self.units_per_em * 0.06;
-        (
-            (below.min.x + below.max.x - mark.min.x - mark.max.x) / 2.0,
-            (below.min.y + gap - mark.max.y).max(0.0),
-        )
+        ((below.min.x + below.max.x - mark.min.x - mark.max.x) / 2.0, (below.min.y + gap - mark.max.y).max(0.0))
     }
 
     /// The width in pixels that `text` takes.
@@ -138,8 +132,7 @@ impl Font {
         for &(glyph, right, up, em) in &line.glyphs {
             let scale = PxScale::from(em * self.face.height_unscaled() / self.units_per_em);
             // Only x has a fraction of a pixel: letters stand on their baseline.
-            let glyph =
-                glyph.with_scale_and_position(scale, ab_glyph::point(x + right, (y - up).round()));
+            let glyph = glyph.with_scale_and_position(scale, ab_glyph::point(x + right, (y - up).round()));
             if let Some(outline) = self.face.outline_glyph(glyph) {
                 let corner = outline.px_bounds().min;
                 let (left, top) = (corner.x as i64, corner.y as i64);
@@ -158,14 +151,7 @@ impl Font {
     }
 
     /// Draws lines of text below each other, each centred on `x`, the first line's top at `top`.
-    pub(super) fn centred(
-        &self,
-        on: &mut Picture,
-        lines: &[String],
-        size: f32,
-        (x, top): (f32, usize),
-        ink: Rgb,
-    ) {
+    pub(super) fn centred(&self, on: &mut Picture, lines: &[String], size: f32, (x, top): (f32, usize), ink: Rgb) {
         for (i, text) in lines.iter().enumerate() {
             let line = self.line(text, size);
             let y = (top + i * line_height(size)) as f32 + ascent(size);

@@ -51,9 +51,7 @@ fn insert(table: &mut toml::Table, path: &str, value: toml::Value) {
         table.insert(path.to_owned(), value);
         return;
     };
-    let inner = table
-        .entry(first)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let inner = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
     if let toml::Value::Table(inner) = inner {
         insert(inner, rest, value);
     }

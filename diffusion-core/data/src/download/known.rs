@@ -55,10 +55,7 @@ fn idx_files(homes: &[&str], bytes: [u64; 4], sha256: [&str; 4]) -> [RemoteFile;
     ];
     std::array::from_fn(|i| RemoteFile {
         name: names[i].to_owned(),
-        urls: homes
-            .iter()
-            .map(|home| format!("{home}{}", names[i]))
-            .collect(),
+        urls: homes.iter().map(|home| format!("{home}{}", names[i])).collect(),
         sha256: sha256[i].to_owned(),
         bytes: bytes[i],
     })

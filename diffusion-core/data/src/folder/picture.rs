@@ -35,9 +35,7 @@ impl Picture {
             let (left, top) = ((width - square) / 2, (height - square) / 2);
             image = image.crop_imm(left, top, square, square);
         }
-        let size = side.map_or((image.width(), image.height()), |side| {
-            (side as u32, side as u32)
-        });
+        let size = side.map_or((image.width(), image.height()), |side| (side as u32, side as u32));
         let grey = !image.color().has_color();
         let flat = on_white(image);
         let resized = imageops::resize(&flat, size.0, size.1, FilterType::Triangle).into_raw();
@@ -45,12 +43,7 @@ impl Picture {
             true => resized.into_iter().step_by(3).collect(),
             false => resized,
         };
-        Self {
-            grey,
-            width: size.0 as usize,
-            height: size.1 as usize,
-            pixels,
-        }
+        Self { grey, width: size.0 as usize, height: size.1 as usize, pixels }
     }
 }
 
@@ -58,10 +51,7 @@ impl Picture {
 fn decode(path: &Path) -> Result<DynamicImage> {
     let limit = MAX_BYTES >> 20;
     let bytes = fs::metadata(path)?.len();
-    ensure!(
-        bytes <= MAX_BYTES,
-        "the file has {bytes} bytes, more than {limit} MiB"
-    );
+    ensure!(bytes <= MAX_BYTES, "the file has {bytes} bytes, more than {limit} MiB");
     let mut reader = ImageReader::open(path)?.with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
@@ -69,10 +59,7 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     ensure!(width > 0 && height > 0, "it has {width}×{height} pixels");
-    ensure!(
-        decoder.total_bytes() <= MAX_BYTES,
-        "it has {width}×{height} pixels: they take more than {limit} MiB"
-    );
+    ensure!(decoder.total_bytes() <= MAX_BYTES, "it has {width}×{height} pixels: they take more than {limit} MiB");
     // Cameras store how they were held. What cannot be understood there does not spoil the image.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder)?;
@@ -177,15 +164,9 @@ mod tests {
         let mut png = b"\x89PNG\r\n\x1a\n\x00\x00\x00\x0d".to_vec();
         png.extend(header);
         png.extend(b"\x00\x00\x00\x00IDAT\x35\xaf\x06\x1e");
-        let message = read("bomb.png", &png, Some(8))
-            .map(drop)
-            .unwrap_err()
-            .to_string();
+        let message = read("bomb.png", &png, Some(8)).map(drop).unwrap_err().to_string();
         assert!(message.contains("bomb.png"), "{message}");
-        assert!(
-            message.contains("60000×60000") || message.contains("imit"),
-            "{message}"
-        );
+        assert!(message.contains("60000×60000") || message.contains("imit"), "{message}");
     }
 
     /// Every truncation and many changed bytes: an image or an error that names the file, never a panic.

@@ -56,9 +56,7 @@ impl Array {
     /// The values as numbers; exact up to 2⁵³.
     pub(super) fn numbers(&self) -> impl Iterator<Item = f64> {
         let value = self.value;
-        self.bytes
-            .chunks_exact(value.size)
-            .map(move |bytes| value.number(bytes))
+        self.bytes.chunks_exact(value.size).map(move |bytes| value.number(bytes))
     }
 }
 
@@ -127,11 +125,7 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
         !start.starts_with(b"PK"),
         "it is a zip archive, as np.savez writes it; save each array by itself with np.save"
     );
-    ensure!(
-        start.starts_with(b"\x93NUMPY"),
-        "it begins with bytes {:02x?}, not as np.save writes it",
-        &start[..6]
-    );
+    ensure!(start.starts_with(b"\x93NUMPY"), "it begins with bytes {:02x?}, not as np.save writes it", &start[..6]);
     let mut header_length = [0; 4];
     let used = match start[6] {
         1 => &mut header_length[..2],
@@ -141,43 +135,27 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
     reader.read_exact(used).context(short)?;
     let before = (start.len() + used.len()) as u64;
     let header_length = u32::from_le_bytes(header_length) as usize;
-    ensure!(
-        header_length <= MAX_HEADER,
-        "its header has {header_length} bytes, more than {MAX_HEADER}"
-    );
+    ensure!(header_length <= MAX_HEADER, "its header has {header_length} bytes, more than {MAX_HEADER}");
     let mut header = vec![0; header_length];
     reader.read_exact(&mut header).context(short)?;
     let header = String::from_utf8_lossy(&header);
-    let (value, shape) =
-        read_header(&header).with_context(|| format!("in its header {:?}", header.trim()))?;
+    let (value, shape) = read_header(&header).with_context(|| format!("in its header {:?}", header.trim()))?;
 
     ensure!(!shape.contains(&0), "its shape is {shape:?}: it is empty");
     let expected = shape
         .iter()
-        .try_fold(value.size as u64, |product, &d| {
-            product.checked_mul(d as u64)
-        })
+        .try_fold(value.size as u64, |product, &d| product.checked_mul(d as u64))
         .filter(|&bytes| bytes <= MAX_BYTES)
         .with_context(|| format!("its shape is {shape:?}: more than {MAX_BYTES} bytes"))?;
     let found = length.saturating_sub(before + header_length as u64);
-    ensure!(
-        found == expected,
-        "its shape {shape:?} needs {expected} bytes, but {found} follow the header"
-    );
+    ensure!(found == expected, "its shape {shape:?} needs {expected} bytes, but {found} follow the header");
     let mut bytes = Vec::new();
     bytes
         .try_reserve_exact(usize::try_from(expected)?)
         .with_context(|| format!("there is no memory for {expected} bytes"))?;
     reader.take(expected).read_to_end(&mut bytes)?;
-    ensure!(
-        bytes.len() as u64 == expected,
-        "it became shorter while it was read"
-    );
-    Ok(Array {
-        shape,
-        value,
-        bytes,
-    })
+    ensure!(bytes.len() as u64 == expected, "it became shorter while it was read");
+    Ok(Array { shape, value, bytes })
 }
 
 /// Type and shape from `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 28, 28), }`.
@@ -190,10 +168,7 @@ fn read_header(header: &str) -> Result<(Value, Vec<usize>)> {
             .with_context(|| format!("there is no {key:?}"))
     };
     let descr = after("descr")?;
-    ensure!(
-        !descr.starts_with('['),
-        "its values are structures; save the field with the images by itself"
-    );
+    ensure!(!descr.starts_with('['), "its values are structures; save the field with the images by itself");
     let descr = descr.split(['\'', '"']).nth(1).context("no type")?;
     let value = Value::new(descr)?;
 
@@ -222,10 +197,7 @@ pub(super) mod tests {
 
     /// A file as `np.save` writes it: the header ends with a line break at a multiple of 64.
     pub(crate) fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
-        with_header(
-            &format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"),
-            values,
-        )
+        with_header(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"), values)
     }
 
     fn with_header(header: &str, values: &[u8]) -> Vec<u8> {
@@ -271,10 +243,7 @@ pub(super) mod tests {
             bytes[6] = version;
             bytes.splice(10..10, [0, 0]);
             let array = read(&bytes).unwrap();
-            assert_eq!(
-                (&array.shape[..], &array.bytes[..]),
-                (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..])
-            );
+            assert_eq!((&array.shape[..], &array.bytes[..]), (&[2, 3][..], &[1, 2, 3, 4, 5, 6][..]));
         }
     }
 
@@ -306,22 +275,10 @@ pub(super) mod tests {
             (npy("|u1", "[1]", &[0]), "no shape"),
             (npy(">f4", "(1,)", &[0; 4]), "newbyteorder"),
             (npy("<c8", "(1,)", &[0; 8]), "x.astype(np.uint8)"),
-            (
-                npy("<f2", "(1,)", &[0; 2]),
-                "np.save(file, x.astype(np.float32)) for samples",
-            ),
+            (npy("<f2", "(1,)", &[0; 2]), "np.save(file, x.astype(np.float32)) for samples"),
             (npy("|O", "(1,)", &[0; 8]), "type \"|O\""),
-            (
-                with_header("{'descr': [('a', '<f4')], 'fortran_order': False}", &[]),
-                "structures",
-            ),
-            (
-                with_header(
-                    "{'descr': '|u1', 'fortran_order': True, 'shape': (1,)}",
-                    &[0],
-                ),
-                "np.ascontiguousarray",
-            ),
+            (with_header("{'descr': [('a', '<f4')], 'fortran_order': False}", &[]), "structures"),
+            (with_header("{'descr': '|u1', 'fortran_order': True, 'shape': (1,)}", &[0]), "np.ascontiguousarray"),
             (with_header("{'descr': '|u1'}", &[]), "no \"fortran_order\""),
             (with_header("{}", &[]), "no \"descr\""),
         ] {

@@ -85,9 +85,7 @@ impl LiveState {
             std::fs::write(&unfinished, serde_json::to_vec(self)?)?;
             Ok(std::fs::rename(&unfinished, &file)?)
         };
-        write()
-            .with_context(|| format!("{}: cannot write this file", file.display()))
-            .map_err(crate::whole)
+        write().with_context(|| format!("{}: cannot write this file", file.display())).map_err(crate::whole)
     }
 }
 
@@ -113,10 +111,7 @@ pub fn thin(points: &[(usize, f64)], at_most: usize) -> Vec<(usize, f64)> {
             let buckets = at_most - 2;
             let edge = |i: usize| i * between.len() / buckets;
             let means = (0..buckets).map(|i| mean(&between[edge(i)..edge(i + 1)]));
-            std::iter::once(*first)
-                .chain(means)
-                .chain([*last])
-                .collect()
+            std::iter::once(*first).chain(means).chain([*last]).collect()
         }
     }
 }
@@ -125,10 +120,7 @@ pub fn thin(points: &[(usize, f64)], at_most: usize) -> Vec<(usize, f64)> {
 fn mean(points: &[(usize, f64)]) -> (usize, f64) {
     let n = points.len() as f64;
     let step = points.iter().map(|p| p.0 as f64).sum::<f64>() / n;
-    (
-        step.round() as usize,
-        points.iter().map(|p| p.1).sum::<f64>() / n,
-    )
+    (step.round() as usize, points.iter().map(|p| p.1).sum::<f64>() / n)
 }
 
 #[cfg(test)]
@@ -139,19 +131,14 @@ mod tests {
     fn a_thinned_curve_keeps_its_ends_and_its_shape() {
         // A line, on which the mean of neighbours lies too, with a bump.
         let line = |step: usize| 5.0 - step as f64 * 1e-3;
-        let curve: Vec<(usize, f64)> = (0..5000)
-            .map(|s| (s, line(s) + if s == 2500 { 100.0 } else { 0.0 }))
-            .collect();
+        let curve: Vec<(usize, f64)> = (0..5000).map(|s| (s, line(s) + if s == 2500 { 100.0 } else { 0.0 })).collect();
         let thinned = thin(&curve, 400);
         assert_eq!(thinned.len(), 400);
         assert_eq!((thinned[0], thinned[399]), (curve[0], curve[4999]));
         assert!(thinned.windows(2).all(|p| p[0].0 < p[1].0));
         let off: Vec<f64> = thinned.iter().map(|p| (p.1 - line(p.0)).abs()).collect();
         assert_eq!(off.iter().filter(|d| **d > 1e-3).count(), 1);
-        assert!(
-            off.iter().any(|d| (7.0..9.0).contains(d)),
-            "100 in a bucket of 12 or 13"
-        );
+        assert!(off.iter().any(|d| (7.0..9.0).contains(d)), "100 in a bucket of 12 or 13");
     }
 
     #[test]
@@ -214,10 +201,7 @@ mod tests {
         let missing = folder.path().join("missing");
         let message = LiveState::default().write(&missing).unwrap_err();
         let message = message.to_string();
-        assert!(
-            message.contains("missing/live.json: cannot write this file: "),
-            "{message}"
-        );
+        assert!(message.contains("missing/live.json: cannot write this file: "), "{message}");
         Ok(())
     }
 }

@@ -26,16 +26,7 @@ const LEAST: Duration = Duration::from_secs(1);
 
 impl Job {
     pub(super) fn new(total: u64, label: String) -> Self {
-        Self {
-            label,
-            unit: Unit::Steps,
-            total,
-            start: 0,
-            done: 0,
-            message: String::new(),
-            last: None,
-            finished: false,
-        }
+        Self { label, unit: Unit::Steps, total, start: 0, done: 0, message: String::new(), last: None, finished: false }
     }
 
     /// The line to write now, if one is due.
@@ -43,8 +34,7 @@ impl Job {
         let due = match self.last {
             None => elapsed >= FIRST_LINE,
             Some((when, done)) => {
-                let tenth =
-                    self.total > 0 && self.done.saturating_sub(done) >= self.total.div_ceil(10);
+                let tenth = self.total > 0 && self.done.saturating_sub(done) >= self.total.div_ceil(10);
                 // A job of hours should not fill pages: after some minutes the lines come farther apart.
                 let since = elapsed.saturating_sub(when);
                 tenth && since >= LEAST || since >= BETWEEN_LINES.max(elapsed / 20)
@@ -56,10 +46,7 @@ impl Job {
         self.last = Some((elapsed, self.done));
         let mut parts = Vec::new();
         if self.total > 0 {
-            parts.push(format!(
-                "{:.0} %",
-                (self.done as f64 / self.total as f64 * 100.0).floor()
-            ));
+            parts.push(format!("{:.0} %", (self.done as f64 / self.total as f64 * 100.0).floor()));
         }
         parts.push(self.unit.count(self.done, self.total));
         parts.push(self.unit.rate(self.rate(elapsed)));
@@ -77,17 +64,9 @@ impl Job {
         }
         let rate = self.unit.rate(self.rate(elapsed));
         let end = if self.done < self.total {
-            format!(
-                "stopped at {} after {}",
-                self.unit.count(self.done, self.total),
-                duration(elapsed)
-            )
+            format!("stopped at {} after {}", self.unit.count(self.done, self.total), duration(elapsed))
         } else {
-            format!(
-                "done: {} in {}",
-                self.unit.count(self.done, 0),
-                duration(elapsed)
-            )
+            format!("done: {} in {}", self.unit.count(self.done, 0), duration(elapsed))
         };
         Some(self.text(vec![end, rate]))
     }
@@ -104,9 +83,7 @@ impl Job {
 
     fn time_left(&self, elapsed: Duration) -> Option<Duration> {
         let left = self.total.checked_sub(self.done)? as f64 / self.rate(elapsed);
-        Duration::try_from_secs_f64(left)
-            .ok()
-            .filter(|_| self.total > 0)
+        Duration::try_from_secs_f64(left).ok().filter(|_| self.total > 0)
     }
 }
 
@@ -136,10 +113,7 @@ impl Unit {
             100.0.. => format!("{rate:.0}/s"),
             1.0.. => format!("{rate:.1}/s"),
             0.2.. => format!("{rate:.2}/s"),
-            _ if rate > 0.0 => format!(
-                "{} each",
-                duration(Duration::from_secs_f64((1.0 / rate).min(1e9)))
-            ),
+            _ if rate > 0.0 => format!("{} each", duration(Duration::from_secs_f64((1.0 / rate).min(1e9)))),
             _ => "0/s".to_string(),
         }
     }
@@ -192,10 +166,7 @@ mod tests {
 
     #[test]
     fn a_short_job_has_one_line() {
-        assert_eq!(
-            lines(job(10), 10),
-            [(1, "training   done: 10 in 1.0 s · 10.0/s".to_string())]
-        );
+        assert_eq!(lines(job(10), 10), [(1, "training   done: 10 in 1.0 s · 10.0/s".to_string())]);
     }
 
     #[test]
@@ -223,15 +194,9 @@ mod tests {
         (job.start, job.done) = (400, 450);
         job.message = "loss 0.05".into();
         let line = job.line(Duration::from_secs(5));
-        assert_eq!(
-            line.as_deref(),
-            Some("training   45 % · 450/1000 · 10.0/s · 55 s left · loss 0.05")
-        );
+        assert_eq!(line.as_deref(), Some("training   45 % · 450/1000 · 10.0/s · 55 s left · loss 0.05"));
         let end = job.last_line(Duration::from_secs(5));
-        assert_eq!(
-            end.as_deref(),
-            Some("training   stopped at 450/1000 after 5.0 s · 10.0/s · loss 0.05")
-        );
+        assert_eq!(end.as_deref(), Some("training   stopped at 450/1000 after 5.0 s · 10.0/s · loss 0.05"));
         assert_eq!(job.last_line(Duration::from_secs(6)), None);
     }
 
@@ -240,26 +205,17 @@ mod tests {
         let mut job = job(98_000_000);
         (job.unit, job.done) = (Unit::Bytes, 12_400_000);
         let line = job.line(Duration::from_secs(4));
-        assert_eq!(
-            line.as_deref(),
-            Some("training   12 % · 12.4/98.0 MB · 3.1 MB/s · 28 s left")
-        );
+        assert_eq!(line.as_deref(), Some("training   12 % · 12.4/98.0 MB · 3.1 MB/s · 28 s left"));
         let mut job = Job::new(0, "counting".into());
         (job.unit, job.done) = (Unit::Items("images".into()), 7);
         let line = job.line(Duration::from_secs(70));
-        assert_eq!(
-            line.as_deref(),
-            Some("counting   7 images · 10 s each · after 70 s")
-        );
+        assert_eq!(line.as_deref(), Some("counting   7 images · 10 s each · after 70 s"));
         assert_eq!(duration(Duration::from_secs(7500)), "2 h 05 min");
     }
 
     #[test]
     fn nothing_done_is_no_division_by_zero() {
         let line = job(5).line(Duration::from_secs(3));
-        assert_eq!(
-            line.as_deref(),
-            Some("training   0 % · 0/5 · 0/s · after 3.0 s")
-        );
+        assert_eq!(line.as_deref(), Some("training   0 % · 0/5 · 0/s · after 3.0 s"));
     }
 }

@@ -63,11 +63,7 @@ impl Progress {
         } else {
             Sink::Stderr
         };
-        let progress = Self {
-            job,
-            sink,
-            started: Instant::now(),
-        };
+        let progress = Self { job, sink, started: Instant::now() };
         progress.styled()
     }
 
@@ -91,11 +87,7 @@ impl Progress {
     pub fn wrap<I: IntoIterator>(items: I, label: impl Into<String>) -> Wrapped<I::IntoIter> {
         let items = items.into_iter();
         let total = items.size_hint().1.unwrap_or(0) as u64;
-        Wrapped {
-            items,
-            progress: Self::new(total, label),
-            handed_out: false,
-        }
+        Wrapped { items, progress: Self::new(total, label), handed_out: false }
     }
 
     /// One step is done.
@@ -124,11 +116,7 @@ impl Progress {
     pub fn message(&mut self, text: impl Into<String>) {
         self.job.message = text.into();
         if let Sink::Bar(bar) = &self.sink {
-            let dot = if self.job.message.is_empty() {
-                ""
-            } else {
-                " · "
-            };
+            let dot = if self.job.message.is_empty() { "" } else { " · " };
             bar.set_message(format!("{dot}{}", self.job.message));
         }
     }
@@ -154,21 +142,14 @@ impl Progress {
     fn styled(self) -> Self {
         if let Sink::Bar(bar) = &self.sink {
             let (done, total, rate) = match self.job.unit {
-                Unit::Bytes => (
-                    "{decimal_bytes}",
-                    "{decimal_total_bytes}",
-                    "{decimal_bytes_per_sec}",
-                ),
+                Unit::Bytes => ("{decimal_bytes}", "{decimal_total_bytes}", "{decimal_bytes_per_sec}"),
                 _ => ("{pos}", "{len}", "{per_sec}"),
             };
             let template = match self.job.total {
                 0 => format!("{{prefix}} {{spinner}} {done} · {rate}{{msg}}"),
-                _ => format!(
-                    "{{prefix}} {{wide_bar}} {{percent}} % · {done}/{total} · {rate} · {{eta}} left{{msg}}"
-                ),
+                _ => format!("{{prefix}} {{wide_bar}} {{percent}} % · {done}/{total} · {rate} · {{eta}} left{{msg}}"),
             };
-            let style = ProgressStyle::with_template(&template)
-                .unwrap_or_else(|_| ProgressStyle::default_bar());
+            let style = ProgressStyle::with_template(&template).unwrap_or_else(|_| ProgressStyle::default_bar());
             bar.set_style(style);
             bar.set_prefix(self.job.label.clone());
         }
@@ -221,16 +202,10 @@ mod tests {
     fn wrapping_counts_finished_items() {
         let mut wrapped = Progress::wrap(0..3, "items");
         wrapped.next();
-        assert_eq!(
-            (wrapped.progress.job.done, wrapped.progress.job.total),
-            (0, 3)
-        );
+        assert_eq!((wrapped.progress.job.done, wrapped.progress.job.total), (0, 3));
         wrapped.next();
         assert_eq!(wrapped.progress.job.done, 1);
         assert_eq!(wrapped.by_ref().count(), 1);
-        assert_eq!(
-            (wrapped.progress.job.done, wrapped.progress.job.finished),
-            (3, true)
-        );
+        assert_eq!((wrapped.progress.job.done, wrapped.progress.job.finished), (3, true));
     }
 }

@@ -33,14 +33,7 @@ pub struct Fit {
 
 impl Default for Fit {
     fn default() -> Self {
-        Self {
-            epochs: 6,
-            batch: 128,
-            lr: 3e-3,
-            weight_decay: 0.05,
-            shift: 2,
-            seed: 42,
-        }
+        Self { epochs: 6, batch: 128, lr: 3e-3, weight_decay: 0.05, shift: 2, seed: 42 }
     }
 }
 
@@ -55,24 +48,15 @@ impl Fit {
             train.shape() == test.shape() && train.class_names() == test.class_names(),
             "classifier: {train} and {test} differ in shape or classes"
         );
-        for (field, value, least, most) in [
-            ("epochs", self.epochs, 1, 100_000),
-            ("batch", self.batch, 2, train.len()),
-            ("shift", self.shift, 0, 1024),
-        ] {
-            ensure!(
-                (least..=most).contains(&value),
-                "classifier: {field} = {value} must be in {least} … {most}"
-            );
+        for (field, value, least, most) in
+            [("epochs", self.epochs, 1, 100_000), ("batch", self.batch, 2, train.len()), ("shift", self.shift, 0, 1024)]
+        {
+            ensure!((least..=most).contains(&value), "classifier: {field} = {value} must be in {least} … {most}");
         }
         let mut rng = Rng::new(self.seed);
         let (shape, classes) = (train.shape(), train.class_names());
         let mut it = Classifier::new(train.name(), shape, classes, &mut rng, device)?;
-        let config = AdamWConfig {
-            lr: self.lr,
-            weight_decay: self.weight_decay,
-            ..Default::default()
-        };
+        let config = AdamWConfig { lr: self.lr, weight_decay: self.weight_decay, ..Default::default() };
         let mut adam = AdamW::new(&it.params.by_name(), config)?;
         // A batch norm learns nothing from the few images that may be left over.
         let per_epoch = train.len() / self.batch;
@@ -152,11 +136,7 @@ fn shifted(x: &Tensor, by: usize, rng: &mut Rng) -> Result<Tensor> {
             }
         }
     }
-    Ok(Tensor::from_vec(
-        moved,
-        (n, channels, height, width),
-        x.device(),
-    )?)
+    Ok(Tensor::from_vec(moved, (n, channels, height, width), x.device())?)
 }
 
 #[cfg(test)]
@@ -187,43 +167,13 @@ mod tests {
 
     #[test]
     fn wrong_numbers_are_named() -> Result<()> {
-        let (train, other) = (
-            Dataset::sprites(20, 1)?,
-            Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?,
-        );
+        let (train, other) =
+            (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?);
         let fail = |fit: Fit, test| fit.run(&train, test, &Device::Cpu).unwrap_err().to_string();
         for (message, wants) in [
-            (
-                fail(
-                    Fit {
-                        epochs: 0,
-                        ..Default::default()
-                    },
-                    &train,
-                ),
-                "epochs = 0",
-            ),
-            (
-                fail(
-                    Fit {
-                        batch: 21,
-                        ..Default::default()
-                    },
-                    &train,
-                ),
-                "batch = 21 must be in 2 … 20",
-            ),
-            (
-                fail(
-                    Fit {
-                        batch: 4,
-                        lr: -1.0,
-                        ..Default::default()
-                    },
-                    &train,
-                ),
-                "lr = -1",
-            ),
+            (fail(Fit { epochs: 0, ..Default::default() }, &train), "epochs = 0"),
+            (fail(Fit { batch: 21, ..Default::default() }, &train), "batch = 21 must be in 2 … 20"),
+            (fail(Fit { batch: 4, lr: -1.0, ..Default::default() }, &train), "lr = -1"),
             (fail(Fit::default(), &other), "differ in shape or classes"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

@@ -32,20 +32,14 @@ pub struct Geometry {
 impl Default for Geometry {
     /// Every window that lies within the image: stride 1, padding 0.
     fn default() -> Self {
-        Self {
-            stride: 1,
-            padding: 0,
-        }
+        Self { stride: 1, padding: 0 }
     }
 }
 
 impl Geometry {
     /// Stride 1 and the padding with which a kernel of odd size gives an image of the same size: `kernel` / 2.
     pub fn same(kernel: usize) -> Self {
-        Self {
-            stride: 1,
-            padding: kernel / 2,
-        }
+        Self { stride: 1, padding: kernel / 2 }
     }
 
     /// The same with another stride.
@@ -74,12 +68,7 @@ impl Geometry {
 /// assert_eq!(conv2d(&x, &weight, None, Geometry::same(3).stride(2))?.dims(), &[2, 8, 14, 14]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-pub fn conv2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    geometry: Geometry,
-) -> Result<Tensor> {
+pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Tensor> {
     const OP: &str = "conv2d";
     let (b, c, h, w) = four(OP, "x", x)?;
     let (out, c_weight, k_h, k_w) = four(OP, "weight", weight)?;
@@ -92,9 +81,7 @@ pub fn conv2d(
         )
     }
     check_bias(OP, bias, (b, out), weight)?;
-    let (Some(rest_h), Some(rest_w)) =
-        (rest(h, k_h, stride, padding), rest(w, k_w, stride, padding))
-    else {
+    let (Some(rest_h), Some(rest_w)) = (rest(h, k_h, stride, padding), rest(w, k_w, stride, padding)) else {
         bail!(
             "{OP}: x has shape {:?} and weight {:?}; with stride {stride} and padding {padding} there is no window \
              (the kernel must fit into the padded image, and the stride be at least 1)",
@@ -142,9 +129,7 @@ pub fn conv2d(
 
 /// How many rows the last window leaves over; none if there is no window at all.
 fn rest(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
-    size.checked_add(padding.checked_mul(2)?)?
-        .checked_sub(kernel)?
-        .checked_rem(stride)
+    size.checked_add(padding.checked_mul(2)?)?.checked_sub(kernel)?.checked_rem(stride)
 }
 
 /// The transpose of [`conv2d`], which spreads each pixel over a window: what its gradient does, as a layer of its own.
@@ -167,12 +152,7 @@ fn rest(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usi
 /// assert_eq!(twice_as_large.dims(), &[2, 4, 14, 14]);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-pub fn conv_transpose2d(
-    x: &Tensor,
-    weight: &Tensor,
-    bias: Option<&Tensor>,
-    geometry: Geometry,
-) -> Result<Tensor> {
+pub fn conv_transpose2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Geometry) -> Result<Tensor> {
     const OP: &str = "conv_transpose2d";
     let (b, c, h, w) = four(OP, "x", x)?;
     let (c_weight, out, k_h, k_w) = four(OP, "weight", weight)?;
@@ -228,9 +208,7 @@ pub fn conv_transpose2d(
         };
         return Convolution::Transposed(problem).apply(x, weight, bias);
     }
-    let y = x
-        .contiguous()?
-        .conv_transpose2d(&weight.contiguous()?, padding, 0, stride, 1)?;
+    let y = x.contiguous()?.conv_transpose2d(&weight.contiguous()?, padding, 0, stride, 1)?;
     add_bias(y, bias)
 }
 
@@ -278,27 +256,14 @@ pub fn upsample_nearest2x_conv2d(
         return upsample_nearest2x_conv2d(&wide(x)?, &weight, bias, geometry)?.to_dtype(half);
     }
     if takes(&[x, weight]) && (k_h, k_w) == (3, 3) && geometry == Geometry::same(3) {
-        let problem = winograd::Problem {
-            batch,
-            inputs,
-            outputs,
-            height,
-            width,
-            padding: 1,
-            doubled: true,
-        };
+        let problem = winograd::Problem { batch, inputs, outputs, height, width, padding: 1, doubled: true };
         return Convolution::Winograd(problem).apply(x, weight, bias);
     }
     conv2d(&upsample_nearest2x(x)?, weight, bias, geometry)
 }
 
 /// An error unless `bias` has a number for each of the `outputs` channels, or so many for each of the `batch` images.
-fn check_bias(
-    op: &str,
-    bias: Option<&Tensor>,
-    (batch, outputs): (usize, usize),
-    weight: &Tensor,
-) -> Result<()> {
+fn check_bias(op: &str, bias: Option<&Tensor>, (batch, outputs): (usize, usize), weight: &Tensor) -> Result<()> {
     match bias {
         Some(bias) if bias.dims() != [outputs] && bias.dims() != [batch, outputs] => bail!(
             "{op}: bias has shape {:?} and weight {:?}; bias must have shape [{outputs}], one number per channel, \
@@ -315,9 +280,7 @@ fn check_size(op: &str, shape: [usize; 4], geometry: Geometry) -> Result<()> {
     let count = shape.iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
     match count.filter(|n| *n <= LARGEST) {
         Some(_) => Ok(()),
-        None => bail!(
-            "{op}: with {geometry:?} the result would have shape {shape:?}, more than {LARGEST} numbers"
-        ),
+        None => bail!("{op}: with {geometry:?} the result would have shape {shape:?}, more than {LARGEST} numbers"),
     }
 }
 
@@ -347,13 +310,7 @@ mod tests {
     /// Straight from the formula.
     fn by_the_formula(x: &Tensor, weight: &Tensor, bias: &Tensor, g: Geometry) -> Result<Tensor> {
         let ((b, _, h, w), (o, c, k, l)) = (x.dims4()?, weight.dims4()?);
-        let at = |t: &Tensor, i: [usize; 4]| {
-            t.get(i[0])?
-                .get(i[1])?
-                .get(i[2])?
-                .get(i[3])?
-                .to_scalar::<f64>()
-        };
+        let at = |t: &Tensor, i: [usize; 4]| t.get(i[0])?.get(i[1])?.get(i[2])?.get(i[3])?.to_scalar::<f64>();
         let size = |n: usize, k: usize| (n + 2 * g.padding - k) / g.stride + 1;
         let (h_out, w_out) = (size(h, k), size(w, l));
         let mut y = Vec::new();
@@ -365,8 +322,7 @@ mod tests {
                 let (p, q) = (row * g.stride + u, col * g.stride + v);
                 let inside = |p: usize, n: usize| p >= g.padding && p < n + g.padding;
                 if inside(p, h) && inside(q, w) {
-                    sum += at(weight, [channel, c, u, v])?
-                        * at(x, [image, c, p - g.padding, q - g.padding])?;
+                    sum += at(weight, [channel, c, u, v])? * at(x, [image, c, p - g.padding, q - g.padding])?;
                 }
             }
             y.push(sum);
@@ -393,31 +349,15 @@ mod tests {
         for (x, weight, stride, padding) in CASES {
             let geometry = Geometry { stride, padding };
             let bias = random(3, weight[0])?;
-            let inputs = [
-                random(1, x.as_slice())?,
-                random(2, weight.as_slice())?,
-                bias,
-            ];
+            let inputs = [random(1, x.as_slice())?, random(2, weight.as_slice())?, bias];
             let (what, [x, weight, bias]) = (format!("{x:?} {weight:?} {geometry:?}"), &inputs);
             let y = conv2d(x, weight, Some(bias), geometry)?;
-            let off = (y - by_the_formula(x, weight, bias, geometry)?)?
-                .abs()?
-                .max_all()?;
+            let off = (y - by_the_formula(x, weight, bias, geometry)?)?.abs()?.max_all()?;
             assert!(off.to_scalar::<f64>()? < 1e-12, "{what}: off by {off}");
-            check(&what, &inputs, |x| {
-                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
-            })?;
-            let one_per_image = [
-                inputs[0].clone(),
-                inputs[1].clone(),
-                random(4, (x.dims()[0], weight.dims()[0]))?,
-            ];
-            check(&what, &one_per_image, |x| {
-                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
-            })?;
-            check(&what, &inputs[..2], |x| {
-                conv2d(&x[0], &x[1], None, geometry)
-            })?;
+            check(&what, &inputs, |x| conv2d(&x[0], &x[1], Some(&x[2]), geometry))?;
+            let one_per_image = [inputs[0].clone(), inputs[1].clone(), random(4, (x.dims()[0], weight.dims()[0]))?];
+            check(&what, &one_per_image, |x| conv2d(&x[0], &x[1], Some(&x[2]), geometry))?;
+            check(&what, &inputs[..2], |x| conv2d(&x[0], &x[1], None, geometry))?;
         }
         Ok(())
     }
@@ -449,21 +389,14 @@ mod tests {
             ([1, 2, 2, 3], [2, 2, 2, 3], 3, 0),
         ] {
             let geometry = Geometry { stride, padding };
-            let inputs = [
-                random(1, x.as_slice())?,
-                random(2, weight.as_slice())?,
-                random(3, weight[1])?,
-            ];
+            let inputs = [random(1, x.as_slice())?, random(2, weight.as_slice())?, random(3, weight[1])?];
             check(&format!("{x:?} {weight:?} {geometry:?}"), &inputs, |x| {
                 conv_transpose2d(&x[0], &x[1], Some(&x[2]), geometry)
             })?;
         }
         let inputs = [random(4, (2, 4, 3, 3))?, random(5, (2, 2, 3, 3))?];
         check("not contiguous", &inputs, |x| {
-            let (x, weight) = (
-                x[0].transpose(1, 3)?.narrow(2, 0, 2)?,
-                x[1].transpose(0, 3)?,
-            );
+            let (x, weight) = (x[0].transpose(1, 3)?.narrow(2, 0, 2)?, x[1].transpose(0, 3)?);
             conv_transpose2d(&x, &weight, None, Geometry::default().stride(2))
         })
     }
@@ -490,50 +423,28 @@ mod tests {
             let what = format!("{x:?} {weight:?} {geometry:?}");
             let [image, kernel] = [random(1, x.as_slice())?, random(2, weight.as_slice())?];
             let one_for_all = [image.clone(), kernel.clone(), random(3, weight[0])?];
-            compare(&what, &one_for_all, TOLERANCE, |x| {
-                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
-            })?;
-            compare(&what, &one_for_all[..2], TOLERANCE, |x| {
-                conv2d(&x[0], &x[1], None, geometry)
-            })?;
+            compare(&what, &one_for_all, TOLERANCE, |x| conv2d(&x[0], &x[1], Some(&x[2]), geometry))?;
+            compare(&what, &one_for_all[..2], TOLERANCE, |x| conv2d(&x[0], &x[1], None, geometry))?;
             let one_per_image = [image, kernel, random(3, (x[0], weight[0]))?];
-            compare(&what, &one_per_image, TOLERANCE, |x| {
-                conv2d(&x[0], &x[1], Some(&x[2]), geometry)
-            })?;
+            compare(&what, &one_per_image, TOLERANCE, |x| conv2d(&x[0], &x[1], Some(&x[2]), geometry))?;
         }
         let inputs = [random(1, (2, 20, 19, 5))?, random(2, (3, 3, 6, 5))?];
         compare("transposed and narrowed", &inputs, TOLERANCE, |x| {
             let image = x[0].transpose(1, 3)?.narrow(2, 1, 17)?;
-            conv2d(
-                &image,
-                &x[1].permute((2, 3, 0, 1))?,
-                None,
-                Geometry::same(3),
-            )
+            conv2d(&image, &x[1].permute((2, 3, 0, 1))?, None, Geometry::same(3))
         })
     }
 
     #[test]
     fn upsampling_before_a_convolution_is_upsampling_and_a_convolution() -> Result<()> {
-        for (x, outputs) in [
-            ([1, 1, 1, 1], 1),
-            ([3, 5, 4, 7], 6),
-            ([1, 70, 5, 3], 40),
-            ([2, 16, 7, 7], 66),
-        ] {
-            let inputs = [
-                random(1, x.as_slice())?,
-                random(2, (outputs, x[1], 3, 3))?,
-                random(3, (x[0], outputs))?,
-            ];
+        for (x, outputs) in [([1, 1, 1, 1], 1), ([3, 5, 4, 7], 6), ([1, 70, 5, 3], 40), ([2, 16, 7, 7], 66)] {
+            let inputs = [random(1, x.as_slice())?, random(2, (outputs, x[1], 3, 3))?, random(3, (x[0], outputs))?];
             compare(&format!("{x:?} to {outputs}"), &inputs, TOLERANCE, |x| {
                 upsample_nearest2x_conv2d(&x[0], &x[1], Some(&x[2]), Geometry::same(3))
             })?;
         }
         let inputs = [random(1, (2, 3, 4, 5))?, random(2, (4, 3, 1, 1))?];
-        compare("1×1", &inputs, TOLERANCE, |x| {
-            upsample_nearest2x_conv2d(&x[0], &x[1], None, Geometry::same(1))
-        })
+        compare("1×1", &inputs, TOLERANCE, |x| upsample_nearest2x_conv2d(&x[0], &x[1], None, Geometry::same(1)))
     }
 
     #[test]
@@ -547,17 +458,10 @@ mod tests {
             ([5, 6, 1, 1], [6, 3, 4, 4], 4, 0),
         ] {
             let geometry = Geometry { stride, padding };
-            let inputs = [
-                random(1, x.as_slice())?,
-                random(2, weight.as_slice())?,
-                random(3, weight[1])?,
-            ];
-            compare(
-                &format!("{x:?} {weight:?} {geometry:?}"),
-                &inputs,
-                TOLERANCE,
-                |x| conv_transpose2d(&x[0], &x[1], Some(&x[2]), geometry),
-            )?;
+            let inputs = [random(1, x.as_slice())?, random(2, weight.as_slice())?, random(3, weight[1])?];
+            compare(&format!("{x:?} {weight:?} {geometry:?}"), &inputs, TOLERANCE, |x| {
+                conv_transpose2d(&x[0], &x[1], Some(&x[2]), geometry)
+            })?;
         }
         Ok(())
     }
@@ -586,45 +490,20 @@ mod tests {
         let plain = Geometry::default();
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
         for (message, wants) in [
-            (
-                fail(conv2d(&x, &weight, None, plain)),
-                "conv2d: x has shape [2, 3, 4, 4] and weight [5, 2, 3, 3]",
-            ),
+            (fail(conv2d(&x, &weight, None, plain)), "conv2d: x has shape [2, 3, 4, 4] and weight [5, 2, 3, 3]"),
             (
                 fail(conv2d(&x, &good, Some(&bias), plain)),
                 "conv2d: bias has shape [3] and weight [5, 3, 3, 3]; bias must have shape [5]",
             ),
-            (
-                fail(conv2d(&bias, &good, None, plain)),
-                "conv2d: x has shape [3]; it must have four dimensions",
-            ),
+            (fail(conv2d(&bias, &good, None, plain)), "conv2d: x has shape [3]; it must have four dimensions"),
             (
                 fail(conv2d(&x, &large, None, Geometry::same(3))),
                 "conv2d: x has shape [2, 3, 4, 4] and weight [5, 3, 7, 7]; with stride 1 and padding 1 there is no window",
             ),
             (fail(conv2d(&x, &good, None, plain.stride(0))), "stride 0"),
+            (fail(conv2d(&x, &good, None, Geometry { stride: 1, padding: usize::MAX })), "there is no window"),
             (
-                fail(conv2d(
-                    &x,
-                    &good,
-                    None,
-                    Geometry {
-                        stride: 1,
-                        padding: usize::MAX,
-                    },
-                )),
-                "there is no window",
-            ),
-            (
-                fail(conv2d(
-                    &x,
-                    &good,
-                    None,
-                    Geometry {
-                        stride: 1,
-                        padding: 1 << 40,
-                    },
-                )),
+                fail(conv2d(&x, &good, None, Geometry { stride: 1, padding: 1 << 40 })),
                 "conv2d: with Geometry { stride: 1, padding: 1099511627776 } the result would have shape [2, 5, 2199023255554, 2199023255554]",
             ),
             (
@@ -632,24 +511,11 @@ mod tests {
                 "conv_transpose2d: x has shape [2, 3, 4, 4] and weight [5, 3, 3, 3]",
             ),
             (
-                fail(conv_transpose2d(
-                    &x,
-                    &x.transpose(0, 1)?,
-                    Some(&bias),
-                    plain,
-                )),
+                fail(conv_transpose2d(&x, &x.transpose(0, 1)?, Some(&bias), plain)),
                 "conv_transpose2d: bias has shape [3] and weight [3, 2, 4, 4]; bias must have shape [2]",
             ),
             (
-                fail(conv_transpose2d(
-                    &x,
-                    &x.transpose(0, 1)?,
-                    None,
-                    Geometry {
-                        stride: 1,
-                        padding: 4,
-                    },
-                )),
+                fail(conv_transpose2d(&x, &x.transpose(0, 1)?, None, Geometry { stride: 1, padding: 4 })),
                 "conv_transpose2d: x has shape [2, 3, 4, 4] and weight [3, 2, 4, 4]; with stride 1 and padding 4 the result has no pixel",
             ),
         ] {

@@ -77,6 +77,10 @@ pub struct Options {
     /// Goes on with the run in this folder
     #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "lr", "batch", "precision"])]
     resume: Option<PathBuf>,
+    #[arg(long, hide = true, value_parser = renamed("--train-steps"))]
+    max_steps: Option<usize>,
+    #[arg(long, hide = true, value_parser = renamed("--timesteps"))]
+    steps: Option<usize>,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
@@ -86,7 +90,13 @@ pub struct Options {
 enum Condition {
     Classes,
     Context,
+    #[value(alias = "nothing")]
     None,
+}
+
+/// For a flag of an earlier version: an error that names today's.
+fn renamed(today: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |_| Err(format!("this flag is called {today} now"))
 }
 
 impl Options {

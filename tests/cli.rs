@@ -122,7 +122,7 @@ fn flags_go_before_the_file() -> Result<()> {
         "run.toml",
         "--epochs",
         "1",
-        "--max-steps",
+        "--train-steps",
         "2",
         "--seed",
         "7",
@@ -141,8 +141,8 @@ fn flags_go_before_the_file() -> Result<()> {
     for wants in [
         "seed = 7",
         "epochs = 1",
-        "max_steps = 2",
-        "[training.betas.cosine]",
+        "train_steps = 2",
+        "[training.process.vp.betas.cosine]",
         "context = 5",
         "classes = 0",
         "side = 8",
@@ -164,6 +164,11 @@ fn mistakes_are_named_and_what_would_be_right() -> Result<()> {
         (&["train", "--task", "mnits"], &["mnits", "fashion-mnist"]),
         (&["train", "--model", "resnet"], &["--model", "resnet", "simple-unet"]),
         (&["train", "--betas", "cosin"], &["--betas", "cosin", "cosine"]),
+        (&["train", "--max-steps", "9"], &["--max-steps", "called --train-steps now"]),
+        (&["train", "--steps", "500"], &["--steps", "called --timesteps now"]),
+        (&["train", "--process", "flw"], &["--process", "flw", "flow"]),
+        (&["train", "--process", "flow", "--betas", "cosine"], &["--betas", "process vp", "flow"]),
+        (&["train", "--process", "flow", "--prediction", "eps"], &["eps", "velocity"]),
         (&["train", "--batch", "0"], &["batch = 0"]),
         (&["train", "--images", "10"], &["batch", "10"]),
         (&["train", "--device", "tpu"], &["tpu", "auto, cpu, cuda or metal"]),
@@ -412,7 +417,7 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert!(card.contains("cargo diffusion classifier --task sprites --epochs 2"));
 
     fs::write(folder.join("c.toml"), CONFIG)?;
-    run("train --config c.toml --out run --max-steps 3")?;
+    run("train --config c.toml --out run --train-steps 3")?;
     let said = fails(&["export", "--run", "run", "--out", "m.safetensors", "--epochs", "7"], folder)?;
     assert!(
         said.contains("--epochs 7: run has no checkpoint of that epoch; it has kept that of no epoch's end"),

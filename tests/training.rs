@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::Dataset;
+use diffusion_core::data::{Dataset, Split};
 use diffusion_core::model::Model;
 use diffusion_core::nn::{Checkpoint, Linear, Parameters};
 use diffusion_core::ops::avg_pool2d;
@@ -477,6 +477,37 @@ fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
         training.history().iter().map(|step| step.loss.to_bits()).collect()
     };
     assert_eq!(losses(&whole), losses(&broken));
+    Ok(())
+}
+
+/// A run of version 0.1, stopped after 8 of 12 steps, goes on as that version went on.
+#[test]
+fn a_run_of_version_0_1_resumes() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/run-0.1");
+    fs::create_dir(temp.path().join("checkpoints"))?;
+    for name in ["config.toml", "log.jsonl", "checkpoints/step-000000008.safetensors"] {
+        fs::copy(golden.join(name), temp.path().join(name))?;
+    }
+    let mut run = RunConfig::load(temp.path().join("config.toml"))?;
+    run.training.train_steps = 0;
+    let data = run.data.load(Split::Train, run.training.seed)?;
+    let architecture = run.architecture(&data);
+    let training = Training::new(run.training.clone(), architecture, &data, &Device::Cpu)?;
+    let mut training = training.source(run.data).in_folder(temp.path())?;
+    assert_eq!(training.resumed().context("a checkpoint")?.skipped, [""; 0]);
+    assert_eq!(training.history().len(), 8);
+    let losses = [0.2853391468524933, 0.2703321874141693, 0.27414727210998535, 0.2681349813938141];
+    for (step, want) in training.by_ref().zip(losses) {
+        let loss = step?.loss;
+        assert!((loss / want - 1.0).abs() < 1e-5, "{loss} {want}");
+    }
+    assert_eq!(training.history().len(), 12);
+
+    let model = Model::load(golden.join("model.safetensors"), &Device::Cpu)?;
+    assert_eq!(model.info.prediction, Prediction::V);
+    assert_eq!(model.info.process, cosine());
+    assert_eq!(model.info.images_seen, 64);
     Ok(())
 }
 

@@ -1,26 +1,23 @@
 //! Training as a whole: it learns, it stops, it goes on to the bit, and what is wrong is said.
 
 use anyhow::{Context, Result};
-use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::{Dataset, Split};
 use diffusion_core::model::Model;
-use diffusion_core::nn::{Checkpoint, Linear, Parameters};
+use diffusion_core::nn::Checkpoint;
 use diffusion_core::ops::avg_pool2d;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::{NoiseProcess, TimeSampling};
-use diffusion_core::rng::Rng;
 use diffusion_core::schedule::Schedule;
 use diffusion_core::show::Live;
-use diffusion_core::train::{
-    Decay, Loss, Noise, Objective, State, Step, Training, TrainingBatch, TrainingConfig, Weighting,
-};
+use diffusion_core::train::{Decay, Loss, State, Step, Training, TrainingConfig, Weighting};
 use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sprites() -> Result<Dataset> {
+pub(crate) fn sprites() -> Result<Dataset> {
     Dataset::sprites(60, 1)
 }
 
@@ -34,7 +31,7 @@ fn cosine() -> NoiseProcess {
 }
 
 /// Every choice that has a state or draws random numbers; 7 steps an epoch.
-fn config() -> TrainingConfig {
+pub(crate) fn config() -> TrainingConfig {
     TrainingConfig {
         epochs: 2,
         batch: 4,
@@ -70,7 +67,7 @@ fn steps(training: &mut Training, n: usize) -> Result<Vec<Step>> {
 }
 
 /// The bits of every tensor in a file, by name.
-fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
+pub(crate) fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
     let numbers = |x: &Tensor| -> Result<Vec<u64>> {
         let x = x.flatten_all()?;
         Ok(match x.to_vec1::<f32>() {
@@ -417,66 +414,6 @@ fn a_network_learns_to_enlarge() -> Result<()> {
     let others = Tensor::cat(&[samples.narrow(0, 1, 19)?, samples.narrow(0, 0, 1)?], 0)?;
     let (right, wrong) = (off(&samples)?, off(&others)?);
     assert!(right < 0.5 * wrong, "{right} {wrong}");
-    Ok(())
-}
-
-/// Another objective in the same loop: an autoencoder.
-struct Autoencoder {
-    parameters: Parameters,
-    encoder: Linear,
-    decoder: Linear,
-}
-
-impl Autoencoder {
-    fn new() -> Result<Self> {
-        let mut parameters = Parameters::new(DType::F32, &Device::Cpu);
-        let mut rng = Rng::new(1);
-        let mut build = parameters.builder(&mut rng);
-        let encoder = Linear::new(build.at("encoder"), 3 * 16 * 16, 8)?;
-        let decoder = Linear::new(build.at("decoder"), 8, 3 * 16 * 16)?;
-        Ok(Self { parameters, encoder, decoder })
-    }
-}
-
-impl Objective for Autoencoder {
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    /// A denoising one, so that it draws random numbers.
-    fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
-        let x = batch.images().flatten_from(1)?;
-        let noised = (&x + (noise.randn_like(&x)? * 0.1)?)?;
-        let decoded = self.decoder.forward(&self.encoder.forward(&noised)?)?;
-        Ok((decoded - x)?.sqr()?.mean_all()?)
-    }
-}
-
-#[test]
-fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
-    let temp = tempfile::tempdir()?;
-    let begin = |folder: &str| -> Result<Training<Autoencoder>> {
-        let config = TrainingConfig { epochs: 6, lr: 3e-3, ..config() };
-        let training = Training::with_objective(config, Autoencoder::new()?, &sprites()?)?;
-        training.in_folder(temp.path().join(folder))
-    };
-    let mut whole = begin("whole")?;
-    let all: Vec<Step> = whole.by_ref().collect::<Result<_>>()?;
-    assert!(all[41].loss < 0.8 * all[0].loss, "{} {}", all[0].loss, all[41].loss);
-    let mut broken = begin("broken")?;
-    broken.by_ref().take(17).try_for_each(|step| step.map(drop))?;
-    fs::write(temp.path().join("broken/stop"), "")?;
-    assert!(broken.next().is_none());
-    assert_eq!(broken.state(), State::Stopped);
-    let mut broken = begin("broken")?;
-    assert_eq!(broken.resumed().context("a checkpoint")?.steps, 17);
-    broken.by_ref().try_for_each(|step| step.map(drop))?;
-    let file = |folder: &str| bits(&temp.path().join(folder).join("model.safetensors"));
-    assert!(file("whole")? == file("broken")?);
-    let losses = |training: &Training<Autoencoder>| -> Vec<u64> {
-        training.history().iter().map(|step| step.loss.to_bits()).collect()
-    };
-    assert_eq!(losses(&whole), losses(&broken));
     Ok(())
 }
 

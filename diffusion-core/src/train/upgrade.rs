@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 /// The keys of version 0.1, and what they are now.
-const RENAMED: [(&str, &str); 6] = [
+const RENAMED: [(&str, &str); 7] = [
     ("training.steps", "training.process.vp.timesteps"),
     ("training.betas", "training.process.vp.betas"),
     ("training.param", "training.prediction"),
     ("training.max_steps", "training.train_steps"),
     ("training.drop", "training.condition_dropout"),
     ("network.simple-unet.reduced", "network.simple-unet.low_res"),
+    ("network.context-unet.steps", "network.context-unet.timesteps"),
 ];
 
 /// Renames the keys of version 0.1 in the table of a [`RunConfig`]; returns whether there were any.

@@ -85,7 +85,7 @@ fn a_killed_training_goes_on_to_the_bit() -> Result<()> {
     child.wait()?;
     let output = diffusion(&resume, temp.path()).output()?;
     ensure!(output.status.success(), words(&output));
-    assert!(words(&output).contains("going on after "), "{}", words(&output));
+    assert!(words(&output).contains("resuming after "), "{}", words(&output));
     let model = |name: &str| file(&temp.path().join(name).join("model.safetensors"));
     assert!(model("whole")? == model("killed")?);
     Ok(())

@@ -83,7 +83,7 @@ pub fn in_a_notebook(path: &Path) -> (String, &'static str) {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights"));
+    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match (fs::canonicalize(folder), ours) {
         (Ok(folder), Ok(ours)) if folder == ours => (format!("../weights/{name}"), "in a notebook"),
@@ -171,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_card_names_a_file_as_it_is_reached() {
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/m.safetensors");
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/m.safetensors");
         assert_eq!(in_a_notebook(Path::new(ours)).0, "../weights/m.safetensors");
         for other in ["m.safetensors", "nowhere/m.safetensors"] {
             let (path, place) = in_a_notebook(Path::new(other));

@@ -48,7 +48,7 @@ impl Objective for Autoencoder {
 fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
     let temp = tempfile::tempdir()?;
     let begin = |folder: &str| -> Result<Training<Autoencoder>> {
-        let config = TrainingConfig { epochs: 6, lr: 3e-3, ..config() };
+        let config = TrainingConfig { epochs: 6, lr: 1e-2, ..config() };
         let training = Training::with_objective(config, Autoencoder::new()?, &sprites()?)?;
         training.in_folder(temp.path().join(folder))
     };

@@ -218,6 +218,8 @@ fn every_process_prediction_and_loss_learns() -> Result<()> {
     ] {
         let config = TrainingConfig {
             epochs: 40,
+            batch: 8,
+            accumulate: 1,
             process: process.clone(),
             times,
             prediction,

@@ -17,10 +17,7 @@ fn main() {
 
     let rustc = std::env::var_os("RUSTC").unwrap_or_else(|| "rustc".into());
     let printed = Command::new(rustc).arg("--version").output();
-    let printed = printed.map_or_else(
-        |_| String::new(),
-        |out| String::from_utf8_lossy(&out.stdout).into_owned(),
-    );
+    let printed = printed.map_or_else(|_| String::new(), |out| String::from_utf8_lossy(&out.stdout).into_owned());
     let rustc = printed.split_whitespace().nth(1).unwrap_or("unknown");
     println!("cargo::rustc-env=RUSTC_VERSION={rustc}");
 
@@ -49,8 +46,5 @@ fn cuda() {
     }
     let home = ["CUDA_HOME", "CUDA_PATH"].into_iter().find_map(env::var_os);
     let home = home.map_or_else(|| PathBuf::from("/usr/local/cuda"), PathBuf::from);
-    println!(
-        "cargo::rustc-link-arg=-Wl,-rpath,{}",
-        home.join("lib64").display()
-    );
+    println!("cargo::rustc-link-arg=-Wl,-rpath,{}", home.join("lib64").display());
 }

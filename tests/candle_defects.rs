@@ -28,11 +28,7 @@ fn the_gradient_of_max_pool2d_is_four_times_too_small() -> Result<()> {
 
 #[test]
 fn the_gradient_of_max_counts_equal_numbers_several_times() -> Result<()> {
-    let x = Var::from_tensor(&Tensor::ones(
-        3,
-        diffusion_core::candle::DType::F32,
-        &Device::Cpu,
-    )?)?;
+    let x = Var::from_tensor(&Tensor::ones(3, diffusion_core::candle::DType::F32, &Device::Cpu)?)?;
     let grads = x.max(0)?.backward()?;
     assert_eq!(
         slopes(&grads, &x)?,

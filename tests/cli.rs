@@ -25,16 +25,8 @@ fn words(output: &Output) -> String {
 
 fn fails(arguments: &[&str], folder: &Path) -> Result<String> {
     let output = diffusion(arguments, folder).output()?;
-    ensure!(
-        !output.status.success(),
-        "{arguments:?} succeeded: {}",
-        words(&output)
-    );
-    ensure!(
-        output.status.code() != Some(101),
-        "it panicked: {}",
-        words(&output)
-    );
+    ensure!(!output.status.success(), "{arguments:?} succeeded: {}", words(&output));
+    ensure!(output.status.code() != Some(101), "it panicked: {}", words(&output));
     Ok(words(&output))
 }
 
@@ -55,10 +47,7 @@ sample_every = 0
 
 fn file(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
     let tensors = Checkpoint::load(path)?.tensors;
-    tensors
-        .iter()
-        .map(|(name, x)| Ok((name.clone(), x.flatten_all()?.to_vec1()?)))
-        .collect()
+    tensors.iter().map(|(name, x)| Ok((name.clone(), x.flatten_all()?.to_vec1()?))).collect()
 }
 
 /// Waits until the run has a checkpoint of so many steps.
@@ -66,10 +55,7 @@ fn until_step(child: &mut Child, folder: &Path, steps: usize) -> Result<()> {
     let log = folder.join("log.jsonl");
     let began = Instant::now();
     while fs::read_to_string(&log).unwrap_or_default().lines().count() < steps {
-        ensure!(
-            began.elapsed() < Duration::from_secs(120),
-            "no step {steps}"
-        );
+        ensure!(began.elapsed() < Duration::from_secs(120), "no step {steps}");
         ensure!(child.try_wait()?.is_none(), "it ended before step {steps}");
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -82,20 +68,12 @@ fn until_step(child: &mut Child, folder: &Path, steps: usize) -> Result<()> {
 fn a_killed_training_goes_on_to_the_bit() -> Result<()> {
     let temp = tempfile::tempdir()?;
     fs::write(temp.path().join("run.toml"), CONFIG)?;
-    let whole = [
-        "train", "--config", "run.toml", "--device", "cpu", "--out", "whole",
-    ];
+    let whole = ["train", "--config", "run.toml", "--device", "cpu", "--out", "whole"];
     let output = diffusion(&whole, temp.path()).output()?;
     ensure!(output.status.success(), words(&output));
-    assert!(
-        words(&output).contains("done: 32 of 32 steps"),
-        "{}",
-        words(&output)
-    );
+    assert!(words(&output).contains("done: 32 of 32 steps"), "{}", words(&output));
 
-    let killed = [
-        "train", "--config", "run.toml", "--device", "cpu", "--out", "killed",
-    ];
+    let killed = ["train", "--config", "run.toml", "--device", "cpu", "--out", "killed"];
     let mut child = diffusion(&killed, temp.path()).spawn()?;
     until_step(&mut child, &temp.path().join("killed"), 5)?;
     child.kill()?;
@@ -107,11 +85,7 @@ fn a_killed_training_goes_on_to_the_bit() -> Result<()> {
     child.wait()?;
     let output = diffusion(&resume, temp.path()).output()?;
     ensure!(output.status.success(), words(&output));
-    assert!(
-        words(&output).contains("going on after "),
-        "{}",
-        words(&output)
-    );
+    assert!(words(&output).contains("resuming after "), "{}", words(&output));
     let model = |name: &str| file(&temp.path().join(name).join("model.safetensors"));
     assert!(model("whole")? == model("killed")?);
     Ok(())
@@ -121,29 +95,17 @@ fn a_killed_training_goes_on_to_the_bit() -> Result<()> {
 #[test]
 fn an_interrupt_saves_and_says_how_to_go_on() -> Result<()> {
     let temp = tempfile::tempdir()?;
-    fs::write(
-        temp.path().join("run.toml"),
-        CONFIG.replace("epochs = 4", "epochs = 4000"),
-    )?;
+    fs::write(temp.path().join("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4000"))?;
     let train = ["train", "--config", "run.toml", "--device", "cpu"];
     let mut child = diffusion(&train, temp.path()).spawn()?;
     let folder = temp.path().join("runs").join("sprites");
     until_step(&mut child, &folder, 3)?;
     let pid = child.id().to_string();
-    ensure!(
-        Command::new("kill")
-            .args(["-INT", &pid])
-            .status()?
-            .success()
-    );
+    ensure!(Command::new("kill").args(["-INT", &pid]).status()?.success());
     let output = child.wait_with_output()?;
     let said = words(&output);
     assert_eq!(output.status.code(), Some(130), "{said}");
-    for wants in [
-        "saving a checkpoint",
-        "stopped: ",
-        "diffusion train --resume runs/sprites",
-    ] {
+    for wants in ["saving a checkpoint", "stopped: ", "diffusion train --resume runs/sprites"] {
         assert!(said.contains(wants), "{said:?} lacks {wants:?}");
     }
     assert!(folder.join("model.safetensors").is_file());
@@ -160,7 +122,7 @@ fn flags_go_before_the_file() -> Result<()> {
         "run.toml",
         "--epochs",
         "1",
-        "--max-steps",
+        "--train-steps",
         "2",
         "--seed",
         "7",
@@ -179,8 +141,8 @@ fn flags_go_before_the_file() -> Result<()> {
     for wants in [
         "seed = 7",
         "epochs = 1",
-        "max_steps = 2",
-        "[training.betas.cosine]",
+        "train_steps = 2",
+        "[training.process.vp.betas.cosine]",
         "context = 5",
         "classes = 0",
         "side = 8",
@@ -194,55 +156,33 @@ fn flags_go_before_the_file() -> Result<()> {
 #[test]
 fn mistakes_are_named_and_what_would_be_right() -> Result<()> {
     let temp = tempfile::tempdir()?;
-    fs::write(
-        temp.path().join("bad.toml"),
-        "[training]\nbatch = 8\nlearning_rate = 1\n",
-    )?;
+    fs::write(temp.path().join("bad.toml"), "[training]\nbatch = 8\nlearning_rate = 1\n")?;
     fs::create_dir(temp.path().join("empty"))?;
     for (arguments, wants) in [
-        (
-            &["train", "--config", "bad.toml"][..],
-            &["bad.toml", "line 3", "learning_rate", "lr"][..],
-        ),
+        (&["train", "--config", "bad.toml"][..], &["bad.toml", "line 3", "learning_rate", "lr"][..]),
         (&["train", "--config", "none.toml"], &["none.toml"]),
         (&["train", "--task", "mnits"], &["mnits", "fashion-mnist"]),
-        (
-            &["train", "--model", "resnet"],
-            &["--model", "resnet", "simple-unet"],
-        ),
-        (
-            &["train", "--betas", "cosin"],
-            &["--betas", "cosin", "cosine"],
-        ),
+        (&["train", "--model", "resnet"], &["--model", "resnet", "simple-unet"]),
+        (&["train", "--betas", "cosin"], &["--betas", "cosin", "cosine"]),
+        (&["train", "--max-steps", "9"], &["--max-steps", "called --train-steps now"]),
+        (&["train", "--steps", "500"], &["--steps", "called --timesteps now"]),
+        (&["train", "--process", "flw"], &["--process", "flw", "flow"]),
+        (&["train", "--process", "flow", "--betas", "cosine"], &["--betas", "process vp", "flow"]),
+        (&["train", "--process", "flow", "--prediction", "eps"], &["eps", "velocity"]),
         (&["train", "--batch", "0"], &["batch = 0"]),
         (&["train", "--images", "10"], &["batch", "10"]),
-        (
-            &["train", "--device", "tpu"],
-            &["tpu", "auto, cpu, cuda or metal"],
-        ),
+        (&["train", "--device", "tpu"], &["tpu", "auto, cpu, cuda or metal"]),
         (&["train", "--device", "cuda"], &["CUDA"]),
-        (
-            &["train", "--resume", "empty"],
-            &["--resume empty", "no folder of a run"],
-        ),
+        (&["train", "--resume", "empty"], &["--resume empty", "no folder of a run"]),
         (&["train", "--minutes", "0"], &["--minutes 0"]),
         (&["train", "--minutes", "1e300"], &["--minutes 1"]),
-        (
-            &["summary", "--model", "resnet"],
-            &["resnet", "simple-unet"],
-        ),
-        (
-            &["summary", "--side", "30"],
-            &["--side 30", "divisible by 4"],
-        ),
+        (&["summary", "--model", "resnet"], &["resnet", "simple-unet"]),
+        (&["summary", "--side", "30"], &["--side 30", "divisible by 4"]),
         (&["data", "fetch", "imagenet"], &["imagenet", "cifar10"]),
     ] {
         let said = fails(arguments, temp.path())?;
         for want in wants {
-            assert!(
-                said.contains(want),
-                "{arguments:?}: {said:?} lacks {want:?}"
-            );
+            assert!(said.contains(want), "{arguments:?}: {said:?} lacks {want:?}");
         }
     }
     Ok(())
@@ -294,11 +234,9 @@ fn samples_are_written_and_determined_by_the_seed() -> Result<()> {
     let picture = image::open(temp.path().join("sevens.png"))?;
     assert!(picture.width() > 100);
 
-    for (sampler, more) in [
-        ("ddpm", ["--n", "2"]),
-        ("heun", ["--context", "1,0,0.6,0,0"]),
-        ("dpm++", ["--class", "food"]),
-    ] {
+    for (sampler, more) in
+        [("ddpm", ["--n", "2"]), ("heun", ["--context", "1,0,0.6,0,0"]), ("dpm++", ["--class", "food"])]
+    {
         let arguments = [
             "sample",
             "--checkpoint",
@@ -317,30 +255,13 @@ fn samples_are_written_and_determined_by_the_seed() -> Result<()> {
         let output = diffusion(&arguments, temp.path()).output()?;
         ensure!(output.status.success(), words(&output));
     }
-    let frames = image::codecs::gif::GifDecoder::new(BufReader::new(fs::File::open(
-        temp.path().join("way.gif"),
-    )?))?;
+    let frames = image::codecs::gif::GifDecoder::new(BufReader::new(fs::File::open(temp.path().join("way.gif"))?))?;
     assert_eq!(frames.into_frames().count(), 4);
 
-    let arguments = [
-        "compare",
-        "--checkpoint",
-        &sprites,
-        "--steps",
-        "5",
-        "--n",
-        "1",
-        "--device",
-        "cpu",
-    ];
+    let arguments = ["compare", "--checkpoint", &sprites, "--steps", "5", "--n", "1", "--device", "cpu"];
     let output = diffusion(&arguments, temp.path()).output()?;
     let said = words(&output);
-    for want in [
-        "DDPM: 500 steps",
-        "DDIM: 5 steps",
-        "× as fast",
-        "compare.png",
-    ] {
+    for want in ["DDPM: 500 steps", "DDIM: 5 steps", "× as fast", "compare.png"] {
         assert!(said.contains(want), "{said:?} lacks {want:?}");
     }
     assert!(temp.path().join("compare.png").is_file());
@@ -353,73 +274,31 @@ fn what_cannot_be_drawn_is_said() -> Result<()> {
     let (mnist, sprites) = (weights("mnist"), weights("sprites-context"));
     fs::write(temp.path().join("text.txt"), "no model")?;
     for (arguments, wants) in [
-        (
-            &["--checkpoint", "text.txt"][..],
-            &["text.txt", "not a model"][..],
-        ),
+        (&["--checkpoint", "text.txt"][..], &["text.txt", "not a model"][..]),
         (&["--checkpoint", "nowhere"], &["nowhere is not a model"]),
-        (
-            &["--checkpoint", &mnist, "--class", "7,12"],
-            &["--class 12", "0 … 9"],
-        ),
+        (&["--checkpoint", &mnist, "--class", "7,12"], &["--class 12", "0 … 9"]),
         (&["--checkpoint", &mnist, "--class", "-1"], &["-1"]),
-        (
-            &["--checkpoint", &mnist, "--context", "1"],
-            &["--context", "takes none; it takes --class"],
-        ),
-        (
-            &["--checkpoint", &sprites, "--context", "1,0"],
-            &["2 numbers were given; it takes 5", "food"],
-        ),
-        (
-            &["--checkpoint", &sprites, "--context", "1,0,0,0,NaN"],
-            &["finite"],
-        ),
-        (
-            &["--checkpoint", &sprites, "--class", "fod"],
-            &["--class fod", "food"],
-        ),
-        (
-            &["--checkpoint", &mnist, "--steps", "1001"],
-            &["--steps 1001: it must be in 1 … 1000"],
-        ),
-        (
-            &["--checkpoint", &mnist, "--steps", "0"],
-            &["--steps 0: it must be in 1 … 1000"],
-        ),
-        (
-            &["--checkpoint", &mnist, "--eta", "1.5"],
-            &["eta = 1.5 must be in [0, 1]"],
-        ),
-        (
-            &["--checkpoint", &mnist, "--eta", "1", "--sampler", "heun"],
-            &["--eta is for --sampler ddim only"],
-        ),
-        (
-            &["--checkpoint", &mnist, "--guidance", "inf"],
-            &["--guidance inf"],
-        ),
+        (&["--checkpoint", &mnist, "--context", "1"], &["--context", "takes none; it takes --class"]),
+        (&["--checkpoint", &sprites, "--context", "1,0"], &["2 numbers were given; it takes 5", "food"]),
+        (&["--checkpoint", &sprites, "--context", "1,0,0,0,NaN"], &["finite"]),
+        (&["--checkpoint", &sprites, "--class", "fod"], &["--class fod", "food"]),
+        (&["--checkpoint", &mnist, "--steps", "1001"], &["--steps 1001: it must be in 1 … 1000"]),
+        (&["--checkpoint", &mnist, "--steps", "0"], &["--steps 0: it must be in 1 … 1000"]),
+        (&["--checkpoint", &mnist, "--eta", "1.5"], &["eta = 1.5 must be in [0, 1]"]),
+        (&["--checkpoint", &mnist, "--eta", "1", "--sampler", "heun"], &["--eta is for --sampler ddim only"]),
+        (&["--checkpoint", &mnist, "--guidance", "inf"], &["--guidance inf"]),
         (&["--checkpoint", &mnist, "--n", "0"], &["--n 0"]),
         (&["--checkpoint", &mnist, "--batch", "0"], &["--batch 0"]),
     ] {
         let said = fails(&[&["sample"], arguments].concat(), temp.path())?;
         for want in wants {
-            assert!(
-                said.contains(want),
-                "{arguments:?}: {said:?} lacks {want:?}"
-            );
+            assert!(said.contains(want), "{arguments:?}: {said:?} lacks {want:?}");
         }
     }
     // A network that enlarges images was never without a small one.
     for command in ["sample", "compare", "evaluate"] {
-        let said = fails(
-            &[command, "--checkpoint", &weights("sprites-x2")],
-            temp.path(),
-        )?;
-        assert!(
-            said.contains("sprites-x2.safetensors: this model enlarges images ×2"),
-            "{said}"
-        );
+        let said = fails(&[command, "--checkpoint", &weights("sprites-x2")], temp.path())?;
+        assert!(said.contains("sprites-x2.safetensors: this model enlarges images ×2"), "{said}");
     }
     assert_eq!(fs::read_dir(temp.path())?.count(), 1, "nothing was written");
     Ok(())
@@ -459,18 +338,8 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
     let at = |name: &str| temp.path().join(name);
     let (classifier, digits) = (weights("classifier-sprites"), weights("classifier-mnist"));
     let floats = |n: usize, x: f32| x.to_le_bytes().repeat(n);
-    npy(
-        &at("grey.npy"),
-        "<f4",
-        "(8, 1, 16, 16)",
-        &floats(8 * 256, -0.5),
-    )?;
-    npy(
-        &at("half.npy"),
-        "<f4",
-        "(8, 3, 16, 16)",
-        &floats(8 * 768, 0.5),
-    )?;
+    npy(&at("grey.npy"), "<f4", "(8, 1, 16, 16)", &floats(8 * 256, -0.5))?;
+    npy(&at("half.npy"), "<f4", "(8, 3, 16, 16)", &floats(8 * 768, 0.5))?;
     npy(&at("f16.npy"), "<f2", "(1, 3, 16, 16)", &[0; 2 * 768])?;
     npy(&at("labels.npy"), "|u1", "(8,)", &[0, 1, 2, 12, 0, 1, 2, 3])?;
     let small = ["--data", "sprites", "--images", "200"];
@@ -486,67 +355,28 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
             &["--samples", "grey.npy", "--classifier", &classifier],
             &["--samples grey.npy: its images are 1×16×16", "3×16×16"],
         ),
+        (&["--samples", "f16.npy", "--classifier", &classifier], &["f16.npy", "x.astype(np.float32)) for samples"]),
         (
-            &["--samples", "f16.npy", "--classifier", &classifier],
-            &["f16.npy", "x.astype(np.float32)) for samples"],
-        ),
-        (
-            &[
-                "--samples",
-                "half.npy",
-                "--labels",
-                "labels.npy",
-                "--classifier",
-                &classifier,
-            ],
+            &["--samples", "half.npy", "--labels", "labels.npy", "--classifier", &classifier],
             &["--labels labels.npy: labels[3] = 12; sprites has the classes 0 … 4"],
         ),
+        (&["--samples", "half.npy", "--n", "9"], &["--samples", "--n"]),
+        (&["--samples", "half.npy", "--steps", "9"], &["--samples", "--steps"]),
         (
-            &["--samples", "half.npy", "--n", "9"],
-            &["--samples", "--n"],
-        ),
-        (
-            &["--samples", "half.npy", "--steps", "9"],
-            &["--samples", "--steps"],
-        ),
-        (
-            &[
-                "--checkpoint",
-                &weights("mnist"),
-                "--classifier",
-                &classifier,
-            ],
+            &["--checkpoint", &weights("mnist"), "--classifier", &classifier],
             &["--checkpoint: the images of this model are 1×28×28"],
         ),
     ] {
-        let said = fails(
-            &[&["evaluate"], &small[..], arguments].concat(),
-            temp.path(),
-        )?;
+        let said = fails(&[&["evaluate"], &small[..], arguments].concat(), temp.path())?;
         for want in wants {
-            assert!(
-                said.contains(want),
-                "{arguments:?}: {said:?} lacks {want:?}"
-            );
+            assert!(said.contains(want), "{arguments:?}: {said:?} lacks {want:?}");
         }
         assert!(!said.contains("Fréchet"), "{said}");
     }
-    let said = fails(
-        &["evaluate", "--samples", "s.npy", "--data", "mnits"],
-        temp.path(),
-    )?;
-    assert!(
-        said.contains("--data mnits: neither one of sprites"),
-        "{said}"
-    );
+    let said = fails(&["evaluate", "--samples", "s.npy", "--data", "mnits"], temp.path())?;
+    assert!(said.contains("--data mnits: neither one of sprites"), "{said}");
 
-    let half = [
-        "evaluate",
-        "--samples",
-        "half.npy",
-        "--classifier",
-        &classifier,
-    ];
+    let half = ["evaluate", "--samples", "half.npy", "--classifier", &classifier];
     let output = diffusion(&[&half[..], &small].concat(), temp.path()).output()?;
     ensure!(output.status.success(), words(&output));
     let warned = String::from_utf8_lossy(&output.stderr);
@@ -561,10 +391,7 @@ fn a_summary_adds_up() -> Result<()> {
     let said = words(&output);
     let last = said.lines().last().context("a line")?;
     assert!(last.contains("2,620,545"), "{said}");
-    assert!(
-        said.contains("down2.conv1") && said.contains("128×14×14"),
-        "{said}"
-    );
+    assert!(said.contains("down2.conv1") && said.contains("128×14×14"), "{said}");
     Ok(())
 }
 
@@ -580,17 +407,9 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
         Ok(words(&output))
     };
     let sprites = "weights/classifier-sprites.safetensors";
-    let missing = fails(
-        &["evaluate", "--samples", "s.npy", "--data", "sprites"],
-        folder,
-    )?;
-    assert!(
-        missing.contains("`cargo diffusion classifier --task sprites --out"),
-        "{missing}"
-    );
-    run(&format!(
-        "classifier --task sprites --images 600 --epochs 2 --out {sprites}"
-    ))?;
+    let missing = fails(&["evaluate", "--samples", "s.npy", "--data", "sprites"], folder)?;
+    assert!(missing.contains("`cargo diffusion classifier --task sprites --out"), "{missing}");
+    run(&format!("classifier --task sprites --images 600 --epochs 2 --out {sprites}"))?;
     let card = fs::read_to_string(folder.join("weights/classifier-sprites.md"))?;
     // Whose the images and the weights are is not known.
     assert!(card.starts_with("---\nlibrary_name: candle\n"), "{card}");
@@ -598,30 +417,14 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert!(card.contains("cargo diffusion classifier --task sprites --epochs 2"));
 
     fs::write(folder.join("c.toml"), CONFIG)?;
-    run("train --config c.toml --out run --max-steps 3")?;
-    let said = fails(
-        &[
-            "export",
-            "--run",
-            "run",
-            "--out",
-            "m.safetensors",
-            "--epochs",
-            "7",
-        ],
-        folder,
-    )?;
+    run("train --config c.toml --out run --train-steps 3")?;
+    let said = fails(&["export", "--run", "run", "--out", "m.safetensors", "--epochs", "7"], folder)?;
     assert!(
-        said.contains(
-            "--epochs 7: run has no checkpoint of that epoch; it has kept that of no epoch's end"
-        ),
+        said.contains("--epochs 7: run has no checkpoint of that epoch; it has kept that of no epoch's end"),
         "{said}"
     );
     let said = fails(&["export", "--run", "run", "--out", "m.bin"], folder)?;
-    assert!(
-        said.contains("m.bin: this is saved as a .safetensors file"),
-        "{said}"
-    );
+    assert!(said.contains("m.bin: this is saved as a .safetensors file"), "{said}");
     run("export --run run --out m.safetensors --samples 4")?;
     let card = fs::read_to_string(folder.join("m.md"))?;
     for never in ["license", "make weights", "../weights", " 0 minutes"] {
@@ -630,34 +433,18 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert!(card.contains("Model::load(\"m.safetensors\""), "{card}");
     run("export --run run --out m.safetensors --samples 4 --license cc0-1.0 --again make")?;
     let card = fs::read_to_string(folder.join("m.md"))?;
-    assert!(
-        card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` trains it again"),
-        "{card}"
-    );
-    let said = run(
-        "evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json",
-    )?;
-    for wants in [
-        "Fréchet distance",
-        "95 % interval",
-        "real images among themselves",
-        "accuracy",
-        "copies",
-    ] {
+    assert!(card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` trains it again"), "{card}");
+    let said = run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json")?;
+    for wants in ["Fréchet distance", "95 % interval", "real images among themselves", "accuracy", "copies"] {
         assert!(said.contains(wants), "{said} lacks {wants:?}");
     }
-    let json: serde_json::Value =
-        serde_json::from_str(&fs::read_to_string(folder.join("e.json"))?)?;
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("e.json"))?)?;
     assert_eq!(json["measures"]["frechet_distance"]["samples"], 12);
     let once = fs::read_to_string(folder.join("m.md"))?;
     assert!(once.contains("model-index:\n- name: m\n"), "{once}");
-    assert!(
-        once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim in 2 steps, seed 0")
-    );
+    assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim in 2 steps, seed 0"));
     assert!(once.starts_with("---\nlicense: cc0-1.0\n"), "{once}");
-    run(
-        "evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json",
-    )?;
+    run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json")?;
     let twice = fs::read_to_string(folder.join("m.md"))?;
     assert_eq!(twice.matches("## Evaluation").count(), 1);
     assert_eq!(twice.matches("model-index").count(), 1);
@@ -669,9 +456,7 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
         let image = image::RgbImage::from_pixel(16, 16, image::Rgb([2 * i, i, 0]));
         image.save(path.join(format!("{i}.png")))?;
     }
-    run(
-        "classifier --task photos --epochs 1 --batch 8 --out weights/classifier-photos.safetensors",
-    )?;
+    run("classifier --task photos --epochs 1 --batch 8 --out weights/classifier-photos.safetensors")?;
     let said = run("evaluate --checkpoint m.safetensors --data photos --n 12 --steps 2")?;
     assert!(
         said.contains("the model was trained on sprites, and is compared with photos")
@@ -683,19 +468,9 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     run("sample --checkpoint m.safetensors --n 12 --steps 2 --npy s.npy --out s.png")?;
     let said = run("evaluate --samples s.npy --data sprites --images 200")?;
     assert!(said.contains("12 samples of s.npy"), "{said}");
-    let inception = [
-        "evaluate",
-        "--samples",
-        "s.npy",
-        "--data",
-        "sprites",
-        "--inception",
-    ];
+    let inception = ["evaluate", "--samples", "s.npy", "--data", "sprites", "--inception"];
     let said = fails(&inception, folder)?;
-    assert!(
-        said.contains("--inception: there is no weights/inception.pth; get"),
-        "{said}"
-    );
+    assert!(said.contains("--inception: there is no weights/inception.pth; get"), "{said}");
 
     let small = "leaderboard --train-steps 1 --base 8 --images 64 --samples 10 --seeds 1";
     run(small)?;
@@ -707,9 +482,6 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     // The last one was cut off: it alone is done again.
     fs::write(&results, kept.join("\n") + "\n{\"budget\"\n")?;
     let said = run(small)?;
-    assert!(
-        said.contains("12/12: ") && !said.contains("11/12: "),
-        "{said}"
-    );
+    assert!(said.contains("12/12: ") && !said.contains("11/12: "), "{said}");
     Ok(())
 }

@@ -12,10 +12,7 @@ const PROGRAM: &str = env!("CARGO_BIN_EXE_diffusion");
 /// A driver whose `cuInit` says `answer`.
 fn driver(folder: &Path, answer: u32) -> Result<()> {
     let source = folder.join("driver.c");
-    std::fs::write(
-        &source,
-        format!("int cuInit(unsigned flags) {{ return {answer}; }}"),
-    )?;
+    std::fs::write(&source, format!("int cuInit(unsigned flags) {{ return {answer}; }}"))?;
     let compiler = std::env::var_os("CC").unwrap_or_else(|| "cc".into());
     let status = Command::new(compiler)
         .args(["-shared", "-fPIC", "-Wl,-soname,libcuda.so.1", "-o"])
@@ -34,17 +31,7 @@ fn train(device: &str, folder: &Path) -> Result<Output> {
         path.push(more);
     }
     let output = Command::new(PROGRAM)
-        .args([
-            "train",
-            "--task",
-            "sprites",
-            "--images",
-            "16",
-            "--batch",
-            "8",
-            "--max-steps",
-            "1",
-        ])
+        .args(["train", "--task", "sprites", "--images", "16", "--batch", "8", "--max-steps", "1"])
         .args(["--device", device, "--out"])
         .arg(folder.join(device))
         .env("LD_LIBRARY_PATH", path)
@@ -73,15 +60,8 @@ fn a_driver_that_finds_no_gpu_leaves_the_cpu() -> Result<()> {
     ensure!(said_then.contains("; computing on the CPU"), "{said_then}");
     let output = train("cuda", folder.path())?;
     let said = said(&output);
-    ensure!(
-        output.status.code() == Some(1),
-        "{:?} {said}",
-        output.status
-    );
-    ensure!(
-        said.contains("CUDA cannot be used: the NVIDIA driver finds no GPU"),
-        "{said}"
-    );
+    ensure!(output.status.code() == Some(1), "{:?} {said}", output.status);
+    ensure!(said.contains("CUDA cannot be used: the NVIDIA driver finds no GPU"), "{said}");
     Ok(())
 }
 
@@ -92,10 +72,7 @@ fn a_library_that_is_no_driver_leaves_the_cpu() -> Result<()> {
     let output = train("auto", folder.path())?;
     let said = said(&output);
     ensure!(output.status.success(), "{said}");
-    ensure!(
-        said.contains("the NVIDIA driver cannot be opened ("),
-        "{said}"
-    );
+    ensure!(said.contains("the NVIDIA driver cannot be opened ("), "{said}");
     Ok(())
 }
 
@@ -114,21 +91,9 @@ fn nothing_that_was_built_asks_the_loader_for_the_driver() -> Result<()> {
     for file in [Path::new(PROGRAM), &shared_library()?] {
         let headers = Command::new("readelf").arg("-d").arg(file).output()?;
         let headers = String::from_utf8_lossy(&headers.stdout).into_owned();
-        ensure!(
-            headers.contains("libcublas.so"),
-            "{}: {headers}",
-            file.display()
-        );
-        ensure!(
-            !headers.contains("libcuda.so"),
-            "{}: {headers}",
-            file.display()
-        );
-        ensure!(
-            !headers.contains("libcudnn"),
-            "{}: {headers}",
-            file.display()
-        );
+        ensure!(headers.contains("libcublas.so"), "{}: {headers}", file.display());
+        ensure!(!headers.contains("libcuda.so"), "{}: {headers}", file.display());
+        ensure!(!headers.contains("libcudnn"), "{}: {headers}", file.display());
     }
     Ok(())
 }
@@ -156,9 +121,7 @@ impl Gpu {
     }
 
     fn source(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR"))
-            .join("../../tests/gpu")
-            .join(name)
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("../../tests/gpu").join(name)
     }
 
     fn run(&self, memory: u64, arguments: &[&str]) -> Result<Output> {
@@ -168,10 +131,7 @@ impl Gpu {
             path.push(":");
             path.push(more);
         }
-        let translate = format!(
-            "env -u LD_PRELOAD -u LD_LIBRARY_PATH python3 {}",
-            Self::source("ptx.py").display()
-        );
+        let translate = format!("env -u LD_PRELOAD -u LD_LIBRARY_PATH python3 {}", Self::source("ptx.py").display());
         let output = Command::new(PROGRAM)
             .args(arguments)
             .env("LD_LIBRARY_PATH", path)
@@ -206,14 +166,8 @@ fn a_full_gpu_names_the_batch_and_what_to_try() -> Result<()> {
     let output = gpu.run(60_000_000, &arguments)?;
     let said = said(&output);
     ensure!(output.status.code() == Some(1), "{said}");
-    ensure!(
-        said.contains("batch = 32 with accumulate = 2 makes the same steps"),
-        "{said}"
-    );
+    ensure!(said.contains("batch = 32 with accumulate = 2 makes the same steps"), "{said}");
     let machine = std::fs::read_to_string(run.join("machine.txt"))?;
-    ensure!(
-        machine.trim_end().ends_with(", GPU of the tests (CUDA)"),
-        "{machine}"
-    );
+    ensure!(machine.trim_end().ends_with(", GPU of the tests (CUDA)"), "{machine}");
     Ok(())
 }

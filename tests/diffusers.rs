@@ -20,9 +20,7 @@ const SCHEDULER: &str = "scheduler/scheduler_config.json";
 const WEIGHTS: &str = "unet/diffusion_pytorch_model.safetensors";
 
 fn golden(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-        .join("../tests/golden")
-        .join(name)
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden").join(name)
 }
 
 fn off(a: &Tensor, b: &Tensor) -> Result<f32> {
@@ -50,22 +48,15 @@ fn a_pipeline_predicts_and_samples_as_there() -> Result<()> {
     assert_eq!(info.process, NoiseProcess::from(Schedule::cosine(100)?));
     assert_eq!((info.prediction, info.shape), (Prediction::V, [1, 8, 8]));
     assert_eq!(info.data, "unet2d");
-    let all: HashMap<String, Tensor> =
-        safetensors::load(golden("unet2d.safetensors"), &Device::Cpu)?;
+    let all: HashMap<String, Tensor> = safetensors::load(golden("unet2d.safetensors"), &Device::Cpu)?;
     let get = |name: &str| all.get(name).with_context(|| name.to_owned());
     let (x, t) = (get("pipeline.x")?, get("pipeline.t")?.to_dtype(DType::F64)?);
     let t = t.to_vec1::<f64>()?;
     let output = model.network.predict(x, &t, &Condition::none())?;
     assert!(off(&output, get("pipeline.output")?)? < 1e-5);
-    let sampler = Sampler {
-        solver: Solver::Ddim { eta: 0.0 },
-        steps: Steps::Leading(5),
-        threshold: Threshold::None,
-    };
+    let sampler = Sampler { solver: Solver::Ddim { eta: 0.0 }, steps: Steps::Leading(5), threshold: Threshold::None };
     let rng = &mut Rng::new(1);
-    let images = model
-        .states(x, Condition::none(), &sampler, rng)?
-        .finish()?;
+    let images = model.states(x, Condition::none(), &sampler, rng)?.finish()?;
     let off = off(&images, get("pipeline.images")?)?;
     assert!(off < 1e-4, "{off:e}");
     Ok(())
@@ -87,14 +78,9 @@ fn what_is_saved_is_what_diffusers_saves() -> Result<()> {
         }
     }
     for (key, value) in json_of(&folder.path().join(SCHEDULER))? {
-        assert_eq!(
-            value,
-            json_of(&golden("unet2d").join(SCHEDULER))?[&key],
-            "{key}"
-        );
+        assert_eq!(value, json_of(&golden("unet2d").join(SCHEDULER))?[&key], "{key}");
     }
-    let [ours, theirs] =
-        [folder.path(), &golden("unet2d")].map(|f| Checkpoint::load(f.join(WEIGHTS)));
+    let [ours, theirs] = [folder.path(), &golden("unet2d")].map(|f| Checkpoint::load(f.join(WEIGHTS)));
     let (ours, theirs) = (ours?, theirs?);
     assert_eq!(ours.metadata["format"], theirs.metadata["format"]);
     assert_eq!(ours.tensors.len(), theirs.tensors.len());
@@ -144,14 +130,8 @@ fn a_conditional_model_comes_back() -> Result<()> {
 fn other_schedules_are_lists() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
-    let cosine = Betas::Cosine {
-        offset: 0.1,
-        max_beta: 0.999,
-    };
-    for schedule in [
-        Schedule::new(20, cosine)?,
-        Schedule::from_betas("own", vec![0.1, 1.0 / 3.0])?,
-    ] {
+    let cosine = Betas::Cosine { offset: 0.1, max_beta: 0.999 };
+    for schedule in [Schedule::new(20, cosine)?, Schedule::from_betas("own", vec![0.1, 1.0 / 3.0])?] {
         model.info.process = (&schedule).into();
         model.save_diffusers(folder.path())?;
         let path = folder.path().join(WEIGHTS);
@@ -171,41 +151,18 @@ fn older_folders_load() -> Result<()> {
     let mut config = json_of(&nested.join(CONFIG))?;
     config.insert("inv_gamma".to_owned(), json!(1.0));
     config.remove("add_attention");
-    fs::write(
-        folder.path().join("config.json"),
-        serde_json::to_string(&config)?,
-    )?;
-    fs::copy(
-        nested.join(SCHEDULER),
-        folder.path().join("scheduler_config.json"),
-    )?;
+    fs::write(folder.path().join("config.json"), serde_json::to_string(&config)?)?;
+    fs::copy(nested.join(SCHEDULER), folder.path().join("scheduler_config.json"))?;
     let mut file = Checkpoint::load(nested.join(WEIGHTS))?;
     let old = |name: String| {
-        let names = [
-            (".to_q.", ".query."),
-            (".to_k.", ".key."),
-            (".to_v.", ".value."),
-            (".to_out.0.", ".proj_attn."),
-        ];
-        names
-            .iter()
-            .fold(name, |name, (new, old)| name.replace(new, old))
+        let names = [(".to_q.", ".query."), (".to_k.", ".key."), (".to_v.", ".value."), (".to_out.0.", ".proj_attn.")];
+        names.iter().fold(name, |name, (new, old)| name.replace(new, old))
     };
-    file.tensors = file
-        .tensors
-        .into_iter()
-        .map(|(name, x)| (old(name), x))
-        .collect();
+    file.tensors = file.tensors.into_iter().map(|(name, x)| (old(name), x)).collect();
     assert!(file.tensors.keys().any(|name| name.contains(".proj_attn.")));
     file.save(folder.path().join("diffusion_pytorch_model.safetensors"))?;
-    let (a, b) = (
-        Model::load(folder.path(), &Device::Cpu)?,
-        Model::load(nested, &Device::Cpu)?,
-    );
-    let (a, b) = (
-        a.network.parameters().values()?,
-        b.network.parameters().values()?,
-    );
+    let (a, b) = (Model::load(folder.path(), &Device::Cpu)?, Model::load(nested, &Device::Cpu)?);
+    let (a, b) = (a.network.parameters().values()?, b.network.parameters().values()?);
     for (name, a) in &a {
         assert_eq!(off(a, &b[name])?, 0.0, "{name}");
     }
@@ -229,141 +186,57 @@ fn what_is_not_known_is_named() -> Result<()> {
     };
     let types = json!(["SkipDownBlock2D", "DownBlock2D"]);
     for (message, wants) in [
-        (
-            changed(CONFIG, "_class_name", json!("VQModel"))?,
-            "config.json: it describes VQModel; only UNet2DModel",
-        ),
-        (
-            changed(CONFIG, "_class_name", json!("-"))?,
-            "it describes nothing with a _class_name",
-        ),
-        (
-            changed(CONFIG, "norm_num_groups", json!("-"))?,
-            "norm_num_groups is missing",
-        ),
-        (
-            changed(CONFIG, "upsample_type", json!("resnet"))?,
-            "upsample_type is \"resnet\"; only \"conv\"",
-        ),
-        (
-            changed(CONFIG, "time_embedding_type", json!("fourier"))?,
-            "time_embedding_type is \"fourier\"",
-        ),
-        (
-            changed(CONFIG, "time_embedding_dim", json!(7))?,
-            "time_embedding_dim is 7; only null",
-        ),
-        (
-            changed(CONFIG, "down_block_types", types)?,
-            "unknown variant `SkipDownBlock2D`",
-        ),
-        (
-            changed(CONFIG, "sample_size", json!(null))?,
-            "sample_size is null",
-        ),
+        (changed(CONFIG, "_class_name", json!("VQModel"))?, "config.json: it describes VQModel; only UNet2DModel"),
+        (changed(CONFIG, "_class_name", json!("-"))?, "it describes nothing with a _class_name"),
+        (changed(CONFIG, "norm_num_groups", json!("-"))?, "norm_num_groups is missing"),
+        (changed(CONFIG, "upsample_type", json!("resnet"))?, "upsample_type is \"resnet\"; only \"conv\""),
+        (changed(CONFIG, "time_embedding_type", json!("fourier"))?, "time_embedding_type is \"fourier\""),
+        (changed(CONFIG, "time_embedding_dim", json!(7))?, "time_embedding_dim is 7; only null"),
+        (changed(CONFIG, "down_block_types", types)?, "unknown variant `SkipDownBlock2D`"),
+        (changed(CONFIG, "sample_size", json!(null))?, "sample_size is null"),
         (changed(CONFIG, "sample_size", json!(7))?, "an image of 7×7"),
-        (
-            changed(CONFIG, "norm_num_groups", json!(3))?,
-            "norm_num_groups = 3 does not divide block_out_channels = 4",
-        ),
-        (
-            changed(CONFIG, "norm_num_groups", json!(0))?,
-            "norm_num_groups = 0 does not divide",
-        ),
-        (
-            changed(CONFIG, "attention_head_dim", json!(3))?,
-            "attention_head_dim = 3 does not divide",
-        ),
-        (
-            changed(CONFIG, "block_out_channels", json!(vec![4; 100]))?,
-            "100 block_out_channels, 2 down_block_types",
-        ),
-        (
-            changed(CONFIG, "block_out_channels", json!([]))?,
-            "0 block_out_channels, 2 down_block_types",
-        ),
-        (
-            changed(CONFIG, "block_out_channels", json!([8, 8]))?,
-            "norm1.weight has shape [4] and must have [8]",
-        ),
-        (
-            changed(CONFIG, "out_channels", json!(2))?,
-            "out_channels must be as in_channels",
-        ),
-        (
-            changed(CONFIG, "num_class_embeds", json!(0))?,
-            "num_class_embeds must be at least one class",
-        ),
-        (
-            changed(CONFIG, "num_class_embeds", json!(4))?,
-            "class_embedding.weight",
-        ),
-        (
-            changed(SCHEDULER, "beta_schedule", json!("laplace"))?,
-            "scheduler_config.json: beta_schedule is \"laplace\"",
-        ),
-        (
-            changed(SCHEDULER, "prediction_type", json!("flow"))?,
-            "prediction_type is \"flow\"",
-        ),
-        (
-            changed(SCHEDULER, "trained_betas", json!([0.1]))?,
-            "trained_betas schedule: 1 betas",
-        ),
-        (
-            changed(SCHEDULER, "trained_betas", json!([0.1, 0.2]))?,
-            "timesteps = 100, but betas lists 2",
-        ),
-        (
-            changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?,
-            "rescale_betas_zero_snr is not supported",
-        ),
-        (
-            changed(SCHEDULER, "num_train_timesteps", json!(1))?,
-            "steps = 1",
-        ),
+        (changed(CONFIG, "norm_num_groups", json!(3))?, "norm_num_groups = 3 does not divide block_out_channels = 4"),
+        (changed(CONFIG, "norm_num_groups", json!(0))?, "norm_num_groups = 0 does not divide"),
+        (changed(CONFIG, "attention_head_dim", json!(3))?, "attention_head_dim = 3 does not divide"),
+        (changed(CONFIG, "block_out_channels", json!(vec![4; 100]))?, "100 block_out_channels, 2 down_block_types"),
+        (changed(CONFIG, "block_out_channels", json!([]))?, "0 block_out_channels, 2 down_block_types"),
+        (changed(CONFIG, "block_out_channels", json!([8, 8]))?, "norm1.weight has shape [4] and must have [8]"),
+        (changed(CONFIG, "out_channels", json!(2))?, "out_channels must be as in_channels"),
+        (changed(CONFIG, "num_class_embeds", json!(0))?, "num_class_embeds must be at least one class"),
+        (changed(CONFIG, "num_class_embeds", json!(4))?, "class_embedding.weight"),
+        (changed(SCHEDULER, "beta_schedule", json!("laplace"))?, "scheduler_config.json: beta_schedule is \"laplace\""),
+        (changed(SCHEDULER, "prediction_type", json!("flow"))?, "prediction_type is \"flow\""),
+        (changed(SCHEDULER, "trained_betas", json!([0.1]))?, "trained_betas schedule: 1 betas"),
+        (changed(SCHEDULER, "trained_betas", json!([0.1, 0.2]))?, "timesteps = 100, but betas lists 2"),
+        (changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?, "rescale_betas_zero_snr is not supported"),
+        (changed(SCHEDULER, "num_train_timesteps", json!(1))?, "steps = 1"),
     ] {
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
     let folder = tempfile::tempdir()?;
-    let fail = || {
-        Model::load(folder.path(), &Device::Cpu)
-            .unwrap_err()
-            .to_string()
-    };
+    let fail = || Model::load(folder.path(), &Device::Cpu).unwrap_err().to_string();
     assert!(fail().contains("there is neither"), "{}", fail());
     copied(folder.path())?;
     fs::remove_file(folder.path().join(SCHEDULER))?;
     assert!(fail().contains("scheduler_config.json"), "{}", fail());
     copied(folder.path())?;
     fs::write(folder.path().join(CONFIG), "{")?;
-    assert!(
-        fail().contains("config.json: it is no JSON object"),
-        "{}",
-        fail()
-    );
+    assert!(fail().contains("config.json: it is no JSON object"), "{}", fail());
     copied(folder.path())?;
     let path = folder.path().join(WEIGHTS);
     let bytes = fs::read(&path)?;
     fs::write(&path, &bytes[..bytes.len() / 2])?;
-    assert!(fail().contains("no whole safetensors file"), "{}", fail());
+    assert!(fail().contains("not a complete safetensors file"), "{}", fail());
 
     let mut model = Model::load(golden("unet2d"), &Device::Cpu)?;
     model.info.process = NoiseProcess::flow();
     let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
-    assert!(
-        message.contains("of the flow process cannot be written"),
-        "{message}"
-    );
+    assert!(message.contains("of the flow process cannot be written"), "{message}");
     model.info.process = NoiseProcess::default();
     model.info.prediction = Prediction::Velocity;
     let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
     assert!(message.contains("eps, x0 and v, not Velocity"), "{message}");
-    let small = SimpleUNet {
-        base: 4,
-        groups: 2,
-        ..Default::default()
-    };
+    let small = SimpleUNet { base: 4, groups: 2, ..Default::default() };
     model.network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
     let message = model.save_diffusers(folder.path()).unwrap_err().to_string();
     assert!(message.contains("--model unet-2d-model"), "{message}");

@@ -6,6 +6,7 @@ mod download;
 mod metrics;
 mod ops;
 mod optim;
+mod own;
 mod samplers;
 mod schedules;
 mod simple_unet;

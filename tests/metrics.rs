@@ -3,8 +3,8 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor, safetensors};
 use diffusion_core::metrics::{
-    Answers, FeatureExtractor, Gaussian, InceptionV3, frechet_distance, inception_score,
-    kernel_distance, nearest, precision_recall, psnr, ssim,
+    Answers, FeatureExtractor, Gaussian, InceptionV3, frechet_distance, inception_score, kernel_distance, nearest,
+    precision_recall, psnr, ssim,
 };
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::rng::Rng;
@@ -14,10 +14,7 @@ struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
     fn load() -> Result<Self> {
-        let path = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/golden/metrics.safetensors"
-        );
+        let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/metrics.safetensors");
         Ok(Self(safetensors::load(path, &Device::Cpu)?))
     }
 
@@ -35,10 +32,7 @@ impl Golden {
         assert_eq!(got.len(), want.len(), "{name}");
         let largest = want.iter().fold(0f64, |m, x| m.max(x.abs()));
         for (got, want) in got.iter().zip(&want) {
-            assert!(
-                (got - want).abs() <= tolerance * largest,
-                "{name}: {got}, should be {want}"
-            );
+            assert!((got - want).abs() <= tolerance * largest, "{name}: {got}, should be {want}");
         }
         Ok(())
     }
@@ -47,11 +41,7 @@ impl Golden {
 #[test]
 fn distances_of_sets_equal_scipys() -> Result<()> {
     let golden = Golden::load()?;
-    let (real, samples, mut rng) = (
-        golden.tensor("real")?,
-        golden.tensor("samples")?,
-        Rng::new(1),
-    );
+    let (real, samples, mut rng) = (golden.tensor("real")?, golden.tensor("samples")?, Rng::new(1));
     let frechet = frechet_distance(real, samples, &mut rng)?;
     golden.equals("frechet", &[frechet.value], 1e-9)?;
     let alone = Gaussian::fit(samples)?.frechet(&Gaussian::fit(real)?)?;
@@ -61,15 +51,7 @@ fn distances_of_sets_equal_scipys() -> Result<()> {
     for it in [frechet, kernel] {
         assert!(it.interval.0 < it.value && it.value < it.interval.1, "{it}");
         assert!(it.real.value < it.interval.0, "{it}");
-        assert_eq!(
-            (
-                it.real_images,
-                it.samples,
-                it.real.real_images,
-                it.real.samples
-            ),
-            (150, 120, 75, 75)
-        );
+        assert_eq!((it.real_images, it.samples, it.real.real_images, it.real.samples), (150, 120, 75, 75));
     }
     Ok(())
 }
@@ -84,10 +66,7 @@ fn precision_recall_and_neighbours_equal_scipys() -> Result<()> {
         golden.equals(&format!("recall.{k}"), &[it.recall.value], 1e-12)?;
         let near = nearest(samples, real, k)?.concat();
         let indices: Vec<i64> = near.iter().map(|near| near.index as i64).collect();
-        let want: Vec<i64> = golden
-            .tensor(&format!("nearest.{k}"))?
-            .flatten_all()?
-            .to_vec1()?;
+        let want: Vec<i64> = golden.tensor(&format!("nearest.{k}"))?.flatten_all()?.to_vec1()?;
         assert_eq!(indices, want);
         let distances: Vec<f64> = near.iter().map(|near| near.distance).collect();
         golden.equals(&format!("distances.{k}"), &distances, 1e-12)?;
@@ -130,9 +109,7 @@ fn inception_weights(shapes: &str) -> Result<HashMap<String, Tensor>> {
             }
         };
         let number = |i: usize| mean + size * (0.37 * (i * i) as f64 + k as f64).sin();
-        let values: Vec<f32> = (0..shape.iter().product())
-            .map(|i| number(i) as f32)
-            .collect();
+        let values: Vec<f32> = (0..shape.iter().product()).map(|i| number(i) as f32).collect();
         Ok((name, Tensor::from_vec(values, shape, &Device::Cpu)?))
     };
     shapes.into_iter().enumerate().map(tensor).collect()
@@ -140,10 +117,7 @@ fn inception_weights(shapes: &str) -> Result<HashMap<String, Tensor>> {
 
 #[test]
 fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/inception.safetensors"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/inception.safetensors");
     let golden = Checkpoint::load(path)?;
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("inception.safetensors");
@@ -151,17 +125,11 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
     let wants = "get pt_inception-2015-12-05-6726825d.pth (95 MB) from https://github.com/mseitzer";
     assert!(missing.to_string().contains(wants), "{missing}");
 
-    let mut file = Checkpoint {
-        tensors: inception_weights(&golden.metadata["shapes"])?,
-        ..Default::default()
-    };
+    let mut file = Checkpoint { tensors: inception_weights(&golden.metadata["shapes"])?, ..Default::default() };
     file.save(&path)?;
     let network = InceptionV3::load(&path, &Device::Cpu)?;
     for name in ["grey", "colour"] {
-        let Answers {
-            features,
-            probabilities,
-        } = network.look(&golden.tensors[name])?;
+        let Answers { features, probabilities } = network.look(&golden.tensors[name])?;
         for (what, ours) in [("features", features), ("logits", probabilities.log()?)] {
             let theirs = &golden.tensors[&format!("{name}.{what}")];
             let off = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -171,26 +139,18 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
     }
     assert!(!network.knows_classes());
     let flat = network.look(&golden.tensors["grey"].squeeze(1)?);
-    assert!(
-        flat.unwrap_err()
-            .to_string()
-            .contains("x has shape [2, 28, 28]")
-    );
+    assert!(flat.unwrap_err().to_string().contains("x has shape [2, 28, 28]"));
 
     let name = "Mixed_6c.branch7x7_2.conv.weight";
     let wrong = file.tensors[name].narrow(0, 0, 7)?.contiguous()?;
     file.tensors.insert(name.to_owned(), wrong);
     file.save(&path)?;
-    let message = InceptionV3::load(&path, &Device::Cpu)
-        .unwrap_err()
-        .to_string();
+    let message = InceptionV3::load(&path, &Device::Cpu).unwrap_err().to_string();
     let wants = format!("{name} has shape [7, 160, 1, 7] and must have [160, 160, 1, 7]");
     assert!(message.contains(&wants), "{message}");
     file.tensors.remove(name);
     file.save(&path)?;
-    let message = InceptionV3::load(&path, &Device::Cpu)
-        .unwrap_err()
-        .to_string();
+    let message = InceptionV3::load(&path, &Device::Cpu).unwrap_err().to_string();
     assert!(message.contains(&format!("missing: {name}")), "{message}");
     Ok(())
 }

@@ -31,31 +31,13 @@ fn values(params: &Params) -> impl Iterator<Item = &Tensor> {
 
 #[test]
 fn ten_steps_are_those_of_pytorch() -> Result<()> {
-    let golden = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/optim.safetensors"
-    );
+    let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/optim.safetensors");
     let golden = safetensors::load(golden, &Device::Cpu)?;
-    let get = |name: String| {
-        golden
-            .get(&name)
-            .with_context(|| format!("{name} is not in the golden file"))
-    };
+    let get = |name: String| golden.get(&name).with_context(|| format!("{name} is not in the golden file"));
     let names = ["linear.weight", "linear.bias", "conv.weight", "late"];
-    let config = AdamWConfig {
-        lr: 1e-2,
-        ..AdamWConfig::default()
-    };
-    let adam = AdamWConfig {
-        lr: 1e-2,
-        ..AdamWConfig::adam()
-    };
-    let clipped = AdamWConfig {
-        beta1: 0.4,
-        beta2: 0.99,
-        weight_decay: 0.1,
-        ..config
-    };
+    let config = AdamWConfig { lr: 1e-2, ..AdamWConfig::default() };
+    let adam = AdamWConfig { lr: 1e-2, ..AdamWConfig::adam() };
+    let clipped = AdamWConfig { beta1: 0.4, beta2: 0.99, weight_decay: 0.1, ..config };
     for (run, config) in [("adam", adam), ("adamw", config), ("clipped", clipped)] {
         for (dtype, tolerance) in [(DType::F32, 1e-6), (DType::F64, 1e-13)] {
             let run = format!("{run}.{}", dtype.as_str());
@@ -70,12 +52,7 @@ fn ten_steps_are_those_of_pytorch() -> Result<()> {
                 let mut grads = GradStore::default();
                 for (name, var) in &params {
                     let grad = get(format!("grads.{name}"))?.get(step)?.to_dtype(dtype)?;
-                    if grad
-                        .sum_all()?
-                        .to_dtype(DType::F64)?
-                        .to_scalar::<f64>()?
-                        .is_nan()
-                    {
+                    if grad.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?.is_nan() {
                         without += 1;
                     } else {
                         grads.insert(var, grad);
@@ -84,9 +61,7 @@ fn ten_steps_are_those_of_pytorch() -> Result<()> {
                 let mut scale = 1.0;
                 if run.starts_with("clipped") {
                     let clip = clip_grad_norm(&params, &grads, 1.0)?;
-                    let theirs = get(format!("{run}.norms"))?
-                        .get(step)?
-                        .to_dtype(DType::F64)?;
+                    let theirs = get(format!("{run}.norms"))?.get(step)?.to_dtype(DType::F64)?;
                     let off = clip.norm / theirs.to_scalar::<f64>()? - 1.0;
                     assert!(off.abs() < tolerance, "{run}, step {step}, norm: {off:e}");
                     scale = clip.scale;
@@ -96,10 +71,7 @@ fn ten_steps_are_those_of_pytorch() -> Result<()> {
                 for (name, var) in &params {
                     let theirs = get(format!("{run}.{name}"))?.get(step)?;
                     let off = largest_difference(var, &theirs)?;
-                    assert!(
-                        off < tolerance,
-                        "{run}, step {step}, {name}: off by {off:e}"
-                    );
+                    assert!(off < tolerance, "{run}, step {step}, {name}: off by {off:e}");
                 }
             }
             assert_eq!(without, 4, "`late` had no gradient in four steps");
@@ -120,10 +92,7 @@ fn ten_steps_are_those_of_pytorch() -> Result<()> {
 fn params(seed: u64) -> Result<Params> {
     let mut rng = Rng::new(seed);
     let mut var = |shape: (usize, usize)| Var::from_tensor(&rng.randn(shape, &Device::Cpu)?);
-    Ok(BTreeMap::from([
-        ("a".to_string(), var((2, 3))?),
-        ("b".to_string(), var((7, 30_001))?),
-    ]))
+    Ok(BTreeMap::from([("a".to_string(), var((2, 3))?), ("b".to_string(), var((7, 30_001))?)]))
 }
 
 fn random_grads(params: &Params, rng: &mut Rng) -> Result<GradStore> {
@@ -159,14 +128,9 @@ fn training_goes_on_from_a_saved_state_to_the_bit() -> Result<()> {
     let mut adam = AdamW::new(&first, AdamWConfig::default())?;
     let mut ema = Ema::new(&first, EmaConfig::default())?;
     train(&first, &mut adam, &mut ema, 10)?;
-    let (adam_state, ema_state) = (
-        through_a_file(&adam.state()?)?,
-        through_a_file(&ema.state()?)?,
-    );
-    let weights: HashMap<String, Tensor> = first
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
-        .collect();
+    let (adam_state, ema_state) = (through_a_file(&adam.state()?)?, through_a_file(&ema.state()?)?);
+    let weights: HashMap<String, Tensor> =
+        first.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
     let weights = through_a_file(&weights)?;
     train(&first, &mut adam, &mut ema, 11)?;
 
@@ -185,16 +149,10 @@ fn training_goes_on_from_a_saved_state_to_the_bit() -> Result<()> {
     train(&second, &mut adam_again, &mut ema_again, 11)?;
 
     assert!(bits(values(&first))? == bits(values(&second))?);
-    for (one, two) in [
-        (adam.state()?, adam_again.state()?),
-        (ema.state()?, ema_again.state()?),
-    ] {
+    for (one, two) in [(adam.state()?, adam_again.state()?), (ema.state()?, ema_again.state()?)] {
         assert_eq!(one.len(), two.len());
         for (name, tensor) in &one {
-            let (tensor, other) = (
-                tensor.to_dtype(DType::F32)?,
-                two[name].to_dtype(DType::F32)?,
-            );
+            let (tensor, other) = (tensor.to_dtype(DType::F32)?, two[name].to_dtype(DType::F32)?);
             assert!(bits([&tensor])? == bits([&other])?, "{name}");
         }
     }
@@ -204,9 +162,7 @@ fn training_goes_on_from_a_saved_state_to_the_bit() -> Result<()> {
 #[test]
 fn the_result_does_not_depend_on_the_number_of_threads() -> Result<()> {
     let with = |threads: usize| -> Result<(u64, Vec<u32>)> {
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .build()?;
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build()?;
         pool.install(|| {
             let params = params(3)?;
             let grads = random_grads(&params, &mut Rng::new(13))?;
@@ -227,10 +183,7 @@ fn the_result_does_not_depend_on_the_number_of_threads() -> Result<()> {
 #[test]
 fn a_parameter_without_a_gradient_is_left_as_it_is() -> Result<()> {
     let params = params(4)?;
-    let config = AdamWConfig {
-        weight_decay: 0.5,
-        ..AdamWConfig::default()
-    };
+    let config = AdamWConfig { weight_decay: 0.5, ..AdamWConfig::default() };
     let mut adam = AdamW::new(&params, config)?;
     let before = bits([params["a"].as_tensor()])?;
     adam.step(&params["b"].sqr()?.sum_all()?.backward()?)?;
@@ -239,11 +192,7 @@ fn a_parameter_without_a_gradient_is_left_as_it_is() -> Result<()> {
     assert_eq!(state["a.step"].to_scalar::<i64>()?, 0);
     assert_eq!(state["b.step"].to_scalar::<i64>()?, 1);
     let error = adam.step(&GradStore::default()).unwrap_err();
-    assert!(
-        error
-            .to_string()
-            .contains("none of the parameters has a gradient")
-    );
+    assert!(error.to_string().contains("none of the parameters has a gradient"));
     Ok(())
 }
 
@@ -269,8 +218,7 @@ fn refuses(
     tensor: &str,
     mut load: impl FnMut(&HashMap<String, Tensor>) -> candle::Result<()>,
 ) -> Result<()> {
-    let mut check = |change: &dyn Fn(&mut HashMap<String, Tensor>) -> Result<()>,
-                     wants: &[&str]| {
+    let mut check = |change: &dyn Fn(&mut HashMap<String, Tensor>) -> Result<()>, wants: &[&str]| {
         let mut broken = state.clone();
         change(&mut broken)?;
         let message = load(&broken).unwrap_err().to_string();
@@ -360,10 +308,9 @@ fn wrong_gradients_are_errors_and_change_nothing() -> Result<()> {
     let params = params(7)?;
     let mut adam = AdamW::new(&params, AdamWConfig::default())?;
     let before = bits(values(&params))?;
-    for (wrong, wants) in [
-        (Tensor::zeros((7, 3), DType::F32, &Device::Cpu)?, "[7, 3]"),
-        (params["b"].to_dtype(DType::F64)?, "F64"),
-    ] {
+    for (wrong, wants) in
+        [(Tensor::zeros((7, 3), DType::F32, &Device::Cpu)?, "[7, 3]"), (params["b"].to_dtype(DType::F64)?, "F64")]
+    {
         let mut grads = random_grads(&params, &mut Rng::new(1))?;
         grads.insert(&params["b"], wrong);
         let message = adam.step(&grads).unwrap_err().to_string();
@@ -382,22 +329,13 @@ fn wrong_gradients_are_errors_and_change_nothing() -> Result<()> {
 fn parameters_that_cannot_be_trained_are_errors_that_name_them() -> Result<()> {
     let var = Var::new(&[1f32], &Device::Cpu)?;
     let named = |pairs: &[(&str, &Var)]| -> Params {
-        pairs
-            .iter()
-            .map(|(name, var)| (name.to_string(), (*var).clone()))
-            .collect()
+        pairs.iter().map(|(name, var)| (name.to_string(), (*var).clone())).collect()
     };
     let integer = Var::zeros(3, DType::U32, &Device::Cpu)?;
     for (params, want) in [
         (named(&[]), "there are no parameters"),
-        (
-            named(&[("a", &var), ("index", &integer)]),
-            "index is of type U32",
-        ),
-        (
-            named(&[("a", &var), ("b", &var)]),
-            "a and b are the same variable",
-        ),
+        (named(&[("a", &var), ("index", &integer)]), "index is of type U32"),
+        (named(&[("a", &var), ("b", &var)]), "a and b are the same variable"),
     ] {
         let adam = AdamW::new(&params, AdamWConfig::default()).unwrap_err();
         let ema = Ema::new(&params, EmaConfig::default()).unwrap_err();
@@ -407,15 +345,9 @@ fn parameters_that_cannot_be_trained_are_errors_that_name_them() -> Result<()> {
     }
     let params = named(&[("a", &var)]);
     for decay in [-0.1, 1.0, f64::NAN] {
-        let config = EmaConfig {
-            decay,
-            warmup: Warmup::Off,
-        };
+        let config = EmaConfig { decay, warmup: Warmup::Off };
         let message = Ema::new(&params, config).unwrap_err().to_string();
-        assert!(
-            message.contains(&format!("ema: decay = {decay} must be")),
-            "{message}"
-        );
+        assert!(message.contains(&format!("ema: decay = {decay} must be")), "{message}");
     }
     Ok(())
 }
@@ -428,10 +360,7 @@ fn the_average_is_the_closed_form() -> Result<()> {
     let start = rng.randn(shape, &Device::Cpu)?;
     let var = Var::from_tensor(&start)?;
     let params = BTreeMap::from([("w".to_string(), var.clone())]);
-    let config = EmaConfig {
-        decay,
-        warmup: Warmup::Off,
-    };
+    let config = EmaConfig { decay, warmup: Warmup::Off };
     let mut ema = Ema::new(&params, config)?;
     let n = 12;
     let mut want = (start.to_dtype(DType::F64)? * decay.powi(n))?;
@@ -443,13 +372,7 @@ fn the_average_is_the_closed_form() -> Result<()> {
     }
     assert!(largest_difference(&ema.averages()?["w"], &want)? < 1e-6);
     // Without memory it is the parameter itself, exactly.
-    let mut forgetful = Ema::new(
-        &params,
-        EmaConfig {
-            decay: 0.0,
-            ..config
-        },
-    )?;
+    let mut forgetful = Ema::new(&params, EmaConfig { decay: 0.0, ..config })?;
     var.set(&start)?;
     forgetful.update()?;
     assert!(bits([&forgetful.averages()?["w"]])? == bits([&start])?);
@@ -472,25 +395,10 @@ fn the_parameters_come_back_after_the_averages() -> Result<()> {
     let failed: Result<()> = ema.averaged(|| anyhow::bail!("sampling failed"))?;
     assert!(failed.is_err() && bits(values(&params))? == own);
 
-    assert!(
-        ema.restore()
-            .unwrap_err()
-            .to_string()
-            .contains("call apply first")
-    );
+    assert!(ema.restore().unwrap_err().to_string().contains("call apply first"));
     ema.apply()?;
-    assert!(
-        ema.apply()
-            .unwrap_err()
-            .to_string()
-            .contains("call restore first")
-    );
-    assert!(
-        ema.update()
-            .unwrap_err()
-            .to_string()
-            .contains("call restore before")
-    );
+    assert!(ema.apply().unwrap_err().to_string().contains("call restore first"));
+    assert!(ema.update().unwrap_err().to_string().contains("call restore before"));
     assert!(bits([&ema.state()?["a.average"], &ema.state()?["b.average"]])? == averages);
     ema.restore()?;
     assert!(bits(values(&params))? == own);

@@ -9,10 +9,7 @@ use diffusion_core::schedule::{Betas, Schedule};
 use std::collections::HashMap;
 
 fn golden() -> Result<HashMap<String, Tensor>> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/samplers.safetensors"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/samplers.safetensors");
     Ok(safetensors::load(path, &Device::Cpu)?)
 }
 
@@ -36,9 +33,7 @@ fn trajectories_equal_those_of_diffusers() -> Result<()> {
         let Some(name) = name.strip_suffix(".states") else {
             continue;
         };
-        let [solver, betas, prediction, _, variance, threshold] =
-            name.splitn(6, '.').collect::<Vec<_>>()[..]
-        else {
+        let [solver, betas, prediction, _, variance, threshold] = name.splitn(6, '.').collect::<Vec<_>>()[..] else {
             bail!("{name}: six words were expected")
         };
         // "0.5" has a dot of its own.
@@ -50,12 +45,8 @@ fn trajectories_equal_those_of_diffusers() -> Result<()> {
             solver: match (solver, variance) {
                 ("ddim", eta) => Solver::Ddim { eta: eta.parse()? },
                 ("dpm", _) => Solver::DpmSolver,
-                ("ddpm" | "ddpm50", "posterior") => Solver::Ddpm {
-                    variance: Variance::Posterior,
-                },
-                ("ddpm" | "ddpm50", "beta") => Solver::Ddpm {
-                    variance: Variance::Beta,
-                },
+                ("ddpm" | "ddpm50", "posterior") => Solver::Ddpm { variance: Variance::Posterior },
+                ("ddpm" | "ddpm50", "beta") => Solver::Ddpm { variance: Variance::Beta },
                 _ => bail!("{name}: an unknown solver"),
             },
             steps: Steps::Given(times(&golden, &format!("{name}.times"))?),
@@ -81,8 +72,7 @@ fn trajectories_equal_those_of_diffusers() -> Result<()> {
             drawn += 1;
             noise.get(drawn - 1)
         };
-        let states_of_ours =
-            sampler.states(predict, &schedule, prediction, &states.get(0)?, &mut z)?;
+        let states_of_ours = sampler.states(predict, &schedule, prediction, &states.get(0)?, &mut z)?;
         let mut steps = 0;
         for state in states_of_ours {
             let state = state?;
@@ -106,11 +96,9 @@ fn the_time_steps_are_those_of_diffusers() -> Result<()> {
     let golden = golden()?;
     let schedule = Schedule::linear(1000)?;
     for n in [2, 7, 10, 25, 50, 300, 999, 1000] {
-        for (name, steps) in [
-            ("leading", Steps::Leading(n)),
-            ("trailing", Steps::Trailing(n)),
-            ("linspace", Steps::Linspace(n)),
-        ] {
+        for (name, steps) in
+            [("leading", Steps::Leading(n)), ("trailing", Steps::Trailing(n)), ("linspace", Steps::Linspace(n))]
+        {
             let want = times(&golden, &format!("spacing.{name}.{n}"))?;
             assert_eq!(steps.visited(&schedule)?, want, "{steps:?}");
         }
@@ -133,11 +121,7 @@ fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
         Ok(kilobytes / 1e3)
     }
     let device = Device::Cpu;
-    let net = SimpleUNet {
-        channels: 1,
-        base: 8,
-        ..Default::default()
-    };
+    let net = SimpleUNet { channels: 1, base: 8, ..Default::default() };
     let net = Network::new(net, &mut Rng::new(1), &device)?;
     let noise = Rng::new(2).randn((4, 1, 16, 16), &device)?;
     let predict = |x: &Tensor, t: &[f64]| net.forward(x, t, &Condition::none());
@@ -151,13 +135,7 @@ fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
         }
     }
     let grown = resident()? - before;
-    println!(
-        "{before:.0} MB, grown by {grown:.1} MB in {} steps",
-        steps - 200
-    );
-    assert!(
-        steps == 1200 && grown < 20.0,
-        "{before:.0} MB, grown by {grown:.0} MB"
-    );
+    println!("{before:.0} MB, grown by {grown:.1} MB in {} steps", steps - 200);
+    assert!(steps == 1200 && grown < 20.0, "{before:.0} MB, grown by {grown:.0} MB");
     Ok(())
 }

@@ -13,32 +13,22 @@ struct Golden(HashMap<String, Tensor>);
 
 impl Golden {
     fn load() -> Result<Self> {
-        let file = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/golden/simple_unet.safetensors"
-        );
+        let file = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/simple_unet.safetensors");
         Ok(Self(safetensors::load(file, &Device::Cpu)?))
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {
-        self.0
-            .get(name)
-            .with_context(|| format!("{name} is not in the golden file"))
+        self.0.get(name).with_context(|| format!("{name} is not in the golden file"))
     }
 
     fn starting_with(&self, prefix: &str) -> HashMap<String, Tensor> {
-        let rest = |(name, tensor): (&String, &Tensor)| {
-            Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()))
-        };
+        let rest = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()));
         self.0.iter().filter_map(rest).collect()
     }
 
     /// Our network with their weights.
     fn network(&self) -> Result<Network> {
-        let config = SimpleUNet {
-            base: 8,
-            ..Default::default()
-        };
+        let config = SimpleUNet { base: 8, ..Default::default() };
         let net = Network::new(config, &mut Rng::new(1), &Device::Cpu)?;
         net.parameters().assign(&self.starting_with("weights."))?;
         Ok(net)
@@ -70,17 +60,12 @@ fn output_loss_and_every_gradient_are_those_of_pytorch() -> Result<()> {
     let theirs = golden.starting_with("grads.");
     assert_eq!(theirs.len(), net.parameters().names().count());
     for (name, var) in net.parameters().iter() {
-        let grad = grads
-            .get(var)
-            .with_context(|| format!("no gradient: {name}"))?;
+        let grad = grads.get(var).with_context(|| format!("no gradient: {name}"))?;
         let off = difference(grad, &theirs[name])?;
         let largest = theirs[name].abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(off < TOLERANCE, "{name}: off by {off:e}");
         // Many gradients are not much larger than 1e-4: compare in proportion too.
-        assert!(
-            off < 1e-3 * largest + 1e-6,
-            "{name}: off by {off:e} of {largest:e}"
-        );
+        assert!(off < 1e-3 * largest + 1e-6, "{name}: off by {off:e} of {largest:e}");
         assert!(largest > 0.0, "{name}: no gradient");
     }
     Ok(())
@@ -90,10 +75,7 @@ fn output_loss_and_every_gradient_are_those_of_pytorch() -> Result<()> {
 fn ten_training_steps_have_the_losses_of_pytorch() -> Result<()> {
     let golden = Golden::load()?;
     let net = golden.network()?;
-    let config = AdamWConfig {
-        lr: 2e-4,
-        ..AdamWConfig::adam()
-    };
+    let config = AdamWConfig { lr: 2e-4, ..AdamWConfig::adam() };
     let mut adam = AdamW::new(&net.parameters().by_name(), config)?;
     let theirs = golden.get("losses")?.to_vec1::<f32>()?;
     assert_eq!(theirs.len(), 10);
@@ -120,19 +102,11 @@ fn the_same_training_twice_gives_the_same_bits() -> Result<()> {
             bits.push(loss.to_scalar::<f32>()?.to_bits());
         }
         for (_, var) in net.parameters().iter() {
-            bits.extend(
-                var.flatten_all()?
-                    .to_vec1::<f32>()?
-                    .into_iter()
-                    .map(f32::to_bits),
-            );
+            bits.extend(var.flatten_all()?.to_vec1::<f32>()?.into_iter().map(f32::to_bits));
         }
         Ok::<_, anyhow::Error>(bits)
     };
-    assert!(
-        train()? == train()?,
-        "two trainings from the same start differ"
-    );
+    assert!(train()? == train()?, "two trainings from the same start differ");
     Ok(())
 }
 

@@ -1,5 +1,6 @@
 """What only the real kernel can show: that cells share one copy of candle, so that gradients are right across cells."""
 import re
+import tomllib
 
 import pytest
 from kernel import DEP, ROOT, CellFailed, Kernel, built
@@ -75,6 +76,15 @@ def test_nothing_is_compiled_again(kernel):
     assert ready
     kernel.run("let fresh = 1;")
     assert built(kernel.build_folder) == ready
+
+
+def test_the_versions_are_those_that_the_project_was_tested_with(kernel):
+    """Not the newest, which would also be compiled at each start of a kernel once they are newer than the cache."""
+    def versions(folder):
+        packages = tomllib.loads((folder / "Cargo.lock").read_text())["package"]
+        return {(package["name"], package["version"]) for package in packages}
+
+    assert versions(kernel.build_folder) - versions(ROOT) == {("ctx", "1.0.0")}
 
 
 def test_values_show_themselves(kernel):

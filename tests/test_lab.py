@@ -144,6 +144,34 @@ def test_cargo_is_asked_whether_the_cache_is_up_to_date(tmp_path, monkeypatch):
     assert not list(folder.glob("target/*/debug/deps/*.tmp*"))
 
 
+def test_the_kernels_cargo_puts_the_projects_lock_in_place(tmp_path, monkeypatch):
+    commands, build = tmp_path / "commands", tmp_path / "build"
+    commands.mkdir()
+    build.mkdir()
+    monkeypatch.setattr(lab, "ROOT", tmp_path)
+    (tmp_path / "Cargo.lock").write_text('name = "diffusion-core"\n')
+    base = {"PATH": "/usr/bin:/bin", "CARGO_FOLDER": tools(commands, cargo="is real"), "EVCXR_TMPDIR": str(build)}
+    environment = lab.with_locked_cargo(base)
+    assert lab.with_locked_cargo(environment) == environment, "not itself in place of cargo"
+
+    def run(*command, folder=build):
+        return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True)
+
+    ours = lab.HERE / "bin"
+    assert run("cargo").stdout == "cargo is real\n"
+    assert (build / "Cargo.lock").read_text() == 'name = "diffusion-core"\n'
+    (build / "Cargo.lock").write_text('name = "diffusion-core"\nname = "added by the reader"\n')
+    run("cargo")
+    assert "added by the reader" in (build / "Cargo.lock").read_text()
+    run("cargo", folder=commands)
+    assert not (commands / "Cargo.lock").exists(), "only in the kernel's folder"
+    assert run("rustup", "which", "cargo").stdout == f"{ours}/cargo\n"
+    assert run("rustup", "which", "rustc").returncode == 1, "there is no rustup"
+    tools(commands, rustup="is real")
+    environment = lab.with_locked_cargo(base)
+    assert run("rustup", "+nightly", "which", "cargo").stdout == "rustup is real\n"
+
+
 def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(lab, "LAB", tmp_path)
     folder, stamp = lab.cache([])
@@ -217,15 +245,17 @@ def show(message):
         told["errors"].append(message["content"]["evalue"])
 manager, client = start_new_kernel(kernel_name=kernel, startup_timeout=120, cwd=folder)
 told["pid"] = manager.provisioner.pid
-for cell in cells:
-    client.execute_interactive(cell, output_hook=show, timeout=None)
-    if told["images"]:
-        break
-told["seconds"] = time.time() - began
-print(json.dumps(told), flush=True)
-sys.stdin.read()
-client.stop_channels()
-manager.shutdown_kernel()
+try:
+    for cell in cells:
+        client.execute_interactive(cell, output_hook=show, timeout=None)
+        if told["images"]:
+            break
+    told["seconds"] = time.time() - began
+    print(json.dumps(told), flush=True)
+    sys.stdin.read()
+finally:
+    client.stop_channels()
+    manager.shutdown_kernel()
 """
 
 
@@ -244,7 +274,8 @@ def another_jupyter(tmp_path):
         command = [venv / "bin" / "python", "-c", IN_ANOTHER_JUPYTER, json.dumps([kernel, str(folder), *cells])]
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with subprocess.Popen(command, cwd=tmp_path, env=environment, **pipes) as process:
-            told = json.loads(process.stdout.readline())
+            # The kernel prints there, too.
+            told = json.loads(next(line for line in process.stdout if line.startswith('{"kernels"')))
             look(told["pid"])
             process.communicate("")
         return told

@@ -1,37 +1,28 @@
 //! Training as a whole: it learns, it stops, it goes on to the bit, and what is wrong is said.
 
 use anyhow::{Context, Result};
-use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::Dataset;
+use diffusion_core::data::{Dataset, Split};
 use diffusion_core::model::Model;
-use diffusion_core::nn::{Checkpoint, Linear, Parameters};
+use diffusion_core::nn::Checkpoint;
 use diffusion_core::ops::avg_pool2d;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::{NoiseProcess, TimeSampling};
-use diffusion_core::rng::Rng;
 use diffusion_core::schedule::Schedule;
 use diffusion_core::show::Live;
-use diffusion_core::train::{
-    Decay, Loss, Noise, Objective, State, Step, Training, TrainingBatch, TrainingConfig, Weighting,
-};
+use diffusion_core::train::{Decay, Loss, State, Step, Training, TrainingConfig, Weighting};
 use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-fn sprites() -> Result<Dataset> {
+pub(crate) fn sprites() -> Result<Dataset> {
     Dataset::sprites(60, 1)
 }
 
 fn net() -> SimpleUNet {
-    SimpleUNet {
-        channels: 3,
-        base: 4,
-        groups: 2,
-        classes: 5,
-        ..Default::default()
-    }
+    SimpleUNet { channels: 3, base: 4, groups: 2, classes: 5, ..Default::default() }
 }
 
 fn cosine() -> NoiseProcess {
@@ -40,7 +31,7 @@ fn cosine() -> NoiseProcess {
 }
 
 /// Every choice that has a state or draws random numbers; 7 steps an epoch.
-fn config() -> TrainingConfig {
+pub(crate) fn config() -> TrainingConfig {
     TrainingConfig {
         epochs: 2,
         batch: 4,
@@ -76,7 +67,7 @@ fn steps(training: &mut Training, n: usize) -> Result<Vec<Step>> {
 }
 
 /// The bits of every tensor in a file, by name.
-fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
+pub(crate) fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
     let numbers = |x: &Tensor| -> Result<Vec<u64>> {
         let x = x.flatten_all()?;
         Ok(match x.to_vec1::<f32>() {
@@ -85,16 +76,12 @@ fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
         })
     };
     let tensors = Checkpoint::load(path)?.tensors;
-    tensors
-        .iter()
-        .map(|(n, x)| Ok((n.clone(), numbers(x)?)))
-        .collect()
+    tensors.iter().map(|(n, x)| Ok((n.clone(), numbers(x)?))).collect()
 }
 
 fn checkpoints(folder: &Path) -> Result<Vec<PathBuf>> {
-    let mut found: Vec<PathBuf> = fs::read_dir(folder.join("checkpoints"))?
-        .map(|entry| Ok(entry?.path()))
-        .collect::<Result<_>>()?;
+    let mut found: Vec<PathBuf> =
+        fs::read_dir(folder.join("checkpoints"))?.map(|entry| Ok(entry?.path())).collect::<Result<_>>()?;
     found.sort();
     Ok(found)
 }
@@ -105,11 +92,7 @@ fn same_end(a: &Path, b: &Path) -> Result<()> {
     let (x, y) = (newest(a)?, newest(b)?);
     assert_eq!(x.file_name(), y.file_name());
     let (x, y) = (bits(&x)?, bits(&y)?);
-    for part in [
-        "network.conv_in.weight",
-        "ema.conv_in.weight.average",
-        "adam.conv_in.weight.exp_avg_sq",
-    ] {
+    for part in ["network.conv_in.weight", "ema.conv_in.weight.average", "adam.conv_in.weight.exp_avg_sq"] {
         assert!(x[part].iter().any(|bits| *bits != 0), "{part}");
     }
     assert!(x == y, "checkpoints differ");
@@ -143,12 +126,7 @@ fn resumed_is_uninterrupted_to_the_bit() -> Result<()> {
     assert!(training.resumed().is_none());
     steps(&mut training, 8)?;
     drop(training);
-    assert_eq!(
-        fs::read_to_string(broken.join("log.jsonl"))?
-            .lines()
-            .count(),
-        8
-    );
+    assert_eq!(fs::read_to_string(broken.join("log.jsonl"))?.lines().count(), 8);
     let mut training = begin(config(), &broken)?;
     let resumed = training.resumed().context("a checkpoint")?;
     assert_eq!((resumed.steps, resumed.skipped.len()), (6, 0));
@@ -162,10 +140,7 @@ fn resumed_is_uninterrupted_to_the_bit() -> Result<()> {
     let mut training = begin(config(), &broken)?;
     let resumed = training.resumed().context("a checkpoint")?;
     assert_eq!(resumed.steps, 6);
-    assert!(
-        resumed.skipped[0].contains("step-000000009.safetensors: cannot load"),
-        "{resumed:?}"
-    );
+    assert!(resumed.skipped[0].contains("step-000000009.safetensors: cannot load"), "{resumed:?}");
     steps(&mut training, 100)?;
     same_end(&whole, &broken)?;
 
@@ -215,26 +190,15 @@ fn bits_of(model: &Model) -> Result<BTreeMap<String, Vec<u64>>> {
 #[test]
 fn accumulated_gradients_are_those_of_the_large_batch() -> Result<()> {
     let first = |batch, accumulate| -> Result<Step> {
-        let config = TrainingConfig {
-            batch,
-            accumulate,
-            stages: 1,
-            ..config()
-        };
+        let config = TrainingConfig { batch, accumulate, stages: 1, ..config() };
         let mut training = Training::new(config, net(), &sprites()?, &Device::Cpu)?;
         // The last layer begins at 0; after two steps every layer counts.
         let steps = steps(&mut training, 3)?;
         Ok(steps[2])
     };
     let (large, small) = (first(12, 1)?, first(3, 4)?);
-    assert!(
-        (large.loss - small.loss).abs() < 1e-5 * large.loss,
-        "{large:?} {small:?}"
-    );
-    assert!(
-        (large.grad_norm - small.grad_norm).abs() < 1e-4 * large.grad_norm,
-        "{large:?} {small:?}"
-    );
+    assert!((large.loss - small.loss).abs() < 1e-5 * large.loss, "{large:?} {small:?}");
+    assert!((large.grad_norm - small.grad_norm).abs() < 1e-4 * large.grad_norm, "{large:?} {small:?}");
     Ok(())
 }
 
@@ -246,34 +210,10 @@ fn every_process_prediction_and_loss_learns() -> Result<()> {
     let logit_normal = |mean, std| TimeSampling::LogitNormal { mean, std };
     let edm_row = Prediction::Edm { sigma_data: 0.5 };
     for (process, times, prediction, loss, share) in [
-        (
-            cosine(),
-            TimeSampling::Stratified,
-            Prediction::Eps,
-            Loss::Mse,
-            0.6,
-        ),
-        (
-            cosine(),
-            TimeSampling::Stratified,
-            Prediction::X0,
-            Loss::L1,
-            0.6,
-        ),
-        (
-            cosine(),
-            TimeSampling::Uniform,
-            Prediction::V,
-            Loss::Huber { delta: 0.5 },
-            0.75,
-        ),
-        (
-            flow,
-            logit_normal(0.0, 1.0),
-            Prediction::Velocity,
-            Loss::Mse,
-            0.75,
-        ),
+        (cosine(), TimeSampling::Stratified, Prediction::Eps, Loss::Mse, 0.6),
+        (cosine(), TimeSampling::Stratified, Prediction::X0, Loss::L1, 0.6),
+        (cosine(), TimeSampling::Uniform, Prediction::V, Loss::Huber { delta: 0.5 }, 0.75),
+        (flow, logit_normal(0.0, 1.0), Prediction::Velocity, Loss::Mse, 0.75),
         (edm, logit_normal(-1.2, 1.2), edm_row, Loss::Mse, 0.75),
     ] {
         let config = TrainingConfig {
@@ -289,19 +229,11 @@ fn every_process_prediction_and_loss_learns() -> Result<()> {
             sample_every: 0,
             ..config()
         };
-        let mut training = Training::new(
-            config,
-            SimpleUNet { base: 8, ..net() },
-            &sprites,
-            &Device::Cpu,
-        )?;
+        let mut training = Training::new(config, SimpleUNet { base: 8, ..net() }, &sprites, &Device::Cpu)?;
         steps(&mut training, usize::MAX)?;
         let losses = training.epoch_losses();
         let (before, after) = (losses[0], losses[35..].iter().sum::<f64>() / 5.0);
-        assert!(
-            after < share * before,
-            "{process:?}, {prediction:?}, {loss:?}: {before} {after}"
-        );
+        assert!(after < share * before, "{process:?}, {prediction:?}, {loss:?}: {before} {after}");
     }
     Ok(())
 }
@@ -309,24 +241,13 @@ fn every_process_prediction_and_loss_learns() -> Result<()> {
 #[test]
 fn a_loss_that_is_no_number_stops_and_leaves_the_last_good_checkpoint() -> Result<()> {
     let temp = tempfile::tempdir()?;
-    let config = TrainingConfig {
-        lr: 1e30,
-        warmup: 0,
-        checkpoint_every: 1,
-        clip: f64::INFINITY,
-        sample_every: 0,
-        ..config()
-    };
+    let config =
+        TrainingConfig { lr: 1e30, warmup: 0, checkpoint_every: 1, clip: f64::INFINITY, sample_every: 0, ..config() };
     let mut training = begin(config, temp.path())?;
     let problem = steps(&mut training, 100).unwrap_err().to_string();
     let done = training.history().len();
     assert!((1..14).contains(&done));
-    for wants in [
-        &format!("of step {done} is"),
-        "lr = 1e30",
-        "learning rate is too high",
-        "last good checkpoint is",
-    ] {
+    for wants in [&format!("of step {done} is"), "lr = 1e30", "learning rate is too high", "last good checkpoint is"] {
         assert!(problem.contains(wants), "{problem:?} lacks {wants:?}");
     }
     assert_eq!(training.state(), State::Failed);
@@ -351,9 +272,7 @@ fn it_stops_when_it_is_asked_to_with_the_model_in_hand() -> Result<()> {
     let mut training = begin(config(), temp.path())?;
     assert_eq!(training.resumed().context("a checkpoint")?.steps, 4);
     steps(&mut training, 1)?;
-    training
-        .stopper()
-        .store(true, std::sync::atomic::Ordering::Relaxed);
+    training.stopper().store(true, std::sync::atomic::Ordering::Relaxed);
     assert!(training.next().is_none());
     let report = training.report().to_string();
     assert!(report.starts_with("stopped: 5 of 14 steps in "), "{report}");
@@ -371,46 +290,16 @@ fn a_folder_is_for_one_run_only() -> Result<()> {
         Ok(training.in_folder(temp.path()).unwrap_err().to_string())
     };
     let sprites = sprites()?;
-    let message = fail(
-        TrainingConfig {
-            lr: 0.5,
-            ..config()
-        },
-        net(),
-        &sprites,
-    )?;
-    assert!(
-        message.contains("its run has training.lr = 0.001, and this one 0.5"),
-        "{message}"
-    );
+    let message = fail(TrainingConfig { lr: 0.5, ..config() }, net(), &sprites)?;
+    assert!(message.contains("its run has training.lr = 0.001, and this one 0.5"), "{message}");
     let message = fail(config(), SimpleUNet { base: 8, ..net() }, &sprites)?;
-    assert!(
-        message.contains("simple-unet.base = 4, and this one 8"),
-        "{message}"
-    );
-    let message = fail(
-        TrainingConfig {
-            process: NoiseProcess::default(),
-            sample_steps: 3,
-            ..config()
-        },
-        net(),
-        &sprites,
-    )?;
+    assert!(message.contains("simple-unet.base = 4, and this one 8"), "{message}");
+    let message =
+        fail(TrainingConfig { process: NoiseProcess::default(), sample_steps: 3, ..config() }, net(), &sprites)?;
     assert!(message.contains("training.process.vp."), "{message}");
     // More epochs, and other sheets of samples, are the same run.
-    let longer = TrainingConfig {
-        epochs: 5,
-        samples: 3,
-        ..config()
-    };
-    assert_eq!(
-        begin(longer, temp.path())?
-            .resumed()
-            .context("a checkpoint")?
-            .steps,
-        6
-    );
+    let longer = TrainingConfig { epochs: 5, samples: 3, ..config() };
+    assert_eq!(begin(longer, temp.path())?.resumed().context("a checkpoint")?.steps, 6);
     // Other images are noticed.
     let other = Training::new(config(), net(), &Dataset::sprites(60, 2)?, &Device::Cpu)?;
     let other = other.in_folder(temp.path());
@@ -430,46 +319,10 @@ fn what_does_not_fit_the_data_is_named() -> Result<()> {
         problem.to_string()
     };
     for (message, wants) in [
-        (
-            fail(
-                config(),
-                SimpleUNet {
-                    channels: 1,
-                    ..net()
-                },
-            ),
-            "set channels = 3",
-        ),
-        (
-            fail(
-                config(),
-                SimpleUNet {
-                    classes: 10,
-                    ..net()
-                },
-            ),
-            "set classes = 5, or 0 for none",
-        ),
-        (
-            fail(
-                TrainingConfig {
-                    batch: 31,
-                    ..config()
-                },
-                net(),
-            ),
-            "batch × accumulate = 62 images, and sprites has 60",
-        ),
-        (
-            fail(
-                TrainingConfig {
-                    batch: usize::MAX,
-                    ..config()
-                },
-                net(),
-            ),
-            "and sprites has 60",
-        ),
+        (fail(config(), SimpleUNet { channels: 1, ..net() }), "set channels = 3"),
+        (fail(config(), SimpleUNet { classes: 10, ..net() }), "set classes = 5, or 0 for none"),
+        (fail(TrainingConfig { batch: 31, ..config() }, net()), "batch × accumulate = 62 images, and sprites has 60"),
+        (fail(TrainingConfig { batch: usize::MAX, ..config() }, net()), "and sprites has 60"),
     ] {
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
@@ -479,13 +332,8 @@ fn what_does_not_fit_the_data_is_named() -> Result<()> {
 #[test]
 fn a_context_is_learned_and_the_configuration_of_a_run_says_so() -> Result<()> {
     let temp = tempfile::tempdir()?;
-    let context = SimpleUNet {
-        classes: 0,
-        context: 5,
-        ..net()
-    };
-    let mut training =
-        Training::new(config(), context, &sprites()?, &Device::Cpu)?.in_folder(temp.path())?;
+    let context = SimpleUNet { classes: 0, context: 5, ..net() };
+    let mut training = Training::new(config(), context, &sprites()?, &Device::Cpu)?.in_folder(temp.path())?;
     steps(&mut training, 2)?;
     let run = RunConfig::load(temp.path().join("config.toml"))?;
     assert_eq!(run.network, context.into());
@@ -498,12 +346,7 @@ fn a_context_is_learned_and_the_configuration_of_a_run_says_so() -> Result<()> {
 /// try again.
 #[test]
 fn it_ends_within_a_time() -> Result<()> {
-    let config = TrainingConfig {
-        epochs: 1_000_000,
-        stages: 1,
-        decay: Decay::Cosine { floor: 0.0 },
-        ..config()
-    };
+    let config = TrainingConfig { epochs: 1_000_000, stages: 1, decay: Decay::Cosine { floor: 0.0 }, ..config() };
     let mut last = f64::INFINITY;
     for _ in 0..5 {
         let mut training = Training::new(config.clone(), net(), &sprites()?, &Device::Cpu)?;
@@ -523,11 +366,8 @@ fn it_ends_within_a_time() -> Result<()> {
 #[test]
 fn the_live_page_is_told() -> Result<()> {
     let temp = tempfile::tempdir()?;
-    let told = || -> Result<serde_json::Value> {
-        Ok(serde_json::from_slice(&fs::read(
-            temp.path().join("live.json"),
-        )?)?)
-    };
+    let told =
+        || -> Result<serde_json::Value> { Ok(serde_json::from_slice(&fs::read(temp.path().join("live.json"))?)?) };
     let mut training = begin(config(), temp.path())?;
     steps(&mut training, 2)?;
     drop(training);
@@ -561,12 +401,7 @@ fn a_network_learns_to_enlarge() -> Result<()> {
         sample_every: 0,
         ..Default::default()
     };
-    let net = SimpleUNet {
-        base: 8,
-        classes: 0,
-        low_res: 4,
-        ..net()
-    };
+    let net = SimpleUNet { base: 8, classes: 0, low_res: 4, ..net() };
     let data = sprites()?;
     let mut training = Training::new(config, net, &data, &Device::Cpu)?;
     steps(&mut training, 1000)?;
@@ -582,83 +417,34 @@ fn a_network_learns_to_enlarge() -> Result<()> {
     Ok(())
 }
 
-/// Another objective in the same loop: an autoencoder.
-struct Autoencoder {
-    parameters: Parameters,
-    encoder: Linear,
-    decoder: Linear,
-}
-
-impl Autoencoder {
-    fn new() -> Result<Self> {
-        let mut parameters = Parameters::new(DType::F32, &Device::Cpu);
-        let mut rng = Rng::new(1);
-        let mut build = parameters.builder(&mut rng);
-        let encoder = Linear::new(build.at("encoder"), 3 * 16 * 16, 8)?;
-        let decoder = Linear::new(build.at("decoder"), 8, 3 * 16 * 16)?;
-        Ok(Self {
-            parameters,
-            encoder,
-            decoder,
-        })
-    }
-}
-
-impl Objective for Autoencoder {
-    fn parameters(&self) -> &Parameters {
-        &self.parameters
-    }
-
-    /// A denoising one, so that it draws random numbers.
-    fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
-        let x = batch.images().flatten_from(1)?;
-        let noised = (&x + (noise.randn_like(&x)? * 0.1)?)?;
-        let decoded = self.decoder.forward(&self.encoder.forward(&noised)?)?;
-        Ok((decoded - x)?.sqr()?.mean_all()?)
-    }
-}
-
+/// A run of version 0.1, stopped after 8 of 12 steps, goes on as that version went on.
 #[test]
-fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
+fn a_run_of_version_0_1_resumes() -> Result<()> {
     let temp = tempfile::tempdir()?;
-    let begin = |folder: &str| -> Result<Training<Autoencoder>> {
-        let config = TrainingConfig {
-            epochs: 6,
-            lr: 3e-3,
-            ..config()
-        };
-        let training = Training::with_objective(config, Autoencoder::new()?, &sprites()?)?;
-        training.in_folder(temp.path().join(folder))
-    };
-    let mut whole = begin("whole")?;
-    let all: Vec<Step> = whole.by_ref().collect::<Result<_>>()?;
-    assert!(
-        all[41].loss < 0.8 * all[0].loss,
-        "{} {}",
-        all[0].loss,
-        all[41].loss
-    );
-    let mut broken = begin("broken")?;
-    broken
-        .by_ref()
-        .take(17)
-        .try_for_each(|step| step.map(drop))?;
-    fs::write(temp.path().join("broken/stop"), "")?;
-    assert!(broken.next().is_none());
-    assert_eq!(broken.state(), State::Stopped);
-    let mut broken = begin("broken")?;
-    assert_eq!(broken.resumed().context("a checkpoint")?.steps, 17);
-    broken.by_ref().try_for_each(|step| step.map(drop))?;
-    let file = |folder: &str| bits(&temp.path().join(folder).join("model.safetensors"));
-    assert!(file("whole")? == file("broken")?);
-    let losses = |training: &Training<Autoencoder>| -> Vec<u64> {
-        training
-            .history()
-            .iter()
-            .map(|step| step.loss.to_bits())
-            .collect()
-    };
-    assert_eq!(losses(&whole), losses(&broken));
+    let golden = Path::new(env!("CARGO_MANIFEST_DIR")).join("../tests/golden/run-0.1");
+    fs::create_dir(temp.path().join("checkpoints"))?;
+    for name in ["config.toml", "log.jsonl", "checkpoints/step-000000008.safetensors"] {
+        fs::copy(golden.join(name), temp.path().join(name))?;
+    }
+    let mut run = RunConfig::load(temp.path().join("config.toml"))?;
+    run.training.train_steps = 0;
+    let data = run.data.load(Split::Train, run.training.seed)?;
+    let architecture = run.architecture(&data);
+    let training = Training::new(run.training.clone(), architecture, &data, &Device::Cpu)?;
+    let mut training = training.source(run.data).in_folder(temp.path())?;
+    assert_eq!(training.resumed().context("a checkpoint")?.skipped, [""; 0]);
+    assert_eq!(training.history().len(), 8);
+    let losses = [0.2853391468524933, 0.2703321874141693, 0.27414727210998535, 0.2681349813938141];
+    for (step, want) in training.by_ref().zip(losses) {
+        let loss = step?.loss;
+        assert!((loss / want - 1.0).abs() < 1e-5, "{loss} {want}");
+    }
+    assert_eq!(training.history().len(), 12);
+
+    let model = Model::load(golden.join("model.safetensors"), &Device::Cpu)?;
+    assert_eq!(model.info.prediction, Prediction::V);
+    assert_eq!(model.info.process, cosine());
+    assert_eq!(model.info.images_seen, 64);
     Ok(())
 }
 
@@ -668,22 +454,11 @@ fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
 fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
     fn resident() -> Result<f64> {
         let status = fs::read_to_string("/proc/self/status")?;
-        let line = status
-            .lines()
-            .find(|l| l.starts_with("VmRSS"))
-            .context("VmRSS")?;
-        let kilobytes: f64 = line
-            .split_whitespace()
-            .nth(1)
-            .context("a number")?
-            .parse()?;
+        let line = status.lines().find(|l| l.starts_with("VmRSS")).context("VmRSS")?;
+        let kilobytes: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
         Ok(kilobytes / 1e3)
     }
-    let config = TrainingConfig {
-        epochs: 300,
-        sample_every: 0,
-        ..config()
-    };
+    let config = TrainingConfig { epochs: 300, sample_every: 0, ..config() };
     let mut training = Training::new(config, net(), &sprites()?, &Device::Cpu)?;
     steps(&mut training, 200)?;
     let before = resident()?;

@@ -5,8 +5,7 @@ use diffusion_core::candle::{DType, Device, Tensor, Var, safetensors};
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::rng::Rng;
 use diffusion_core::unet::{
-    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, UNet,
-    UNet2DModel,
+    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, UNet, UNet2DModel,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -29,17 +28,11 @@ impl Golden {
     }
 
     fn get(&self, name: &str) -> Result<&Tensor> {
-        self.0
-            .get(name)
-            .with_context(|| format!("{name} is not in the golden file"))
+        self.0.get(name).with_context(|| format!("{name} is not in the golden file"))
     }
 
     fn names_after(&self, prefix: &str) -> Vec<&str> {
-        let mut names: Vec<&str> = self
-            .0
-            .keys()
-            .filter_map(|k| k.strip_prefix(prefix))
-            .collect();
+        let mut names: Vec<&str> = self.0.keys().filter_map(|k| k.strip_prefix(prefix)).collect();
         names.sort_unstable();
         names
     }
@@ -57,10 +50,7 @@ impl Golden {
         Ok(if self.0.contains_key("labels") {
             // The last one stands for any.
             let labels = self.whole("labels")?.into_iter();
-            Condition {
-                labels: Some(labels.map(|l| Some(l).filter(|l| *l < 3)).collect()),
-                ..Condition::none()
-            }
+            Condition { labels: Some(labels.map(|l| Some(l).filter(|l| *l < 3)).collect()), ..Condition::none() }
         } else if self.0.contains_key("context") {
             Condition::context(self.get("context")?.clone())
         } else {
@@ -79,10 +69,7 @@ impl Golden {
 
 /// As in unets.py.
 fn numbers(k: usize, count: usize, mean: f64, size: f64) -> Vec<f32> {
-    (0..count)
-        .map(|i| mean + size * (0.37 * (i * i) as f64 + k as f64).sin())
-        .map(|x| x as f32)
-        .collect()
+    (0..count).map(|i| mean + size * (0.37 * (i * i) as f64 + k as f64).sin()).map(|x| x as f32).collect()
 }
 
 /// The parameters in the order of their names.
@@ -107,9 +94,7 @@ fn network(architecture: Architecture) -> Result<Network> {
 fn sampled(k: usize, gradient: &Tensor) -> Result<Vec<f32>> {
     let flat = gradient.flatten_all()?.to_vec1::<f32>()?;
     let step = |i: usize| i * flat.len() / SAMPLES.min(flat.len());
-    let mut found: Vec<f32> = (0..SAMPLES.min(flat.len()))
-        .map(|i| flat[step(i)])
-        .collect();
+    let mut found: Vec<f32> = (0..SAMPLES.min(flat.len())).map(|i| flat[step(i)]).collect();
     let weights = numbers(k, flat.len(), 0.0, 1.0);
     let products = flat.iter().zip(weights);
     let sum: f64 = products.map(|(x, w)| f64::from(*x) * f64::from(w)).sum();
@@ -131,9 +116,7 @@ fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
     let names: Vec<&str> = ours.iter().map(|(name, _)| name.as_str()).collect();
     assert_eq!(names, golden.names_after("grads."));
     for (k, (name, var)) in ours.iter().enumerate() {
-        let grad = grads
-            .get(var)
-            .with_context(|| format!("no gradient: {name}"))?;
+        let grad = grads.get(var).with_context(|| format!("no gradient: {name}"))?;
         let theirs = golden.get(&format!("grads.{name}"))?.to_vec1::<f32>()?;
         let found = sampled(k, grad)?;
         assert_eq!(found.len(), theirs.len(), "{name}");
@@ -142,10 +125,7 @@ fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
             let off = (ours - theirs).abs();
             assert!(off < TOLERANCE, "{name}: off by {off:e}");
             // Many gradients are not much larger than 1e-4: compare in proportion too.
-            assert!(
-                off < 2e-3 * largest + 1e-6,
-                "{name}: off by {off:e} of {largest:e}"
-            );
+            assert!(off < 2e-3 * largest + 1e-6, "{name}: off by {off:e} of {largest:e}");
         }
         var.set(&(var.as_detached_tensor() - (grad * RATE)?)?)?;
     }
@@ -153,10 +133,7 @@ fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
         let buffer = net.parameters().get(name).context("no buffer")?;
         golden.compare(&format!("after.{name}"), buffer)?;
     }
-    assert_eq!(
-        net.parameters().buffers().count(),
-        golden.names_after("after.").len()
-    );
+    assert_eq!(net.parameters().buffers().count(), golden.names_after("after.").len());
     golden.compare("predicted", &net.predict(x, &t, &condition)?)
 }
 
@@ -166,49 +143,26 @@ fn context_unet() -> Result<()> {
 }
 
 fn small() -> ContextUnet {
-    ContextUnet {
-        n_feat: 8,
-        ..Default::default()
-    }
+    ContextUnet { n_feat: 8, ..Default::default() }
 }
 
 #[test]
 fn conditional_unet() -> Result<()> {
-    let net = ConditionalUNet {
-        base: 8,
-        groups: 4,
-        heads: 2,
-        classes: 3,
-        ..Default::default()
-    };
+    let net = ConditionalUNet { base: 8, groups: 4, heads: 2, classes: 3, ..Default::default() };
     is_that_of_pytorch("conditional_unet", net.into())
 }
 
 #[test]
 fn unet_with_and_without_attention_and_classes() -> Result<()> {
-    let plain = UNet {
-        base: 8,
-        groups: 4,
-        ..Default::default()
-    };
+    let plain = UNet { base: 8, groups: 4, ..Default::default() };
     is_that_of_pytorch("unet_without_attention", plain.into())?;
-    let net = UNet {
-        heads: 2,
-        classes: 3,
-        ..plain
-    };
+    let net = UNet { heads: 2, classes: 3, ..plain };
     is_that_of_pytorch("unet", net.into())
 }
 
 #[test]
 fn attention_unet() -> Result<()> {
-    let net = AttentionUNet {
-        base: 8,
-        groups: 4,
-        heads: 2,
-        classes: 3,
-        ..Default::default()
-    };
+    let net = AttentionUNet { base: 8, groups: 4, heads: 2, classes: 3, ..Default::default() };
     is_that_of_pytorch("attention_unet", net.into())
 }
 
@@ -233,19 +187,10 @@ fn a_pth_file_that_does_not_fit_is_named() -> Result<()> {
         let net = Network::load_pth(net, &file, &Device::Cpu);
         net.unwrap_err().to_string()
     };
-    let larger = ContextUnet {
-        n_feat: 16,
-        ..small()
-    };
-    let free = ContextUnet {
-        n_cfeat: 0,
-        ..small()
-    };
+    let larger = ContextUnet { n_feat: 16, ..small() };
+    let free = ContextUnet { n_cfeat: 0, ..small() };
     for (message, wants) in [
-        (
-            fails(larger),
-            "init_conv.conv1.0.weight has shape [8, 3, 3, 3] and must have [16, 3, 3, 3]",
-        ),
+        (fails(larger), "init_conv.conv1.0.weight has shape [8, 3, 3, 3] and must have [16, 3, 3, 3]"),
         (fails(free), "superfluous: contextembed"),
     ] {
         let named = message.contains("context_unet.pth");
@@ -285,11 +230,8 @@ fn a_damaged_pth_file_is_an_error() -> Result<()> {
 #[test]
 fn weights_of_the_first_version_are_read() -> Result<()> {
     let folder = PathBuf::from(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights"));
-    for (file, classes, context, low_res) in [
-        ("mnist", 10, 0, 0),
-        ("sprites-context", 0, 5, 0),
-        ("mnist-x4", 0, 0, 4),
-    ] {
+    for (file, classes, context, low_res) in [("mnist", 10, 0, 0), ("sprites-context", 0, 5, 0), ("mnist-x4", 0, 0, 4)]
+    {
         let path = folder.join(format!("{file}.safetensors"));
         let net = Network::load(path, &Device::Cpu)?;
         let known = net.architecture().conditioning();
@@ -313,8 +255,7 @@ fn unet_2d_model_is_that_of_diffusers() -> Result<()> {
             false => Condition::none(),
         };
         let (x, t) = (all.get(&part("x"))?, all.times(&part("t"))?);
-        all.compare(&part("output"), &net.predict(x, &t, &condition)?)
-            .with_context(|| config.clone())?;
+        all.compare(&part("output"), &net.predict(x, &t, &condition)?).with_context(|| config.clone())?;
         if condition != Condition::none() {
             let message = net.predict(x, &t, &Condition::none()).unwrap_err();
             let wants = "give the class of every image";

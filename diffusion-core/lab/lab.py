@@ -241,7 +241,7 @@ def is_fresh(folder, features):
                              'case "$*" in *"--crate-name ___"* | *-vV*) exec "$@" ;; esac\nexit 1\n')
     refuse.chmod(0o755)
     command, environment = kernels_cargo(folder, features)
-    environment["RUSTC_WRAPPER"] = str(refuse)
+    environment |= {"RUSTC_WRAPPER": str(refuse), "CARGO_CACHE_RUSTC_INFO": "0"}  # what cargo keeps of rustc is without the wrapper
     return subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0
 
@@ -265,7 +265,7 @@ def fill_cache(kernel, features):
     """Lets the kernel itself build what the notebooks depend on, in the folder that later kernels start from."""
     folder, stamp = cache(features)
     toolkit = (cuda_toolkit.OWN / "toolkit.json").read_text() if "cuda" in features else ""
-    want = digest(kernel, features, toolkit, rustc_version(), NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock")
+    want = digest(kernel, features, toolkit, rustc_version(), NOTEBOOKS / "evcxr.toml", ROOT / "Cargo.lock", HERE / "bin" / "cargo")
     same_settings = stamped(stamp, want)
     if same_settings and is_fresh(folder, features):
         return
@@ -275,8 +275,7 @@ def fill_cache(kernel, features):
     began = time.time()
     stamp.unlink(missing_ok=True)
     folder.mkdir(parents=True, exist_ok=True)
-    # The versions that the project was tested with.
-    shutil.copy(ROOT / "Cargo.lock", folder / "Cargo.lock")
+    (folder / "Cargo.lock").unlink(missing_ok=True)  # bin/cargo puts the project's in its place
     script = "from lab import warm_up; warm_up()"
     environment = building_environment(features, **jupyter_environment({}), PYTHONPATH=str(HERE), EVCXR_TMPDIR=str(folder))
     code = subprocess.run([str(VENV / "bin" / "python"), "-c", script], env=environment).returncode
@@ -314,7 +313,7 @@ def warm_up():
             print("\n".join(message["content"]["traceback"]), flush=True)
 
     manager, over = KernelManager(kernel_name="rust"), threading.Event()
-    manager.start_kernel(cwd=str(NOTEBOOKS))
+    manager.start_kernel(cwd=str(NOTEBOOKS), stdout=subprocess.DEVNULL)  # what it compiles goes to stderr
     threading.Thread(target=watch, daemon=True).start()
     client = manager.client()
     try:
@@ -381,14 +380,29 @@ def copy_cache(folder, target):
     shutil.copytree(folder, target, copy_function=place, ignore=leave_out, symlinks=True)
 
 
+def with_locked_cargo(base):
+    """The environment in which the kernel finds bin/cargo in place of cargo: see there."""
+    ours = str(HERE / "bin")
+    # CARGO_FOLDER is where cargo was when the kernel was registered.
+    folders = dict.fromkeys((*base.get("PATH", "").split(os.pathsep), base.get("CARGO_FOLDER")))
+    path = [folder for folder in folders if folder and folder != ours]
+    cargo, rustup = (shutil.which(tool, path=os.pathsep.join(path)) for tool in ("cargo", "rustup"))
+    if cargo is None:
+        sys.exit(f"The Rust kernel needs cargo, which was not found. Install Rust from https://rustup.rs, then run `make kernel` in {ROOT}.")
+    if rustup:  # behind its stand-in, which takes longer
+        asked = subprocess.run([rustup, "which", "cargo"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        cargo = asked.stdout.strip() if asked.returncode == 0 else cargo
+    return {**base, "PATH": os.pathsep.join([ours, *path]), "LAB_CARGO": cargo, "LAB_RUSTUP": rustup or "",
+            "LAB_LOCK": str(ROOT / "Cargo.lock")}
+
+
 def run_kernel(ready, command):
     """Starts the kernel in a build folder of its own, a copy of `ready`, and removes that when the kernel ends."""
-    if "EVCXR_TMPDIR" in os.environ:  # this kernel is to fill the cache
-        os.execv(command[0], command)
     if not Path(command[0]).is_file():
         sys.exit(f"The Rust kernel {command[0]} does not exist. Run `make kernel` in {ROOT} to set it up again.")
-    if folder := os.environ.get("CARGO_FOLDER"):
-        os.environ["PATH"] = os.pathsep.join(filter(None, (os.environ.get("PATH"), folder)))
+    environment = with_locked_cargo(os.environ)
+    if "EVCXR_TMPDIR" in environment:  # this kernel is to fill the cache
+        os.execve(command[0], command, environment)
     KERNELS.mkdir(parents=True, exist_ok=True)
     for left in KERNELS.iterdir():  # by kernels that were killed
         if not alive(left.name):
@@ -399,7 +413,7 @@ def run_kernel(ready, command):
     else:
         own.mkdir()
     features = ready.name.split("-")[1:]
-    child = subprocess.Popen(command, env=building_environment(features, EVCXR_TMPDIR=str(own)))
+    child = subprocess.Popen(command, env=building_environment(features, **dict(environment, EVCXR_TMPDIR=str(own))))
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: child.terminate())
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Jupyter interrupts this kernel by message

@@ -111,11 +111,7 @@ impl<'de, E: de::Error> VariantAccess<'de> for NoFields<E> {
         Self::empty().deserialize_any(visitor)
     }
 
-    fn struct_variant<V: Visitor<'de>>(
-        self,
-        _: &'static [&'static str],
-        visitor: V,
-    ) -> Result<V::Value, E> {
+    fn struct_variant<V: Visitor<'de>>(self, _: &'static [&'static str], visitor: V) -> Result<V::Value, E> {
         Self::empty().deserialize_any(visitor)
     }
 }

@@ -45,11 +45,7 @@ pub struct RunConfig {
 impl Default for RunConfig {
     /// [`SimpleUNet`] with 32 channels, on the built-in sprites.
     fn default() -> Self {
-        let network = SimpleUNet {
-            channels: 3,
-            base: 32,
-            ..Default::default()
-        };
+        let network = SimpleUNet { channels: 3, base: 32, ..Default::default() };
         Self {
             data: Source::default(),
             condition: ConditionOn::default(),
@@ -77,12 +73,7 @@ impl RunConfig {
             it.height = height;
             it.timesteps = self.training.process.max_network_time();
         }
-        network.with(Conditioning {
-            channels,
-            classes,
-            context,
-            ..conditioning
-        })
+        network.with(Conditioning { channels, classes, context, ..conditioning })
     }
 
     /// Reads a file; what it does not say is as in the default.
@@ -144,9 +135,7 @@ mod tests {
             "[network.simple-unet]\nbase = 48\n[training]\nprocess = { vp = { betas = \"cosine\" } }\ndecay = \"cosine\"\n\
              weighting = { min-snr = { gamma = 3 } }\n",
         )?;
-        let Architecture::SimpleUNet(net) = &run.network else {
-            panic!("{:?}", run.network)
-        };
+        let Architecture::SimpleUNet(net) = &run.network else { panic!("{:?}", run.network) };
         assert_eq!((net.base, net.groups), (48, 8));
         assert_eq!(run.training.process, Schedule::cosine(1000)?.into());
         assert_eq!(run.training.decay, Decay::Cosine { floor: 0.0 });
@@ -162,37 +151,19 @@ mod tests {
     #[test]
     fn mistakes_are_named_with_their_line_and_what_there_is() {
         for (text, wants) in [
-            (
-                "[training]\nbatch = 8\nlearning_rate = 1",
-                &["line 3", "learning_rate", "`lr`"][..],
-            ),
+            ("[training]\nbatch = 8\nlearning_rate = 1", &["line 3", "learning_rate", "`lr`"][..]),
             ("[training]\nbatch = \"many\"", &["line 2", "many"]),
             ("[training]\nbatch = -1", &["line 2", "-1"]),
-            (
-                "[training]\nprocess = { vp = { betas = \"cosin\" } }",
-                &["line 2", "cosin", "`cosine`", "`linear`"],
-            ),
-            (
-                "[training]\nprocess = { vp = { betas = { cosine = { ofset = 1 } } } }",
-                &["line 2", "ofset", "`offset`"],
-            ),
-            (
-                "network = \"resnet\"",
-                &["line 1", "resnet", "`simple-unet`"],
-            ),
-            (
-                "[network.simple-unet]\nbasis = 3",
-                &["line", "basis", "`base`"],
-            ),
+            ("[training]\nprocess = { vp = { betas = \"cosin\" } }", &["line 2", "cosin", "`cosine`", "`linear`"]),
+            ("[training]\nprocess = { vp = { betas = { cosine = { ofset = 1 } } } }", &["line 2", "ofset", "`offset`"]),
+            ("network = \"resnet\"", &["line 1", "resnet", "`simple-unet`"]),
+            ("[network.simple-unet]\nbasis = 3", &["line", "basis", "`base`"]),
             ("[dta]", &["line 1", "dta", "`data`"]),
             ("[training\n", &["line 1"]),
         ] {
             let message = format!("{:#}", RunConfig::from_toml(text).unwrap_err());
             for want in wants {
-                assert!(
-                    message.contains(want),
-                    "{text:?}: {message:?} lacks {want:?}"
-                );
+                assert!(message.contains(want), "{text:?}: {message:?} lacks {want:?}");
             }
         }
     }
@@ -211,10 +182,7 @@ mod tests {
         assert_eq!((training.train_steps, training.condition_dropout), (7, 0.2));
         let mixed = "[training]\nprediction = \"v\"\nsteps = 500";
         let message = RunConfig::from_toml(mixed).unwrap_err().to_string();
-        assert!(
-            message.contains("training.steps is called training.process.vp.timesteps now"),
-            "{message}"
-        );
+        assert!(message.contains("training.steps is called training.process.vp.timesteps now"), "{message}");
         Ok(())
     }
 }

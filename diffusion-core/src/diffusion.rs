@@ -2,7 +2,7 @@
 //!
 //! Symbols: `x0` a clean image, `xt` the image at step t, `eps` (ε) the Gaussian noise in it, ᾱ_t the
 //! [`Schedule`]'s. Images are (B, C, H, W) with values nominally in \[−1, 1\]; `t` has one entry for each image of the batch.
-//! [`level`](crate::level) has the same for any noise process.
+//! [`level`] has the same for any noise process.
 //!
 //! Built by hand in `notebooks/01_forward.ipynb`.
 
@@ -30,9 +30,7 @@ use candle_core::{Result, Tensor};
 /// ```
 pub fn q_sample(schedule: &Schedule, x0: &Tensor, t: &[usize], eps: &Tensor) -> Result<Tensor> {
     let levels = levels("q_sample", schedule, ("x0", x0), t)?;
-    combine("q_sample", ("x0", x0), ("eps", eps), &levels, |l| {
-        (l.signal, l.noise)
-    })
+    combine("q_sample", ("x0", x0), ("eps", eps), &levels, |l| (l.signal, l.noise))
 }
 
 /// The mean and variance of q(x_{t−1} | x_t, x_0), from [`posterior`].
@@ -60,21 +58,11 @@ pub fn posterior(schedule: &Schedule, x0: &Tensor, xt: &Tensor, t: &[usize]) -> 
         level.posterior(Level::from_alpha_bar(schedule.alpha_bar_before(*t)))
     };
     let steps: Vec<_> = levels.into_iter().zip(t).map(step).collect();
-    let mean = combine("posterior", ("x0", x0), ("xt", xt), &steps, |p| {
-        (p.of_x0, p.of_xt)
-    })?;
-    Ok(Posterior {
-        mean,
-        variance: steps.iter().map(|p| p.variance).collect(),
-    })
+    let mean = combine("posterior", ("x0", x0), ("xt", xt), &steps, |p| (p.of_x0, p.of_xt))?;
+    Ok(Posterior { mean, variance: steps.iter().map(|p| p.variance).collect() })
 }
 
-fn levels(
-    op: &str,
-    schedule: &Schedule,
-    images: (&str, &Tensor),
-    t: &[usize],
-) -> Result<Vec<Level>> {
+fn levels(op: &str, schedule: &Schedule, images: (&str, &Tensor), t: &[usize]) -> Result<Vec<Level>> {
     check_batch(op, "t", t.len(), images)?;
     schedule.levels(t)
 }
@@ -120,16 +108,10 @@ mod tests {
             assert!((p.variance[i] * precision - 1.0).abs() < 1e-9, "t = {t}");
             let want = ((xt.get(i)? * ((1.0 - beta).sqrt() / beta / precision))?
                 + (x0.get(i)? * (before.sqrt() / (1.0 - before) / precision))?)?;
-            assert!(
-                largest_difference(&p.mean.get(i)?, &want)? < 1e-9,
-                "t = {t}"
-            );
+            assert!(largest_difference(&p.mean.get(i)?, &want)? < 1e-9, "t = {t}");
         }
         assert_eq!(p.variance[0], 0.0);
-        assert!(
-            largest_difference(&p.mean.get(0)?, &x0.get(0)?)? < 1e-12,
-            "the last step ends at x0"
-        );
+        assert!(largest_difference(&p.mean.get(0)?, &x0.get(0)?)? < 1e-12, "the last step ends at x0");
         Ok(())
     }
 
@@ -145,14 +127,8 @@ mod tests {
         }
         let mean = x.mean_all()?.to_scalar::<f64>()?;
         let variance = (x - mean)?.sqr()?.mean_all()?.to_scalar::<f64>()?;
-        assert!(
-            (mean - 0.7 * s.alpha_bar(399).sqrt()).abs() < 0.04,
-            "{mean}"
-        );
-        assert!(
-            (variance - (1.0 - s.alpha_bar(399))).abs() < 0.04,
-            "{variance}"
-        );
+        assert!((mean - 0.7 * s.alpha_bar(399).sqrt()).abs() < 0.04, "{mean}");
+        assert!((variance - (1.0 - s.alpha_bar(399))).abs() < 0.04, "{variance}");
         Ok(())
     }
 
@@ -167,18 +143,9 @@ mod tests {
                 fail(q_sample(&s, &x, &[1], &x)),
                 "q_sample: t has 1 entries, but x0 of shape [2, 1, 4, 4] holds 2 images",
             ),
-            (
-                fail(q_sample(&s, &x, &[1, 10], &x)),
-                "t[1] = 10 is out of range; the schedule has the steps 0 … 9",
-            ),
-            (
-                fail(q_sample(&s, &x, &[1, 2], &wide)),
-                "x0 has shape [2, 1, 4, 4] and eps [2, 1, 4, 5]",
-            ),
-            (
-                posterior(&s, &x, &wide, &[1, 2]).unwrap_err().to_string(),
-                "posterior: x0",
-            ),
+            (fail(q_sample(&s, &x, &[1, 10], &x)), "t[1] = 10 is out of range; the schedule has the steps 0 … 9"),
+            (fail(q_sample(&s, &x, &[1, 2], &wide)), "x0 has shape [2, 1, 4, 4] and eps [2, 1, 4, 5]"),
+            (posterior(&s, &x, &wide, &[1, 2]).unwrap_err().to_string(), "posterior: x0"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

@@ -72,10 +72,7 @@ impl Guidance {
 
     /// Between `a` (`fraction` = 0) and `b` (`fraction` = 1), with scale 1: the weighted mean of both predictions.
     pub fn between(a: Condition, b: Condition, fraction: f64) -> Self {
-        Self {
-            towards: vec![(1.0 - fraction, a), (fraction, b)],
-            ..Self::new(Condition::none(), 1.0)
-        }
+        Self { towards: vec![(1.0 - fraction, a), (fraction, b)], ..Self::new(Condition::none(), 1.0) }
     }
 
     /// Away from this condition instead of the null condition.
@@ -121,11 +118,7 @@ impl Guidance {
         self.check()?;
         let n = t.len();
         let guided = |t| {
-            if self.during.contains(t) {
-                self.scale
-            } else {
-                1.0
-            }
+            if self.during.contains(t) { self.scale } else { 1.0 }
         };
         let scale: Vec<f64> = t.iter().map(guided).collect();
         // Each condition, with its weight for each image.
@@ -134,10 +127,8 @@ impl Guidance {
             (condition, weights)
         });
         let away = (&self.away, scale.iter().map(|w| 1.0 - w).collect());
-        let terms: Vec<(&Condition, Vec<f64>)> = towards
-            .chain([away])
-            .filter(|(_, weights)| weights.iter().any(|w| *w != 0.0))
-            .collect();
+        let terms: Vec<(&Condition, Vec<f64>)> =
+            towards.chain([away]).filter(|(_, weights)| weights.iter().any(|w| *w != 0.0)).collect();
         if let [(condition, weights)] = &terms[..]
             && weights.iter().all(|w| *w == 1.0)
         {
@@ -145,11 +136,7 @@ impl Guidance {
         }
         let k = terms.len();
         let conditions: Vec<_> = terms.iter().map(|(c, _)| (*c, n)).collect();
-        let outputs = evaluate(
-            &Tensor::cat(&vec![xt; k], 0)?,
-            &t.repeat(k),
-            &Condition::cat(&conditions)?,
-        )?;
+        let outputs = evaluate(&Tensor::cat(&vec![xt; k], 0)?, &t.repeat(k), &Condition::cat(&conditions)?)?;
         let mut sum = xt.zeros_like()?;
         for (i, (_, weights)) in terms.into_iter().enumerate() {
             if let Some(term) = scaled(&outputs.narrow(0, i * n, n)?, weights)? {
@@ -161,17 +148,11 @@ impl Guidance {
 
     fn check(&self) -> Result<()> {
         if !self.scale.is_finite() {
-            bail!(
-                "guidance: scale = {} must be a number; 1 is the conditional network without guidance",
-                self.scale
-            )
+            bail!("guidance: scale = {} must be a number; 1 is the conditional network without guidance", self.scale)
         }
         let sum: f64 = self.towards.iter().map(|(weight, _)| weight).sum();
         if sum.is_nan() || (sum - 1.0).abs() > 1e-6 {
-            bail!(
-                "guidance: the weights of the conditions add up to {:?}; they must add up to 1",
-                sum + 0.0
-            )
+            bail!("guidance: the weights of the conditions add up to {:?}; they must add up to 1", sum + 0.0)
         }
         Ok(())
     }
@@ -185,11 +166,7 @@ mod tests {
     use candle_core::Device;
 
     fn network() -> Result<(Network, Tensor)> {
-        let small = SimpleUNet {
-            base: 8,
-            classes: 3,
-            ..Default::default()
-        };
+        let small = SimpleUNet { base: 8, classes: 3, ..Default::default() };
         let (mut rng, device) = (Rng::new(5), Device::Cpu);
         let network = Network::new(small, &mut rng, &device)?;
         // Its zeros would make all predictions equal.
@@ -264,22 +241,10 @@ mod tests {
         let two = Condition::labels([0, 1]);
         for (guidance, wants) in [
             (Guidance::new(two.clone(), f64::NAN), "scale = NaN"),
-            (
-                Guidance::between(two.clone(), two.clone(), f64::NAN),
-                "add up to NaN",
-            ),
-            (
-                Guidance {
-                    towards: vec![],
-                    ..Guidance::new(two, 2.0)
-                },
-                "add up to 0",
-            ),
+            (Guidance::between(two.clone(), two.clone(), f64::NAN), "add up to NaN"),
+            (Guidance { towards: vec![], ..Guidance::new(two, 2.0) }, "add up to 0"),
             (Guidance::new(Condition::labels([0, 3]), 2.0), "class 3"),
-            (
-                Guidance::new(Condition::labels([0]), 2.0),
-                "of 1 images for 2",
-            ),
+            (Guidance::new(Condition::labels([0]), 2.0), "of 1 images for 2"),
         ] {
             let message = predicted(&guidance, &network, &xt).unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

@@ -32,17 +32,11 @@ pub struct Level {
 
 impl Level {
     /// The clean image: signal 1, noise 0.
-    pub const CLEAN: Self = Self {
-        signal: 1.0,
-        noise: 0.0,
-    };
+    pub const CLEAN: Self = Self { signal: 1.0, noise: 0.0 };
 
     /// The variance-preserving level with signal √ᾱ and noise √(1−ᾱ), for ᾱ in \[0, 1\].
     pub fn from_alpha_bar(alpha_bar: f64) -> Self {
-        Self {
-            signal: alpha_bar.sqrt(),
-            noise: (1.0 - alpha_bar).sqrt(),
-        }
+        Self { signal: alpha_bar.sqrt(), noise: (1.0 - alpha_bar).sqrt() }
     }
 
     /// The signal-to-noise ratio signal²/noise², a ratio of powers; infinite at [`Level::CLEAN`].
@@ -63,11 +57,7 @@ impl Level {
     /// The variance of x, signal² + noise², for data of unit variance. It is exactly 1 where it differs from 1 by rounding alone.
     pub fn total_variance(self) -> f64 {
         let total = self.signal * self.signal + self.noise * self.noise;
-        if (total - 1.0).abs() < 1e-9 {
-            1.0
-        } else {
-            total
-        }
+        if (total - 1.0).abs() < 1e-9 { 1.0 } else { total }
     }
 
     /// The factor signal_t/signal_s of x_s in q(x_t | x_s), where `self` is the level of t and `from` the cleaner one of s.
@@ -97,10 +87,7 @@ impl Level {
     ///
     /// and its variance σ²(t|s) noise_s²/noise_t² ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equations 6 and 7).
     pub fn posterior(self, to: Self) -> Posterior {
-        let (added, ratio) = (
-            self.transition_variance(to),
-            (to.noise / self.noise).powi(2),
-        );
+        let (added, ratio) = (self.transition_variance(to), (to.noise / self.noise).powi(2));
         Posterior {
             of_x0: to.signal * added / (self.noise * self.noise),
             of_xt: self.transition_signal(to) * ratio,
@@ -136,9 +123,7 @@ pub struct Posterior {
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn perturb(x0: &Tensor, levels: &[Level], eps: &Tensor) -> Result<Tensor> {
-    combine("perturb", ("x0", x0), ("eps", eps), levels, |l| {
-        (l.signal, l.noise)
-    })
+    combine("perturb", ("x0", x0), ("eps", eps), levels, |l| (l.signal, l.noise))
 }
 
 /// p·a + q·b, with coefficients (p, q) that follow from each image's entry of `at`.
@@ -150,11 +135,7 @@ pub(crate) fn combine<T>(
     coefficients: impl Fn(&T) -> (f64, f64),
 ) -> Result<Tensor> {
     if a.dims() != b.dims() {
-        bail!(
-            "{op}: {name_a} has shape {:?} and {name_b} {:?}; they must be equal",
-            a.dims(),
-            b.dims()
-        )
+        bail!("{op}: {name_a} has shape {:?} and {name_b} {:?}; they must be equal", a.dims(), b.dims())
     }
     check_batch(op, "levels", at.len(), (name_a, a))?;
     let (p, q): (Vec<f64>, Vec<f64>) = at.iter().map(coefficients).unzip();
@@ -166,12 +147,7 @@ pub(crate) fn combine<T>(
 }
 
 /// An error unless there are as many `what` as images in the batch.
-pub(crate) fn check_batch(
-    op: &str,
-    what: &str,
-    n: usize,
-    (name, images): (&str, &Tensor),
-) -> Result<()> {
+pub(crate) fn check_batch(op: &str, what: &str, n: usize, (name, images): (&str, &Tensor)) -> Result<()> {
     let batch = images.dims().first().copied().unwrap_or(0);
     if n != batch {
         bail!(

@@ -1,9 +1,8 @@
-//! Diffusion models on [candle], from noise to pictures: the crate that the notebooks of this project import.
+//! Diffusion models on [candle], from noise to images: the crate that the notebooks of this project import.
 //!
 //! A diffusion model learns to undo noise. The *forward process* turns an image step by step into Gaussian noise and needs
-//! no learning; a network is trained to see the noise in what comes out; run backwards from pure noise, it makes new
-//! images. This crate holds the parts, the notebooks build them by hand first. So far it has the forward process,
-//! the networks, their training, the samplers, the data and the pictures.
+//! no training; a network is trained to predict the noise from the noisy image; run backwards from pure noise, it generates new
+//! images. The notebooks build the parts by hand first, then import them from here.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, data::Dataset, diffusion::q_sample, rng::Rng, schedule::Schedule, show::Grid};
@@ -18,43 +17,46 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 //!
-//! # Vocabulary
+//! # Symbols
 //!
-//! | symbol | name in code | what it is |
+//! | symbol | name in code | meaning |
 //! |---|---|---|
 //! | x_0 | `x0` | a clean image, (C, H, W), values in \[−1, 1\] |
-//! | t, T | `t`, `timesteps` | a time step, 0 … T−1; how many there are |
-//! | β_t | `beta(t)` | the variance of the noise that step t adds |
-//! | α_t | `alphas()[t]` | 1 − β_t |
-//! | ᾱ_t | `alpha_bar(t)` | α_0 α_1 … α_t, the share of the image's variance left after step t |
 //! | ε | `eps` | Gaussian noise of mean 0 and variance 1 |
-//! | x_t | `xt` | the image after step t: √ᾱ_t x_0 + √(1−ᾱ_t) ε |
-//! | v | `Prediction::V` | √ᾱ_t ε − √(1−ᾱ_t) x_0 |
+//! | x_t | `xt` | a noisy image: signal·x_0 + noise·ε |
+//! | t, T | `t`, `timesteps` | the time: 0 … T−1 in the discrete process, a real number in others |
+//! | signal, noise | [`level::Level`] | the two factors of x_t; in the discrete process √ᾱ_t and √(1−ᾱ_t) |
+//! | β_t | `beta(t)` | the variance of the noise that time step t adds |
+//! | α_t | `alphas()[t]` | 1 − β_t |
+//! | ᾱ_t | `alpha_bar(t)` | α_0 α_1 … α_t, the share of the image's variance left after time step t |
+//! | v | [`Prediction::V`](prediction::Prediction) | √ᾱ_t ε − √(1−ᾱ_t) x_0 |
 //!
 //! # Map
 //!
-//! | module | what is in it | notebook |
+//! | module | contents | notebook |
 //! |---|---|---|
-//! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid | `01_forward` |
-//! | [`diffusion`] | q(x_t given x_0), the posterior | `01_forward` |
-//! | [`level`] | a noise level as signal and noise; perturbing images | `01_forward` |
-//! | [`prediction`] | what a network predicts: ε, x_0, v, velocity, EDM's output | `02_unet` |
-//! | [`process`] | noise processes: discrete, flow matching, EDM; how times are drawn and spaced | `04_sampling` |
-//! | [`ops`] | convolution, normalisation, attention, …, differentiable | `02_unet` |
-//! | [`nn`] | layers, and their parameters by name: to initialise, save and load | `02_unet` |
-//! | [`unet`] | the networks: [`SimpleUNet`](unet::SimpleUNet), [`ContextUnet`](unet::ContextUnet) and others | `02_unet` |
-//! | [`train`] | the loop as an iterator of steps, with checkpoints; losses, Adam, clipping, averaged weights | `03_training` |
+//! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid, or your own | `01_forward` |
+//! | [`diffusion`] | q(x_t given x_0) and the posterior in the notation of DDPM | `01_forward` |
+//! | [`level`] | a noise level as two numbers | |
+//! | [`process`] | noise processes: variance preserving (DDPM), flow matching, EDM | |
+//! | [`prediction`] | what a network predicts: ε, x_0, v, velocity, EDM | `02_unet` |
+//! | [`ops`] | differentiable operations: convolution, normalisation, attention, … | `02_unet` |
+//! | [`nn`] | layers and their parameters by name: initialise, save, load; a bridge to candle-nn | `02_unet` |
+//! | [`unet`] | the networks, and [`Denoiser`](unet::Denoiser) for one of your own | `02_unet` |
+//! | [`train`] | the loop as an iterator of steps, for any [`Objective`](train::Objective); losses, AdamW, EMA | `03_training` |
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
-//! | [`guidance`] | classifier-free guidance | `05_conditioning` |
-//! | [`edit`] | inpainting, masks, image-to-image, super-resolution | `08_inpainting`, `09_super_resolution` |
-//! | [`metrics`] | how good samples are: Fréchet and kernel distance, precision and recall, copies, PSNR, SSIM | `10_evaluation` |
+//! | [`guidance`] | conditional predictions and classifier-free guidance | `05_conditioning` |
+//! | [`edit`] | inpainting, masks, image to image, super-resolution | `08_inpainting`, `09_super_resolution` |
+//! | [`metrics`] | Fréchet and kernel distance, precision and recall, nearest training images, PSNR, SSIM | `10_evaluation` |
 //! | [`model`] | a network with what it was trained for, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
-//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own; batches | `01_forward` |
+//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own | `01_forward` |
 //! | [`rng`] | seeded random numbers, the same everywhere | all |
 //! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
-//! | [`show`] | pictures, plots and GIFs that show themselves in a notebook; a page that follows a training | all |
-//! | [`progress`] | how far it is, on a terminal and in a notebook | all |
+//! | [`show`] | grids, plots and GIFs that display themselves in a notebook; the live page of a training | all |
+//! | [`progress`] | progress on a terminal and in a notebook | all |
+//!
+//! The last five, and [`ops`], are packages of their own below this one; they know nothing of diffusion.
 //!
 //! # Why a `dylib`
 //!
@@ -67,15 +69,20 @@
 pub use anyhow;
 pub use candle_core as candle;
 pub use candle_nn;
+#[doc(inline)]
+pub use diffusion_data as data;
 pub use diffusion_ops::error::message;
 #[doc(inline)]
 pub use diffusion_ops::{device, ops, rng};
+#[doc(inline)]
+pub use diffusion_show as show;
+#[doc(inline)]
+pub use diffusion_show::progress;
 
 pub(crate) use diffusion_ops::error::whole;
 
 mod choice;
 pub mod config;
-pub mod data;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
@@ -85,9 +92,7 @@ pub mod model;
 pub mod nn;
 pub mod prediction;
 pub mod process;
-pub mod progress;
 pub mod sampler;
 pub mod schedule;
-pub mod show;
 pub mod train;
 pub mod unet;

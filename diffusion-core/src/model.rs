@@ -44,13 +44,7 @@ impl Model {
     ///
     /// # Errors
     /// `n` = 0, a condition that is not for `n` images or that the network does not take, or as [`Sampler::sample`].
-    pub fn sample(
-        &self,
-        n: usize,
-        guidance: impl Into<Guidance>,
-        sampler: &Sampler,
-        rng: &mut Rng,
-    ) -> Result<Tensor> {
+    pub fn sample(&self, n: usize, guidance: impl Into<Guidance>, sampler: &Sampler, rng: &mut Rng) -> Result<Tensor> {
         let noise = self.noise(n, rng)?;
         Ok(self.states(&noise, guidance, sampler, rng)?.finish()?)
     }
@@ -107,16 +101,10 @@ impl Model {
     ///
     /// # Errors
     /// Other shapes, or a condition that the network does not take.
-    pub fn predict(
-        &self,
-        xt: &Tensor,
-        t: &[f64],
-        guidance: &Guidance,
-    ) -> candle_core::Result<Tensor> {
+    pub fn predict(&self, xt: &Tensor, t: &[f64], guidance: &Guidance) -> candle_core::Result<Tensor> {
         guidance.predict(xt, t, |xt, t, condition| {
             let times = t.iter().map(|t| self.info.process.network_time(*t));
-            self.network
-                .predict(xt, &times.collect::<Vec<_>>(), condition)
+            self.network.predict(xt, &times.collect::<Vec<_>>(), condition)
         })
     }
 
@@ -137,9 +125,7 @@ impl Model {
         let guidance = guidance.into();
         let predict: Predict = Box::new(move |xt, t| self.predict(xt, t, &guidance));
         let info = &self.info;
-        Ok(self
-            .sampler(sampler)
-            .states(predict, &info.process, info.prediction, xt, noise)?)
+        Ok(self.sampler(sampler).states(predict, &info.process, info.prediction, xt, noise)?)
     }
 
     /// The noise from which the images `x0` are sampled, approximately: [`Sampler::encode`].
@@ -149,25 +135,15 @@ impl Model {
     ///
     /// # Errors
     /// As [`Sampler::encode`].
-    pub fn encode(
-        &self,
-        x0: &Tensor,
-        guidance: impl Into<Guidance>,
-        sampler: &Sampler,
-    ) -> Result<Tensor> {
+    pub fn encode(&self, x0: &Tensor, guidance: impl Into<Guidance>, sampler: &Sampler) -> Result<Tensor> {
         let (guidance, info) = (guidance.into(), &self.info);
         let predict = |xt: &Tensor, t: &[f64]| self.predict(xt, t, &guidance);
-        Ok(self
-            .sampler(sampler)
-            .encode(predict, &info.process, info.prediction, x0)?)
+        Ok(self.sampler(sampler).encode(predict, &info.process, info.prediction, x0)?)
     }
 
     /// The sampler with the threshold that suits the model's data.
     fn sampler(&self, sampler: &Sampler) -> Sampler {
-        Sampler {
-            threshold: sampler.threshold.for_images(self.info.images),
-            ..sampler.clone()
-        }
+        Sampler { threshold: sampler.threshold.for_images(self.info.images), ..sampler.clone() }
     }
 
     /// A context for `n` images, from classes by name with their weights: `[("human", 1.0), ("food", 0.6)]`.
@@ -176,19 +152,13 @@ impl Model {
     /// The network takes no context, or there is no class of a name: the message says which there are.
     pub fn mixed(&self, parts: &[(&str, f32)], n: usize) -> Result<Condition> {
         let (k, classes) = (self.network.architecture().context(), &self.info.classes);
-        ensure!(
-            k > 0,
-            "the network takes no context; a mixture is one of contexts"
-        );
+        ensure!(k > 0, "the network takes no context; a mixture is one of contexts");
         let mut row = vec![0f32; k];
         for (name, weight) in parts {
             let at = classes.iter().position(|class| class == name);
-            let at = at.filter(|at| *at < k).with_context(|| {
-                format!(
-                    "there is no class {name:?}; there are {}",
-                    classes.join(", ")
-                )
-            })?;
+            let at = at
+                .filter(|at| *at < k)
+                .with_context(|| format!("there is no class {name:?}; there are {}", classes.join(", ")))?;
             row[at] += weight;
         }
         let rows = Tensor::from_vec(row.repeat(n), (n, k), self.network.device())?;
@@ -218,10 +188,7 @@ impl Model {
     /// # Errors
     /// The device is out of memory.
     pub fn copy(&self) -> Result<Self> {
-        Ok(Self {
-            network: self.network.copy()?,
-            info: self.info.clone(),
-        })
+        Ok(Self { network: self.network.copy()?, info: self.info.clone() })
     }
 
     /// Writes the model to a safetensors file, weights in f32.
@@ -245,10 +212,8 @@ impl Model {
         let mut metadata = self.network.metadata()?;
         info.write(&mut metadata)?;
         let tensors = self.network.parameters().values()?;
-        let tensors = tensors
-            .into_iter()
-            .map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?)))
-            .collect::<Result<_>>()?;
+        let tensors =
+            tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?))).collect::<Result<_>>()?;
         Checkpoint { tensors, metadata }.save(path)
     }
 
@@ -265,12 +230,7 @@ impl Model {
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let of_run = path.join("model.safetensors");
-        ensure!(
-            !of_run.is_file(),
-            "{} is the folder of a run; its model is {}",
-            path.display(),
-            of_run.display()
-        );
+        ensure!(!of_run.is_file(), "{} is the folder of a run; its model is {}", path.display(), of_run.display());
         if path.is_dir() {
             return Self::load_diffusers(path, device);
         }
@@ -285,11 +245,7 @@ impl Model {
     /// # Errors
     /// The file cannot be read, is damaged, does not hold a model, or its network is another: the message names the file and
     /// what is wrong.
-    pub fn load_with(
-        path: impl AsRef<Path>,
-        architecture: impl Into<Architecture>,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn load_with(path: impl AsRef<Path>, architecture: impl Into<Architecture>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         Checkpoint::load(path)
             .and_then(|file| {
@@ -305,9 +261,8 @@ impl Model {
     }
 
     fn with_network(network: Network, file: &Checkpoint) -> Result<Self> {
-        let info = ModelInfo::read(&file.metadata)?.context(
-            "it holds a network without what it was trained for; load it with Network::load",
-        )?;
+        let info = ModelInfo::read(&file.metadata)?
+            .context("it holds a network without what it was trained for; load it with Network::load")?;
         let [channels, height, width] = info.shape;
         ensure!(
             channels == network.architecture().channels(),
@@ -328,12 +283,7 @@ mod tests {
     use crate::unet::SimpleUNet;
 
     fn model(change: impl FnOnce(&mut ModelInfo)) -> Result<Model> {
-        let small = SimpleUNet {
-            base: 4,
-            groups: 2,
-            classes: 2,
-            ..Default::default()
-        };
+        let small = SimpleUNet { base: 4, groups: 2, classes: 2, ..Default::default() };
         let mut info = ModelInfo {
             process: Schedule::cosine(100)?.into(),
             prediction: Prediction::V,
@@ -344,10 +294,7 @@ mod tests {
         };
         change(&mut info);
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
-        let last = network
-            .parameters()
-            .get("conv_out.weight")
-            .context("the last layer")?;
+        let last = network.parameters().get("conv_out.weight").context("the last layer")?;
         last.set(&last.ones_like()?)?;
         Ok(Model { network, info })
     }
@@ -394,8 +341,7 @@ mod tests {
             Ok(x.abs()?.max_all()?.to_scalar()?)
         };
         assert!(largest(true)? <= 1.0 && largest(false)? > 1.0);
-        let noise =
-            model(|info| info.process = NoiseProcess::edm())?.noise(50, &mut Rng::new(1))?;
+        let noise = model(|info| info.process = NoiseProcess::edm())?.noise(50, &mut Rng::new(1))?;
         let std = noise.sqr()?.mean_all()?.to_scalar::<f32>()?.sqrt();
         assert!((std / 80.0 - 1.0).abs() < 0.05, "{std}");
         Ok(())
@@ -404,10 +350,7 @@ mod tests {
     /// `golden/model_before_processes.safetensors` was written when files knew the discrete process alone.
     #[test]
     fn files_of_before_load() -> Result<()> {
-        let golden = concat!(
-            env!("CARGO_MANIFEST_DIR"),
-            "/../tests/golden/model_before_processes.safetensors"
-        );
+        let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/model_before_processes.safetensors");
         assert_eq!(Model::load(golden, &Device::Cpu)?.info, model(|_| ())?.info);
         Ok(())
     }
@@ -420,33 +363,15 @@ mod tests {
         assert!(fail().contains("m.safetensors"));
         let good = model(|_| ())?;
         good.network.save(&path)?;
-        assert!(
-            fail().contains("a network without what it was trained for"),
-            "{}",
-            fail()
-        );
+        assert!(fail().contains("a network without what it was trained for"), "{}", fail());
         good.network.parameters().save(&path)?;
         assert!(fail().contains("does not say what network"), "{}", fail());
         for (model, wants) in [
-            (
-                model(|info| info.shape = [3, 8, 8])?,
-                "images of 3 channels, and its network for 1",
-            ),
+            (model(|info| info.shape = [3, 8, 8])?, "images of 3 channels, and its network for 1"),
             (model(|info| info.shape = [1, 8, 9])?, "an image of 8×9"),
-            (
-                model(|info| info.process = NoiseProcess::Flow { shift: 0.0 })?,
-                "shift = 0",
-            ),
-            (
-                model(|info| info.prediction = Prediction::Edm { sigma_data: -1.0 })?,
-                "sigma-data = -1",
-            ),
-            (
-                model(|info| {
-                    (info.process, info.prediction) = (NoiseProcess::flow(), Prediction::Eps)
-                })?,
-                "use velocity",
-            ),
+            (model(|info| info.process = NoiseProcess::Flow { shift: 0.0 })?, "shift = 0"),
+            (model(|info| info.prediction = Prediction::Edm { sigma_data: -1.0 })?, "sigma-data = -1"),
+            (model(|info| (info.process, info.prediction) = (NoiseProcess::flow(), Prediction::Eps))?, "use velocity"),
         ] {
             model.save(&path)?;
             assert!(fail().contains(wants), "{:?} lacks {wants:?}", fail());
@@ -457,11 +382,7 @@ mod tests {
                 r#"{{"steps":{steps},"betas":{betas},"param":"v","shape":[1,8,8],"classes":[],"data":"","images_seen":0}}"#
             );
             metadata.insert("process".to_owned(), text);
-            Checkpoint {
-                tensors: good.network.parameters().values()?,
-                metadata,
-            }
-            .save(&path)?;
+            Checkpoint { tensors: good.network.parameters().values()?, metadata }.save(&path)?;
             Ok(fail())
         };
         let linear = serde_json::to_string(&Betas::LINEAR)?;
@@ -476,14 +397,9 @@ mod tests {
         // The size that a file claims must not be believed.
         let mut file = Checkpoint::default();
         let absurd = r#"{"simple-unet":{"base":1024,"groups":8}}"#;
-        file.metadata
-            .insert("architecture".to_owned(), absurd.to_owned());
+        file.metadata.insert("architecture".to_owned(), absurd.to_owned());
         file.save(&path)?;
-        assert!(
-            fail().contains("missing: time_embedding.linear1.weight"),
-            "{}",
-            fail()
-        );
+        assert!(fail().contains("missing: time_embedding.linear1.weight"), "{}", fail());
         Ok(())
     }
 }

@@ -37,11 +37,7 @@ use serde::{Deserialize, Serialize};
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
-#[serde(
-    rename_all = "kebab-case",
-    rename_all_fields = "kebab-case",
-    deny_unknown_fields
-)]
+#[serde(rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum Prediction {
     /// The noise ε ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 14).
     #[default]
@@ -83,10 +79,7 @@ impl Prediction {
 
     /// The factors at a level.
     pub fn scalings(self, level: Level) -> Scalings {
-        let Level {
-            signal: a,
-            noise: s,
-        } = level;
+        let Level { signal: a, noise: s } = level;
         let total = level.total_variance();
         let (c_skip, c_out) = match self {
             Self::Eps => (1.0 / a, -s / a),
@@ -96,23 +89,11 @@ impl Prediction {
             Self::Edm { sigma_data: d } => {
                 let variance = s * s + a * a * d * d;
                 let (c_in, c_skip) = (1.0 / variance.sqrt(), a * d * d / variance);
-                return Scalings {
-                    c_in,
-                    c_skip,
-                    c_out: s * d * c_in,
-                };
+                return Scalings { c_in, c_skip, c_out: s * d * c_in };
             }
         };
-        let c_in = if total <= 1.0 {
-            1.0
-        } else {
-            1.0 / total.sqrt()
-        };
-        Scalings {
-            c_in,
-            c_skip,
-            c_out,
-        }
+        let c_in = if total <= 1.0 { 1.0 } else { 1.0 / total.sqrt() };
+        Scalings { c_in, c_skip, c_out }
     }
 
     /// The training target: what F should be for `x0` perturbed with `eps`.
@@ -123,25 +104,16 @@ impl Prediction {
     /// # Errors
     /// The shapes differ, or `levels` does not have one entry for each image.
     pub fn target(self, x0: &Tensor, eps: &Tensor, levels: &[Level]) -> Result<Tensor> {
-        combine(
-            "target",
-            ("x0", x0),
-            ("eps", eps),
-            levels,
-            |&Level {
-                 signal: a,
-                 noise: s,
-             }| match self {
-                Self::Eps => (0.0, 1.0),
-                Self::X0 => (1.0, 0.0),
-                Self::V => (-s, a),
-                Self::Velocity => (-1.0, 1.0),
-                Self::Edm { sigma_data: d } => {
-                    let deviation = (s * s + a * a * d * d).sqrt();
-                    (s / (d * deviation), -a * d / deviation)
-                }
-            },
-        )
+        combine("target", ("x0", x0), ("eps", eps), levels, |&Level { signal: a, noise: s }| match self {
+            Self::Eps => (0.0, 1.0),
+            Self::X0 => (1.0, 0.0),
+            Self::V => (-s, a),
+            Self::Velocity => (-1.0, 1.0),
+            Self::Edm { sigma_data: d } => {
+                let deviation = (s * s + a * a * d * d).sqrt();
+                (s / (d * deviation), -a * d / deviation)
+            }
+        })
     }
 
     /// x̂_0 = c_skip x + c_out F, the clean image that a network's `output` implies.
@@ -169,10 +141,7 @@ impl Prediction {
     /// The shapes differ, or `levels` does not have one entry for each image.
     pub fn eps(self, xt: &Tensor, levels: &[Level], output: &Tensor) -> Result<Tensor> {
         combine("eps", ("xt", xt), ("output", output), levels, |level| {
-            let Level {
-                signal: a,
-                noise: s,
-            } = *level;
+            let Level { signal: a, noise: s } = *level;
             match self {
                 Self::Eps => (0.0, 1.0),
                 Self::X0 => (1.0 / s, -a / s),
@@ -222,13 +191,8 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::{DType, Device};
 
-    const ALL: [Prediction; 5] = [
-        Prediction::Eps,
-        Prediction::X0,
-        Prediction::V,
-        Prediction::Velocity,
-        Prediction::EDM,
-    ];
+    const ALL: [Prediction; 5] =
+        [Prediction::Eps, Prediction::X0, Prediction::V, Prediction::Velocity, Prediction::EDM];
 
     fn largest(a: &Tensor, b: &Tensor) -> Result<f64> {
         (a - b)?.abs()?.flatten_all()?.max(0)?.to_scalar()
@@ -256,15 +220,9 @@ mod tests {
                 let x0_hat = prediction.x0(&xt, &levels, &f)?;
                 let eps_hat = prediction.eps(&xt, &levels, &f)?;
                 assert!(largest(&x0_hat, &x0)? < 1e-11, "{prediction:?} {process:?}");
-                assert!(
-                    largest(&eps_hat, &eps)? < 1e-11,
-                    "{prediction:?} {process:?}"
-                );
+                assert!(largest(&eps_hat, &eps)? < 1e-11, "{prediction:?} {process:?}");
                 // c_in is EDM's, or keeps what has at most unit variance.
-                for level in levels
-                    .iter()
-                    .filter(|_| !matches!(prediction, Prediction::Edm { .. }))
-                {
+                for level in levels.iter().filter(|_| !matches!(prediction, Prediction::Edm { .. })) {
                     let c_in = prediction.scalings(*level).c_in;
                     assert_eq!(c_in == 1.0, process.name() != "edm", "{level:?}");
                     assert!(c_in * level.total_variance().sqrt() <= 1.0 + 1e-12);
@@ -279,22 +237,11 @@ mod tests {
     fn edm_is_table_1() -> Result<()> {
         for sigma in [0.002, 0.3, 1.0, 80.0f64] {
             for d in [0.5, 1.0f64] {
-                let level = Level {
-                    signal: 1.0,
-                    noise: sigma,
-                };
+                let level = Level { signal: 1.0, noise: sigma };
                 let prediction = Prediction::Edm { sigma_data: d };
-                let Scalings {
-                    c_in,
-                    c_skip,
-                    c_out,
-                } = prediction.scalings(level);
+                let Scalings { c_in, c_skip, c_out } = prediction.scalings(level);
                 let sum = sigma * sigma + d * d;
-                for (got, want) in [
-                    (c_skip, d * d / sum),
-                    (c_out, sigma * d / sum.sqrt()),
-                    (c_in, 1.0 / sum.sqrt()),
-                ] {
+                for (got, want) in [(c_skip, d * d / sum), (c_out, sigma * d / sum.sqrt()), (c_in, 1.0 / sum.sqrt())] {
                     assert!((got / want - 1.0).abs() < 1e-12, "{sigma}: {got} {want}");
                 }
                 let unit = Tensor::new(&[[1f64, 0.0]], &Device::Cpu)?;
@@ -311,41 +258,20 @@ mod tests {
 
     #[test]
     fn what_cannot_work_is_an_error_and_files_have_short_names() -> Result<()> {
-        let message = Prediction::Eps
-            .check(&NoiseProcess::flow())
-            .unwrap_err()
-            .to_string();
+        let message = Prediction::Eps.check(&NoiseProcess::flow()).unwrap_err().to_string();
         assert!(message.contains("flow process; use velocity"), "{message}");
-        let message = Prediction::Edm { sigma_data: 0.0 }
-            .check(&NoiseProcess::edm())
-            .unwrap_err();
+        let message = Prediction::Edm { sigma_data: 0.0 }.check(&NoiseProcess::edm()).unwrap_err();
         assert!(message.to_string().contains("sigma-data = 0"), "{message}");
         let x = Tensor::zeros((2, 3), DType::F64, &Device::Cpu)?;
-        let message = Prediction::V
-            .x0(&x, &[Level::CLEAN], &x)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            message.contains("levels has 1 entries, but xt of shape [2, 3]"),
-            "{message}"
-        );
-        for (prediction, json) in ALL.into_iter().zip([
-            r#""eps""#,
-            r#""x0""#,
-            r#""v""#,
-            r#""velocity""#,
-            r#"{"edm":{"sigma-data":0.5}}"#,
-        ]) {
+        let message = Prediction::V.x0(&x, &[Level::CLEAN], &x).unwrap_err().to_string();
+        assert!(message.contains("levels has 1 entries, but xt of shape [2, 3]"), "{message}");
+        for (prediction, json) in
+            ALL.into_iter().zip([r#""eps""#, r#""x0""#, r#""v""#, r#""velocity""#, r#"{"edm":{"sigma-data":0.5}}"#])
+        {
             assert_eq!(serde_json::to_string(&prediction).expect("JSON"), json);
-            assert_eq!(
-                serde_json::from_str::<Prediction>(json).expect("JSON"),
-                prediction
-            );
+            assert_eq!(serde_json::from_str::<Prediction>(json).expect("JSON"), prediction);
         }
-        assert_eq!(
-            crate::choice::parse_choice::<Prediction>("edm").expect("a name"),
-            Prediction::EDM
-        );
+        assert_eq!(crate::choice::parse_choice::<Prediction>("edm").expect("a name"), Prediction::EDM);
         Ok(())
     }
 }

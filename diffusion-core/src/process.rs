@@ -38,12 +38,7 @@ const MAX_STEPS: usize = 1_000_000;
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-#[serde(
-    remote = "Self",
-    rename_all = "kebab-case",
-    rename_all_fields = "kebab-case",
-    deny_unknown_fields
-)]
+#[serde(remote = "Self", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum NoiseProcess {
     /// The discrete, variance-preserving process of DDPM ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)). Between two
     /// time steps ln ᾱ is interpolated linearly.
@@ -132,23 +127,12 @@ impl From<&Self> for NoiseProcess {
 impl NoiseProcess {
     /// Flow matching without a shift.
     pub fn flow() -> Self {
-        Self::Flow {
-            shift: defaults::shift(),
-        }
+        Self::Flow { shift: defaults::shift() }
     }
 
     /// EDM with the paper's numbers: σ from 0.002 to 80, ρ = 7.
     pub fn edm() -> Self {
-        let (sigma_min, sigma_max, rho) = (
-            defaults::sigma_min(),
-            defaults::sigma_max(),
-            defaults::rho(),
-        );
-        Self::Edm {
-            sigma_min,
-            sigma_max,
-            rho,
-        }
+        Self::Edm { sigma_min: defaults::sigma_min(), sigma_max: defaults::sigma_max(), rho: defaults::rho() }
     }
 
     /// `vp`, `flow` or `edm`, as in files.
@@ -181,10 +165,7 @@ impl NoiseProcess {
     pub fn check(&self) -> Result<()> {
         let positive = |field: &str, value: f64| {
             if !(value > 0.0 && value.is_finite()) {
-                bail!(
-                    "{} process: {field} = {value} must be a positive number",
-                    self.name()
-                )
+                bail!("{} process: {field} = {value} must be a positive number", self.name())
             }
             Ok(())
         };
@@ -192,17 +173,11 @@ impl NoiseProcess {
             // Made by its constructors alone, which check.
             Self::Vp(_) => {}
             Self::Flow { shift } => positive("shift", shift)?,
-            Self::Edm {
-                sigma_min,
-                sigma_max,
-                rho,
-            } => {
+            Self::Edm { sigma_min, sigma_max, rho } => {
                 positive("sigma-min", sigma_min)?;
                 positive("sigma-max", sigma_max)?;
                 if sigma_max <= sigma_min {
-                    bail!(
-                        "edm process: sigma-max = {sigma_max} must be above sigma-min = {sigma_min}"
-                    )
+                    bail!("edm process: sigma-max = {sigma_max} must be above sigma-min = {sigma_min}")
                 }
                 if !(rho >= 1.0 && rho.is_finite()) {
                     bail!("edm process: rho = {rho} must be at least 1 (7 in the paper)")
@@ -217,11 +192,7 @@ impl NoiseProcess {
         match *self {
             Self::Vp(ref schedule) => (0.0, schedule.timesteps() as f64 - 1.0),
             Self::Flow { .. } => (0.0, 1.0),
-            Self::Edm {
-                sigma_min,
-                sigma_max,
-                ..
-            } => (sigma_min, sigma_max),
+            Self::Edm { sigma_min, sigma_max, .. } => (sigma_min, sigma_max),
         }
     }
 
@@ -240,10 +211,7 @@ impl NoiseProcess {
     pub fn level(&self, t: f64) -> Result<Level> {
         let (cleanest, noisiest) = self.range();
         if !(cleanest..=noisiest).contains(&t) {
-            bail!(
-                "{} process: t = {t} is outside its range {cleanest} … {noisiest}",
-                self.name()
-            )
+            bail!("{} process: t = {t} is outside its range {cleanest} … {noisiest}", self.name())
         }
         Ok(match self {
             Self::Vp(schedule) => {
@@ -254,14 +222,8 @@ impl NoiseProcess {
                 let log = |t| libm::log(schedule.alpha_bar(t));
                 Level::from_alpha_bar(libm::exp(log(at) + between * (log(at + 1) - log(at))))
             }
-            Self::Flow { .. } => Level {
-                signal: 1.0 - t,
-                noise: t,
-            },
-            Self::Edm { .. } => Level {
-                signal: 1.0,
-                noise: t,
-            },
+            Self::Flow { .. } => Level { signal: 1.0 - t, noise: t },
+            Self::Edm { .. } => Level { signal: 1.0, noise: t },
         })
     }
 
@@ -277,14 +239,8 @@ impl NoiseProcess {
     pub fn noisiest(&self) -> Level {
         match *self {
             Self::Vp(ref schedule) => schedule.level(schedule.timesteps() - 1),
-            Self::Flow { .. } => Level {
-                signal: 0.0,
-                noise: 1.0,
-            },
-            Self::Edm { sigma_max, .. } => Level {
-                signal: 1.0,
-                noise: sigma_max,
-            },
+            Self::Flow { .. } => Level { signal: 0.0, noise: 1.0 },
+            Self::Edm { sigma_max, .. } => Level { signal: 1.0, noise: sigma_max },
         }
     }
 
@@ -315,17 +271,11 @@ impl NoiseProcess {
             bail!("sampler: steps = {n} must be in 1 … {most}{of}")
         }
         Ok(match self {
-            Self::Vp(_) => (0..n)
-                .map(|i| (rounded((n - i) * most, n) - 1) as f64)
-                .collect(),
-            Self::Flow { .. } => (0..n)
-                .map(|i| self.quantile((n - i) as f64 / n as f64))
-                .collect(),
+            Self::Vp(_) => (0..n).map(|i| (rounded((n - i) * most, n) - 1) as f64).collect(),
+            Self::Flow { .. } => (0..n).map(|i| self.quantile((n - i) as f64 / n as f64)).collect(),
             Self::Edm { .. } => {
                 let last = (n - 1).max(1) as f64;
-                (0..n)
-                    .map(|i| self.quantile(1.0 - i as f64 / last))
-                    .collect()
+                (0..n).map(|i| self.quantile(1.0 - i as f64 / last)).collect()
             }
         })
     }
@@ -374,11 +324,7 @@ impl fmt::Display for NoiseProcess {
         match self {
             Self::Vp(schedule) => schedule.fmt(f),
             Self::Flow { shift } => write!(f, "flow matching, shift {shift}"),
-            Self::Edm {
-                sigma_min,
-                sigma_max,
-                rho,
-            } => write!(f, "EDM, σ {sigma_min} … {sigma_max}, ρ = {rho}"),
+            Self::Edm { sigma_min, sigma_max, rho } => write!(f, "EDM, σ {sigma_min} … {sigma_max}, ρ = {rho}"),
         }
     }
 }

@@ -127,11 +127,7 @@ impl Sampler {
     }
 
     fn new(solver: Solver, steps: Steps) -> Self {
-        Self {
-            solver,
-            steps,
-            threshold: Threshold::default(),
-        }
+        Self { solver, steps, threshold: Threshold::default() }
     }
 
     /// Samples images from the noise `xt`.
@@ -167,8 +163,7 @@ impl Sampler {
         xt: &Tensor,
         noise: &mut impl Noise,
     ) -> Result<Tensor> {
-        self.states(predict, process, prediction, xt, noise)?
-            .finish()
+        self.states(predict, process, prediction, xt, noise)?.finish()
     }
 
     /// The states of [`Sampler::sample`], one for each step: to record, plot, count, or change along the way.
@@ -209,18 +204,7 @@ impl Sampler {
         let process = process.into();
         let times = self.checked(&process, prediction)?;
         let levels = process.levels(&times)?;
-        Ok(States::new(
-            self,
-            predict,
-            prediction,
-            noise,
-            Path {
-                times,
-                levels,
-                end: None,
-            },
-            xt,
-        ))
+        Ok(States::new(self, predict, prediction, noise, Path { times, levels, end: None }, xt))
     }
 
     /// Encodes images: finds the noise from which [`Sampler::sample`] with the same steps makes `x0`, approximately. The error
@@ -242,10 +226,7 @@ impl Sampler {
         prediction: Prediction,
         x0: &Tensor,
     ) -> Result<Tensor> {
-        if !matches!(
-            self.solver,
-            Solver::Ddim { eta: 0.0 } | Solver::Heun | Solver::DpmSolver
-        ) {
+        if !matches!(self.solver, Solver::Ddim { eta: 0.0 } | Solver::Heun | Solver::DpmSolver) {
             bail!(
                 "sampler: {:?} is stochastic and cannot encode; use DDIM with eta = 0, Heun or DPM-Solver++",
                 self.solver
@@ -264,15 +245,7 @@ impl Sampler {
         }
         let levels = process.levels(&times)?;
         let none = &mut |_: &Tensor| bail!("no noise is drawn here");
-        States::new(
-            self,
-            predict,
-            prediction,
-            none,
-            Path { times, levels, end },
-            x0,
-        )
-        .finish()
+        States::new(self, predict, prediction, none, Path { times, levels, end }, x0).finish()
     }
 
     /// The times visited, if all numbers are in their ranges.

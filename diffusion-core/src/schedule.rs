@@ -51,10 +51,7 @@ struct Table {
 
 impl From<Schedule> for Table {
     fn from(schedule: Schedule) -> Self {
-        Self {
-            timesteps: Some(schedule.timesteps()),
-            betas: schedule.kind,
-        }
+        Self { timesteps: Some(schedule.timesteps()), betas: schedule.kind }
     }
 }
 
@@ -88,20 +85,13 @@ impl Schedule {
         if let Betas::Custom { name, values } = &betas
             && values.len() != timesteps
         {
-            bail!(
-                "{name} schedule: timesteps = {timesteps}, but betas lists {} variances",
-                values.len()
-            )
+            bail!("{name} schedule: timesteps = {timesteps}, but betas lists {} variances", values.len())
         }
         if timesteps < 2 {
-            bail!(
-                "timesteps = {timesteps}: a schedule needs at least 2 time steps (the papers use 1000)"
-            )
+            bail!("timesteps = {timesteps}: a schedule needs at least 2 time steps (the papers use 1000)")
         }
         if timesteps > MAX_TIMESTEPS {
-            bail!(
-                "timesteps = {timesteps}: a schedule has at most {MAX_TIMESTEPS} time steps (the papers use 1000)"
-            )
+            bail!("timesteps = {timesteps}: a schedule has at most {MAX_TIMESTEPS} time steps (the papers use 1000)")
         }
         let values = betas.values(timesteps);
         Ok(Self::from_values(betas, values))
@@ -114,11 +104,7 @@ impl Schedule {
             product
         };
         let alpha_bars = betas.iter().map(alpha_bar).collect();
-        Self {
-            kind,
-            betas,
-            alpha_bars,
-        }
+        Self { kind, betas, alpha_bars }
     }
 
     /// The original's schedule: β from 1e-4 to 0.02 ([`Betas::LINEAR`]).
@@ -150,13 +136,7 @@ impl Schedule {
     /// # Errors
     /// Fewer than two, or one outside (0, 1): the message names it.
     pub fn from_betas(name: &str, betas: Vec<f64>) -> Result<Self> {
-        Self::new(
-            betas.len(),
-            Betas::Custom {
-                name: name.to_owned(),
-                values: betas,
-            },
-        )
+        Self::new(betas.len(), Betas::Custom { name: name.to_owned(), values: betas })
     }
 
     /// What [`Schedule::new`] makes it from.
@@ -271,8 +251,7 @@ impl fmt::Display for Schedule {
             self.alpha_bar(last).sqrt(),
             10.0 * self.snr(last).log10(),
         )?;
-        self.warning()
-            .map_or(Ok(()), |warning| write!(f, "\nwarning: {warning}"))
+        self.warning().map_or(Ok(()), |warning| write!(f, "\nwarning: {warning}"))
     }
 }
 
@@ -289,23 +268,15 @@ mod tests {
     use std::f64::consts::FRAC_PI_2;
 
     fn all(steps: usize) -> Vec<Schedule> {
-        let scaled = Betas::ScaledLinear {
-            start: 8.5e-4,
-            end: 0.012,
-        };
-        [Betas::LINEAR, scaled, Betas::COSINE, Betas::SIGMOID]
-            .map(|betas| Schedule::new(steps, betas).unwrap())
-            .into()
+        let scaled = Betas::ScaledLinear { start: 8.5e-4, end: 0.012 };
+        [Betas::LINEAR, scaled, Betas::COSINE, Betas::SIGMOID].map(|betas| Schedule::new(steps, betas).unwrap()).into()
     }
 
     #[test]
     fn every_schedule_only_adds_noise() {
         for steps in [2, 3, 10, 500, 1000, 2000] {
             for s in all(steps) {
-                assert_eq!(
-                    (s.betas().len(), s.alpha_bars().len(), s.timesteps()),
-                    (steps, steps, steps)
-                );
+                assert_eq!((s.betas().len(), s.alpha_bars().len(), s.timesteps()), (steps, steps, steps));
                 assert!(s.betas().iter().all(|b| *b > 0.0 && *b < 1.0), "{s}");
                 assert!(s.betas().windows(2).all(|b| b[0] <= b[1]), "{s}");
                 assert!(s.alpha_bars().windows(2).all(|a| a[0] > a[1]), "{s}");
@@ -319,10 +290,7 @@ mod tests {
         let s = Schedule::linear(1000).unwrap();
         assert_eq!((s.beta(0), s.beta(999)), (1e-4, 0.02));
         assert_eq!(s.alphas()[10], 1.0 - s.beta(10));
-        assert_eq!(
-            (s.alpha_bar_before(0), s.alpha_bar_before(1)),
-            (1.0, s.alpha_bar(0))
-        );
+        assert_eq!((s.alpha_bar_before(0), s.alpha_bar_before(1)), (1.0, s.alpha_bar(0)));
     }
 
     #[test]
@@ -330,10 +298,7 @@ mod tests {
         let s = Schedule::cosine(1000).unwrap();
         let f = |t: f64| ((t / 1000.0 + 0.008) / 1.008 * FRAC_PI_2).cos().powi(2);
         for t in 0..990 {
-            assert!(
-                (s.alpha_bar(t) - f(t as f64 + 1.0) / f(0.0)).abs() < 1e-12,
-                "{t}"
-            );
+            assert!((s.alpha_bar(t) - f(t as f64 + 1.0) / f(0.0)).abs() < 1e-12, "{t}");
         }
         assert_eq!(s.beta(999), 0.999);
     }
@@ -345,46 +310,15 @@ mod tests {
         for (message, wants) in [
             (fail(Betas::LINEAR, 0), "timesteps = 0"),
             (fail(Betas::LINEAR, 1), "timesteps = 1"),
-            (
-                fail(Betas::LINEAR, usize::MAX),
-                "at most 1000000 time steps",
-            ),
+            (fail(Betas::LINEAR, usize::MAX), "at most 1000000 time steps"),
             (fail(linear(0.0, 0.02), 10), "start = 0"),
             (fail(linear(1e-4, 1.0), 10), "end = 1"),
             (fail(linear(f64::NAN, 0.5), 10), "start = NaN"),
             (fail(linear(0.3, 0.2), 10), "start = 0.3 is above end = 0.2"),
-            (
-                fail(
-                    Betas::Cosine {
-                        offset: -1.0,
-                        max_beta: 0.9,
-                    },
-                    10,
-                ),
-                "offset = -1",
-            ),
-            (
-                fail(
-                    Betas::Cosine {
-                        offset: 0.0,
-                        max_beta: 1.0,
-                    },
-                    10,
-                ),
-                "max_beta = 1",
-            ),
-            (
-                Schedule::from_betas("my", vec![0.1, 1.5])
-                    .unwrap_err()
-                    .to_string(),
-                "my schedule: betas[1] = 1.5",
-            ),
-            (
-                Schedule::from_betas("my", vec![0.1])
-                    .unwrap_err()
-                    .to_string(),
-                "1 betas",
-            ),
+            (fail(Betas::Cosine { offset: -1.0, max_beta: 0.9 }, 10), "offset = -1"),
+            (fail(Betas::Cosine { offset: 0.0, max_beta: 1.0 }, 10), "max_beta = 1"),
+            (Schedule::from_betas("my", vec![0.1, 1.5]).unwrap_err().to_string(), "my schedule: betas[1] = 1.5"),
+            (Schedule::from_betas("my", vec![0.1]).unwrap_err().to_string(), "1 betas"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
@@ -397,14 +331,8 @@ mod tests {
             assert_eq!(Schedule::linear(steps).unwrap().warning(), None);
         }
         let short = Schedule::linear(100).unwrap();
-        assert!(
-            short.warning().unwrap().contains("60 % of the image"),
-            "{short}"
-        );
-        assert!(
-            short.to_string().contains("warning: x_T is not yet noise"),
-            "{short}"
-        );
+        assert!(short.warning().unwrap().contains("60 % of the image"), "{short}");
+        assert!(short.to_string().contains("warning: x_T is not yet noise"), "{short}");
         assert_eq!(Schedule::cosine(100).unwrap().warning(), None);
     }
 }

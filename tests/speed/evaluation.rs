@@ -28,7 +28,7 @@ impl Measuring {
         let mut noise = |n: usize| {
             let pixels = (0..n * 784).map(|_| rng.below(256) as u8).collect();
             let labels = (0..n).map(|i| i as u32 % 10).collect();
-            Dataset::new("noise", pixels, [1, 28, 28], labels, &CLASSES)
+            Dataset::from_u8("noise", pixels, [1, 28, 28], labels, &CLASSES)
         };
         let (real, train, samples) = (noise(REAL)?, noise(TRAIN)?, noise(n)?);
         let (shape, classes) = (real.shape(), real.class_names());

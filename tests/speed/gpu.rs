@@ -29,15 +29,8 @@ impl Work {
             _ => bail!("{name}: it must be simple_unet or attention_unet"),
         };
         let n = batch.max(64) * 2;
-        let pixels =
-            (0..n * channels * side * side).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8);
-        let data = Dataset::new(
-            "random",
-            pixels.collect(),
-            [channels, side, side],
-            vec![0; n],
-            &["random"],
-        )?;
+        let pixels = (0..n * channels * side * side).map(|i| (i.wrapping_mul(2_654_435_761) >> 7) as u8);
+        let data = Dataset::from_u8("random", pixels.collect(), [channels, side, side], vec![0; n], &["random"])?;
         let config = TrainingConfig {
             epochs: usize::MAX >> 20,
             batch,
@@ -46,11 +39,7 @@ impl Work {
             ..Default::default()
         };
         let device = best();
-        Ok(Self {
-            training: Training::new(config, architecture, &data, &device)?,
-            batch,
-            device,
-        })
+        Ok(Self { training: Training::new(config, architecture, &data, &device)?, batch, device })
     }
 
     /// Seconds of one step: `train`, or `sample`, which is one of DDIM.

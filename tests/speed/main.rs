@@ -81,10 +81,7 @@ fn main() -> Result<()> {
             let mut work = gpu::Work::new(name, number(batch)?, number(width)?, precision)?;
             for line in stdin().lines() {
                 let seconds = work.seconds(&line?)?;
-                println!(
-                    "{{\"seconds\": {seconds}, \"peak_bytes\": {}}}",
-                    work.peak()
-                );
+                println!("{{\"seconds\": {seconds}, \"peak_bytes\": {}}}", work.peak());
                 stdout().flush()?;
             }
             Ok(())

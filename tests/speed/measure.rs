@@ -17,10 +17,7 @@ pub struct Timed<'a> {
 impl<'a> Timed<'a> {
     /// What `run` returns is dropped at once, and that is part of its time.
     pub fn new<T>(mut run: impl FnMut() -> Result<T> + 'a) -> Self {
-        Self {
-            run: Box::new(move || run().map(drop)),
-            warm: false,
-        }
+        Self { run: Box::new(move || run().map(drop)), warm: false }
     }
 
     /// The median of the seconds that it took, once or as often as there was time for.
@@ -47,9 +44,7 @@ pub struct Memory {
 
 impl Memory {
     pub fn now() -> Self {
-        Self {
-            before: status("VmRSS"),
-        }
+        Self { before: status("VmRSS") }
     }
 
     /// In bytes, as JSON.

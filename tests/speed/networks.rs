@@ -7,8 +7,7 @@ use diffusion_core::candle_nn::{self, Optimizer, ParamsAdamW, VarBuilder, VarMap
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
 use diffusion_core::unet::{
-    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network as Unet,
-    SimpleUNet, UNet,
+    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network as Unet, SimpleUNet, UNet,
 };
 use std::collections::{BTreeMap, HashMap};
 
@@ -31,10 +30,7 @@ const NETWORKS: &[Entry] = &[
         channels: 1,
         sides: &[28, 16, 32, 64],
         ours: |base| {
-            let net = SimpleUNet {
-                base,
-                ..Default::default()
-            };
+            let net = SimpleUNet { base, ..Default::default() };
             net.into()
         },
         candle: Some(|base, vb| {
@@ -47,10 +43,7 @@ const NETWORKS: &[Entry] = &[
         channels: 3,
         sides: &[16],
         ours: |n_feat| {
-            let net = ContextUnet {
-                n_feat,
-                ..Default::default()
-            };
+            let net = ContextUnet { n_feat, ..Default::default() };
             net.into()
         },
         candle: None,
@@ -60,10 +53,7 @@ const NETWORKS: &[Entry] = &[
         channels: 1,
         sides: &[32, 16],
         ours: |base| {
-            let net = ConditionalUNet {
-                base,
-                ..Default::default()
-            };
+            let net = ConditionalUNet { base, ..Default::default() };
             net.into()
         },
         candle: None,
@@ -73,10 +63,7 @@ const NETWORKS: &[Entry] = &[
         channels: 3,
         sides: &[32, 16, 64],
         ours: |base| {
-            let net = UNet {
-                base,
-                ..Default::default()
-            };
+            let net = UNet { base, ..Default::default() };
             net.into()
         },
         candle: None,
@@ -86,10 +73,7 @@ const NETWORKS: &[Entry] = &[
         channels: 3,
         sides: &[64, 16, 32],
         ours: |base| {
-            let net = AttentionUNet {
-                base,
-                ..Default::default()
-            };
+            let net = AttentionUNet { base, ..Default::default() };
             net.into()
         },
         candle: None,
@@ -103,10 +87,7 @@ pub fn about() -> String {
         entries.map(|entry| entry.name).collect()
     };
     let (ours, candle) = (names(|_| true), names(|entry| entry.candle.is_some()));
-    let sides: Vec<String> = NETWORKS
-        .iter()
-        .map(|entry| format!("{:?}: {:?}", entry.name, entry.sides))
-        .collect();
+    let sides: Vec<String> = NETWORKS.iter().map(|entry| format!("{:?}: {:?}", entry.name, entry.sides)).collect();
     let sides = sides.join(", ");
     format!("{{\"ours\": {ours:?}, \"candle\": {candle:?}, \"sides\": {{{sides}}}}}")
 }
@@ -130,26 +111,15 @@ impl Network {
         let entry = NETWORKS
             .iter()
             .find(|entry| entry.name == name)
-            .with_context(|| {
-                format!(
-                    "there is no network {name}; choose from {}",
-                    names().join(", ")
-                )
-            })?;
+            .with_context(|| format!("there is no network {name}; choose from {}", names().join(", ")))?;
         let (parameters, forward) = match side {
             Side::Ours => in_ours((entry.ours)(base), purpose)?,
             Side::Candle => {
-                let build = entry
-                    .candle
-                    .with_context(|| format!("{name} is not written in stock candle"))?;
+                let build = entry.candle.with_context(|| format!("{name} is not written in stock candle"))?;
                 in_candle(build, base, purpose)?
             }
         };
-        Ok(Self {
-            channels: entry.channels,
-            parameters,
-            forward,
-        })
+        Ok(Self { channels: entry.channels, parameters, forward })
     }
 }
 
@@ -167,11 +137,9 @@ impl Network {
 fn in_ours(architecture: Architecture, purpose: Purpose) -> Result<(Parameters, Forward)> {
     let net = Unet::new(architecture, &mut Rng::new(1), &Device::Cpu)?;
     let parameters = net.parameters().by_name();
-    let answer = move |xt: &Tensor, t: &[f64]| {
-        match purpose {
-            Purpose::Train => net.forward(xt, t, &Condition::none()),
-            Purpose::Denoise => net.predict(xt, t, &Condition::none()),
-        }
+    let answer = move |xt: &Tensor, t: &[f64]| match purpose {
+        Purpose::Train => net.forward(xt, t, &Condition::none()),
+        Purpose::Denoise => net.predict(xt, t, &Condition::none()),
     };
     Ok((parameters, Box::new(answer)))
 }
@@ -191,10 +159,8 @@ fn in_candle(
     if purpose == Purpose::Train {
         return Ok((parameters, forward));
     }
-    let fixed: HashMap<String, Tensor> = parameters
-        .iter()
-        .map(|(name, var)| (name.clone(), var.as_detached_tensor()))
-        .collect();
+    let fixed: HashMap<String, Tensor> =
+        parameters.iter().map(|(name, var)| (name.clone(), var.as_detached_tensor())).collect();
     let forward = build(base, VarBuilder::from_tensors(fixed, dtype, device))?;
     Ok((parameters, forward))
 }
@@ -210,10 +176,7 @@ impl Adam {
         Ok(match side {
             Side::Ours => Self::Ours(AdamW::new(parameters, AdamWConfig::adam())?),
             Side::Candle => {
-                let config = ParamsAdamW {
-                    weight_decay: 0.0,
-                    ..Default::default()
-                };
+                let config = ParamsAdamW { weight_decay: 0.0, ..Default::default() };
                 let vars = parameters.values().cloned().collect();
                 Self::Candle(candle_nn::AdamW::new(vars, config)?)
             }
@@ -238,13 +201,7 @@ pub struct Step {
 }
 
 impl Step {
-    pub fn new(
-        side: Side,
-        network: Network,
-        purpose: Purpose,
-        batch: usize,
-        width: usize,
-    ) -> Result<Self> {
+    pub fn new(side: Side, network: Network, purpose: Purpose, batch: usize, width: usize) -> Result<Self> {
         let mut rng = Rng::new(2);
         let shape = network.shape(batch, width);
         Ok(Self {
@@ -298,15 +255,10 @@ pub fn check(side: Side, name: &str, width: usize) -> Result<String> {
     let answer = answer.flatten_all()?.to_vec1::<f32>()?;
     let loss = |_| Ok(step.run()?.to_scalar::<f32>()?);
     let losses = (0..5).map(loss).collect::<Result<Vec<f32>>>()?;
-    Ok(format!(
-        "{{\"answer\": {answer:?}, \"losses\": {losses:?}}}"
-    ))
+    Ok(format!("{{\"answer\": {answer:?}, \"losses\": {losses:?}}}"))
 }
 
 /// Numbers that look random, and are the same in another language.
 fn numbers(k: usize, count: usize, mean: f64, size: f64) -> Vec<f32> {
-    (0..count)
-        .map(|i| mean + size * (0.37 * (i * i) as f64 + k as f64).sin())
-        .map(|x| x as f32)
-        .collect()
+    (0..count).map(|i| mean + size * (0.37 * (i * i) as f64 + k as f64).sin()).map(|x| x as f32).collect()
 }

@@ -21,20 +21,12 @@ struct Operation<'a> {
 /// The seconds of what `line` says: "forward" or "both", the batch, the operation, its sizes.
 pub fn seconds(line: &str, side: Side) -> Result<f64> {
     let mut words = line.split_whitespace();
-    let (Some(mode @ ("forward" | "both")), Some(batch), Some(kind)) =
-        (words.next(), words.next(), words.next())
+    let (Some(mode @ ("forward" | "both")), Some(batch), Some(kind)) = (words.next(), words.next(), words.next())
     else {
         bail!("{line}: it must be `forward|both BATCH OPERATION SIZES …`")
     };
-    let number = |word: &str| {
-        word.parse()
-            .with_context(|| format!("{line}: {word} is no number"))
-    };
-    let operation = Operation {
-        kind,
-        sizes: words.map(number).collect::<Result<_>>()?,
-        batch: number(batch)?,
-    };
+    let number = |word: &str| word.parse().with_context(|| format!("{line}: {word} is no number"));
+    let operation = Operation { kind, sizes: words.map(number).collect::<Result<_>>()?, batch: number(batch)? };
     if let ("adam", [base]) = (kind, &operation.sizes[..]) {
         return adam(side, *base);
     }
@@ -49,10 +41,7 @@ pub fn seconds(line: &str, side: Side) -> Result<f64> {
         let forward = || Ok(operation.forward(side, &inputs)?);
         return Timed::new(forward).seconds();
     }
-    let vars: Vec<Var> = inputs
-        .iter()
-        .map(Var::from_tensor)
-        .collect::<candle::Result<_>>()?;
+    let vars: Vec<Var> = inputs.iter().map(Var::from_tensor).collect::<candle::Result<_>>()?;
     let inputs: Vec<Tensor> = vars.iter().map(|var| var.as_tensor().clone()).collect();
     Timed::new(|| Ok(operation.forward(side, &inputs)?.backward()?)).seconds()
 }
@@ -85,12 +74,10 @@ impl Operation<'_> {
             (Side::Ours, "conv2d", &[.., k, stride], [x, w, b]) => {
                 ops::conv2d(x, w, Some(b), Geometry::same(k).stride(stride))
             }
-            (Side::Candle, "conv2d", &[.., k, stride], [x, w, b]) => x
-                .conv2d(w, k / 2, stride, 1, 1)?
-                .broadcast_add(&b.reshape((1, (), 1, 1))?),
-            (Side::Ours, "group_norm_silu", _, [x, w, b]) => {
-                ops::group_norm(x, 8, w, b, 1e-5, Activation::Silu)
+            (Side::Candle, "conv2d", &[.., k, stride], [x, w, b]) => {
+                x.conv2d(w, k / 2, stride, 1, 1)?.broadcast_add(&b.reshape((1, (), 1, 1))?)
             }
+            (Side::Ours, "group_norm_silu", _, [x, w, b]) => ops::group_norm(x, 8, w, b, 1e-5, Activation::Silu),
             (Side::Candle, "group_norm_silu", &[c, _], [x, w, b]) => {
                 let norm = GroupNorm::new(w.clone(), b.clone(), c, 8, 1e-5)?;
                 norm.forward(x)?.silu()
@@ -98,22 +85,13 @@ impl Operation<'_> {
             (Side::Ours, "upsample", _, [x]) => ops::upsample_nearest2x(x),
             (Side::Candle, "upsample", &[_, side], [x]) => x.upsample_nearest2d(2 * side, 2 * side),
             (Side::Ours, "linear", _, [x, w, b]) => ops::linear(x, w, Some(b)),
-            (Side::Candle, "linear", _, [x, w, b]) => {
-                Linear::new(w.clone(), Some(b.clone())).forward(x)
-            }
+            (Side::Candle, "linear", _, [x, w, b]) => Linear::new(w.clone(), Some(b.clone())).forward(x),
             (Side::Ours, "attention", &[.., heads], [q, k, v]) => ops::attention(q, k, v, heads),
             (Side::Candle, "attention", &[n, c, heads], [q, k, v]) => {
-                let per_head = |x: &Tensor| {
-                    x.reshape((self.batch, n, heads, c / heads))?
-                        .transpose(1, 2)?
-                        .contiguous()
-                };
+                let per_head = |x: &Tensor| x.reshape((self.batch, n, heads, c / heads))?.transpose(1, 2)?.contiguous();
                 let scale = (heads as f64 / c as f64).sqrt();
                 let scores = (per_head(q)?.matmul(&per_head(k)?.t()?)? * scale)?;
-                softmax(&scores, D::Minus1)?
-                    .matmul(&per_head(v)?)?
-                    .transpose(1, 2)?
-                    .reshape((self.batch, n, c))
+                softmax(&scores, D::Minus1)?.matmul(&per_head(v)?)?.transpose(1, 2)?.reshape((self.batch, n, c))
             }
             _ => candle::bail!("{} {:?}: there is no such operation", self.kind, self.sizes),
         }

@@ -19,11 +19,7 @@ impl Drawing {
     pub fn new(network: Network, batch: usize, width: usize, steps: usize) -> Result<Self> {
         let noise = Rng::new(2).randn(network.shape(batch, width), &Device::Cpu)?;
         let schedule = Schedule::linear(steps)?;
-        Ok(Self {
-            network,
-            noise,
-            schedule,
-        })
+        Ok(Self { network, noise, schedule })
     }
 
     /// The seconds of `ddim N` or `ddpm`, or of the network alone asked N times: `network N`.

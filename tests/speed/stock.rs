@@ -8,27 +8,13 @@ use diffusion_core::candle_nn;
 fn sinusoidal(t: &Tensor, width: usize) -> Result<Tensor> {
     let half = width / 2;
     let slope = -10_000f64.ln() / (half - 1) as f64;
-    let frequencies =
-        (Tensor::arange(0, half as u32, t.device())?.to_dtype(DType::F32)? * slope)?.exp()?;
-    let angles = t
-        .to_dtype(DType::F32)?
-        .unsqueeze(1)?
-        .broadcast_mul(&frequencies.unsqueeze(0)?)?;
+    let frequencies = (Tensor::arange(0, half as u32, t.device())?.to_dtype(DType::F32)? * slope)?.exp()?;
+    let angles = t.to_dtype(DType::F32)?.unsqueeze(1)?.broadcast_mul(&frequencies.unsqueeze(0)?)?;
     Tensor::cat(&[angles.sin()?, angles.cos()?], 1)
 }
 
-fn conv(
-    inputs: usize,
-    outputs: usize,
-    kernel: usize,
-    stride: usize,
-    vb: VarBuilder,
-) -> Result<Conv2d> {
-    let config = Conv2dConfig {
-        padding: kernel / 2,
-        stride,
-        ..Default::default()
-    };
+fn conv(inputs: usize, outputs: usize, kernel: usize, stride: usize, vb: VarBuilder) -> Result<Conv2d> {
+    let config = Conv2dConfig { padding: kernel / 2, stride, ..Default::default() };
     conv2d(inputs, outputs, kernel, config, vb)
 }
 

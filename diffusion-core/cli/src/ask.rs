@@ -81,9 +81,10 @@ impl Asked {
 impl Ask {
     /// Loads the model; `usual` images if nothing says how many.
     pub fn load(&self, usual: usize) -> Result<Asked> {
-        let path = self.checkpoint.as_ref().context(
-            "--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run",
-        )?;
+        let path = self
+            .checkpoint
+            .as_ref()
+            .context("--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run")?;
         let mut model = Model::load(path, &crate::device(self.device)?).context("--checkpoint")?;
         model.network.set_precision(self.precision);
         let architecture = model.network.architecture();
@@ -94,20 +95,12 @@ impl Ask {
             path.display(),
             architecture.low_res()
         );
-        let several = if self.class.is_empty() {
-            usual
-        } else {
-            self.class.len()
-        };
+        let several = if self.class.is_empty() { usual } else { self.class.len() };
         let n = self.n.unwrap_or(several);
         ensure!(n > 0, "--n 0: at least one image is needed");
         let (classes, k) = (architecture.classes(), architecture.context());
         let (condition, words) = if !self.class.is_empty() {
-            ensure!(
-                classes > 0 || k > 0,
-                "--class: {} is unconditional; it knows no classes",
-                path.display()
-            );
+            ensure!(classes > 0 || k > 0, "--class: {} is unconditional; it knows no classes", path.display());
             let labels = self.class.iter().map(|word| self.label(word, &model));
             let labels = labels.collect::<Result<Vec<_>>>()?;
             let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
@@ -122,11 +115,7 @@ impl Ask {
                 k > 0,
                 "--context: {} takes none{}",
                 path.display(),
-                if classes > 0 {
-                    "; it takes --class"
-                } else {
-                    ""
-                }
+                if classes > 0 { "; it takes --class" } else { "" }
             );
             ensure!(
                 self.context.len() == k,
@@ -134,16 +123,10 @@ impl Ask {
                 self.context.len(),
                 model.info.classes.join(", ")
             );
-            ensure!(
-                self.context.iter().all(|value| value.is_finite()),
-                "--context: its numbers must be finite"
-            );
+            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: its numbers must be finite");
             let rows = self.context.repeat(n);
             let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
-            (
-                Condition::context(rows),
-                format!("context {:?}", self.context),
-            )
+            (Condition::context(rows), format!("context {:?}", self.context))
         } else {
             let words = match classes + k {
                 0 => "unconditional",
@@ -151,11 +134,7 @@ impl Ask {
             };
             (model.conditions(n)?, words.to_owned())
         };
-        ensure!(
-            self.guidance.is_finite(),
-            "--guidance {}: it must be a number",
-            self.guidance
-        );
+        ensure!(self.guidance.is_finite(), "--guidance {}: it must be a number", self.guidance);
         ensure!(
             self.guidance == 1.0 || classes + k > 0,
             "--guidance {}: {} is unconditional; there is nothing to guide to",
@@ -166,13 +145,7 @@ impl Ask {
             1.0 => words,
             w => format!("{words}, guidance {w}"),
         };
-        Ok(Asked {
-            guidance: Guidance::new(condition, self.guidance),
-            model,
-            n,
-            words,
-            names_known: !path.is_dir(),
-        })
+        Ok(Asked { guidance: Guidance::new(condition, self.guidance), model, n, words, names_known: !path.is_dir() })
     }
 
     fn label(&self, word: &str, model: &Model) -> Result<usize> {
@@ -182,11 +155,7 @@ impl Ask {
         let found = names.iter().position(|name| name == word);
         match found.or_else(|| word.parse().ok()) {
             Some(label) if label < most => Ok(label),
-            _ => bail!(
-                "--class {word}: there is no such class; there are 0 … {}: {}",
-                most - 1,
-                names.join(", ")
-            ),
+            _ => bail!("--class {word}: there is no such class; there are 0 … {}: {}", most - 1, names.join(", ")),
         }
     }
 }

@@ -41,10 +41,7 @@ impl Header<'_> {
         if let Some(license) = self.license {
             writeln!(text, "license: {license}")?;
         }
-        write!(
-            text,
-            "library_name: candle\npipeline_tag: {task}\ntags:\n- diffusion\n- candle\n- rust\n"
-        )?;
+        write!(text, "library_name: candle\npipeline_tag: {task}\ntags:\n- diffusion\n- candle\n- rust\n")?;
         if let Some(dataset) = on_the_hub(self.data) {
             write!(text, "datasets:\n- {dataset}\n")?;
         }
@@ -61,10 +58,7 @@ impl Header<'_> {
             let accuracy = scores.accuracy.map(|it| ("accuracy", it.accuracy));
             for (metric, value) in estimates.into_iter().chain(accuracy) {
                 let kind = metric.replace(' ', "-").replace('é', "e").to_lowercase();
-                write!(
-                    text,
-                    "    - name: {metric}\n      type: {kind}\n      value: {value:.5}\n"
-                )?;
+                write!(text, "    - name: {metric}\n      type: {kind}\n      value: {value:.5}\n")?;
             }
         }
         Ok(text + FENCE)
@@ -72,20 +66,12 @@ impl Header<'_> {
 }
 
 fn estimates(it: &Evaluation) -> [&Estimate; 5] {
-    [
-        &it.frechet_distance,
-        &it.kernel_distance,
-        &it.precision,
-        &it.recall,
-        &it.inception_score,
-    ]
+    [&it.frechet_distance, &it.kernel_distance, &it.precision, &it.recall, &it.inception_score]
 }
 
 /// The line of a card's header that says under what licence the file is.
 fn license(card: &str) -> Option<&str> {
-    let (header, _) = card
-        .strip_prefix(FENCE)?
-        .split_once(&format!("\n{FENCE}"))?;
+    let (header, _) = card.strip_prefix(FENCE)?.split_once(&format!("\n{FENCE}"))?;
     let mut lines = header.lines();
     lines.find_map(|line| line.strip_prefix("license: "))
 }
@@ -97,7 +83,7 @@ pub fn in_a_notebook(path: &Path) -> (String, &'static str) {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights"));
+    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
     match (fs::canonicalize(folder), ours) {
         (Ok(folder), Ok(ours)) if folder == ours => (format!("../weights/{name}"), "in a notebook"),
@@ -107,25 +93,16 @@ pub fn in_a_notebook(path: &Path) -> (String, &'static str) {
 
 /// Writes what was measured into a card that is there, in the place of what was measured before; its licence stays.
 pub fn measured(card: &Path, header: &Header, scores: &Evaluation, words: &str) -> Result<()> {
-    let text = fs::read_to_string(card).with_context(|| {
-        format!(
-            "cannot read {}; `cargo diffusion export` writes a card",
-            card.display()
-        )
-    })?;
-    let header = Header {
-        license: license(&text),
-        ..*header
-    };
+    let text = fs::read_to_string(card)
+        .with_context(|| format!("cannot read {}; `cargo diffusion export` writes a card", card.display()))?;
+    let header = Header { license: license(&text), ..*header };
     let text = header.yaml(Some(scores))? + &without(&text) + &section(scores, words)?;
     fs::write(card, text).with_context(|| format!("cannot write {}", card.display()))
 }
 
 /// A card's text without its header and without what was measured, with an empty line at its end.
 fn without(card: &str) -> String {
-    let body = card
-        .strip_prefix(FENCE)
-        .and_then(|rest| rest.split_once(&format!("\n{FENCE}")));
+    let body = card.strip_prefix(FENCE).and_then(|rest| rest.split_once(&format!("\n{FENCE}")));
     let body = body.map_or(card, |(_, body)| body);
     let body = match body.split_once(MEASURED) {
         Some((before, after)) => {
@@ -143,21 +120,11 @@ fn section(scores: &Evaluation, words: &str) -> Result<String> {
     );
     for it in estimates(scores) {
         let (low, high) = it.interval;
-        writeln!(
-            text,
-            "| {} | {:.4} | {low:.4} … {high:.4} | {:.4} |",
-            it.name, it.value, it.real.value
-        )?;
+        writeln!(text, "| {} | {:.4} | {low:.4} … {high:.4} | {:.4} |", it.name, it.value, it.real.value)?;
     }
     if let Some(it) = scores.accuracy {
         let (low, high) = it.interval;
-        writeln!(
-            text,
-            "| accuracy | {:.2} % | {:.2} … {:.2} % | |",
-            100.0 * it.accuracy,
-            100.0 * low,
-            100.0 * high
-        )?;
+        writeln!(text, "| accuracy | {:.2} % | {:.2} … {:.2} % | |", 100.0 * it.accuracy, 100.0 * low, 100.0 * high)?;
     }
     let it = scores.copies;
     writeln!(
@@ -178,11 +145,7 @@ mod tests {
         let body = "# m\n\ntext --- more\n\n";
         let header = "---\nlicense: mit\n---\n";
         let scores = "## Evaluation\n\nold\n| 1 |\n";
-        for card in [
-            body.to_owned(),
-            format!("{header}{body}"),
-            format!("{header}{body}{scores}"),
-        ] {
+        for card in [body.to_owned(), format!("{header}{body}"), format!("{header}{body}{scores}")] {
             assert_eq!(without(&card), body, "{card}");
         }
         let more = format!("{header}{body}{scores}\n## Licence\n\nfree\n");
@@ -193,12 +156,7 @@ mod tests {
     fn a_header_names_the_data_as_the_hub_does() -> Result<()> {
         let header = |data, license| {
             let (name, task) = ("m", "unconditional-image-generation");
-            let header = Header {
-                name,
-                data,
-                task,
-                license,
-            };
+            let header = Header { name, data, task, license };
             header.yaml(None)
         };
         assert!(header("mnist", None)?.contains("datasets:\n- ylecun/mnist\n---\n"));
@@ -213,7 +171,7 @@ mod tests {
 
     #[test]
     fn a_card_names_a_file_as_it_is_reached() {
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/m.safetensors");
+        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/m.safetensors");
         assert_eq!(in_a_notebook(Path::new(ours)).0, "../weights/m.safetensors");
         for other in ["m.safetensors", "nowhere/m.safetensors"] {
             let (path, place) = in_a_notebook(Path::new(other));

@@ -5,9 +5,9 @@ use diffusion_core::candle::{self, DType, Device, Tensor, Var};
 use diffusion_core::data::Dataset;
 use diffusion_core::device::Precision;
 use diffusion_core::ops::{
-    Activation, Geometry, attention, avg_pool2d, batch_norm, concat_channels, conv_transpose2d,
-    conv2d, gelu, group_norm, linear, max_pool2d, relu, silu, upsample_bilinear2x,
-    upsample_nearest2x, upsample_nearest2x_conv2d, weight_standardize,
+    Activation, Geometry, attention, avg_pool2d, batch_norm, concat_channels, conv_transpose2d, conv2d, gelu,
+    group_norm, linear, max_pool2d, relu, silu, upsample_bilinear2x, upsample_nearest2x, upsample_nearest2x_conv2d,
+    weight_standardize,
 };
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
@@ -38,11 +38,7 @@ impl Check {
 impl fmt::Display for Check {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let sign = if self.held() { "≤" } else { "> (WRONG)" };
-        let Self {
-            name,
-            error,
-            tolerance,
-        } = self;
+        let Self { name, error, tolerance } = self;
         write!(f, "{name:38} {error:8.1e} {sign} {tolerance:.0e}")
     }
 }
@@ -57,51 +53,19 @@ impl fmt::Display for Check {
 /// # Errors
 /// The device cannot compute something at all: the message says what.
 pub fn check(device: &Device, precision: Precision, mut report: impl FnMut(&Check)) -> Result<()> {
-    let tolerance = if precision == Precision::F32 {
-        1e-3
-    } else {
-        2e-2
-    };
+    let tolerance = if precision == Precision::F32 { 1e-3 } else { 2e-2 };
     for case in cases() {
         let error = case.error(device, precision).context(case.name)?;
-        report(&Check {
-            name: case.name.to_owned(),
-            error,
-            tolerance,
-        });
+        report(&Check { name: case.name.to_owned(), error, tolerance });
     }
-    let drawn = if precision == Precision::Bf16 {
-        6e-2
-    } else {
-        tolerance
-    };
+    let drawn = if precision == Precision::Bf16 { 6e-2 } else { tolerance };
     for (name, error, tolerance) in [
-        (
-            "SimpleUNet, its answer and gradients",
-            network(device, precision),
-            tolerance,
-        ),
-        (
-            "SimpleUNet, 20 steps of training",
-            training(device, precision),
-            tolerance,
-        ),
-        (
-            "SimpleUNet, samples in 10 steps",
-            samples(device, precision),
-            drawn,
-        ),
-        (
-            "the same training twice: other bits",
-            twice(device, precision),
-            0.0,
-        ),
+        ("SimpleUNet, its answer and gradients", network(device, precision), tolerance),
+        ("SimpleUNet, 20 steps of training", training(device, precision), tolerance),
+        ("SimpleUNet, samples in 10 steps", samples(device, precision), drawn),
+        ("the same training twice: other bits", twice(device, precision), 0.0),
     ] {
-        report(&Check {
-            name: name.to_owned(),
-            error: error.context(name)?,
-            tolerance,
-        });
+        report(&Check { name: name.to_owned(), error: error.context(name)?, tolerance });
     }
     Ok(())
 }
@@ -124,127 +88,62 @@ fn cases() -> Vec<Case> {
     };
     const X: &[usize] = &[3, 16, 14, 14];
     const ODD: &[usize] = &[2, 5, 7, 9];
-    const SAME: Geometry = Geometry {
-        stride: 1,
-        padding: 1,
-    };
+    const SAME: Geometry = Geometry { stride: 1, padding: 1 };
     vec![
-        case("conv2d 3×3", &[X], &[&[24, 16, 3, 3], &[24]], |x, w| {
+        case("conv2d 3×3", &[X], &[&[24, 16, 3, 3], &[24]], |x, w| conv2d(&x[0], &w[0], Some(&w[1]), SAME)),
+        case("conv2d 3×3, a bias per image", &[ODD], &[&[6, 5, 3, 3], &[2, 6]], |x, w| {
             conv2d(&x[0], &w[0], Some(&w[1]), SAME)
         }),
-        case(
-            "conv2d 3×3, a bias per image",
-            &[ODD],
-            &[&[6, 5, 3, 3], &[2, 6]],
-            |x, w| conv2d(&x[0], &w[0], Some(&w[1]), SAME),
-        ),
-        case("conv2d 3×3, stride 2", &[X], &[&[16, 16, 3, 3]], |x, w| {
-            conv2d(&x[0], &w[0], None, SAME.stride(2))
-        }),
+        case("conv2d 3×3, stride 2", &[X], &[&[16, 16, 3, 3]], |x, w| conv2d(&x[0], &w[0], None, SAME.stride(2))),
         case("conv2d 1×1", &[ODD], &[&[8, 5, 1, 1], &[8]], |x, w| {
             conv2d(&x[0], &w[0], Some(&w[1]), Geometry::same(1))
         }),
-        case("conv2d 7×7", &[X], &[&[8, 16, 7, 7]], |x, w| {
-            conv2d(&x[0], &w[0], None, Geometry::same(7))
+        case("conv2d 7×7", &[X], &[&[8, 16, 7, 7]], |x, w| conv2d(&x[0], &w[0], None, Geometry::same(7))),
+        case("conv2d 4×4, stride 4", &[&[2, 3, 16, 12]], &[&[8, 3, 4, 4]], |x, w| {
+            let geometry = Geometry { stride: 4, padding: 0 };
+            conv2d(&x[0], &w[0], None, geometry)
+        }),
+        case("conv_transpose2d 2×2", &[X], &[&[16, 8, 2, 2], &[8]], |x, w| {
+            let geometry = Geometry { stride: 2, padding: 0 };
+            conv_transpose2d(&x[0], &w[0], Some(&w[1]), geometry)
+        }),
+        case("conv_transpose2d 4×4, padding 1", &[ODD], &[&[5, 4, 4, 4]], |x, w| {
+            let geometry = Geometry { stride: 2, padding: 1 };
+            conv_transpose2d(&x[0], &w[0], None, geometry)
+        }),
+        case("enlarged conv2d 3×3", &[X], &[&[8, 16, 3, 3], &[8]], |x, w| {
+            upsample_nearest2x_conv2d(&x[0], &w[0], Some(&w[1]), SAME)
+        }),
+        case("group_norm", &[X], &[&[16], &[16]], |x, w| group_norm(&x[0], 4, &w[0], &w[1], 1e-5, Activation::None)),
+        case("group_norm, silu, odd sizes", &[ODD], &[&[5], &[5]], |x, w| {
+            group_norm(&x[0], 5, &w[0], &w[1], 1e-5, Activation::Silu)
+        }),
+        case("group_norm, a weight per image", &[X], &[&[3, 16], &[3, 16]], |x, w| {
+            group_norm(&x[0], 8, &w[0], &w[1], 1e-5, Activation::Gelu)
+        }),
+        case("group_norm, large groups", &[&[2, 8, 64, 64]], &[&[8], &[8]], |x, w| {
+            group_norm(&x[0], 1, &w[0], &w[1], 1e-5, Activation::Relu)
         }),
         case(
-            "conv2d 4×4, stride 4",
-            &[&[2, 3, 16, 12]],
-            &[&[8, 3, 4, 4]],
-            |x, w| {
-                let geometry = Geometry {
-                    stride: 4,
-                    padding: 0,
-                };
-                conv2d(&x[0], &w[0], None, geometry)
-            },
-        ),
-        case(
-            "conv_transpose2d 2×2",
+            "batch_norm",
             &[X],
-            &[&[16, 8, 2, 2], &[8]],
-            |x, w| {
-                let geometry = Geometry {
-                    stride: 2,
-                    padding: 0,
-                };
-                conv_transpose2d(&x[0], &w[0], Some(&w[1]), geometry)
-            },
+            &[&[16], &[16]],
+            |x, w| Ok(batch_norm(&x[0], &w[0], &w[1], 1e-5, Activation::Gelu)?.0),
         ),
-        case(
-            "conv_transpose2d 4×4, padding 1",
-            &[ODD],
-            &[&[5, 4, 4, 4]],
-            |x, w| {
-                let geometry = Geometry {
-                    stride: 2,
-                    padding: 1,
-                };
-                conv_transpose2d(&x[0], &w[0], None, geometry)
-            },
-        ),
-        case(
-            "enlarged conv2d 3×3",
-            &[X],
-            &[&[8, 16, 3, 3], &[8]],
-            |x, w| upsample_nearest2x_conv2d(&x[0], &w[0], Some(&w[1]), SAME),
-        ),
-        case("group_norm", &[X], &[&[16], &[16]], |x, w| {
-            group_norm(&x[0], 4, &w[0], &w[1], 1e-5, Activation::None)
-        }),
-        case(
-            "group_norm, silu, odd sizes",
-            &[ODD],
-            &[&[5], &[5]],
-            |x, w| group_norm(&x[0], 5, &w[0], &w[1], 1e-5, Activation::Silu),
-        ),
-        case(
-            "group_norm, a weight per image",
-            &[X],
-            &[&[3, 16], &[3, 16]],
-            |x, w| group_norm(&x[0], 8, &w[0], &w[1], 1e-5, Activation::Gelu),
-        ),
-        case(
-            "group_norm, large groups",
-            &[&[2, 8, 64, 64]],
-            &[&[8], &[8]],
-            |x, w| group_norm(&x[0], 1, &w[0], &w[1], 1e-5, Activation::Relu),
-        ),
-        case("batch_norm", &[X], &[&[16], &[16]], |x, w| {
-            Ok(batch_norm(&x[0], &w[0], &w[1], 1e-5, Activation::Gelu)?.0)
-        }),
-        case("weight_standardize", &[], &[&[8, 4, 3, 3]], |_, w| {
-            weight_standardize(&w[0], 1e-5)
-        }),
+        case("weight_standardize", &[], &[&[8, 4, 3, 3]], |_, w| weight_standardize(&w[0], 1e-5)),
         case("silu", &[ODD], &[], |x, _| silu(&x[0])),
         case("gelu", &[ODD], &[], |x, _| gelu(&x[0])),
         case("relu", &[ODD], &[], |x, _| relu(&x[0])),
-        case("upsample_nearest2x", &[ODD], &[], |x, _| {
-            upsample_nearest2x(&x[0])
-        }),
-        case("upsample_bilinear2x", &[ODD], &[], |x, _| {
-            upsample_bilinear2x(&x[0])
-        }),
+        case("upsample_nearest2x", &[ODD], &[], |x, _| upsample_nearest2x(&x[0])),
+        case("upsample_bilinear2x", &[ODD], &[], |x, _| upsample_bilinear2x(&x[0])),
         case("max_pool2d", &[ODD], &[], |x, _| max_pool2d(&x[0], 2)),
         case("avg_pool2d", &[ODD], &[], |x, _| avg_pool2d(&x[0], 3)),
-        case("concat_channels", &[X, &[3, 4, 14, 14]], &[], |x, _| {
-            concat_channels(&x[0], &x[1])
+        case("concat_channels", &[X, &[3, 4, 14, 14]], &[], |x, _| concat_channels(&x[0], &x[1])),
+        case("linear", &[&[6, 33]], &[&[20, 33], &[20]], |x, w| linear(&x[0], &w[0], Some(&w[1]))),
+        case("attention", &[&[2, 49, 32], &[2, 49, 32], &[2, 49, 32]], &[], |x, _| attention(&x[0], &x[1], &x[2], 4)),
+        case("attention over few positions", &[&[2, 5, 8], &[2, 3, 8], &[2, 3, 8]], &[], |x, _| {
+            attention(&x[0], &x[1], &x[2], 1)
         }),
-        case("linear", &[&[6, 33]], &[&[20, 33], &[20]], |x, w| {
-            linear(&x[0], &w[0], Some(&w[1]))
-        }),
-        case(
-            "attention",
-            &[&[2, 49, 32], &[2, 49, 32], &[2, 49, 32]],
-            &[],
-            |x, _| attention(&x[0], &x[1], &x[2], 4),
-        ),
-        case(
-            "attention over few positions",
-            &[&[2, 5, 8], &[2, 3, 8], &[2, 3, 8]],
-            &[],
-            |x, _| attention(&x[0], &x[1], &x[2], 1),
-        ),
     ]
 }
 
@@ -272,15 +171,8 @@ impl Case {
             };
             shapes.iter().map(var).collect()
         };
-        let (x, w) = (
-            vars(&self.images, images)?,
-            vars(&self.parameters, parameters)?,
-        );
-        let tensors = |vars: &[Var]| {
-            vars.iter()
-                .map(|v| v.as_tensor().clone())
-                .collect::<Vec<_>>()
-        };
+        let (x, w) = (vars(&self.images, images)?, vars(&self.parameters, parameters)?);
+        let tensors = |vars: &[Var]| vars.iter().map(|v| v.as_tensor().clone()).collect::<Vec<_>>();
         let y = precision.within(|| (self.f)(&tensors(&x), &tensors(&w)))?;
         let slope = Rng::new(7).randn(y.shape(), &Device::Cpu)?.to_dtype(kind)?;
         let slope = slope.to_dtype(y.dtype())?.to_device(device)?;
@@ -301,11 +193,7 @@ fn network(device: &Device, precision: Precision) -> Result<f64> {
         net.set_precision(precision);
         wake(&net)?;
         let mut rng = Rng::new(2);
-        let mut images = || {
-            rng.randn((2, 1, 28, 28), &Device::Cpu)?
-                .to_dtype(dtype)?
-                .to_device(device)
-        };
+        let mut images = || rng.randn((2, 1, 28, 28), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
         let (xt, eps) = (images()?, images()?);
         let answer = net.forward(&xt, &[10.0, 700.0], &Condition::none())?;
         let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
@@ -344,16 +232,9 @@ fn trained(device: &Device, precision: Precision) -> Result<(Vec<f64>, Vec<f64>)
         train_steps: 20,
         ..Default::default()
     };
-    let net = SimpleUNet {
-        channels: 3,
-        base: 8,
-        ..Default::default()
-    };
+    let net = SimpleUNet { channels: 3, base: 8, ..Default::default() };
     let mut training = Training::new(config, net, &Dataset::sprites(32, 1)?, device)?;
-    let losses = training
-        .by_ref()
-        .map(|step| Ok(step?.loss))
-        .collect::<Result<_>>()?;
+    let losses = training.by_ref().map(|step| Ok(step?.loss)).collect::<Result<_>>()?;
     let mut weights = Vec::new();
     for var in training.network().parameters().by_name().values() {
         weights.extend(numbers(var)?);
@@ -363,42 +244,26 @@ fn trained(device: &Device, precision: Precision) -> Result<(Vec<f64>, Vec<f64>)
 
 /// Images from the same weights and the same noise.
 fn samples(device: &Device, precision: Precision) -> Result<f64> {
-    let config = TrainingConfig {
-        batch: 16,
-        ..Default::default()
-    };
+    let config = TrainingConfig { batch: 16, ..Default::default() };
     let data = Dataset::sprites(16, 1)?;
     let run = |device: &Device, precision: Precision| -> Result<Vec<f64>> {
-        let net = SimpleUNet {
-            channels: 3,
-            base: 16,
-            ..Default::default()
-        };
+        let net = SimpleUNet { channels: 3, base: 16, ..Default::default() };
         let mut model = Training::new(config.clone(), net, &data, device)?.into_model()?;
         model.network.set_precision(precision);
         wake(&model.network)?;
         let mut rng = Rng::new(3);
         numbers(&model.sample(4, Condition::none(), &Sampler::ddim(10), &mut rng)?)
     };
-    largest(
-        &[run(device, precision)?],
-        &[run(&Device::Cpu, Precision::F32)?],
-    )
+    largest(&[run(device, precision)?], &[run(&Device::Cpu, Precision::F32)?])
 }
 
 fn small() -> SimpleUNet {
-    SimpleUNet {
-        base: 16,
-        ..Default::default()
-    }
+    SimpleUNet { base: 16, ..Default::default() }
 }
 
 /// Gives the last layer, which begins with zeros, weights of its own, so that all others count.
 fn wake(net: &Network) -> Result<()> {
-    let last = net
-        .parameters()
-        .get("conv_out.weight")
-        .context("the last layer")?;
+    let last = net.parameters().get("conv_out.weight").context("the last layer")?;
     let weights = (Rng::new(4).randn(last.shape(), &Device::Cpu)? * 0.1)?;
     last.set(&weights.to_dtype(last.dtype())?.to_device(net.device())?)?;
     Ok(())
@@ -416,18 +281,9 @@ fn largest(got: &[Vec<f64>], right: &[Vec<f64>]) -> Result<f64> {
         let off = squares(&mut got.iter().zip(right).map(|(a, b)| a - b));
         let size = squares(&mut right.iter().copied());
         // Whatever is not a number is wrong.
-        if got.len() == right.len() && off.is_finite() {
-            off / size.max(f64::MIN_POSITIVE)
-        } else {
-            f64::INFINITY
-        }
+        if got.len() == right.len() && off.is_finite() { off / size.max(f64::MIN_POSITIVE) } else { f64::INFINITY }
     };
-    anyhow::ensure!(
-        got.len() == right.len(),
-        "there are {} results and should be {}",
-        got.len(),
-        right.len()
-    );
+    anyhow::ensure!(got.len() == right.len(), "there are {} results and should be {}", got.len(), right.len());
     Ok(got.iter().zip(right).map(error).fold(0.0, f64::max))
 }
 

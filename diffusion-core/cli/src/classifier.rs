@@ -4,7 +4,7 @@ use crate::card::{self, Header};
 use crate::sample::prepare;
 use anyhow::{Context, Result};
 use clap::Args;
-use diffusion_core::data::{Part, Source};
+use diffusion_core::data::{Source, Split};
 use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, Fit};
 use std::fs;
@@ -48,22 +48,13 @@ pub struct Options {
 pub fn run(options: Options) -> Result<()> {
     prepare(&options.out, "safetensors")?;
     let device = crate::device(options.device)?;
-    let source = Source {
-        task: options.task.clone(),
-        images: options.images,
-        side: options.side,
-        ..Default::default()
-    };
-    let [train, test] = [Part::Train, Part::Test].map(|part| source.load(part, options.seed));
+    let source =
+        Source { task: options.task.clone(), images: options.images, side: options.side, ..Default::default() };
+    let [train, test] = [Split::Train, Split::Test].map(|split| source.load(split, options.seed));
     let (train, test) = (train?, test?);
     println!("{train}");
-    let fit = Fit {
-        epochs: options.epochs,
-        batch: options.batch,
-        lr: options.lr,
-        seed: options.seed,
-        ..Default::default()
-    };
+    let fit =
+        Fit { epochs: options.epochs, batch: options.batch, lr: options.lr, seed: options.seed, ..Default::default() };
     let started = Instant::now();
     let classifier = fit.run(&train, &test, &device)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -84,8 +75,7 @@ pub fn run(options: Options) -> Result<()> {
 }
 
 fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> Result<String> {
-    let text =
-        |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
+    let text = |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
     let (name, file) = (text(options.out.file_stem()), text(options.out.file_name()));
     let machine = described(&crate::device(options.device)?);
     let about = &classifier.about;
@@ -94,15 +84,9 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
         "sprites" => format!(" --images {}", options.images),
         _ => String::new(),
     };
-    let side = options
-        .side
-        .map_or(String::new(), |side| format!(" --side {side}"));
-    let header = Header {
-        name: &name,
-        data: &about.data,
-        task: "image-classification",
-        license: options.license.as_deref(),
-    };
+    let side = options.side.map_or(String::new(), |side| format!(" --side {side}"));
+    let header =
+        Header { name: &name, data: &about.data, task: "image-classification", license: options.license.as_deref() };
     let header = header.yaml(None)?;
     let (path, place) = card::in_a_notebook(&options.out);
     // The link is of use where there is something to link to.

@@ -30,25 +30,18 @@ pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "png")?;
     let asked = options.ask.load(10)?;
     let (few, schedule) = (Sampler::ddim(options.steps), asked.model.info.schedule()?);
-    let many = Sampler {
-        steps: options.ddpm_steps.map_or(Steps::All, Steps::Trailing),
-        ..Sampler::ddpm()
-    };
+    let many = Sampler { steps: options.ddpm_steps.map_or(Steps::All, Steps::Trailing), ..Sampler::ddpm() };
     check_steps("--steps", options.steps, schedule)?;
     if let Some(steps) = options.ddpm_steps {
         check_steps("--ddpm-steps", steps, schedule)?;
     }
     println!("{}, {}", counted(asked.n, "image"), asked.words);
-    let noise = asked
-        .model
-        .noise(asked.n, &mut Rng::new(options.ask.seed))?;
+    let noise = asked.model.noise(asked.n, &mut Rng::new(options.ask.seed))?;
     let (mut rows, mut titles, mut times) = (Vec::new(), Vec::new(), Vec::new());
     for (name, sampler) in [("DDPM", many), ("DDIM", few)] {
         let mut rng = Rng::new(options.ask.seed).fork(1);
         let began = Instant::now();
-        let states = asked
-            .model
-            .states(&noise, &asked.guidance, &sampler, &mut rng)?;
+        let states = asked.model.states(&noise, &asked.guidance, &sampler, &mut rng)?;
         let mut images = noise.clone();
         let steps = counted(states.len(), "step");
         for state in Progress::wrap(states, name) {

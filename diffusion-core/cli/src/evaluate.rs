@@ -6,7 +6,7 @@ use crate::sample::{self, How, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
-use diffusion_core::data::{Dataset, Part, Source, TASKS, labels_from_npy, samples_from_npy};
+use diffusion_core::data::{Dataset, Source, Split, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::described;
 use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
 use diffusion_core::rng::Rng;
@@ -83,14 +83,9 @@ pub fn run(options: &Options) -> Result<()> {
         options.how.steps(asked.model.info.schedule()?)?;
     }
     let task = task(options, model.as_ref())?;
-    let source = Source {
-        task: task.clone(),
-        images: options.images,
-        side: None,
-        labels: None,
-    };
+    let source = Source { task: task.clone(), images: options.images, ..Source::default() };
     let seed = options.ask.seed;
-    let [train, real] = [Part::Train, Part::Test].map(|part| source.load(part, options.data_seed));
+    let [train, real] = [Split::Train, Split::Test].map(|split| source.load(split, options.data_seed));
     let (train, real) = (train?, real?);
     let seen = Seen::load(options, &task, &real)?;
     let drawn = match (&options.samples, &model) {
@@ -152,18 +147,12 @@ fn task(options: &Options, model: Option<&Asked>) -> Result<String> {
     let known = TASKS.join(", ");
     let there = |task: &str| {
         let path = Path::new(task);
-        let array = || {
-            path.extension()
-                .is_some_and(|it| it.eq_ignore_ascii_case("npy"))
-        };
+        let array = || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy"));
         TASKS.contains(&task) || path.is_dir() || path.is_file() && array()
     };
     match (&options.data, model) {
         (Some(task), _) => {
-            ensure!(
-                there(task),
-                "--data {task}: neither one of {known} nor a folder or .npy file that exists"
-            );
+            ensure!(there(task), "--data {task}: neither one of {known} nor a folder or .npy file that exists");
             Ok(task.clone())
         }
         (None, Some(asked)) => {
@@ -278,12 +267,7 @@ fn draw(options: &Options, asked: &Asked, seen: &Seen, real: &Dataset) -> Result
     );
     let began = Instant::now();
     let (images, _) = sample::draw(&options.how, asked, options.ask.seed, steps, false)?;
-    Ok(Drawn {
-        images: images.clamp(-1f64, 1f64)?,
-        labels,
-        words,
-        seconds: began.elapsed().as_secs_f64(),
-    })
+    Ok(Drawn { images: images.clamp(-1f64, 1f64)?, labels, words, seconds: began.elapsed().as_secs_f64() })
 }
 
 /// What each sample was to show, if the data has the same classes; a warning if the model was trained on other data.
@@ -336,10 +320,5 @@ fn read(path: &Path, labels: Option<&Path>, seen: &Seen, real: &Dataset) -> Resu
         }
         Ok(labels)
     });
-    Ok(Drawn {
-        labels: labels.transpose()?,
-        images,
-        words: format!("{} of {at}", counted(n, "sample")),
-        seconds: 0.0,
-    })
+    Ok(Drawn { labels: labels.transpose()?, images, words: format!("{} of {at}", counted(n, "sample")), seconds: 0.0 })
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::Part;
+use diffusion_core::data::Split;
 use diffusion_core::edit::{Filter, enlarge, reduce};
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
@@ -77,10 +77,7 @@ pub fn run(options: Options) -> Result<()> {
             rows.push(model.sample(each, told, &Sampler::ddim(steps(model)), rng)?);
         }
     }
-    let (last, picture) = (
-        &models[models.len() - 1].1,
-        options.out.with_extension("png"),
-    );
+    let (last, picture) = (&models[models.len() - 1].1, options.out.with_extension("png"));
     let grid = match &rows[..] {
         rows if last.network.architecture().low_res() > 0 => {
             Grid::rows(rows)?.row_titles(["shown", "enlarged", "original"])
@@ -103,10 +100,7 @@ fn steps(model: &Model) -> usize {
 
 /// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
 fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
-    let (data, factor) = (
-        run.data.load(Part::Test, run.training.seed)?,
-        model.network.architecture().low_res(),
-    );
+    let (data, factor) = (run.data.load(Split::Test, run.training.seed)?, model.network.architecture().low_res());
     let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
     let small = reduce(&x0, factor)?;
     let (told, rng) = (Condition::low_res(small.clone()), &mut Rng::new(SEED));
@@ -120,13 +114,8 @@ fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
         let model = Model::load(options.run.join("model.safetensors"), &Device::Cpu)?;
         return Ok(vec![(options.out.clone(), model)]);
     }
-    let data = run.data.load(Part::Train, run.training.seed)?;
-    let stem = options
-        .out
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy()
-        .into_owned();
+    let data = run.data.load(Split::Train, run.training.seed)?;
+    let stem = options.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     options
         .epochs
         .iter()
@@ -149,9 +138,7 @@ fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result
     if there.contains(&steps) {
         return Ok(());
     }
-    let ends = there
-        .iter()
-        .filter(|steps| **steps > 0 && *steps % each == 0);
+    let ends = there.iter().filter(|steps| **steps > 0 && *steps % each == 0);
     let epochs: Vec<String> = ends.map(|steps| (steps / each - 1).to_string()).collect();
     let has = match &epochs[..] {
         [] => "it has kept that of no epoch's end".to_owned(),
@@ -179,22 +166,11 @@ fn rounding(path: &Path, model: &Model) -> Result<f64> {
 }
 
 fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Result<String> {
-    let name = options
-        .out
-        .file_stem()
-        .unwrap_or_default()
-        .to_string_lossy();
+    let name = options.out.file_stem().unwrap_or_default().to_string_lossy();
     let log = fs::read_to_string(options.run.join("log.jsonl"))?;
-    let log: Vec<Step> = log
-        .lines()
-        .map(|line| Ok(serde_json::from_str(line)?))
-        .collect::<Result<_>>()?;
+    let log: Vec<Step> = log.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
     let last = log.last().context("the run has no step")?;
-    let epoch: Vec<f64> = log
-        .iter()
-        .filter(|s| s.epoch == last.epoch)
-        .map(|s| s.loss)
-        .collect();
+    let epoch: Vec<f64> = log.iter().filter(|s| s.epoch == last.epoch).map(|s| s.loss).collect();
     let process = &model.info;
     let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
     let machine: Vec<&str> = machine.lines().collect();
@@ -211,9 +187,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     };
     let header = header.yaml(None)?;
     let exported = match options.epochs.last() {
-        Some(epoch) => options
-            .out
-            .with_file_name(format!("{name}-{epoch}.safetensors")),
+        Some(epoch) => options.out.with_file_name(format!("{name}-{epoch}.safetensors")),
         None => options.out.clone(),
     };
     let (path, place) = card::in_a_notebook(&exported);
@@ -275,9 +249,7 @@ Grid::new(&images)?
         count = epoch.len(),
         picture = match factor {
             0 => counted(options.samples, "image") + turns,
-            _ => format!(
-                "test images reduced by {factor}, what the network makes of them, and the images"
-            ),
+            _ => format!("test images reduced by {factor}, what the network makes of them, and the images"),
         },
         told = match factor {
             0 => "&model.conditions(8)?".to_owned(),

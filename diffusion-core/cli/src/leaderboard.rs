@@ -4,7 +4,7 @@ use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Part, Source};
+use diffusion_core::data::{Dataset, Source, Split};
 use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, FeatureExtractor, Gaussian, class_accuracy};
 use diffusion_core::prediction::Prediction;
@@ -89,31 +89,19 @@ struct Row {
 }
 
 type MakeSchedule = fn() -> diffusion_core::candle::Result<Schedule>;
-const SCHEDULES: [(&str, MakeSchedule); 2] = [
-    ("linear", || Schedule::linear(1000)),
-    ("cosine", || Schedule::cosine(1000)),
-];
-const PREDICTIONS: [(&str, Prediction); 3] = [
-    ("ε", Prediction::Eps),
-    ("x₀", Prediction::X0),
-    ("v", Prediction::V),
-];
+const SCHEDULES: [(&str, MakeSchedule); 2] =
+    [("linear", || Schedule::linear(1000)), ("cosine", || Schedule::cosine(1000))];
+const PREDICTIONS: [(&str, Prediction); 3] = [("ε", Prediction::Eps), ("x₀", Prediction::X0), ("v", Prediction::V)];
 const LOSSES: [(&str, Loss); 2] = [("MSE", Loss::Mse), ("L1", Loss::L1)];
 const STEPS: [usize; 2] = [10, 25];
 
 fn samplers(steps: usize) -> [(&'static str, Sampler); 3] {
     let ddpm = Sampler {
-        solver: Solver::Ddpm {
-            variance: Default::default(),
-        },
+        solver: Solver::Ddpm { variance: Default::default() },
         steps: Steps::Trailing(steps),
         ..Sampler::ddpm()
     };
-    [
-        ("DDPM", ddpm),
-        ("DDIM", Sampler::ddim(steps)),
-        ("DPM-Solver++", Sampler::dpm_solver(steps)),
-    ]
+    [("DDPM", ddpm), ("DDIM", Sampler::ddim(steps)), ("DPM-Solver++", Sampler::dpm_solver(steps))]
 }
 
 pub fn run(options: &Options) -> Result<()> {
@@ -131,17 +119,8 @@ pub fn run(options: &Options) -> Result<()> {
         if outcomes.iter().any(|done| done.trained == *trained) {
             continue;
         }
-        let Trained {
-            schedule,
-            param,
-            loss,
-            seed,
-        } = trained;
-        println!(
-            "{}/{}: {schedule}, {param}, {loss}, seed {seed}",
-            i + 1,
-            wanted.len()
-        );
+        let Trained { schedule, param, loss, seed } = trained;
+        println!("{}/{}: {schedule}, {param}, {loss}, seed {seed}", i + 1, wanted.len());
         let outcome = referee.play(budget, trained, config.clone(), &device)?;
         let mut file = OpenOptions::new()
             .create(true)
@@ -153,8 +132,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     outcomes.retain(|done| wanted.iter().any(|(trained, _)| done.trained == *trained));
     let text = table(budget, &outcomes, &referee)?;
-    fs::write(&options.out, text)
-        .with_context(|| format!("cannot write {}", options.out.display()))?;
+    fs::write(&options.out, text).with_context(|| format!("cannot write {}", options.out.display()))?;
     println!("{}", options.out.display());
     Ok(())
 }
@@ -166,12 +144,8 @@ fn wanted(seeds: u64) -> Result<Vec<(Trained, TrainingConfig)>> {
         for (schedule, schedule_of) in SCHEDULES {
             for (param, prediction) in PREDICTIONS {
                 for (name, loss) in LOSSES {
-                    let trained = Trained {
-                        schedule: schedule.to_owned(),
-                        param: param.to_owned(),
-                        loss: name.to_owned(),
-                        seed,
-                    };
+                    let trained =
+                        Trained { schedule: schedule.to_owned(), param: param.to_owned(), loss: name.to_owned(), seed };
                     let config = TrainingConfig {
                         seed,
                         process: schedule_of()?.into(),
@@ -192,14 +166,9 @@ fn known(path: &Path, budget: Budget) -> Result<Vec<Outcome>> {
     if !path.exists() {
         return Ok(Vec::new());
     }
-    let text =
-        fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let outcomes = text
-        .lines()
-        .filter_map(|line| serde_json::from_str(line).ok());
-    Ok(outcomes
-        .filter(|it: &Outcome| it.budget == budget)
-        .collect())
+    let text = fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let outcomes = text.lines().filter_map(|line| serde_json::from_str(line).ok());
+    Ok(outcomes.filter(|it: &Outcome| it.budget == budget).collect())
 }
 
 /// Who judges samples, and by what.
@@ -222,41 +191,20 @@ impl Referee {
             path.display()
         );
         let classifier = Classifier::load(path, device).context("--classifier")?;
-        let Budget {
-            images, samples, ..
-        } = options.budget;
-        let source = |images| Source {
-            images,
-            ..Source::default()
-        };
-        let data = source(images).load(Part::Train, 1)?;
+        let Budget { images, samples, .. } = options.budget;
+        let source = |images| Source { images, ..Source::default() };
+        let data = source(images).load(Split::Train, 1)?;
         let real = Dataset::sprites(5000, 1_000_001)?;
         let others = Dataset::sprites(samples, 1_000_002)?;
-        let gaussian =
-            |data: &Dataset| Gaussian::fit(&classifier.look_at(data, data.len())?.features);
+        let gaussian = |data: &Dataset| Gaussian::fit(&classifier.look_at(data, data.len())?.features);
         let (of_real, of_others) = (gaussian(&real)?, gaussian(&others)?);
-        Ok(Self {
-            floor: of_real.frechet(&of_others)?,
-            real: of_real,
-            real_images: real.len(),
-            classifier,
-            data,
-        })
+        Ok(Self { floor: of_real.frechet(&of_others)?, real: of_real, real_images: real.len(), classifier, data })
     }
 
     /// Trains, and measures samples of each kind.
-    fn play(
-        &self,
-        budget: Budget,
-        trained: &Trained,
-        config: TrainingConfig,
-        device: &Device,
-    ) -> Result<Outcome> {
+    fn play(&self, budget: Budget, trained: &Trained, config: TrainingConfig, device: &Device) -> Result<Outcome> {
         let run = RunConfig {
-            network: Architecture::from(SimpleUNet {
-                base: budget.base,
-                ..SimpleUNet::default()
-            }),
+            network: Architecture::from(SimpleUNet { base: budget.base, ..SimpleUNet::default() }),
             training: TrainingConfig {
                 epochs: 1_000_000,
                 train_steps: budget.train_steps,
@@ -286,22 +234,10 @@ impl Referee {
                 let images = model.sample_in_batches(n, 250, &told, &sampler, rng)?;
                 let seconds = began.elapsed().as_secs_f64();
                 let (frechet, accuracy) = self.judge(&images, &labels)?;
-                rows.push(Row {
-                    sampler: name.to_owned(),
-                    steps,
-                    frechet,
-                    accuracy,
-                    seconds,
-                });
+                rows.push(Row { sampler: name.to_owned(), steps, frechet, accuracy, seconds });
             }
         }
-        Ok(Outcome {
-            budget,
-            trained: trained.clone(),
-            seconds,
-            machine: described(device),
-            rows,
-        })
+        Ok(Outcome { budget, trained: trained.clone(), seconds, machine: described(device), rows })
     }
 
     fn judge(&self, images: &Tensor, labels: &[u32]) -> Result<(f64, f64)> {
@@ -349,29 +285,18 @@ impl Line {
 
 /// The least and the largest.
 fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
-    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| {
-        (low.min(x), high.max(x))
-    })
+    values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)))
 }
 
 fn table(budget: Budget, outcomes: &[Outcome], referee: &Referee) -> Result<String> {
     let mut lines: BTreeMap<[String; 5], Line> = BTreeMap::new();
     let mut factors: BTreeMap<(usize, String), Line> = BTreeMap::new();
     for outcome in outcomes {
-        let Trained {
-            schedule,
-            param,
-            loss,
-            ..
-        } = &outcome.trained;
+        let Trained { schedule, param, loss, .. } = &outcome.trained;
         for row in &outcome.rows {
-            let key =
-                [schedule, param, loss, &row.sampler, &row.steps.to_string()].map(Clone::clone);
+            let key = [schedule, param, loss, &row.sampler, &row.steps.to_string()].map(Clone::clone);
             for (i, choice) in key.iter().enumerate() {
-                factors
-                    .entry((i, choice.clone()))
-                    .or_default()
-                    .add(outcome, row);
+                factors.entry((i, choice.clone())).or_default().add(outcome, row);
             }
             lines.entry(key).or_default().add(outcome, row);
         }
@@ -381,13 +306,7 @@ fn table(budget: Budget, outcomes: &[Outcome], referee: &Referee) -> Result<Stri
     let mut machines: Vec<&str> = outcomes.iter().map(|o| o.machine.as_str()).collect();
     machines.sort_unstable();
     machines.dedup();
-    let Budget {
-        train_steps,
-        base,
-        images,
-        samples,
-        seeds,
-    } = budget;
+    let Budget { train_steps, base, images, samples, seeds } = budget;
     let about = &referee.classifier.about;
     let (best, worst) = ends(lines.iter().map(|(_, line)| line.frechet.mean()));
     let (least, most) = ends(lines.iter().map(|(_, line)| line.accuracy.mean()));
@@ -427,12 +346,7 @@ The mean over everything else:
     );
     for ((i, choice), line) in &factors {
         let name = ["schedule", "answer", "loss", "sampler", "steps"][*i];
-        writeln!(
-            text,
-            "| {name} | {choice} | {:.3} | {:.1} % |",
-            line.frechet.mean(),
-            100.0 * line.accuracy.mean()
-        )?;
+        writeln!(text, "| {name} | {choice} | {:.3} | {:.1} % |", line.frechet.mean(), 100.0 * line.accuracy.mean())?;
     }
     text += "
 ## All of them
@@ -441,10 +355,7 @@ The mean over everything else:
 |---|---|---|---|---|---|---|---|---|---|
 ";
     for (place, (key, line)) in lines.iter().enumerate() {
-        let spread = line
-            .frechet
-            .deviation()
-            .map_or(String::new(), |d| format!(" ± {d:.3}"));
+        let spread = line.frechet.deviation().map_or(String::new(), |d| format!(" ± {d:.3}"));
         writeln!(
             text,
             "| {} | {} | {:.3}{spread} | {:.1} % | {:.0} s | {:.1} s |",

@@ -100,19 +100,13 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Evaluate(options) => evaluate::run(&options)?,
         Command::Classifier(options) => classifier::run(options)?,
         Command::Leaderboard(options) => leaderboard::run(&options)?,
-        Command::Data {
-            action: Data::Fetch { name },
-        } => {
+        Command::Data { action: Data::Fetch { name } } => {
             for path in data::fetch(&name)? {
                 println!("{}", path.display());
             }
         }
         Command::Check { device, precision } => return check(device, precision),
-        Command::Summary {
-            model,
-            config,
-            side,
-        } => summary(&model, config, side)?,
+        Command::Summary { model, config, side } => summary(&model, config, side)?,
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -133,10 +127,7 @@ fn check(choice: Choice, precision: Option<Precision>) -> Result<ExitCode> {
     println!("device {:?}", device.location());
     let all = [Precision::F32, Precision::Tf32, Precision::Bf16];
     let mut wrong = 0;
-    for precision in all
-        .iter()
-        .filter(|it| precision.is_none_or(|only| only == **it))
-    {
+    for precision in all.iter().filter(|it| precision.is_none_or(|only| only == **it)) {
         println!("\n{precision}, against the CPU");
         check::check(&device, *precision, |it| {
             println!("{it}");
@@ -158,21 +149,14 @@ fn summary(model: &str, config: Option<std::path::PathBuf>, side: Option<usize>)
             let architecture = config::RunConfig::load(path)?.network;
             Network::new(architecture, &mut Rng::new(0), &device)?
         }
-        None if Architecture::NAMES.contains(&model) => Network::new(
-            config::parse_choice::<Architecture>(model)?,
-            &mut Rng::new(0),
-            &device,
-        )?,
+        None if Architecture::NAMES.contains(&model) => {
+            Network::new(config::parse_choice::<Architecture>(model)?, &mut Rng::new(0), &device)?
+        }
         None if std::path::Path::new(model).is_file() => Network::load(model, &device)?,
-        None => bail!(
-            "--model {model}: neither a file nor one of {}",
-            Architecture::NAMES.join(", ")
-        ),
+        None => bail!("--model {model}: neither a file nor one of {}", Architecture::NAMES.join(", ")),
     };
     let side = side.unwrap_or_else(|| network.architecture().usual_side());
-    let summary = network
-        .summary(side, side)
-        .with_context(|| format!("--side {side}"))?;
+    let summary = network.summary(side, side).with_context(|| format!("--side {side}"))?;
     println!("{summary}");
     Ok(())
 }

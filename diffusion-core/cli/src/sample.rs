@@ -88,18 +88,10 @@ impl How {
         );
         let n = self.steps.unwrap_or(USUAL_STEPS);
         Ok(match self.sampler {
-            Name::Ddim => Sampler {
-                solver: Solver::Ddim {
-                    eta: self.eta.unwrap_or(0.0),
-                },
-                ..Sampler::ddim(n)
-            },
+            Name::Ddim => Sampler { solver: Solver::Ddim { eta: self.eta.unwrap_or(0.0) }, ..Sampler::ddim(n) },
             Name::Heun => Sampler::heun(n),
             Name::DpmSolver => Sampler::dpm_solver(n),
-            Name::Ddpm => Sampler {
-                steps: self.steps.map_or(Steps::All, Steps::Trailing),
-                ..Sampler::ddpm()
-            },
+            Name::Ddpm => Sampler { steps: self.steps.map_or(Steps::All, Steps::Trailing), ..Sampler::ddpm() },
         })
     }
 
@@ -137,11 +129,7 @@ pub fn check_steps(flag: &str, n: usize, schedule: &Schedule) -> Result<()> {
 pub fn run(options: &Options) -> Result<()> {
     options.how.batch()?;
     options.how.sampler()?;
-    let files = [
-        (Some(&options.out), "png"),
-        (options.npy.as_ref(), "npy"),
-        (options.gif.as_ref(), "gif"),
-    ];
+    let files = [(Some(&options.out), "png"), (options.npy.as_ref(), "npy"), (options.gif.as_ref(), "gif")];
     for (path, extension) in files {
         path.map_or(Ok(()), |path| prepare(path, extension))?;
     }
@@ -164,9 +152,7 @@ pub fn run(options: &Options) -> Result<()> {
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
         let values = images.clamp(-1f64, 1f64)?;
-        values
-            .write_npy(path)
-            .with_context(|| format!("cannot write {}", path.display()))?;
+        values.write_npy(path).with_context(|| format!("cannot write {}", path.display()))?;
         println!("{}", path.display());
     }
     let shown = asked.n.min(SHOWN);
@@ -177,9 +163,7 @@ pub fn run(options: &Options) -> Result<()> {
         None => Range::fitting(&first)?,
     };
     if range == Range::Stretch {
-        println!(
-            "shades are stretched from the smallest to the largest value; --range clamp shows them as they are"
-        );
+        println!("shades are stretched from the smallest to the largest value; --range clamp shows them as they are");
     }
     if shown < asked.n {
         println!("the picture shows the first {shown}");
@@ -202,10 +186,7 @@ fn film(states: &[State], range: Range) -> Result<Gif> {
         Ok::<_, anyhow::Error>(rows.row_titles(["x_t", "x̂_0"]).scale(3).range(range))
     };
     let moved = states.windows(2).map(|pair| {
-        let by = (&pair[1].x0_hat - &pair[0].x0_hat)?
-            .sqr()?
-            .mean_all()?
-            .sqrt()?;
+        let by = (&pair[1].x0_hat - &pair[0].x0_hat)?.sqr()?.mean_all()?.sqrt()?;
         Ok(f64::from(by.to_scalar::<f32>()?))
     });
     let moved: Vec<f64> = moved.collect::<Result<_>>()?;
@@ -220,13 +201,7 @@ fn film(states: &[State], range: Range) -> Result<Gif> {
 }
 
 /// The images, and for an animation (`filmed`) the states of the first ones.
-pub fn draw(
-    how: &How,
-    asked: &Asked,
-    seed: u64,
-    steps: usize,
-    filmed: bool,
-) -> Result<(Tensor, Vec<State>)> {
+pub fn draw(how: &How, asked: &Asked, seed: u64, steps: usize, filmed: bool) -> Result<(Tensor, Vec<State>)> {
     let (n, batch, sampler) = (asked.n, how.batch()?, how.sampler()?);
     let mut rng = Rng::new(seed);
     let noise = asked.model.noise(n, &mut rng)?;
@@ -234,10 +209,7 @@ pub fn draw(
     let mut progress = Progress::new((n.div_ceil(batch) * steps) as u64, "sampling");
     for start in (0..n).step_by(batch) {
         let len = batch.min(n - start);
-        let (xt, part) = (
-            noise.narrow(0, start, len)?,
-            asked.guidance.narrow(start, len)?,
-        );
+        let (xt, part) = (noise.narrow(0, start, len)?, asked.guidance.narrow(start, len)?);
         let recorded = start == 0 && filmed;
         let mut states = asked.model.states(&xt, part, &sampler, &mut rng)?;
         for state in &mut states {
@@ -256,8 +228,7 @@ pub fn draw(
 /// Makes the folder that a file goes to, whose name must end in `extension`.
 pub fn prepare(path: &Path, extension: &str) -> Result<()> {
     ensure!(
-        path.extension()
-            .is_some_and(|it| it.eq_ignore_ascii_case(extension)),
+        path.extension().is_some_and(|it| it.eq_ignore_ascii_case(extension)),
         "{}: this is saved as a .{extension} file; let the name end in .{extension}",
         path.display()
     );

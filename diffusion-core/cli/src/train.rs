@@ -3,7 +3,7 @@
 use anyhow::{Context, Result, bail};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, parse_choice};
-use diffusion_core::data::Part;
+use diffusion_core::data::Split;
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
@@ -77,6 +77,10 @@ pub struct Options {
     /// Goes on with the run in this folder
     #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "lr", "batch", "precision"])]
     resume: Option<PathBuf>,
+    #[arg(long, hide = true, value_parser = renamed("--train-steps"))]
+    max_steps: Option<usize>,
+    #[arg(long, hide = true, value_parser = renamed("--timesteps"))]
+    steps: Option<usize>,
     /// auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
@@ -86,18 +90,21 @@ pub struct Options {
 enum Condition {
     Classes,
     Context,
+    #[value(alias = "nothing")]
     None,
+}
+
+/// For a flag of an earlier version: an error that names today's.
+fn renamed(today: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clone {
+    move |_| Err(format!("this flag is called {today} now"))
 }
 
 impl Options {
     /// The file, or the folder's own, with what the flags say in its place.
     fn config(&self) -> Result<RunConfig> {
         let mut run = match (&self.resume, &self.config) {
-            (Some(folder), _) => {
-                RunConfig::load(folder.join("config.toml")).with_context(|| {
-                    format!("--resume {}: it is no folder of a run", folder.display())
-                })?
-            }
+            (Some(folder), _) => RunConfig::load(folder.join("config.toml"))
+                .with_context(|| format!("--resume {}: it is no folder of a run", folder.display()))?,
             (None, Some(path)) => RunConfig::load(path)?,
             (None, None) => RunConfig::default(),
         };
@@ -165,10 +172,7 @@ impl Options {
     fn folder(&self, run: &RunConfig) -> PathBuf {
         let name = run.data.task.replace(['/', '\\'], "-");
         let default = || PathBuf::from("runs").join(name.trim_matches(['-', '.']));
-        self.resume
-            .clone()
-            .or(self.out.clone())
-            .unwrap_or_else(default)
+        self.resume.clone().or(self.out.clone()).unwrap_or_else(default)
     }
 }
 
@@ -183,7 +187,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let folder = options.folder(&run);
     let device = crate::device(options.device)?;
     run.training.check()?;
-    let data = run.data.load(Part::Train, run.training.seed)?;
+    let data = run.data.load(Split::Train, run.training.seed)?;
     let architecture = run.architecture(&data);
     println!("{data}");
     let mut training = Training::new(run.training.clone(), architecture, &data, &device)?

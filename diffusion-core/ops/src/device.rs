@@ -105,9 +105,7 @@ impl Choice {
             Self::Cuda => ("CUDA", open_cuda()),
             Self::Metal => ("Metal", open_metal()),
         };
-        let cannot = |reason| {
-            anyhow::anyhow!("{name} cannot be used: {reason}; the device cpu always works")
-        };
+        let cannot = |reason| anyhow::anyhow!("{name} cannot be used: {reason}; the device cpu always works");
         Ok((opened.map_err(cannot)?, None))
     }
 }
@@ -157,15 +155,7 @@ impl Setup {
     pub fn new(seed: u64) -> Self {
         let (device, note) = choose();
         let (processor, memory) = machine();
-        Self {
-            gpu: gpu(&device),
-            device,
-            note,
-            processor,
-            threads: get_num_threads(),
-            memory,
-            seed,
-        }
+        Self { gpu: gpu(&device), device, note, processor, threads: get_num_threads(), memory, seed }
     }
 
     fn rows(&self) -> Vec<(&'static str, String)> {
@@ -186,10 +176,7 @@ impl Setup {
         let mut rows = vec![("device", device)];
         rows.extend(self.note.clone().map(|note| ("note", note)));
         rows.extend([
-            (
-                "processor",
-                format!("{processor} ({})", std::env::consts::OS),
-            ),
+            ("processor", format!("{processor} ({})", std::env::consts::OS)),
             ("threads", self.threads.to_string()),
             ("memory", memory),
             ("versions", versions),
@@ -208,10 +195,7 @@ impl Setup {
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = self.rows();
-        let lines: Vec<String> = rows
-            .iter()
-            .map(|(name, value)| format!("{name:10} {value}"))
-            .collect();
+        let lines: Vec<String> = rows.iter().map(|(name, value)| format!("{name:10} {value}")).collect();
         f.write_str(&lines.join("\n"))
     }
 }
@@ -274,10 +258,7 @@ fn machine() -> (Option<String>, Option<u64>) {
     };
     let kib = read("/proc/meminfo", "MemTotal");
     let kib = kib.and_then(|kib| kib.split(' ').next()?.parse::<u64>().ok());
-    (
-        read("/proc/cpuinfo", "model name"),
-        kib.map(|kib| kib << 10),
-    )
+    (read("/proc/cpuinfo", "model name"), kib.map(|kib| kib << 10))
 }
 
 #[cfg(test)]
@@ -288,22 +269,11 @@ mod tests {
     fn the_setup_names_everything() {
         let setup = Setup::new(7);
         let text = setup.to_string();
-        for name in [
-            "device ",
-            "processor ",
-            "threads ",
-            "memory ",
-            "candle 0.",
-            "rustc 1.",
-            "seed       7",
-        ] {
+        for name in ["device ", "processor ", "threads ", "memory ", "candle 0.", "rustc 1.", "seed       7"] {
             assert!(text.contains(name), "{name} is not in\n{text}");
         }
         if cfg!(target_os = "linux") {
-            assert!(
-                setup.memory.is_some_and(|bytes| bytes > 100 << 20),
-                "{text}"
-            );
+            assert!(setup.memory.is_some_and(|bytes| bytes > 100 << 20), "{text}");
         }
     }
 

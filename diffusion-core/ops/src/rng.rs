@@ -42,10 +42,7 @@ pub struct RngState {
 impl Rng {
     /// A generator whose numbers are determined by `seed` alone.
     pub fn new(seed: u64) -> Self {
-        Self {
-            bits: ChaCha8Rng::seed_from_u64(seed),
-            spare: None,
-        }
+        Self { bits: ChaCha8Rng::seed_from_u64(seed), spare: None }
     }
 
     /// A generator with the same seed and numbers of its own, independent of those of `self` and of other streams.
@@ -73,10 +70,7 @@ impl Rng {
         let mut bits = ChaCha8Rng::from_seed(state.key);
         bits.set_stream(state.stream);
         bits.set_word_pos(state.position);
-        Self {
-            bits,
-            spare: state.spare,
-        }
+        Self { bits, spare: state.spare }
     }
 
     /// A number in [0, 1), uniform, with all 53 bits of an f64.
@@ -120,16 +114,13 @@ impl Rng {
     /// gets the same numbers.
     pub fn randn(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
-        let values: Vec<f32> = (0..shape.elem_count())
-            .map(|_| self.normal() as f32)
-            .collect();
+        let values: Vec<f32> = (0..shape.elem_count()).map(|_| self.normal() as f32).collect();
         Tensor::from_vec(values, shape, device)
     }
 
     /// Normal numbers in the shape and on the device of `like`: `eps` for a batch of images.
     pub fn randn_like(&mut self, like: &Tensor) -> Result<Tensor> {
-        self.randn(like.shape(), like.device())?
-            .to_dtype(like.dtype())
+        self.randn(like.shape(), like.device())?.to_dtype(like.dtype())
     }
 
     /// `n` time steps, uniform in 0 … `steps`−1: the random t of a training batch.
@@ -166,12 +157,7 @@ mod tests {
         assert_eq!(
             (normals, integers, rng.permutation(6)),
             (
-                vec![
-                    0.12793483831474636,
-                    0.31669663200296094,
-                    -1.095928063849364,
-                    1.925649042090921
-                ],
+                vec![0.12793483831474636, 0.31669663200296094, -1.095928063849364, 1.925649042090921],
                 vec![288, 149, 308, 803, 771, 238],
                 vec![0, 2, 1, 5, 4, 3]
             )
@@ -182,17 +168,8 @@ mod tests {
     fn normal_numbers_have_the_moments_of_a_gaussian() -> Result<()> {
         let x = Rng::new(1).randn(200_000, &Device::Cpu)?.to_vec1::<f32>()?;
         let moment = |k: i32| x.iter().map(|&v| (v as f64).powi(k)).sum::<f64>() / x.len() as f64;
-        for (k, want, tolerance) in [
-            (1, 0.0, 0.01),
-            (2, 1.0, 0.015),
-            (3, 0.0, 0.04),
-            (4, 3.0, 0.1),
-        ] {
-            assert!(
-                (moment(k) - want).abs() < tolerance,
-                "moment {k}: {}",
-                moment(k)
-            );
+        for (k, want, tolerance) in [(1, 0.0, 0.01), (2, 1.0, 0.015), (3, 0.0, 0.04), (4, 3.0, 0.1)] {
+            assert!((moment(k) - want).abs() < tolerance, "moment {k}: {}", moment(k));
         }
         Ok(())
     }
@@ -202,10 +179,7 @@ mod tests {
         let mut rng = Rng::new(3);
         let mut counts = [0usize; 7];
         (0..70_000).for_each(|_| counts[rng.below(7)] += 1);
-        assert!(
-            counts.iter().all(|c| c.abs_diff(10_000) < 400),
-            "{counts:?}"
-        );
+        assert!(counts.iter().all(|c| c.abs_diff(10_000) < 400), "{counts:?}");
         let mut order = rng.permutation(1000);
         assert_ne!(order, (0..1000).collect::<Vec<_>>());
         order.sort_unstable();

@@ -76,10 +76,7 @@ impl Art {
     pub(super) fn cells(&self) -> impl Iterator<Item = (i32, i32, u8)> {
         let row = |(y, row): (usize, &'_ Vec<u8>)| {
             let y = y as i32;
-            row.clone()
-                .into_iter()
-                .enumerate()
-                .map(move |(x, c)| (x as i32, y, c))
+            row.clone().into_iter().enumerate().map(move |(x, c)| (x as i32, y, c))
         };
         self.0.iter().enumerate().flat_map(row)
     }
@@ -90,20 +87,14 @@ mod tests {
     use super::*;
 
     fn rows(art: &Art) -> Vec<&str> {
-        art.0
-            .iter()
-            .map(|row| std::str::from_utf8(row).unwrap())
-            .collect()
+        art.0.iter().map(|row| std::str::from_utf8(row).unwrap()).collect()
     }
 
     #[test]
     fn halves_are_mirrored_and_drawings_turned() {
         assert_eq!(rows(&Art::even(&[".Ab"])), [".AbbA."]);
         assert_eq!(rows(&Art::odd(&[".Ab"])), [".AbA."]);
-        assert_eq!(
-            rows(&Art::new(&["AB", "CD", "EF"]).turned()),
-            ["ECA", "FDB"]
-        );
+        assert_eq!(rows(&Art::new(&["AB", "CD", "EF"]).turned()), ["ECA", "FDB"]);
         assert_eq!(rows(&Art::new(&["AB", "CD"]).below(1)), ["..", "CD"]);
     }
 
@@ -120,14 +111,6 @@ mod tests {
             }
         }
         seen.sort();
-        assert_eq!(
-            seen,
-            [
-                vec!["AB", "DE", "GH"],
-                vec!["AB", "GH"],
-                vec!["ABC", "DEF", "GHI"],
-                vec!["ABC", "GHI"]
-            ]
-        );
+        assert_eq!(seen, [vec!["AB", "DE", "GH"], vec!["AB", "GH"], vec!["ABC", "DEF", "GHI"], vec!["ABC", "GHI"]]);
     }
 }

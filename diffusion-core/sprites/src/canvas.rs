@@ -42,12 +42,7 @@ const LINE: usize = 1;
 impl Dot {
     /// An outlined pixel of its own tone, part of the body around it.
     pub(super) fn of(ramp: Ramp, tone: Tone) -> Self {
-        Self {
-            ramp,
-            tone,
-            edge: Edge::Outlined,
-            part: FEATURE,
-        }
+        Self { ramp, tone, edge: Edge::Outlined, part: FEATURE }
     }
 
     pub(super) fn edge(&self) -> Edge {
@@ -56,12 +51,7 @@ impl Dot {
 
     /// A pixel without an outline.
     pub(super) fn bare(ramp: Ramp, tone: Tone) -> Self {
-        Self {
-            ramp,
-            tone,
-            edge: Edge::Bare,
-            part: LINE,
-        }
+        Self { ramp, tone, edge: Edge::Bare, part: LINE }
     }
 }
 
@@ -78,12 +68,7 @@ impl Canvas {
     /// A drawing in the middle.
     pub(super) fn centred(art: &Art, materials: &[(char, Ramp)]) -> Self {
         let mut canvas = Self::default();
-        canvas.paint(
-            (N - art.width()) / 2,
-            (N - art.height()) / 2,
-            art,
-            materials,
-        );
+        canvas.paint((N - art.width()) / 2, (N - art.height()) / 2, art, materials);
         canvas
     }
 
@@ -111,12 +96,7 @@ impl Canvas {
 
     /// Paints a drawing in front of what is there, with a dark line between the two.
     pub(super) fn paint_in_front(&mut self, x: i32, y: i32, art: &Art, materials: &[(char, Ramp)]) {
-        let ink = Dot {
-            ramp: [INK; 4],
-            tone: Tone::Mid,
-            edge: Edge::Bare,
-            part: LINE,
-        };
+        let ink = Dot { ramp: [INK; 4], tone: Tone::Mid, edge: Edge::Bare, part: LINE };
         for (dx, dy, c) in art.cells() {
             if c.is_ascii_alphanumeric() {
                 for (nx, ny) in [(-1, 0), (1, 0), (0, -1), (0, 1)] {
@@ -132,12 +112,8 @@ impl Canvas {
 
     /// Turns up to `count` lit pixels of a material into `dot`, no two of them side by side.
     pub(super) fn speckle(&mut self, rng: &mut Rng, count: usize, on: Ramp, dot: Dot) {
-        let mut places: Vec<(i32, i32)> = positions()
-            .filter(|&(x, y)| {
-                self.get(x, y)
-                    .is_some_and(|d| d.ramp == on && d.tone == Tone::Lit)
-            })
-            .collect();
+        let mut places: Vec<(i32, i32)> =
+            positions().filter(|&(x, y)| self.get(x, y).is_some_and(|d| d.ramp == on && d.tone == Tone::Lit)).collect();
         for _ in 0..count {
             if places.is_empty() {
                 return;
@@ -150,19 +126,12 @@ impl Canvas {
 
     /// The finished drawing, with words for what it shows.
     pub(super) fn titled(self, caption: impl Into<String>) -> Drawing {
-        Drawing {
-            canvas: self,
-            caption: caption.into(),
-        }
+        Drawing { canvas: self, caption: caption.into() }
     }
 
     /// Takes the outline off everything painted so far.
     pub(super) fn bare(&mut self) {
-        self.dots
-            .iter_mut()
-            .flatten()
-            .flatten()
-            .for_each(|dot| dot.edge = Edge::Bare);
+        self.dots.iter_mut().flatten().flatten().for_each(|dot| dot.edge = Edge::Bare);
     }
 
     /// Declares that highlights were painted by hand: [`Canvas::flip`] then leaves them where the light is.
@@ -203,9 +172,7 @@ impl Canvas {
         for (x, y) in positions() {
             let from = (x - dx, y - dy);
             let inside = (0..N).contains(&from.0) && (0..N).contains(&from.1);
-            self.dots[y as usize][x as usize] = inside
-                .then(|| before[from.1 as usize][from.0 as usize])
-                .flatten();
+            self.dots[y as usize][x as usize] = inside.then(|| before[from.1 as usize][from.0 as usize]).flatten();
         }
     }
 
@@ -231,10 +198,7 @@ impl Canvas {
     /// The tone of a lit pixel, from where it lies between the borders of its part.
     fn lit(&self, x: i32, y: i32, part: usize, finish: Finish) -> usize {
         let run = |dx: i32, dy: i32| {
-            let same = |&i: &i32| {
-                self.get(x + i * dx, y + i * dy)
-                    .is_some_and(|d| d.part == part || d.part == FEATURE)
-            };
+            let same = |&i: &i32| self.get(x + i * dx, y + i * dy).is_some_and(|d| d.part == part || d.part == FEATURE);
             (1..N).take_while(same).count() as i32
         };
         let (left, right, up, down) = (run(-1, 0), run(1, 0), run(0, -1), run(0, 1));
@@ -261,22 +225,10 @@ impl Canvas {
     }
 
     fn dot(&self, c: u8, materials: &[(char, Ramp)]) -> Option<Dot> {
-        let flat = |rgb: Rgb, edge, part| {
-            Some(Dot {
-                ramp: [rgb; 4],
-                tone: Tone::Mid,
-                edge,
-                part,
-            })
-        };
+        let flat = |rgb: Rgb, edge, part| Some(Dot { ramp: [rgb; 4], tone: Tone::Mid, edge, part });
         let of = |k: usize, tone| {
             let part = LINE + 1 + self.parts + k;
-            materials.get(k).map(|m| Dot {
-                ramp: m.1,
-                tone,
-                edge: Edge::Outlined,
-                part,
-            })
+            materials.get(k).map(|m| Dot { ramp: m.1, tone, edge: Edge::Outlined, part })
         };
         let named = |c: u8| materials.iter().position(|m| m.0 == c as char);
         match c {
@@ -321,11 +273,7 @@ mod tests {
     use super::super::palette::{BLUE, RED, SNOW};
     use super::*;
 
-    const FINISH: Finish = Finish {
-        line: Line::Tinted,
-        light: -60,
-        dark: 60,
-    };
+    const FINISH: Finish = Finish { line: Line::Tinted, light: -60, dark: 60 };
 
     fn at(pixels: &[u8], x: usize, y: usize) -> Rgb {
         let i = (y * SIDE + x) * 3;
@@ -338,10 +286,7 @@ mod tests {
         let pixels = Canvas::centred(&square, &[('A', BLUE)]).render(FINISH);
         let diagonal = [3, 4, 7, 11, 12].map(|i| at(&pixels, i, i));
         assert_eq!(diagonal, [WHITE, BLUE[3], BLUE[2], BLUE[1], WHITE]);
-        assert_eq!(
-            [at(&pixels, 3, 7), at(&pixels, 7, 12), at(&pixels, 2, 7)],
-            [BLUE[0], BLUE[0], WHITE]
-        );
+        assert_eq!([at(&pixels, 3, 7), at(&pixels, 7, 12), at(&pixels, 2, 7)], [BLUE[0], BLUE[0], WHITE]);
     }
 
     #[test]
@@ -352,9 +297,7 @@ mod tests {
         eyed.paint(0, 1, &Art::new(&["#"]), &[]);
         let eyed = eyed.render(FINISH);
         let changed: Vec<(i32, i32)> = positions()
-            .filter(|&(x, y)| {
-                at(&plain, x as usize, y as usize) != at(&eyed, x as usize, y as usize)
-            })
+            .filter(|&(x, y)| at(&plain, x as usize, y as usize) != at(&eyed, x as usize, y as usize))
             .collect();
         assert_eq!(changed, [(0, 1), (7, 7)]);
     }
@@ -364,9 +307,6 @@ mod tests {
         let mut canvas = Canvas::centred(&Art::new(&["AAAAAAAA"; 8]), &[('A', RED)]);
         canvas.paint_in_front(8, 8, &Art::new(&["B"]), &[('B', SNOW)]);
         let pixels = canvas.render(FINISH);
-        assert_eq!(
-            [at(&pixels, 7, 8), at(&pixels, 8, 9), at(&pixels, 8, 8)],
-            [INK, INK, SNOW[2]]
-        );
+        assert_eq!([at(&pixels, 7, 8), at(&pixels, 8, 9), at(&pixels, 8, 8)], [INK, INK, SNOW[2]]);
     }
 }

@@ -5,11 +5,7 @@ use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
 
 /// `words` with the article that their first letter asks for.
 pub(super) fn a(words: &str) -> String {
-    let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) {
-        "an"
-    } else {
-        "a"
-    };
+    let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {words}")
 }
 

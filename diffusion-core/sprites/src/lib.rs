@@ -25,13 +25,7 @@ use canvas::{Canvas, Finish, Line};
 pub const SIDE: usize = 16;
 
 /// What the labels 0 … 4 stand for.
-pub const CLASSES: [&str; 5] = [
-    "person from the front",
-    "creature",
-    "food",
-    "spell",
-    "person from the side",
-];
+pub const CLASSES: [&str; 5] = ["person from the front", "creature", "food", "spell", "person from the side"];
 
 /// The bytes of a sprite: red, green and blue for each pixel.
 pub const BYTES: usize = SIDE * SIDE * 3;
@@ -46,13 +40,7 @@ struct Drawing {
 }
 
 /// The kinds of each class.
-const KINDS: [&[Kind]; 5] = [
-    person::KINDS,
-    creature::KINDS,
-    food::KINDS,
-    spell::KINDS,
-    profile::KINDS,
-];
+const KINDS: [&[Kind]; 5] = [person::KINDS, creature::KINDS, food::KINDS, spell::KINDS, profile::KINDS];
 
 /// A sprite and its caption.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -118,10 +106,7 @@ pub fn generate(n: usize, seed: u64) -> Sprites {
 fn one_of(kinds: &[Kind], rng: &mut Rng) -> Sprite {
     let (_, kind) = pick(rng, kinds);
     let Drawing { canvas, caption } = kind(rng);
-    Sprite {
-        pixels: finish(canvas, rng),
-        caption,
-    }
+    Sprite { pixels: finish(canvas, rng), caption }
 }
 
 /// Direction, position, light and outline, the same way for every kind.
@@ -155,9 +140,7 @@ mod tests {
 
     /// FNV-1a.
     fn hash(bytes: &[u8]) -> u64 {
-        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| {
-            (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3)
-        })
+        bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     }
 
     fn is_white(pixel: &[u8]) -> bool {
@@ -200,9 +183,7 @@ mod tests {
     fn hardly_any_two_of_a_class_are_the_same() {
         for class in 0..CLASSES.len() {
             let root = Rng::new(11);
-            let distinct: HashSet<_> = (1..=10_000)
-                .map(|i| draw(class, &mut root.fork(i)).unwrap().pixels)
-                .collect();
+            let distinct: HashSet<_> = (1..=10_000).map(|i| draw(class, &mut root.fork(i)).unwrap().pixels).collect();
             assert!(distinct.len() > 9_900, "class {class}: {}", distinct.len());
         }
     }
@@ -217,18 +198,9 @@ mod tests {
                     let sprite = finish(kind(rng).canvas, rng);
                     let white = |i: &usize| is_white(&sprite[i * 3..i * 3 + 3]);
                     let ink = SIDE * SIDE - (0..SIDE * SIDE).filter(white).count();
-                    assert!(
-                        (26..=217).contains(&ink),
-                        "{name} {stream}: {ink} of 256 pixels"
-                    );
-                    let free = (0..SIDE * SIDE)
-                        .filter(|&i| on_border(i))
-                        .filter(white)
-                        .count();
-                    assert!(
-                        free >= 20,
-                        "{name} {stream}: {free} of 60 pixels at the border"
-                    );
+                    assert!((26..=217).contains(&ink), "{name} {stream}: {ink} of 256 pixels");
+                    let free = (0..SIDE * SIDE).filter(|&i| on_border(i)).filter(white).count();
+                    assert!(free >= 20, "{name} {stream}: {free} of 60 pixels at the border");
                 }
             }
         }
@@ -248,12 +220,7 @@ mod tests {
             palette::TAN,
             palette::DARK,
         ];
-        let palette: HashSet<_> = ramps
-            .iter()
-            .chain(&palette::VIVID)
-            .flatten()
-            .copied()
-            .collect();
+        let palette: HashSet<_> = ramps.iter().chain(&palette::VIVID).flatten().copied().collect();
         assert_eq!(palette.len(), 40 + 1);
         let pixels = generate(2_000, 3).pixels;
         let used: HashSet<_> = pixels.chunks(3).map(|p| [p[0], p[1], p[2]]).collect();
@@ -268,9 +235,7 @@ mod tests {
         let mut places = HashSet::new();
         for _ in 0..500 {
             let sprite = finish(canvas.clone(), &mut rng);
-            let ink: Vec<usize> = (0..SIDE * SIDE)
-                .filter(|&i| !is_white(&sprite[i * 3..i * 3 + 3]))
-                .collect();
+            let ink: Vec<usize> = (0..SIDE * SIDE).filter(|&i| !is_white(&sprite[i * 3..i * 3 + 3])).collect();
             assert_eq!(ink.len(), 7 + 15);
             places.insert(ink);
         }
@@ -280,20 +245,12 @@ mod tests {
     /// Of the class, a word or several that one of its kinds is called by.
     #[test]
     fn captions_name_what_was_drawn() {
-        let Sprites {
-            labels, captions, ..
-        } = generate(2_000, 42);
+        let Sprites { labels, captions, .. } = generate(2_000, 42);
         for (label, caption) in labels.iter().zip(&captions) {
             let plain = |c: char| c.is_ascii_lowercase() || " ,".contains(c);
-            assert!(
-                !caption.is_empty() && caption.chars().all(plain),
-                "{caption:?}"
-            );
+            assert!(!caption.is_empty() && caption.chars().all(plain), "{caption:?}");
             let kinds = KINDS[*label as usize];
-            assert!(
-                kinds.iter().any(|(name, _)| caption.contains(noun(name))),
-                "class {label}: {caption:?}"
-            );
+            assert!(kinds.iter().any(|(name, _)| caption.contains(noun(name))), "class {label}: {caption:?}");
         }
         let distinct: HashSet<_> = captions.iter().collect();
         assert!(distinct.len() > 500, "{}", distinct.len());

@@ -18,9 +18,7 @@ fn front(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
         canvas.paint(
             0,
             8,
-            &Art::even(&[
-                "....PPPP", "...PPPPP", "..PPPPPP", "..PPPPPP", "..PPPPPP", "..PPPPPP", "..PPPPPP",
-            ]),
+            &Art::even(&["....PPPP", "...PPPPP", "..PPPPPP", "..PPPPPP", "..PPPPPP", "..PPPPPP", "..PPPPPP"]),
             &[('P', cape)],
         );
     }
@@ -49,24 +47,12 @@ fn front(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
 
 fn clothes(garment: Garment) -> &'static [&'static str] {
     match garment {
-        Garment::Tunic => &[
-            ".....CCC", "...CCCCC", "...C#CCC", "...S#CCC", ".....TTT", ".....LL.", "....BBB.",
-        ],
-        Garment::Armour => &[
-            ".....CCC", "..CCcCCC", "..CC#CTT", "...S#CTT", ".....ccc", ".....LL.", "....BBB.",
-        ],
-        Garment::Robe => &[
-            ".....CCT", "...CCCCT", "...C#CCT", "...S#CCT", "....CTTT", "....CCCT", "...TTTTT",
-        ],
-        Garment::Dress => &[
-            ".....SSS", "...CCCCC", "...S#CCC", "...S.TTT", "....CCCC", "...CCCCC", "...TTTTT",
-        ],
-        Garment::Overalls => &[
-            ".....CLC", "...CCCLC", "...C#LLL", "...S#LLL", ".....LLL", ".....LL.", "....BBB.",
-        ],
-        Garment::Vest => &[
-            ".....CSS", "...SCCSS", "...S#CCS", "...S#CCC", ".....TTT", ".....LL.", "....BBB.",
-        ],
+        Garment::Tunic => &[".....CCC", "...CCCCC", "...C#CCC", "...S#CCC", ".....TTT", ".....LL.", "....BBB."],
+        Garment::Armour => &[".....CCC", "..CCcCCC", "..CC#CTT", "...S#CTT", ".....ccc", ".....LL.", "....BBB."],
+        Garment::Robe => &[".....CCT", "...CCCCT", "...C#CCT", "...S#CCT", "....CTTT", "....CCCT", "...TTTTT"],
+        Garment::Dress => &[".....SSS", "...CCCCC", "...S#CCC", "...S.TTT", "....CCCC", "...CCCCC", "...TTTTT"],
+        Garment::Overalls => &[".....CLC", "...CCCLC", "...C#LLL", "...S#LLL", ".....LLL", ".....LL.", "....BBB."],
+        Garment::Vest => &[".....CSS", "...SCCSS", "...S#CCS", "...S#CCC", ".....TTT", ".....LL.", "....BBB."],
     }
 }
 
@@ -85,45 +71,28 @@ fn hair(canvas: &mut Canvas, who: &Person, y: i32, materials: &[(char, Ramp)]) {
         Hair::Short => &[".....HHH", "....HHHH", "....HHHH", "....HH.H", "....H..."],
         Hair::Spiky => &["....H.HH", "...HHHHH", "....HHHH", "...HHHHH", "....H..."],
         Hair::Long => &[
-            ".....HHH", "....HHHH", "...HHHHH", "...HHHH.", "...HH...", "...HH...", "...HH...",
-            "...HH...", "...H....",
+            ".....HHH", "....HHHH", "...HHHHH", "...HHHH.", "...HH...", "...HH...", "...HH...", "...HH...", "...H....",
         ],
-        Hair::Bob => &[
-            ".....HHH", "....HHHH", "...HHHHH", "...HHHHH", "...HH...", "...HH...", "...H....",
-        ],
-        Hair::Curly => &[
-            "....HHHH", "..HHHHHH", "..HHHHHH", "..HHHHHH", "..HHH...", "..HHH...", "...HH...",
-        ],
+        Hair::Bob => &[".....HHH", "....HHHH", "...HHHHH", "...HHHHH", "...HH...", "...HH...", "...H...."],
+        Hair::Curly => &["....HHHH", "..HHHHHH", "..HHHHHH", "..HHHHHH", "..HHH...", "..HHH...", "...HH..."],
         Hair::Mohawk => &["......HH", "......HH", "....SSHH", "....SSSH"],
-        Hair::Bun => &[
-            "......HH", ".....HHH", "....HHHH", "....HHHH", "....HH..", "....H...",
-        ],
-        Hair::Tails => &[
-            ".....HHH", "....HHHH", "..H.HHHH", ".HH#HHH.", ".HH#H...", ".HH.....", ".HH.....",
-            "..H.....",
-        ],
+        Hair::Bun => &["......HH", ".....HHH", "....HHHH", "....HHHH", "....HH..", "....H..."],
+        Hair::Tails => {
+            &[".....HHH", "....HHHH", "..H.HHHH", ".HH#HHH.", ".HH#H...", ".HH.....", ".HH.....", "..H....."]
+        }
     };
-    canvas.paint(
-        0,
-        y + 1,
-        &Art::even(rows).below(who.hat.0.covers()),
-        materials,
-    );
+    canvas.paint(0, y + 1, &Art::even(rows).below(who.hat.0.covers()), materials);
 }
 
 fn hat(canvas: &mut Canvas, hat: Hat, y: i32, materials: &[(char, Ramp)]) {
     let rows: &[&str] = match hat {
         Hat::Bare => return,
         Hat::Pointed => &[".......K", "......KK", ".....KKK", "....TTTT", "..KKKKKK"],
-        Hat::Helmet => &[
-            ".....KKT", "....KKKT", "....KKKT", "....KKKK", "....k###", "....KKK#", "....KKK#",
-            ".....KK#",
-        ],
+        Hat::Helmet => {
+            &[".....KKT", "....KKKT", "....KKKT", "....KKKK", "....k###", "....KKK#", "....KKK#", ".....KK#"]
+        }
         Hat::Horned => &["..D..KKK", "..D.KKKK", "..DDKKKK", "...DKKKK", "....kkkk"],
-        Hat::Hood => &[
-            ".....KKK", "....KKKK", "...KKKKK", "...KKKkk", "...KK...", "...KK...", "...KK...",
-            "....KK..",
-        ],
+        Hat::Hood => &[".....KKK", "....KKKK", "...KKKKK", "...KKKkk", "...KK...", "...KK...", "...KK...", "....KK.."],
         Hat::Crown => &["....K..K", "....KK.K", "....KKKT"],
         Hat::Cap => &[".....KKK", "....KKKK", "....KKKK", "....kkkk", "...KKKKK"],
         Hat::Straw => &[".....KKK", "....KKKK", "....TTTT", ".KKKKKKK"],
@@ -136,12 +105,8 @@ fn hold(canvas: &mut Canvas, who: &Person, y: i32, materials: &[(char, Ramp)]) {
     let tool: &[&str] = match who.held.0 {
         Held::Nothing => &[],
         Held::Sword => &[".M.", ".M.", ".M.", ".M.", ".M.", ".M.", "TTT", ".N."],
-        Held::Staff => &[
-            ".M.", "MMM", ".M.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.",
-        ],
-        Held::Spear => &[
-            ".M.", ".M.", "MMM", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.",
-        ],
+        Held::Staff => &[".M.", "MMM", ".M.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N."],
+        Held::Spear => &[".M.", ".M.", "MMM", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N."],
         Held::Axe => &["MNM", "MNM", "MNM", ".N.", ".N.", ".N.", ".N.", ".N."],
         Held::Bow => &["N..", ".N.", "..N", "..N", "..N", ".N.", "N.."],
     };

@@ -18,12 +18,8 @@ fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
         let rows = pick(
             rng,
             &[
-                [
-                    "....PPPP", "...PPPP.", "..PPPPP.", "..PPPP..", ".PPPPP..", ".PPPP...",
-                ],
-                [
-                    "....PPPP", "...PPPP.", "...PPPP.", "..PPPPP.", "..PPPP..", "..PPPP..",
-                ],
+                ["....PPPP", "...PPPP.", "..PPPPP.", "..PPPP..", ".PPPPP..", ".PPPP..."],
+                ["....PPPP", "...PPPP.", "...PPPP.", "..PPPPP.", "..PPPP..", "..PPPP.."],
             ],
         );
         canvas.paint(0, 8, &Art::new(&rows), &[('P', cape)]);
@@ -56,39 +52,16 @@ fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
     if y > 0 {
         canvas.drop_row(12);
     }
-    let eye = pick(
-        rng,
-        &[
-            ["....SSSSoS..", "....SSSSoSS."],
-            ["....SSSSSS..", "....SSSSoSS."],
-        ],
-    );
-    let head = [
-        "....SSSSSS..",
-        "....SSSSSS..",
-        eye[0],
-        eye[1],
-        ".....SSSSS..",
-    ];
+    let eye = pick(rng, &[["....SSSSoS..", "....SSSSoSS."], ["....SSSSSS..", "....SSSSoSS."]]);
+    let head = ["....SSSSSS..", "....SSSSSS..", eye[0], eye[1], ".....SSSSS.."];
     canvas.paint(0, y + 3, &Art::new(&head), &materials);
     let beard: &[&str] = match who.beard {
         Beard::None => &[],
         Beard::Short => &["......H.....", "......HHHHH.", ".......HHH.."],
-        Beard::Long => &[
-            "......H.....",
-            "......HHHHH.",
-            ".......HHHH.",
-            "........HHH.",
-            ".........H..",
-        ],
+        Beard::Long => &["......H.....", "......HHHHH.", ".......HHHH.", "........HHH.", ".........H.."],
     };
     canvas.paint(0, y + 6, &Art::new(beard), &materials);
-    canvas.paint(
-        0,
-        y + 1,
-        &Art::new(hair(who.hair.0)).below(who.hat.0.covers()),
-        &materials,
-    );
+    canvas.paint(0, y + 1, &Art::new(hair(who.hair.0)).below(who.hat.0.covers()), &materials);
     let hat_art = Art::new(hat(who.hat.0));
     match who.hat.0 {
         Hat::Helmet => canvas.paint_in_front(0, y + 1, &hat_art, &materials),
@@ -101,19 +74,9 @@ fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
     let reach = who.held.0 != Held::Nothing || chance(rng, 40);
     if reach {
         tool(&mut canvas, who, y, &materials);
-        canvas.paint(
-            6,
-            y + 9,
-            &Art::new(&["aa...", "aaaSS"]),
-            &[('S', who.skin), sleeve],
-        );
+        canvas.paint(6, y + 9, &Art::new(&["aa...", "aaaSS"]), &[('S', who.skin), sleeve]);
     } else {
-        canvas.paint(
-            6,
-            y + 9,
-            &Art::new(&["aa.", "aa.", ".SS"]),
-            &[('S', who.skin), sleeve],
-        );
+        canvas.paint(6, y + 9, &Art::new(&["aa.", "aa.", ".SS"]), &[('S', who.skin), sleeve]);
     }
     if let Some(shield) = who.shield {
         canvas.paint_in_front(
@@ -128,13 +91,7 @@ fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
 
 fn torso(garment: Garment) -> &'static [&'static str] {
     match garment {
-        Garment::Tunic => &[
-            ".....CCCC..",
-            ".....CCCC..",
-            ".....CCCC..",
-            ".....TTTT..",
-            ".....CCCCC.",
-        ],
+        Garment::Tunic => &[".....CCCC..", ".....CCCC..", ".....CCCC..", ".....TTTT..", ".....CCCCC."],
         Garment::Armour => &[".....CCTT..", ".....CCTT..", ".....CCTT..", ".....TTTT.."],
         Garment::Robe => &[".....CCCC..", ".....CCCC..", ".....CCCC..", "....TTTTT.."],
         Garment::Dress => &[".....SSSS..", ".....CCCC..", ".....CCCC..", ".....TTTT.."],
@@ -146,22 +103,12 @@ fn torso(garment: Garment) -> &'static [&'static str] {
 fn hair(hair: Hair) -> &'static [&'static str] {
     match hair {
         Hair::Bald => &[".....SSSS...", "....SSSSSS.."],
-        Hair::Short => &[
-            ".....HHHHH..",
-            "....HHHHHHH.",
-            "....HHHHH...",
-            "....HHH.....",
-            "....HH......",
-            "....HS......",
-        ],
-        Hair::Spiky => &[
-            "...H.HH.HH..",
-            "....HHHHHHH.",
-            "..HHHHHHH...",
-            "....HHH.....",
-            "...HHH......",
-            "....H.......",
-        ],
+        Hair::Short => {
+            &[".....HHHHH..", "....HHHHHHH.", "....HHHHH...", "....HHH.....", "....HH......", "....HS......"]
+        }
+        Hair::Spiky => {
+            &["...H.HH.HH..", "....HHHHHHH.", "..HHHHHHH...", "....HHH.....", "...HHH......", "....H......."]
+        }
         Hair::Long => &[
             ".....HHHHH..",
             "....HHHHHHH.",
@@ -192,21 +139,8 @@ fn hair(hair: Hair) -> &'static [&'static str] {
             "..HHHH......",
             "...HHH......",
         ],
-        Hair::Mohawk => &[
-            ".....HHHHH..",
-            "...HHHHHHH..",
-            "...HHSSSSS..",
-            "...HSSSS....",
-            "...H........",
-        ],
-        Hair::Bun => &[
-            "..HH.HHHHH..",
-            ".HHHHHHHHHH.",
-            ".HHHHHHHH...",
-            "..H.HHH.....",
-            "....HH......",
-            "....H.......",
-        ],
+        Hair::Mohawk => &[".....HHHHH..", "...HHHHHHH..", "...HHSSSSS..", "...HSSSS....", "...H........"],
+        Hair::Bun => &["..HH.HHHHH..", ".HHHHHHHHHH.", ".HHHHHHHH...", "..H.HHH.....", "....HH......", "....H......."],
         Hair::Tails => &[
             ".....HHHHH..",
             "....HHHHHHH.",
@@ -223,13 +157,7 @@ fn hair(hair: Hair) -> &'static [&'static str] {
 fn hat(hat: Hat) -> &'static [&'static str] {
     match hat {
         Hat::Bare => &[],
-        Hat::Pointed => &[
-            "...KKK......",
-            ".....KKK....",
-            ".....KKKK...",
-            "....TTTTTT..",
-            "..KKKKKKKKK.",
-        ],
+        Hat::Pointed => &["...KKK......", ".....KKK....", ".....KKKK...", "....TTTTTT..", "..KKKKKKKKK."],
         Hat::Helmet => &[
             "....TKKKK...",
             "...TKKKKKK..",
@@ -240,13 +168,7 @@ fn hat(hat: Hat) -> &'static [&'static str] {
             "....KKKKK#k.",
             ".....KKKKK..",
         ],
-        Hat::Horned => &[
-            "...D.KKK.D..",
-            "...DKKKKKD..",
-            "...DDKKKDD..",
-            "....KKKKKK..",
-            "....kkkkkkk.",
-        ],
+        Hat::Horned => &["...D.KKK.D..", "...DKKKKKD..", "...DDKKKDD..", "....KKKKKK..", "....kkkkkkk."],
         Hat::Hood => &[
             "....KKKKK...",
             "...KKKKKKK..",
@@ -258,68 +180,24 @@ fn hat(hat: Hat) -> &'static [&'static str] {
             "....KKK.....",
         ],
         Hat::Crown => &["....K.KK.K..", "....KKKKKK..", "....KTKKTK.."],
-        Hat::Cap => &[
-            ".....KKKK...",
-            "....KKKKKK..",
-            "....KKKKKK..",
-            "....KKKKKKKK",
-        ],
-        Hat::Straw => &[
-            ".....KKKK...",
-            "....KKKKKK..",
-            "....TTTTTT..",
-            "..KKKKKKKKKK",
-        ],
-        Hat::Band => &[
-            "............",
-            "............",
-            "............",
-            "..KKKKKKKK..",
-            "...K........",
-        ],
+        Hat::Cap => &[".....KKKK...", "....KKKKKK..", "....KKKKKK..", "....KKKKKKKK"],
+        Hat::Straw => &[".....KKKK...", "....KKKKKK..", "....TTTTTT..", "..KKKKKKKKKK"],
+        Hat::Band => &["............", "............", "............", "..KKKKKKKK..", "...K........"],
     }
 }
 
 fn tool(canvas: &mut Canvas, who: &Person, y: i32, materials: &[(char, Ramp)]) {
     let (x, top, rows): (i32, i32, &[&str]) = match who.held.0 {
         Held::Nothing => return,
-        Held::Sword => (
-            11,
-            3,
-            &[
-                "...M", "...M", "..MM", "..M.", ".MM.", "TM..", ".T..", "N...",
-            ],
-        ),
-        Held::Staff => (
-            11,
-            2,
-            &[
-                ".M.", "MMM", ".M.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.",
-                ".N.",
-            ],
-        ),
-        Held::Spear => (
-            11,
-            2,
-            &[
-                ".M.", ".M.", "MMM", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.",
-                ".N.",
-            ],
-        ),
-        Held::Axe => (
-            11,
-            4,
-            &[
-                ".NMM", ".NMM", ".NMM", ".N..", ".N..", ".N..", ".N..", ".N..",
-            ],
-        ),
-        Held::Bow => (
-            11,
-            6,
-            &[
-                ".N..", "..N.", "...N", "...N", "...N", "...N", "..N.", ".N..",
-            ],
-        ),
+        Held::Sword => (11, 3, &["...M", "...M", "..MM", "..M.", ".MM.", "TM..", ".T..", "N..."]),
+        Held::Staff => {
+            (11, 2, &[".M.", "MMM", ".M.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N."])
+        }
+        Held::Spear => {
+            (11, 2, &[".M.", ".M.", "MMM", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N.", ".N."])
+        }
+        Held::Axe => (11, 4, &[".NMM", ".NMM", ".NMM", ".N..", ".N..", ".N..", ".N..", ".N.."]),
+        Held::Bow => (11, 6, &[".N..", "..N.", "...N", "...N", "...N", "...N", "..N.", ".N.."]),
     };
     let on_the_ground = matches!(who.held.0, Held::Staff | Held::Spear);
     let top = if on_the_ground { top } else { y + top };

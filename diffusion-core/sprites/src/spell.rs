@@ -55,9 +55,7 @@ fn sparks(canvas: &mut Canvas, rng: &mut Rng, count: usize, ramp: Ramp) {
         let (x, y) = (rng.below(16) as i32, rng.below(16) as i32);
         let free = |dx: i32, dy: i32| canvas.get(x + dx, y + dy).is_none();
         if (-1..=1).all(|d| free(d, 0) && free(0, d))
-            && [(-2, 0), (2, 0), (0, 2), (0, -2)]
-                .iter()
-                .all(|&(a, b)| free(a, b))
+            && [(-2, 0), (2, 0), (0, 2), (0, -2)].iter().all(|&(a, b)| free(a, b))
         {
             let tone = pick(rng, &[Tone::Mid, Tone::Light, Tone::Dark]);
             canvas.set(x, y, Dot::bare(ramp, tone));

@@ -46,10 +46,7 @@ pub fn image_to_image(
     path.drain(..path.len() - n);
     let eps = rng.randn_like(&x0)?;
     let xt = perturb(&x0, &vec![process.level(path[0])?; x0.dim(0)?], &eps)?;
-    let sampler = Sampler {
-        steps: Steps::Given(path),
-        ..sampler.clone()
-    };
+    let sampler = Sampler { steps: Steps::Given(path), ..sampler.clone() };
     Ok(model.states(&xt, guidance, &sampler, rng)?.finish()?)
 }
 
@@ -64,9 +61,7 @@ mod tests {
     #[test]
     fn the_less_strength_the_more_is_left() -> Result<()> {
         let (model, sampler) = (model()?, Sampler::ddim(20));
-        let x0 = Rng::new(5)
-            .randn((4, 1, 8, 8), &Device::Cpu)?
-            .clamp(-1.0, 1.0)?;
+        let x0 = Rng::new(5).randn((4, 1, 8, 8), &Device::Cpu)?.clamp(-1.0, 1.0)?;
         let away = |strength: f64| {
             let condition = model.conditions(4)?;
             let x = image_to_image(&model, &x0, strength, condition, &sampler, &mut Rng::new(1))?;
@@ -74,37 +69,21 @@ mod tests {
             anyhow::Ok(away)
         };
         let (little, half, all) = (away(0.01)?, away(0.5)?, away(1.0)?);
-        assert!(
-            little < 0.02 && little < half && half < all,
-            "{little} {half} {all}"
-        );
+        assert!(little < 0.02 && little < half && half < all, "{little} {half} {all}");
         Ok(())
     }
 
     /// With all steps it is sampling from noise in which the image is hidden, on every process.
     #[test]
     fn all_steps_are_the_samplers_own() -> Result<()> {
-        for process in [
-            Schedule::cosine(100)?.into(),
-            NoiseProcess::flow(),
-            NoiseProcess::edm(),
-        ] {
+        for process in [Schedule::cosine(100)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
             let (model, sampler) = (model_of(process)?, Sampler::ddim(5));
             let x0 = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
             let condition = model.conditions(2)?;
             let ours = image_to_image(&model, &x0, 1.0, &condition, &sampler, &mut Rng::new(1))?;
             let mut rng = Rng::new(1);
-            let xt = perturb(
-                &x0,
-                &[model.info.process.noisiest(); 2],
-                &rng.randn_like(&x0)?,
-            )?;
-            assert!(alike(
-                &ours,
-                &model
-                    .states(&xt, &condition, &sampler, &mut rng)?
-                    .finish()?
-            )?);
+            let xt = perturb(&x0, &[model.info.process.noisiest(); 2], &rng.randn_like(&x0)?)?;
+            assert!(alike(&ours, &model.states(&xt, &condition, &sampler, &mut rng)?.finish()?)?);
         }
         Ok(())
     }
@@ -113,12 +92,7 @@ mod tests {
     fn what_does_not_fit_is_named() -> Result<()> {
         let (model, sampler, rng) = (model()?, Sampler::ddim(5), &mut Rng::new(1));
         let x0 = Tensor::zeros((1, 1, 8, 9), DType::F32, &Device::Cpu)?;
-        for (strength, wants) in [
-            (0.0, "strength = 0 "),
-            (f64::NAN, "NaN"),
-            (1.5, "1.5"),
-            (0.5, "[1, 1, 8, 9]"),
-        ] {
+        for (strength, wants) in [(0.0, "strength = 0 "), (f64::NAN, "NaN"), (1.5, "1.5"), (0.5, "[1, 1, 8, 9]")] {
             let failed = image_to_image(&model, &x0, strength, model.conditions(1)?, &sampler, rng);
             let message = failed.unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

@@ -18,9 +18,9 @@ use candle_core::Tensor;
 /// every `jump` steps `resamplings` times, noising the whole image again in between.
 ///
 /// ```no_run
-/// use diffusion_core::{candle::Device, data::{Dataset, Part}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
+/// use diffusion_core::{candle::Device, data::{Dataset, Split}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
 /// let model = Model::load("weights/mnist.safetensors", &Device::Cpu)?;
-/// let x0 = Dataset::mnist(Part::Test)?.images(0..8, &Device::Cpu)?;
+/// let x0 = Dataset::mnist(Split::Test)?.images(0..8, &Device::Cpu)?;
 /// let upper = Mask::half(28, 28, Side::Top)?;
 /// let filled = Inpaint::default().fill(&model, &x0, &upper, Condition::none(), &mut Rng::new(1))?;
 /// # Ok::<(), anyhow::Error>(())
@@ -38,14 +38,7 @@ pub struct Inpaint {
 impl Default for Inpaint {
     /// DDPM in 50 steps, every 5 of them taken 5 times: 250 evaluations of the network.
     fn default() -> Self {
-        Self {
-            sampler: Sampler {
-                steps: Steps::Trailing(50),
-                ..Sampler::ddpm()
-            },
-            resamplings: 5,
-            jump: 5,
-        }
+        Self { sampler: Sampler { steps: Steps::Trailing(50), ..Sampler::ddpm() }, resamplings: 5, jump: 5 }
     }
 }
 
@@ -198,15 +191,8 @@ mod tests {
     fn what_is_known_stays_to_the_bit_and_the_rest_is_new() -> Result<()> {
         for inpaint in [
             Inpaint::default(),
-            Inpaint {
-                resamplings: 1,
-                ..Inpaint::default()
-            },
-            Inpaint {
-                sampler: Sampler::dpm_solver(7),
-                resamplings: 2,
-                jump: 3,
-            },
+            Inpaint { resamplings: 1, ..Inpaint::default() },
+            Inpaint { sampler: Sampler::dpm_solver(7), resamplings: 2, jump: 3 },
         ] {
             let (x0, x) = filled(&inpaint, 1)?;
             assert!(alike(&x.narrow(3, 0, 4)?, &x0.narrow(3, 0, 4)?)?);
@@ -220,11 +206,7 @@ mod tests {
     /// Which steps are taken, and how often, is RePaint's: each group r times, the first may be shorter.
     #[test]
     fn groups_of_steps_are_repeated() -> Result<()> {
-        let inpaint = Inpaint {
-            sampler: Sampler::ddim(5),
-            resamplings: 3,
-            jump: 2,
-        };
+        let inpaint = Inpaint { sampler: Sampler::ddim(5), resamplings: 3, jump: 2 };
         let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
         let x0 = rng.randn((1, 1, 8, 8), &Device::Cpu)?;
         let condition = model.conditions(1)?;
@@ -237,10 +219,7 @@ mod tests {
         }
         assert_eq!(visited, [0, 0, 0, 1, 2, 1, 2, 1, 2, 3, 4, 3, 4, 3, 4]);
         drop(states);
-        let endless = Inpaint {
-            resamplings: usize::MAX,
-            ..inpaint
-        };
+        let endless = Inpaint { resamplings: usize::MAX, ..inpaint };
         let condition = model.conditions(1)?;
         let states = endless.states(&model, &x0, &mask, condition, rng)?;
         assert_eq!(states.len(), usize::MAX);
@@ -250,26 +229,12 @@ mod tests {
     /// At every step the known part is the known image with the noise of its level, on every process.
     #[test]
     fn the_known_part_is_noised_to_its_level() -> Result<()> {
-        for process in [
-            Schedule::cosine(100)?.into(),
-            NoiseProcess::flow(),
-            NoiseProcess::edm(),
-        ] {
-            let (model, mask, rng) = (
-                model_of(process)?,
-                Mask::half(8, 8, Side::Top)?,
-                &mut Rng::new(1),
-            );
+        for process in [Schedule::cosine(100)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
+            let (model, mask, rng) = (model_of(process)?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
             let n = 200;
             let x0 = Tensor::full(0.5f32, (n, 1, 8, 8), &Device::Cpu)?;
-            let inpaint = Inpaint {
-                resamplings: 1,
-                ..Inpaint::default()
-            };
-            for state in inpaint
-                .states(&model, &x0, &mask, model.conditions(n)?, rng)?
-                .step_by(7)
-            {
+            let inpaint = Inpaint { resamplings: 1, ..Inpaint::default() };
+            for state in inpaint.states(&model, &x0, &mask, model.conditions(n)?, rng)?.step_by(7) {
                 let state = state?;
                 let Some(s) = state.s else { break };
                 assert_eq!(state.next_level, model.info.process.level(s)?);
@@ -277,10 +242,7 @@ mod tests {
                 let noise = (known - 0.5 * state.next_level.signal)?;
                 let variance = noise.sqr()?.mean_all()?.to_scalar::<f32>()? as f64;
                 let wants = state.next_level.noise.powi(2);
-                assert!(
-                    (variance / wants - 1.0).abs() < 0.05,
-                    "{s}: {variance} {wants}"
-                );
+                assert!((variance / wants - 1.0).abs() < 0.05, "{s}: {variance} {wants}");
             }
         }
         Ok(())
@@ -295,27 +257,12 @@ mod tests {
             anyhow::Ok(failed.unwrap_err().to_string())
         };
         let inpaint = Inpaint::default();
-        let (never, other) = (
-            Inpaint {
-                jump: 0,
-                ..inpaint.clone()
-            },
-            Mask::half(8, 9, Side::Top)?,
-        );
+        let (never, other) = (Inpaint { jump: 0, ..inpaint.clone() }, Mask::half(8, 9, Side::Top)?);
         for (message, wants) in [
             (message(&never, (1, 1, 8, 8), &mask)?, "jump = 0"),
-            (
-                message(&inpaint, (1, 3, 8, 8), &mask)?,
-                "shape [1, 3, 8, 8]; the model makes (B, 1, 8, 8)",
-            ),
-            (
-                message(&inpaint, (0, 1, 8, 8), &mask)?,
-                "shape [0, 1, 8, 8]",
-            ),
-            (
-                message(&inpaint, (1, 1, 8, 8), &other)?,
-                "this mask is for (B, C, 8, 9)",
-            ),
+            (message(&inpaint, (1, 3, 8, 8), &mask)?, "shape [1, 3, 8, 8]; the model makes (B, 1, 8, 8)"),
+            (message(&inpaint, (0, 1, 8, 8), &mask)?, "shape [0, 1, 8, 8]"),
+            (message(&inpaint, (1, 1, 8, 8), &other)?, "this mask is for (B, C, 8, 9)"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

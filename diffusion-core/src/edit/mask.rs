@@ -46,34 +46,21 @@ impl Mask {
     ///
     /// # Errors
     /// The height or width is not in 1 … 16384.
-    pub fn new(
-        height: usize,
-        width: usize,
-        mut known: impl FnMut(usize, usize) -> bool,
-    ) -> Result<Self> {
+    pub fn new(height: usize, width: usize, mut known: impl FnMut(usize, usize) -> bool) -> Result<Self> {
         ensure!(
             (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width),
             "mask: {height}×{width} pixels; both must be in 1 … {MAX_SIDE}"
         );
         let known = (0..height * width).map(|i| known(i / width, i % width));
         let known = known.collect();
-        Ok(Self {
-            height,
-            width,
-            known,
-        })
+        Ok(Self { height, width, known })
     }
 
     /// All pixels are known except a rectangle.
     ///
     /// # Errors
     /// As [`Mask::new`], or the rows or columns are empty or outside the image.
-    pub fn rectangle(
-        height: usize,
-        width: usize,
-        rows: Range<usize>,
-        columns: Range<usize>,
-    ) -> Result<Self> {
+    pub fn rectangle(height: usize, width: usize, rows: Range<usize>, columns: Range<usize>) -> Result<Self> {
         for (name, range, size) in [("rows", &rows, height), ("columns", &columns, width)] {
             ensure!(
                 range.start < range.end && range.end <= size,
@@ -82,9 +69,7 @@ impl Mask {
                 range.end
             );
         }
-        Self::new(height, width, |y, x| {
-            !(rows.contains(&y) && columns.contains(&x))
-        })
+        Self::new(height, width, |y, x| !(rows.contains(&y) && columns.contains(&x)))
     }
 
     /// One half is known.
@@ -105,10 +90,7 @@ impl Mask {
     /// # Errors
     /// As [`Mask::new`], or `thickness` = 0.
     pub fn stripes(height: usize, width: usize, thickness: usize) -> Result<Self> {
-        ensure!(
-            thickness > 0,
-            "mask: stripes of thickness 0; at least 1 is needed"
-        );
+        ensure!(thickness > 0, "mask: stripes of thickness 0; at least 1 is needed");
         Self::new(height, width, |y, _| (y / thickness).is_multiple_of(2))
     }
 
@@ -128,10 +110,7 @@ impl Mask {
     pub fn strokes(height: usize, width: usize, unknown: f64, rng: &mut Rng) -> Result<Self> {
         share(unknown)?;
         let mut it = Self::new(height, width, |_, _| true)?;
-        let (size, radius) = (
-            height.min(width) as f64,
-            (height.min(width) as f64 / 16.0).max(0.5),
-        );
+        let (size, radius) = (height.min(width) as f64, (height.min(width) as f64 / 16.0).max(0.5));
         while it.known_share() > 1.0 - unknown {
             let (mut y, mut x) = (rng.uniform() * height as f64, rng.uniform() * width as f64);
             let mut heading = rng.uniform() * std::f64::consts::TAU;
@@ -166,22 +145,15 @@ impl Mask {
             .map_err(crate::whole)?;
         let it = Self::new(height, width, |_, _| true)?;
         let size = (width as u32, height as u32);
-        let picture = image::imageops::resize(
-            &picture.to_luma8(),
-            size.0,
-            size.1,
-            image::imageops::FilterType::Triangle,
-        );
+        let picture =
+            image::imageops::resize(&picture.to_luma8(), size.0, size.1, image::imageops::FilterType::Triangle);
         let known = picture.pixels().map(|p| p.0[0] >= 128).collect();
         Ok(Self { known, ..it })
     }
 
     /// The opposite mask: known and unknown pixels are swapped.
     pub fn inverted(&self) -> Self {
-        Self {
-            known: self.known.iter().map(|known| !known).collect(),
-            ..*self
-        }
+        Self { known: self.known.iter().map(|known| !known).collect(), ..*self }
     }
 
     /// The share of the pixels that are known, 0 … 1.
@@ -231,9 +203,7 @@ impl Mask {
         let (height, width) = (self.height, self.width);
         match x.dims() {
             [_, _, h, w] if (*h, *w) == (height, width) => Ok(()),
-            other => candle_core::bail!(
-                "mask: images of shape {other:?}; this mask is for (B, C, {height}, {width})"
-            ),
+            other => candle_core::bail!("mask: images of shape {other:?}; this mask is for (B, C, {height}, {width})"),
         }
     }
 }
@@ -259,25 +229,13 @@ mod tests {
         assert_eq!(rows(&Mask::half(2, 4, Side::Left)?), ["##..", "##.."]);
         assert_eq!(rows(&Mask::half(2, 4, Side::Right)?), ["..##", "..##"]);
         assert_eq!(rows(&Mask::half(2, 3, Side::Top)?), ["###", "..."]);
-        assert_eq!(
-            Mask::half(3, 5, Side::Bottom)?,
-            Mask::half(3, 5, Side::Top)?.inverted()
-        );
-        assert_eq!(
-            rows(&Mask::rectangle(3, 4, 1..2, 1..4)?),
-            ["####", "#...", "####"]
-        );
+        assert_eq!(Mask::half(3, 5, Side::Bottom)?, Mask::half(3, 5, Side::Top)?.inverted());
+        assert_eq!(rows(&Mask::rectangle(3, 4, 1..2, 1..4)?), ["####", "#...", "####"]);
         assert_eq!(rows(&Mask::stripes(5, 1, 2)?), ["#", "#", ".", ".", "#"]);
         let mask = Mask::random(50, 50, 0.3, &mut Rng::new(1))?;
         assert!((mask.known_share() - 0.7).abs() < 0.03, "{mask:?}");
-        assert_eq!(
-            Mask::random(9, 9, 0.0, &mut Rng::new(1))?.known_share(),
-            1.0
-        );
-        assert_eq!(
-            Mask::random(9, 9, 1.0, &mut Rng::new(1))?.known_share(),
-            0.0
-        );
+        assert_eq!(Mask::random(9, 9, 0.0, &mut Rng::new(1))?.known_share(), 1.0);
+        assert_eq!(Mask::random(9, 9, 1.0, &mut Rng::new(1))?.known_share(), 0.0);
         Ok(())
     }
 
@@ -289,24 +247,16 @@ mod tests {
         assert!((0.25..0.3).contains(&share), "{share}");
         assert_ne!(mask, Mask::strokes(32, 32, 0.25, &mut Rng::new(2))?);
         let pairs = mask.known.windows(2).filter(|pair| !pair[0]);
-        let (alike, all) = pairs.fold((0, 0), |(alike, all), pair| {
-            (alike + usize::from(!pair[1]), all + 1)
-        });
+        let (alike, all) = pairs.fold((0, 0), |(alike, all), pair| (alike + usize::from(!pair[1]), all + 1));
         assert!(alike * 10 > all * 7, "{alike} of {all}\n{:#?}", rows(&mask));
-        assert_eq!(
-            Mask::strokes(8, 8, 1.0, &mut Rng::new(1))?.known_share(),
-            0.0
-        );
+        assert_eq!(Mask::strokes(8, 8, 1.0, &mut Rng::new(1))?.known_share(), 0.0);
         Ok(())
     }
 
     #[test]
     fn known_pixels_stay_to_the_bit() -> Result<()> {
         let (device, mut rng) = (Device::Cpu, Rng::new(1));
-        let (a, b) = (
-            rng.randn((2, 3, 4, 4), &device)?,
-            rng.randn((2, 3, 4, 4), &device)?,
-        );
+        let (a, b) = (rng.randn((2, 3, 4, 4), &device)?, rng.randn((2, 3, 4, 4), &device)?);
         let mask = Mask::half(4, 4, Side::Left)?;
         let both = mask.combine(&a, &b)?;
         let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
@@ -324,8 +274,7 @@ mod tests {
     fn a_picture_makes_a_mask() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("mask.png");
-        let picture =
-            image::GrayImage::from_fn(20, 10, |x, _| image::Luma([if x < 10 { 255 } else { 0 }]));
+        let picture = image::GrayImage::from_fn(20, 10, |x, _| image::Luma([if x < 10 { 255 } else { 0 }]));
         picture.save(&path)?;
         assert_eq!(Mask::from_file(&path, 4, 4)?, Mask::half(4, 4, Side::Left)?);
         std::fs::write(&path, "no picture")?;

@@ -46,24 +46,13 @@ mod tests {
 
     /// A small untrained network, on the process.
     pub(super) fn model_of(process: NoiseProcess) -> Result<Model> {
-        let small = SimpleUNet {
-            base: 4,
-            groups: 2,
-            ..Default::default()
-        };
+        let small = SimpleUNet { base: 4, groups: 2, ..Default::default() };
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
         if let Some(last) = network.parameters().get("conv_out.weight") {
             last.set(&Rng::new(2).randn_like(last)?.affine(0.1, 0.0)?)?;
         }
         let prediction = Prediction::V;
-        Ok(Model {
-            network,
-            info: ModelInfo {
-                process,
-                prediction,
-                ..ModelInfo::new([1, 8, 8])
-            },
-        })
+        Ok(Model { network, info: ModelInfo { process, prediction, ..ModelInfo::new([1, 8, 8]) } })
     }
 
     pub(super) fn model() -> Result<Model> {

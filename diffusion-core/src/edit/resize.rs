@@ -25,12 +25,10 @@ pub enum Filter {
 /// `factor` does not divide height and width.
 pub fn reduce(x: &Tensor, factor: usize) -> Result<Tensor> {
     match x.dims() {
-        [_, _, h, w] if factor > 0 && h.is_multiple_of(factor) && w.is_multiple_of(factor) => {
-            avg_pool2d(x, factor)
+        [_, _, h, w] if factor > 0 && h.is_multiple_of(factor) && w.is_multiple_of(factor) => avg_pool2d(x, factor),
+        other => {
+            bail!("reduce: images of shape {other:?} by {factor}; (B, C, H, W) is needed, H and W divisible by it")
         }
-        other => bail!(
-            "reduce: images of shape {other:?} by {factor}; (B, C, H, W) is needed, H and W divisible by it"
-        ),
     }
 }
 
@@ -51,12 +49,7 @@ pub fn reduce(x: &Tensor, factor: usize) -> Result<Tensor> {
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn enlarge(x: &Tensor, factor: usize, filter: Filter) -> Result<Tensor> {
-    let [b, c, h, w] = *x.dims() else {
-        bail!(
-            "enlarge: images of shape {:?}; (B, C, H, W) is needed",
-            x.dims()
-        )
-    };
+    let [b, c, h, w] = *x.dims() else { bail!("enlarge: images of shape {:?}; (B, C, H, W) is needed", x.dims()) };
     let most = super::mask::MAX_SIDE;
     let (rows, columns) = (h.saturating_mul(factor), w.saturating_mul(factor));
     if !(1..=most).contains(&rows) || !(1..=most).contains(&columns) {
@@ -73,9 +66,7 @@ pub fn enlarge(x: &Tensor, factor: usize, filter: Filter) -> Result<Tensor> {
     let mut enlarged = Vec::with_capacity(b * c * rows * columns);
     for plane in values.chunks_exact(h * w) {
         let plane = ImageBuffer::<Luma<f32>, _>::from_raw(w as u32, h as u32, plane.to_vec());
-        let Some(plane) = plane else {
-            bail!("enlarge: {h}×{w} is too large")
-        };
+        let Some(plane) = plane else { bail!("enlarge: {h}×{w} is too large") };
         enlarged.extend_from_slice(resize(&plane, columns as u32, rows as u32, kind).as_raw());
     }
     Tensor::from_vec(enlarged, (b, c, rows, columns), x.device())?.affine(2.0, -1.0)
@@ -89,9 +80,7 @@ mod tests {
     /// Reducing an enlarged image gives the original, for filters whose weights are symmetric about a pixel's centre.
     #[test]
     fn reducing_undoes_enlarging() -> Result<()> {
-        let x = Rng::new(1)
-            .randn((2, 3, 4, 6), &Device::Cpu)?
-            .clamp(-0.9, 0.9)?;
+        let x = Rng::new(1).randn((2, 3, 4, 6), &Device::Cpu)?.clamp(-0.9, 0.9)?;
         let back = reduce(&enlarge(&x, 4, Filter::Nearest)?, 4)?;
         assert_eq!(back.dims(), x.dims());
         let off = (back - &x)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -111,19 +100,13 @@ mod tests {
     fn filters_match_their_names() -> Result<()> {
         let row = |x: &[f32], filter| -> Result<Vec<f32>> {
             let x = Tensor::from_vec(x.to_vec(), (1, 1, 1, x.len()), &Device::Cpu)?;
-            enlarge(&x, 2, filter)?
-                .narrow(2, 0, 1)?
-                .flatten_all()?
-                .to_vec1()
+            enlarge(&x, 2, filter)?.narrow(2, 0, 1)?.flatten_all()?.to_vec1()
         };
         let ramp = [-0.5f32, -0.3, -0.1, 0.1, 0.3, 0.5];
         for filter in [Filter::Bilinear, Filter::Bicubic] {
             let large = row(&ramp, filter)?;
             for pair in large[4..8].windows(2) {
-                assert!(
-                    (pair[1] - pair[0] - 0.1).abs() < 1e-5,
-                    "{filter:?}: {large:?}"
-                );
+                assert!((pair[1] - pair[0] - 0.1).abs() < 1e-5, "{filter:?}: {large:?}");
             }
         }
         let step = row(&[-0.5, -0.5, -0.5, 0.5, 0.5, 0.5], Filter::Bicubic)?;

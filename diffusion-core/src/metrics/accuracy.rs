@@ -41,26 +41,17 @@ pub struct ClassAccuracy {
 /// ```
 pub fn class_accuracy(probabilities: &Tensor, labels: &[u32]) -> Result<ClassAccuracy> {
     let [n, classes] = *probabilities.dims() else {
-        bail!(
-            "class accuracy: probabilities have shape {:?}; (N, K) is needed",
-            probabilities.dims()
-        )
+        bail!("class accuracy: probabilities have shape {:?}; (N, K) is needed", probabilities.dims())
     };
     ensure!(
         n == labels.len() && n > 0,
         "class accuracy: {n} rows of probabilities and {} labels; at least one and as many of both are needed",
         labels.len()
     );
-    if let Some((i, label)) = labels
-        .iter()
-        .enumerate()
-        .find(|(_, l)| **l as usize >= classes)
-    {
+    if let Some((i, label)) = labels.iter().enumerate().find(|(_, l)| **l as usize >= classes) {
         bail!("class accuracy: labels[{i}] = {label}, but there are {classes} classes")
     }
-    let p = probabilities
-        .to_device(&Device::Cpu)?
-        .to_dtype(DType::F64)?;
+    let p = probabilities.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
     let rows = p.to_vec2::<f64>()?;
     ensure!(
         rows.iter().flatten().all(|p| p.is_finite()),
@@ -70,8 +61,7 @@ pub fn class_accuracy(probabilities: &Tensor, labels: &[u32]) -> Result<ClassAcc
     let right = said.iter().zip(labels).filter(|(a, b)| a == b).count();
     let (n, accuracy) = (n as f64, right as f64 / n as f64);
     let centre = (accuracy + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half =
-        Z / (1.0 + Z * Z / n) * (accuracy * (1.0 - accuracy) / n + (Z / (2.0 * n)).powi(2)).sqrt();
+    let half = Z / (1.0 + Z * Z / n) * (accuracy * (1.0 - accuracy) / n + (Z / (2.0 * n)).powi(2)).sqrt();
     Ok(ClassAccuracy {
         accuracy,
         interval: ((centre - half).max(0.0), (centre + half).min(1.0)),
@@ -101,20 +91,12 @@ mod tests {
     #[test]
     fn the_interval_holds_what_it_should() -> Result<()> {
         // Wilson's for 81 of 263, from the literature (Newcombe 1998, table I): 0.2553 … 0.3662.
-        let rows: Vec<f32> = (0..263)
-            .flat_map(|i| if i < 81 { [0.0, 1.0] } else { [1.0, 0.0] })
-            .collect();
+        let rows: Vec<f32> = (0..263).flat_map(|i| if i < 81 { [0.0, 1.0] } else { [1.0, 0.0] }).collect();
         let p = Tensor::from_vec(rows, (263, 2), &Device::Cpu)?;
         let it = class_accuracy(&p, &[1; 263])?;
-        assert!(
-            (it.interval.0 - 0.2553).abs() < 5e-5 && (it.interval.1 - 0.3662).abs() < 5e-5,
-            "{it:?}"
-        );
+        assert!((it.interval.0 - 0.2553).abs() < 5e-5 && (it.interval.1 - 0.3662).abs() < 5e-5, "{it:?}");
         let all = class_accuracy(&p.narrow(0, 0, 10)?, &[1; 10])?;
-        assert!(
-            all.accuracy == 1.0 && all.interval.1 > 1.0 - 1e-12 && all.interval.0 < 0.75,
-            "{all:?}"
-        );
+        assert!(all.accuracy == 1.0 && all.interval.1 > 1.0 - 1e-12 && all.interval.0 < 0.75, "{all:?}");
         Ok(())
     }
 

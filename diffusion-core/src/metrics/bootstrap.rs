@@ -25,16 +25,10 @@ pub(super) fn interval(value: f64, mut repetitions: Vec<f64>) -> (f64, f64) {
     let mean = repetitions.iter().sum::<f64>() / repetitions.len() as f64;
     let quantile = |q: f64| {
         let at = q * last as f64;
-        let (below, above) = (
-            repetitions[at.floor() as usize],
-            repetitions[at.ceil() as usize],
-        );
+        let (below, above) = (repetitions[at.floor() as usize], repetitions[at.ceil() as usize]);
         below + (above - below) * at.fract()
     };
-    (
-        value + quantile(0.025) - mean,
-        value + quantile(0.975) - mean,
-    )
+    (value + quantile(0.025) - mean, value + quantile(0.975) - mean)
 }
 
 #[cfg(test)]
@@ -47,14 +41,7 @@ mod tests {
         let mut rng = Rng::new(3);
         let x: Vec<f64> = (0..400).map(|_| rng.normal()).collect();
         let mean = |x: &[f64]| x.iter().sum::<f64>() / x.len() as f64;
-        let again = repeat(&mut rng, |rng| {
-            mean(
-                &redraw(x.len(), rng)
-                    .into_iter()
-                    .map(|i| x[i])
-                    .collect::<Vec<_>>(),
-            )
-        });
+        let again = repeat(&mut rng, |rng| mean(&redraw(x.len(), rng).into_iter().map(|i| x[i]).collect::<Vec<_>>()));
         let (low, high) = interval(7.0, again);
         let half = 1.96 / 20.0;
         assert!((low - (7.0 - half)).abs() < 0.2 * half, "{low}");

@@ -63,9 +63,9 @@ mod share {
 /// A network of five 3×3 convolutions, each with a batch norm and SiLU, the mean over all positions and a linear layer.
 ///
 /// ```no_run
-/// use diffusion_core::{candle::Device, data::{Dataset, Part}, metrics::Classifier};
+/// use diffusion_core::{candle::Device, data::{Dataset, Split}, metrics::Classifier};
 /// let classifier = Classifier::load("weights/classifier-mnist.safetensors", &Device::Cpu)?;
-/// let digits = Dataset::mnist(Part::Test)?.images(0..100, &Device::Cpu)?;
+/// let digits = Dataset::mnist(Split::Test)?.images(0..100, &Device::Cpu)?;
 /// assert_eq!(classifier.features(&digits)?.dims(), [100, Classifier::FEATURES]);
 /// assert_eq!(classifier.probabilities(&digits)?.dims(), [100, 10]);
 /// # Ok::<(), anyhow::Error>(())
@@ -88,13 +88,7 @@ impl Classifier {
     ///
     /// # Errors
     /// No class or no channel, or a height or width below 4, which cannot be halved twice.
-    pub fn new(
-        data: &str,
-        shape: [usize; 3],
-        classes: &[String],
-        rng: &mut Rng,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(data: &str, shape: [usize; 3], classes: &[String], rng: &mut Rng, device: &Device) -> Result<Self> {
         let about = About {
             data: data.to_owned(),
             classes: classes.to_vec(),
@@ -112,12 +106,7 @@ impl Classifier {
 
     fn made(about: About, params: Parameters, layers: Layers) -> Result<Self> {
         let constant = Layers::new(params.constants(), &about)?;
-        Ok(Self {
-            about,
-            params,
-            layers,
-            constant,
-        })
+        Ok(Self { about, params, layers, constant })
     }
 
     /// Its parameters.
@@ -167,11 +156,8 @@ impl Classifier {
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let about = serde_json::to_string(&self.about)?;
         let tensor = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
-        Checkpoint {
-            tensors: self.params.all().map(tensor).collect(),
-            metadata: [(METADATA.to_owned(), about)].into(),
-        }
-        .save(path)
+        Checkpoint { tensors: self.params.all().map(tensor).collect(), metadata: [(METADATA.to_owned(), about)].into() }
+            .save(path)
     }
 
     /// The classifier of a file of [`Classifier::save`].
@@ -187,11 +173,12 @@ impl Classifier {
     }
 
     fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
-        let about = file.metadata.get(METADATA).context(
-            "it does not say what it tells apart; `cargo diffusion classifier` makes a file that does",
-        )?;
-        let about: About = serde_json::from_str(about)
-            .with_context(|| format!("what it says of itself is not known: {about}"))?;
+        let about = file
+            .metadata
+            .get(METADATA)
+            .context("it does not say what it tells apart; `cargo diffusion classifier` makes a file that does")?;
+        let about: About =
+            serde_json::from_str(about).with_context(|| format!("what it says of itself is not known: {about}"))?;
         about.check()?;
         let mut params = Parameters::new(DType::F32, device);
         let layers = Layers::new(params.builder_from(&file.tensors), &about)?;
@@ -292,13 +279,7 @@ mod tests {
 
     fn fresh(seed: u64) -> Result<Classifier> {
         let classes: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
-        Classifier::new(
-            "tiny",
-            [3, 9, 8],
-            &classes,
-            &mut Rng::new(seed),
-            &Device::Cpu,
-        )
+        Classifier::new("tiny", [3, 9, 8], &classes, &mut Rng::new(seed), &Device::Cpu)
     }
 
     fn off(a: &Tensor, b: &Tensor) -> Result<f32> {
@@ -312,12 +293,7 @@ mod tests {
         let mut it = fresh(1)?;
         let x = Rng::new(2).randn((300, 3, 9, 8), &Device::Cpu)?;
         it.save(&path)?;
-        assert!(
-            Classifier::load(&path, &Device::Cpu)?
-                .about
-                .test_accuracy
-                .is_nan()
-        );
+        assert!(Classifier::load(&path, &Device::Cpu)?.about.test_accuracy.is_nan());
         // The memory of the batch norms is part of it.
         it.logits(&x)?;
         (it.about.test_accuracy, it.about.test_images) = (0.25, 4);
@@ -328,12 +304,7 @@ mod tests {
         assert_eq!(off(&a.features, &b.features)?, 0.0);
         assert_eq!(a.features.dims(), [300, Classifier::FEATURES]);
         assert_eq!(a.probabilities.dims(), [300, 3]);
-        assert!(
-            off(
-                &a.probabilities.sum(1)?,
-                &Tensor::ones(300, DType::F32, &Device::Cpu)?
-            )? < 1e-5
-        );
+        assert!(off(&a.probabilities.sum(1)?, &Tensor::ones(300, DType::F32, &Device::Cpu)?)? < 1e-5);
         // Nothing depends on which images come together.
         let alone = again.look(&x.narrow(0, 299, 1)?)?;
         assert!(off(&alone.features, &a.features.narrow(0, 299, 1)?)? < 1e-5);
@@ -363,37 +334,23 @@ mod tests {
         let it = fresh(1)?;
         let digits = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
         let message = it.look(&digits).unwrap_err().to_string();
-        assert!(
-            message.contains("x has shape [2, 1, 28, 28]; it knows images of tiny"),
-            "{message}"
-        );
+        assert!(message.contains("x has shape [2, 1, 28, 28]; it knows images of tiny"), "{message}");
         let nan = (Tensor::zeros((2, 3, 9, 8), DType::F32, &Device::Cpu)? / 0.0)?;
         let message = it.look(&nan).unwrap_err().to_string();
         assert!(message.contains("not finite"), "{message}");
         let make = |shape, classes: &[String]| {
-            Classifier::new("x", shape, classes, &mut Rng::new(1), &Device::Cpu)
-                .unwrap_err()
-                .to_string()
+            Classifier::new("x", shape, classes, &mut Rng::new(1), &Device::Cpu).unwrap_err().to_string()
         };
         assert!(make([1, 3, 8], &["a".to_owned()]).contains("images of 1×3×8"));
         assert!(make([1, 8, 8], &[]).contains("0 classes"));
 
-        let fail = || {
-            Classifier::load(&path, &Device::Cpu)
-                .unwrap_err()
-                .to_string()
-        };
+        let fail = || Classifier::load(&path, &Device::Cpu).unwrap_err().to_string();
         assert!(fail().contains("c.safetensors"));
         it.parameters().save(&path)?;
-        assert!(
-            fail().contains("does not say what it tells apart"),
-            "{}",
-            fail()
-        );
+        assert!(fail().contains("does not say what it tells apart"), "{}", fail());
         it.save(&path)?;
         let mut file = Checkpoint::load(&path)?;
-        file.tensors
-            .insert("more".to_owned(), Tensor::new(1f32, &Device::Cpu)?);
+        file.tensors.insert("more".to_owned(), Tensor::new(1f32, &Device::Cpu)?);
         file.save(&path)?;
         assert!(fail().contains("superfluous: more"), "{}", fail());
         file.tensors.remove("more");
@@ -402,11 +359,7 @@ mod tests {
         assert!(fail().contains("missing: last.bias"), "{}", fail());
         file.metadata.insert(METADATA.to_owned(), "{}".to_owned());
         file.save(&path)?;
-        assert!(
-            fail().contains("what it says of itself is not known"),
-            "{}",
-            fail()
-        );
+        assert!(fail().contains("what it says of itself is not known"), "{}", fail());
         Ok(())
     }
 
@@ -414,17 +367,10 @@ mod tests {
     #[test]
     fn it_learns_to_tell_sprites_apart() -> Result<()> {
         let (train, test) = (Dataset::sprites(600, 1)?, Dataset::sprites(200, 2)?);
-        let fit = Fit {
-            epochs: 4,
-            batch: 32,
-            ..Default::default()
-        };
+        let fit = Fit { epochs: 4, batch: 32, ..Default::default() };
         let it = fit.run(&train, &test, &Device::Cpu)?;
         assert!(it.about.test_accuracy > 0.8, "{:?}", it.about);
-        assert_eq!(
-            (it.about.test_images, it.about.images_seen),
-            (200, 4 * 18 * 32)
-        );
+        assert_eq!((it.about.test_images, it.about.images_seen), (200, 4 * 18 * 32));
         let again = fit.run(&train, &test, &Device::Cpu)?;
         assert_eq!(it.about, again.about);
         let x = test.images(0..9, &Device::Cpu)?;

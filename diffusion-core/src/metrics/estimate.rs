@@ -99,11 +99,7 @@ mod tests {
             interval: (-0.000123, 12.345),
             real_images: 5000,
             samples: 1000,
-            real: Reference {
-                value: 123456.7,
-                real_images: 4000,
-                samples: 999,
-            },
+            real: Reference { value: 123456.7, real_images: 4000, samples: 999 },
             doubt: Some("too few".to_owned()),
         };
         assert_eq!(
@@ -111,12 +107,7 @@ mod tests {
             "kernel distance 0.0123, 95 % interval -1.23e-4 … 12.35, of 1000 samples against 5000 real images; real images \
              among themselves: 123457 (999 against 4000); too few"
         );
-        let alone = Estimate {
-            name: "inception score",
-            real_images: 0,
-            doubt: None,
-            ..it
-        };
+        let alone = Estimate { name: "inception score", real_images: 0, doubt: None, ..it };
         assert_eq!(
             alone.to_string(),
             "inception score 0.0123, 95 % interval -1.23e-4 … 12.35, of 1000 samples; real images: 123457 (999)"

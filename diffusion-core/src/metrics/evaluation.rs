@@ -1,8 +1,8 @@
 //! All measures of one set of samples.
 
 use super::{
-    ClassAccuracy, Estimate, FeatureExtractor, class_accuracy, frechet_distance, inception_score,
-    kernel_distance, nearest, precision_recall,
+    ClassAccuracy, Estimate, FeatureExtractor, class_accuracy, frechet_distance, inception_score, kernel_distance,
+    nearest, precision_recall,
 };
 use crate::data::Dataset;
 use crate::rng::Rng;
@@ -128,12 +128,7 @@ impl Evaluation {
 }
 
 impl Copies {
-    fn new(
-        extractor: &impl FeatureExtractor,
-        real: &Tensor,
-        train: &Dataset,
-        y: &Tensor,
-    ) -> Result<Self> {
+    fn new(extractor: &impl FeatureExtractor, real: &Tensor, train: &Dataset, y: &Tensor) -> Result<Self> {
         let through = train.len().min(SEARCHED_THROUGH);
         let of = train.len();
         let train = extractor.look_at(train, through)?.features;
@@ -161,13 +156,8 @@ impl Copies {
 /// A line for each measure.
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for it in [
-            &self.frechet_distance,
-            &self.kernel_distance,
-            &self.precision,
-            &self.recall,
-            &self.inception_score,
-        ] {
+        for it in [&self.frechet_distance, &self.kernel_distance, &self.precision, &self.recall, &self.inception_score]
+        {
             writeln!(f, "{it}")?;
         }
         if let Some(accuracy) = &self.accuracy {
@@ -209,14 +199,8 @@ mod tests {
         let bad = Evaluation::new(&classifier, &real, &train, &noise, None, &mut rng)?;
         let (a, b) = (&good.kernel_distance, &bad.kernel_distance);
         assert!(a.value < 0.1 * b.value, "{a}\n{b}");
-        assert!(
-            good.precision.value > 0.7 && bad.precision.value < 0.1,
-            "{good}\n{bad}"
-        );
-        assert!(
-            (0.8..1.2).contains(&good.copies.distance) && good.copies.share < 0.1,
-            "{good}"
-        );
+        assert!(good.precision.value > 0.7 && bad.precision.value < 0.1, "{good}\n{bad}");
+        assert!((0.8..1.2).contains(&good.copies.distance) && good.copies.share < 0.1, "{good}");
         assert!(good.accuracy.is_some() && bad.accuracy.is_none());
         assert_eq!(good.to_string().lines().count(), 7);
         let json = serde_json::to_value(&good)?;
@@ -232,19 +216,9 @@ mod tests {
         let x = train.images(0..100, &Device::Cpu)?;
         let it = Evaluation::new(&classifier, &real, &train, &x, None, &mut rng)?;
         assert!(it.copies.share > 0.9 && it.copies.distance < 0.01, "{it}");
-        assert!(
-            it.to_string().contains("one of 300 training images than"),
-            "{it}"
-        );
-        let part = Copies {
-            train: 20_000,
-            of: 60_000,
-            ..it.copies
-        };
-        assert_eq!(
-            part.searched(),
-            "20000 of the 60000 images of the training set"
-        );
+        assert!(it.to_string().contains("one of 300 training images than"), "{it}");
+        let part = Copies { train: 20_000, of: 60_000, ..it.copies };
+        assert_eq!(part.searched(), "20000 of the 60000 images of the training set");
         Ok(())
     }
 

@@ -56,9 +56,6 @@ impl Answers {
             features.sum_all()?.to_scalar::<f32>()?.is_finite(),
             "there are numbers in the images that are not finite; look at them before they are measured"
         );
-        Ok(Self {
-            features,
-            probabilities: Tensor::cat(&probabilities, 0)?,
-        })
+        Ok(Self { features, probabilities: Tensor::cat(&probabilities, 0)? })
     }
 }

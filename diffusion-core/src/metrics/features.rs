@@ -13,16 +13,9 @@ impl Features {
     /// From a tensor (N, D). `what` begins the message of an error, `name` says which of two sets it is.
     pub(super) fn new(what: &str, name: &str, x: &Tensor) -> Result<Self> {
         let [n, d] = *x.dims() else {
-            bail!(
-                "{what}: {name} has shape {:?}; (N, D) is needed, D numbers of N images",
-                x.dims()
-            )
+            bail!("{what}: {name} has shape {:?}; (N, D) is needed, D numbers of N images", x.dims())
         };
-        ensure!(
-            n > 0 && d > 0,
-            "{what}: {name} has shape {:?} and so no numbers",
-            x.dims()
-        );
+        ensure!(n > 0 && d > 0, "{what}: {name} has shape {:?} and so no numbers", x.dims());
         let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         let values = x.flatten_all()?.to_vec1::<f64>()?;
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
@@ -37,12 +30,7 @@ impl Features {
     }
 
     /// Real images and samples, with at least `least` images in each part that [`Features::parts`] makes of the real.
-    pub(super) fn pair(
-        what: &str,
-        real: &Tensor,
-        samples: &Tensor,
-        least: usize,
-    ) -> Result<[Self; 2]> {
+    pub(super) fn pair(what: &str, real: &Tensor, samples: &Tensor, least: usize) -> Result<[Self; 2]> {
         let real = Self::new(what, "real", real)?;
         let samples = Self::new(what, "samples", samples)?;
         ensure!(
@@ -92,11 +80,7 @@ pub(super) fn split(n: usize, samples: usize, rng: &mut Rng) -> [Vec<usize>; 2] 
 
 /// The squared Euclidean distances between the columns of two matrices: (columns of a) × (columns of b).
 pub(super) fn squared_distances(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f64> {
-    let norms = |x: &DMatrix<f64>| {
-        x.column_iter()
-            .map(|x| x.norm_squared())
-            .collect::<Vec<_>>()
-    };
+    let norms = |x: &DMatrix<f64>| x.column_iter().map(|x| x.norm_squared()).collect::<Vec<_>>();
     let (a2, b2) = (norms(a), norms(b));
     let mut product = a.transpose() * b;
     for (mut column, b2) in product.column_iter_mut().zip(b2) {
@@ -109,10 +93,7 @@ pub(super) fn squared_distances(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f
 
 /// 0 … n−1 in blocks of this many columns: start and length.
 pub(super) fn blocks(n: usize, size: usize) -> Vec<(usize, usize)> {
-    (0..n)
-        .step_by(size)
-        .map(|start| (start, size.min(n - start)))
-        .collect()
+    (0..n).step_by(size).map(|start| (start, size.min(n - start))).collect()
 }
 
 #[cfg(test)]
@@ -123,24 +104,13 @@ mod tests {
     fn wrong_sets_are_named() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let fail = |a: &[usize], b: &[usize]| -> Result<String> {
-            Ok(Features::pair("x", &zeros(a)?, &zeros(b)?, 2)
-                .unwrap_err()
-                .to_string())
+            Ok(Features::pair("x", &zeros(a)?, &zeros(b)?, 2).unwrap_err().to_string())
         };
         for (message, wants) in [
-            (
-                fail(&[4, 2, 1], &[4, 2])?,
-                "x: real has shape [4, 2, 1]; (N, D) is needed",
-            ),
+            (fail(&[4, 2, 1], &[4, 2])?, "x: real has shape [4, 2, 1]; (N, D) is needed"),
             (fail(&[4, 2], &[0, 2])?, "samples has shape [0, 2]"),
-            (
-                fail(&[4, 2], &[4, 3])?,
-                "real has 2 numbers per image and samples 3",
-            ),
-            (
-                fail(&[3, 2], &[4, 2])?,
-                "4 samples and 3 real images; at least 2 and 4",
-            ),
+            (fail(&[4, 2], &[4, 3])?, "real has 2 numbers per image and samples 3"),
+            (fail(&[3, 2], &[4, 2])?, "4 samples and 3 real images; at least 2 and 4"),
             (fail(&[4, 2], &[1, 2])?, "1 samples and 4 real images"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
@@ -167,9 +137,6 @@ mod tests {
         let a = DMatrix::from_vec(2, 2, vec![0.0, 0.0, 3.0, 4.0]);
         let b = DMatrix::from_vec(2, 3, vec![0.0, 0.0, 3.0, 0.0, 3.0, 4.0]);
         let got = squared_distances(&a, &b);
-        assert_eq!(
-            got,
-            DMatrix::from_row_slice(2, 3, &[0.0, 9.0, 25.0, 25.0, 16.0, 0.0])
-        );
+        assert_eq!(got, DMatrix::from_row_slice(2, 3, &[0.0, 9.0, 25.0, 25.0, 16.0, 0.0]));
     }
 }

@@ -30,10 +30,7 @@ impl Gaussian {
     /// Other shapes, or numbers that are not finite.
     pub fn fit(features: &Tensor) -> Result<Self> {
         let features = Features::new("gaussian", "features", features)?;
-        ensure!(
-            features.count() >= 2,
-            "gaussian: one image has no covariance; at least 2 are needed"
-        );
+        ensure!(features.count() >= 2, "gaussian: one image has no covariance; at least 2 are needed");
         Ok(Self::of(&features))
     }
 
@@ -68,11 +65,7 @@ impl Gaussian {
         let root = root(&self.covariance);
         let inner = &root * &other.covariance * &root;
         let inner = (&inner + inner.transpose()) * 0.5;
-        let cross: f64 = inner
-            .symmetric_eigenvalues()
-            .iter()
-            .map(|x| x.max(0.0).sqrt())
-            .sum();
+        let cross: f64 = inner.symmetric_eigenvalues().iter().map(|x| x.max(0.0).sqrt()).sum();
         let means = (&self.mean - &other.mean).norm_squared();
         means + self.covariance.trace() + other.covariance.trace() - 2.0 * cross
     }
@@ -85,10 +78,7 @@ fn root(covariance: &DMatrix<f64>) -> DMatrix<f64> {
 
 /// The symmetric matrix with `f` of each eigenvalue in the place of it; `f` is also told the largest.
 fn of_eigenvalues(x: &DMatrix<f64>, f: impl Fn(f64, f64) -> f64) -> DMatrix<f64> {
-    let SymmetricEigen {
-        eigenvectors: q,
-        eigenvalues,
-    } = SymmetricEigen::new(x.clone());
+    let SymmetricEigen { eigenvectors: q, eigenvalues } = SymmetricEigen::new(x.clone());
     let (mut scaled, largest) = (q.clone(), eigenvalues.max());
     for (mut column, value) in scaled.column_iter_mut().zip(eigenvalues.iter()) {
         column *= f(*value, largest);
@@ -168,11 +158,7 @@ pub fn frechet_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Resul
         interval: (low.max(0.0), high),
         real_images: real.count(),
         samples: samples.count(),
-        real: Reference {
-            value: floor,
-            real_images: rest.count(),
-            samples: part.count(),
-        },
+        real: Reference { value: floor, real_images: rest.count(), samples: part.count() },
         doubt: doubt(&[&real, &samples, rest, part]),
     })
 }
@@ -206,24 +192,15 @@ mod tests {
 
     fn gaussian(mean: &[f64], covariance: &[f64]) -> Gaussian {
         let d = mean.len();
-        Gaussian {
-            mean: DVector::from_row_slice(mean),
-            covariance: DMatrix::from_row_slice(d, d, covariance),
-        }
+        Gaussian { mean: DVector::from_row_slice(mean), covariance: DMatrix::from_row_slice(d, d, covariance) }
     }
 
     /// Covariances that commute: the sum of the squared differences of standard deviations; and one pair that does not:
     /// for 2×2 matrices Tr √M = √(Tr M + 2 √det M).
     #[test]
     fn gaussians_whose_distance_is_known() -> Result<()> {
-        let a = gaussian(
-            &[0.0, 0.0, 0.0],
-            &[1.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 9.0],
-        );
-        let b = gaussian(
-            &[1.0, 2.0, -2.0],
-            &[4.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 25.0],
-        );
+        let a = gaussian(&[0.0, 0.0, 0.0], &[1.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 9.0]);
+        let b = gaussian(&[1.0, 2.0, -2.0], &[4.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 25.0]);
         assert!((a.frechet(&b)? - (9.0 + 1.0 + 0.0 + 4.0)).abs() < 1e-12);
         assert!(a.frechet(&a)?.abs() < 1e-12);
         let a = gaussian(&[0.0, 0.0], &[2.0, 1.0, 1.0, 2.0]);
@@ -249,19 +226,8 @@ mod tests {
         // 5 (1² + (2 − 1)²) = 10.
         assert!(it.interval.0 < 10.0 && 10.0 < it.interval.1, "{it}");
         assert!(it.interval.1 - it.interval.0 < 3.0, "{it}");
-        assert_eq!(
-            (
-                it.real_images,
-                it.samples,
-                it.real.real_images,
-                it.real.samples
-            ),
-            (2000, 500, 1500, 500)
-        );
-        assert!(
-            it.real.value > 0.0 && it.real.value < 0.1 && it.doubt.is_none(),
-            "{it}"
-        );
+        assert_eq!((it.real_images, it.samples, it.real.real_images, it.real.samples), (2000, 500, 1500, 500));
+        assert!(it.real.value > 0.0 && it.real.value < 0.1 && it.doubt.is_none(), "{it}");
         assert_eq!(
             it,
             frechet_distance(&real, &samples, &mut {
@@ -280,10 +246,7 @@ mod tests {
         let real = rng.randn((20, 10), &Device::Cpu)?;
         let it = frechet_distance(&real, &real, &mut rng)?;
         let said = it.to_string();
-        assert!(
-            said.contains("the covariance of 10 images in 10 numbers is singular, at least 11"),
-            "{said}"
-        );
+        assert!(said.contains("the covariance of 10 images in 10 numbers is singular, at least 11"), "{said}");
         let more = rng.randn((22, 10), &Device::Cpu)?;
         assert!(frechet_distance(&more, &real, &mut rng)?.doubt.is_none());
         let one = Tensor::zeros((1, 10), DType::F32, &Device::Cpu)?;

@@ -22,18 +22,9 @@ const NAME: &str = "inception score";
 ///
 /// # Errors
 /// Other shapes, `splits` = 0, or rows that are no probabilities.
-pub fn inception_score(
-    real: &Tensor,
-    samples: &Tensor,
-    splits: usize,
-    rng: &mut Rng,
-) -> Result<Estimate> {
-    ensure!(
-        splits > 0,
-        "{NAME}: splits = 0; it must be at least 1, and is 10 mostly"
-    );
-    let [real, samples] =
-        [("real", real), ("samples", samples)].map(|(name, p)| probabilities(name, p, splits));
+pub fn inception_score(real: &Tensor, samples: &Tensor, splits: usize, rng: &mut Rng) -> Result<Estimate> {
+    ensure!(splits > 0, "{NAME}: splits = 0; it must be at least 1, and is 10 mostly");
+    let [real, samples] = [("real", real), ("samples", samples)].map(|(name, p)| probabilities(name, p, splits));
     let (real, samples) = (real?, samples?);
     ensure!(
         real.dimensions() == samples.dimensions(),
@@ -42,9 +33,7 @@ pub fn inception_score(
         samples.dimensions()
     );
     let value = score(&samples, splits);
-    let again = repeat(rng, |rng| {
-        score(&samples.select(&redraw(samples.count(), rng)), splits)
-    });
+    let again = repeat(rng, |rng| score(&samples.select(&redraw(samples.count(), rng)), splits));
     let (low, high) = interval(value, again);
     let mut alike = rng.permutation(real.count());
     alike.truncate(samples.count());
@@ -54,11 +43,7 @@ pub fn inception_score(
         interval: (low.max(1.0), high.min(samples.dimensions() as f64)),
         real_images: 0,
         samples: samples.count(),
-        real: Reference {
-            value: score(&real.select(&alike), splits),
-            real_images: 0,
-            samples: alike.len(),
-        },
+        real: Reference { value: score(&real.select(&alike), splits), real_images: 0, samples: alike.len() },
         doubt: None,
     })
 }
@@ -66,14 +51,8 @@ pub fn inception_score(
 /// Rows of non-negative numbers that sum to 1.
 fn probabilities(name: &str, p: &Tensor, splits: usize) -> Result<Features> {
     let p = Features::new(NAME, name, p)?;
-    ensure!(
-        p.count() >= splits,
-        "{NAME}: {name} are {} images, fewer than splits = {splits}",
-        p.count()
-    );
-    let bad =
-        p.0.column_iter()
-            .position(|row| row.min() < 0.0 || (row.sum() - 1.0).abs() > 1e-3);
+    ensure!(p.count() >= splits, "{NAME}: {name} are {} images, fewer than splits = {splits}", p.count());
+    let bad = p.0.column_iter().position(|row| row.min() < 0.0 || (row.sum() - 1.0).abs() > 1e-3);
     if let Some(at) = bad {
         bail!(
             "{NAME}: row {at} of {name} is no probabilities: they are not negative and sum to 1; softmax makes them of logits"
@@ -102,27 +81,17 @@ mod tests {
     use candle_core::Device;
 
     fn certain(classes: &[usize]) -> Result<Tensor> {
-        let rows: Vec<f32> = classes
-            .iter()
-            .flat_map(|c| (0..4).map(move |k| f32::from(k == *c)))
-            .collect();
+        let rows: Vec<f32> = classes.iter().flat_map(|c| (0..4).map(move |k| f32::from(k == *c))).collect();
         Ok(Tensor::from_vec(rows, (classes.len(), 4), &Device::Cpu)?)
     }
 
     #[test]
     fn it_counts_the_classes_that_are_surely_seen() -> Result<()> {
         let real = certain(&[0, 1, 2, 3, 0, 1, 2, 3])?;
-        let it =
-            |samples: &Tensor, splits| inception_score(&real, samples, splits, &mut Rng::new(1));
+        let it = |samples: &Tensor, splits| inception_score(&real, samples, splits, &mut Rng::new(1));
         let all = it(&real, 1)?;
-        assert!(
-            (all.value - 4.0).abs() < 1e-12 && all.interval.1 <= 4.0,
-            "{all}"
-        );
-        assert!(
-            (all.real.value - 4.0).abs() < 1e-12 && all.real.samples == 8,
-            "{all}"
-        );
+        assert!((all.value - 4.0).abs() < 1e-12 && all.interval.1 <= 4.0, "{all}");
+        assert!((all.real.value - 4.0).abs() < 1e-12 && all.real.samples == 8, "{all}");
         // In two parts of one class each, or of two.
         assert!((it(&certain(&[0, 0, 3, 3])?, 2)?.value - 1.0).abs() < 1e-12);
         assert!((it(&certain(&[0, 3, 0, 3])?, 2)?.value - 2.0).abs() < 1e-12);
@@ -135,19 +104,12 @@ mod tests {
     fn wrong_arguments_are_named() -> Result<()> {
         let good = certain(&[0, 1, 2])?;
         let logits = Tensor::new(&[[2f32, 1.0, 0.0, 0.0]], &Device::Cpu)?;
-        let fail = |p: &Tensor, splits| {
-            inception_score(&good, p, splits, &mut Rng::new(1))
-                .unwrap_err()
-                .to_string()
-        };
+        let fail = |p: &Tensor, splits| inception_score(&good, p, splits, &mut Rng::new(1)).unwrap_err().to_string();
         for (message, wants) in [
             (fail(&good, 0), "splits = 0"),
             (fail(&good, 4), "real are 3 images, fewer than splits = 4"),
             (fail(&logits, 1), "row 0 of samples is no probabilities"),
-            (
-                fail(&Tensor::full(0.5f32, (3, 2), &Device::Cpu)?, 1),
-                "real has 4 classes and samples 2",
-            ),
+            (fail(&Tensor::full(0.5f32, (3, 2), &Device::Cpu)?, 1), "real has 4 classes and samples 2"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

@@ -74,11 +74,7 @@ impl InceptionV3 {
 
     fn new(tensors: &HashMap<String, Tensor>, device: &Device) -> Result<Self> {
         use Fit::{Halve, Same, Valid};
-        let make = Maker {
-            tensors,
-            device,
-            prefix: String::new(),
-        };
+        let make = Maker { tensors, device, prefix: String::new() };
         let stem = [
             make.chain(
                 3,
@@ -88,13 +84,7 @@ impl InceptionV3 {
                     ("Conv2d_2b_3x3", 64, [3, 3], Same),
                 ],
             )?,
-            make.chain(
-                64,
-                &[
-                    ("Conv2d_3b_1x1", 80, [1, 1], Valid),
-                    ("Conv2d_4a_3x3", 192, [3, 3], Valid),
-                ],
-            )?,
+            make.chain(64, &[("Conv2d_3b_1x1", 80, [1, 1], Valid), ("Conv2d_4a_3x3", 192, [3, 3], Valid)])?,
         ];
         let mut blocks = Vec::new();
         for (name, inputs, pooled) in [("5b", 192, 32), ("5c", 256, 64), ("5d", 288, 64)] {
@@ -107,12 +97,7 @@ impl InceptionV3 {
         blocks.push(make.at("7a").halve_long(768)?);
         blocks.push(make.at("7b").wide(1280, Pool::Average)?);
         blocks.push(make.at("7c").wide(2048, Pool::Max)?);
-        Ok(Self {
-            stem,
-            blocks,
-            last: make.get("fc.weight", &[CLASSES, Self::FEATURES])?,
-            device: device.clone(),
-        })
+        Ok(Self { stem, blocks, last: make.get("fc.weight", &[CLASSES, Self::FEATURES])?, device: device.clone() })
     }
 
     /// (B, C, H, W) → (B, 2048).
@@ -190,19 +175,13 @@ impl Conv {
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [above, beside] = self.padding;
         let padding = above.min(beside);
-        let x = x
-            .pad_with_zeros(2, above - padding, above - padding)?
-            .pad_with_zeros(3, beside - padding, beside - padding)?;
-        let geometry = Geometry {
-            stride: self.stride,
-            padding,
-        };
-        Ok(relu(&conv2d(
-            &x,
-            &self.weight,
-            Some(&self.bias),
-            geometry,
-        )?)?)
+        let x = x.pad_with_zeros(2, above - padding, above - padding)?.pad_with_zeros(
+            3,
+            beside - padding,
+            beside - padding,
+        )?;
+        let geometry = Geometry { stride: self.stride, padding };
+        Ok(relu(&conv2d(&x, &self.weight, Some(&self.bias), geometry)?)?)
     }
 }
 
@@ -249,9 +228,7 @@ impl Pool {
                 let ones = Tensor::ones((1, 1, h, w), x.dtype(), x.device())?;
                 let ones = ones.pad_with_zeros(2, 1, 1)?.pad_with_zeros(3, 1, 1)?;
                 let share = ones.avg_pool2d_with_stride(3, 1)?;
-                surrounded()?
-                    .avg_pool2d_with_stride(3, 1)?
-                    .broadcast_div(&share)?
+                surrounded()?.avg_pool2d_with_stride(3, 1)?.broadcast_div(&share)?
             }
         })
     }
@@ -296,22 +273,14 @@ struct Maker<'a> {
 
 impl Maker<'_> {
     fn at(&self, block: &str) -> Self {
-        Self {
-            prefix: format!("Mixed_{block}."),
-            ..*self
-        }
+        Self { prefix: format!("Mixed_{block}."), ..*self }
     }
 
     fn get(&self, name: &str, shape: &[usize]) -> Result<Tensor> {
         let name = format!("{}{name}", self.prefix);
         match self.tensors.get(&name) {
-            Some(found) if found.dims() == shape => {
-                Ok(found.to_dtype(DType::F32)?.to_device(self.device)?)
-            }
-            Some(found) => bail!(
-                "{name} has shape {:?} and must have {shape:?}",
-                found.dims()
-            ),
+            Some(found) if found.dims() == shape => Ok(found.to_dtype(DType::F32)?.to_device(self.device)?),
+            Some(found) => bail!("{name} has shape {:?} and must have {shape:?}", found.dims()),
             None => bail!("missing: {name}, of shape {shape:?}"),
         }
     }
@@ -345,11 +314,7 @@ impl Maker<'_> {
     }
 
     fn branch(&self, pool: Pool, inputs: usize, specs: &[Spec]) -> Result<Branch> {
-        Ok(Branch {
-            pool,
-            chain: self.chain(inputs, specs)?,
-            ends: Vec::new(),
-        })
+        Ok(Branch { pool, chain: self.chain(inputs, specs)?, ends: Vec::new() })
     }
 
     /// Windows of 1×1, 5×5 and 3×3 twice: at 35×35.
@@ -358,13 +323,7 @@ impl Maker<'_> {
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);
         Ok(Block(vec![
             branch(Pool::Nothing, &[("branch1x1", 64, [1, 1], Same)])?,
-            branch(
-                Pool::Nothing,
-                &[
-                    ("branch5x5_1", 48, [1, 1], Same),
-                    ("branch5x5_2", 64, [5, 5], Same),
-                ],
-            )?,
+            branch(Pool::Nothing, &[("branch5x5_1", 48, [1, 1], Same), ("branch5x5_2", 64, [5, 5], Same)])?,
             branch(
                 Pool::Nothing,
                 &[
@@ -428,13 +387,7 @@ impl Maker<'_> {
         use Fit::{Halve, Same};
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);
         Ok(Block(vec![
-            branch(
-                Pool::Nothing,
-                &[
-                    ("branch3x3_1", 192, [1, 1], Same),
-                    ("branch3x3_2", 320, [3, 3], Halve),
-                ],
-            )?,
+            branch(Pool::Nothing, &[("branch3x3_1", 192, [1, 1], Same), ("branch3x3_2", 320, [3, 3], Halve)])?,
             branch(
                 Pool::Nothing,
                 &[
@@ -455,24 +408,15 @@ impl Maker<'_> {
         let forked = |specs: &[Spec], ends: [&str; 2]| {
             let [a, b] = ends;
             anyhow::Ok(Branch {
-                ends: vec![
-                    self.conv(384, (a, 384, [1, 3], Same))?,
-                    self.conv(384, (b, 384, [3, 1], Same))?,
-                ],
+                ends: vec![self.conv(384, (a, 384, [1, 3], Same))?, self.conv(384, (b, 384, [3, 1], Same))?],
                 ..branch(Pool::Nothing, specs)?
             })
         };
         Ok(Block(vec![
             branch(Pool::Nothing, &[("branch1x1", 320, [1, 1], Same)])?,
+            forked(&[("branch3x3_1", 384, [1, 1], Same)], ["branch3x3_2a", "branch3x3_2b"])?,
             forked(
-                &[("branch3x3_1", 384, [1, 1], Same)],
-                ["branch3x3_2a", "branch3x3_2b"],
-            )?,
-            forked(
-                &[
-                    ("branch3x3dbl_1", 448, [1, 1], Same),
-                    ("branch3x3dbl_2", 384, [3, 3], Same),
-                ],
+                &[("branch3x3dbl_1", 448, [1, 1], Same), ("branch3x3dbl_2", 384, [3, 3], Same)],
                 ["branch3x3dbl_3a", "branch3x3dbl_3b"],
             )?,
             branch(pool, &[("branch_pool", 192, [1, 1], Same)])?,

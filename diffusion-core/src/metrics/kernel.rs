@@ -37,10 +37,7 @@ pub fn kernel_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Result
         floor += distances(&rest, &ones(&rest), &part, &ones(&part))[0] / SPLITS as f64;
         sizes = (rest.count(), part.count());
     }
-    let (w, v) = (
-        counts(real.count(), REPEATS, rng),
-        counts(samples.count(), REPEATS, rng),
-    );
+    let (w, v) = (counts(real.count(), REPEATS, rng), counts(samples.count(), REPEATS, rng));
     let mut values = distances(&real, &w, &samples, &v);
     let value = values.remove(0);
     Ok(Estimate {
@@ -49,11 +46,7 @@ pub fn kernel_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Result
         interval: interval(value, values),
         real_images: real.count(),
         samples: samples.count(),
-        real: Reference {
-            value: floor,
-            real_images: sizes.0,
-            samples: sizes.1,
-        },
+        real: Reference { value: floor, real_images: sizes.0, samples: sizes.1 },
         doubt: None,
     })
 }
@@ -70,17 +63,11 @@ fn counts(n: usize, repeats: usize, rng: &mut Rng) -> DMatrix<f64> {
 
 /// The distance for each column of counts. A pair of an image with itself is left out however often it was drawn.
 fn distances(x: &Features, w: &DMatrix<f64>, y: &Features, v: &DMatrix<f64>) -> Vec<f64> {
-    let (xx, yy, xy) = (
-        sums(x, w, x, w, true),
-        sums(y, v, y, v, true),
-        sums(x, w, y, v, false),
-    );
+    let (xx, yy, xy) = (sums(x, w, x, w, true), sums(y, v, y, v, true), sums(x, w, y, v, false));
     let total = |w: &DMatrix<f64>, r: usize| w.column(r).sum();
     let pairs = |w: &DMatrix<f64>, r: usize| total(w, r).powi(2) - w.column(r).norm_squared();
     (0..w.ncols())
-        .map(|r| {
-            xx[r] / pairs(w, r) + yy[r] / pairs(v, r) - 2.0 * xy[r] / (total(w, r) * total(v, r))
-        })
+        .map(|r| xx[r] / pairs(w, r) + yy[r] / pairs(v, r) - 2.0 * xy[r] / (total(w, r) * total(v, r)))
         .collect()
 }
 
@@ -108,9 +95,7 @@ fn sums(x: &Features, w: &DMatrix<f64>, y: &Features, v: &DMatrix<f64>, same: bo
             (0..w.ncols()).map(dot).collect()
         })
         .collect();
-    (0..w.ncols())
-        .map(|r| parts.iter().map(|part| part[r]).sum())
-        .collect()
+    (0..w.ncols()).map(|r| parts.iter().map(|part| part[r]).sum()).collect()
 }
 
 #[cfg(test)]
@@ -121,14 +106,10 @@ mod tests {
     /// x = 1, 2 and y = 0, 3 with D = 1: k(1, 2) = 27, k(0, 3) = 1, and k(1, 0) + k(1, 3) + k(2, 0) + k(2, 3) = 1 + 64 + 1 + 343.
     #[test]
     fn by_hand() -> Result<()> {
-        let set =
-            |x: [f64; 2]| Features::new("", "", &Tensor::new(&x, &Device::Cpu)?.reshape((2, 1))?);
+        let set = |x: [f64; 2]| Features::new("", "", &Tensor::new(&x, &Device::Cpu)?.reshape((2, 1))?);
         let ones = DMatrix::repeat(2, 1, 1.0);
         let got = distances(&set([1.0, 2.0])?, &ones, &set([0.0, 3.0])?, &ones);
-        assert!(
-            (got[0] - (27.0 + 1.0 - 2.0 * 409.0 / 4.0)).abs() < 1e-12,
-            "{got:?}"
-        );
+        assert!((got[0] - (27.0 + 1.0 - 2.0 * 409.0 / 4.0)).abs() < 1e-12, "{got:?}");
         Ok(())
     }
 
@@ -138,28 +119,23 @@ mod tests {
         let mut rng = Rng::new(1);
         let set = |rng: &mut Rng, n| Features::new("", "", &rng.randn((n, 3), &Device::Cpu)?);
         let (x, y) = (set(&mut rng, BLOCK + 70)?, set(&mut rng, 2 * BLOCK + 1)?);
-        let (w, v) = (
-            counts(x.count(), 1, &mut rng),
-            counts(y.count(), 1, &mut rng),
-        );
+        let (w, v) = (counts(x.count(), 1, &mut rng), counts(y.count(), 1, &mut rng));
         let got = distances(&x, &w, &y, &v);
         for (r, got) in got.into_iter().enumerate() {
             let k = |a: &Features, i: usize, b: &Features, j: usize| {
                 (a.0.column(i).dot(&b.0.column(j)) / 3.0 + 1.0).powi(3)
             };
-            let mean =
-                |a: &Features, w: &DMatrix<f64>, b: &Features, v: &DMatrix<f64>, same: bool| {
-                    let (mut sum, mut weight) = (0.0, 0.0);
-                    for i in 0..a.count() {
-                        for j in (0..b.count()).filter(|j| !same || *j != i) {
-                            sum += w[(i, r)] * v[(j, r)] * k(a, i, b, j);
-                            weight += w[(i, r)] * v[(j, r)];
-                        }
+            let mean = |a: &Features, w: &DMatrix<f64>, b: &Features, v: &DMatrix<f64>, same: bool| {
+                let (mut sum, mut weight) = (0.0, 0.0);
+                for i in 0..a.count() {
+                    for j in (0..b.count()).filter(|j| !same || *j != i) {
+                        sum += w[(i, r)] * v[(j, r)] * k(a, i, b, j);
+                        weight += w[(i, r)] * v[(j, r)];
                     }
-                    sum / weight
-                };
-            let want = mean(&x, &w, &x, &w, true) + mean(&y, &v, &y, &v, true)
-                - 2.0 * mean(&x, &w, &y, &v, false);
+                }
+                sum / weight
+            };
+            let want = mean(&x, &w, &x, &w, true) + mean(&y, &v, &y, &v, true) - 2.0 * mean(&x, &w, &y, &v, false);
             assert!((got - want).abs() < 1e-10, "{r}: {got} {want}");
         }
         Ok(())

@@ -42,43 +42,29 @@ pub struct Neighbour {
 pub fn nearest(samples: &Tensor, train: &Tensor, k: usize) -> Result<Vec<Vec<Neighbour>>> {
     let (a, b) = (samples.dims(), train.dims());
     if a.len() < 2 || a.len() != b.len() || a[1..] != b[1..] {
-        bail!(
-            "{NAME}: samples have shape {a:?} and training images {b:?}; they must be equal but for the first number"
-        )
+        bail!("{NAME}: samples have shape {a:?} and training images {b:?}; they must be equal but for the first number")
     }
-    ensure!(
-        (1..=b[0]).contains(&k),
-        "{NAME}: k = {k} neighbours of {} training images were asked for",
-        b[0]
-    );
+    ensure!((1..=b[0]).contains(&k), "{NAME}: k = {k} neighbours of {} training images were asked for", b[0]);
     let set = |name, x: &Tensor| Features::new(NAME, name, &x.flatten_from(1)?);
     let samples = set("samples", samples)?;
     let mut best: Vec<Vec<Neighbour>> = vec![Vec::new(); samples.count()];
     for (start, len) in blocks(b[0], BLOCK) {
         let some = set("train", &train.narrow(0, start, len)?)?;
-        best.par_chunks_mut(BLOCK)
-            .enumerate()
-            .for_each(|(chunk, best)| {
-                let mine = samples.0.columns(chunk * BLOCK, best.len()).into_owned();
-                let d = squared_distances(&some.0, &mine);
-                for (i, best) in best.iter_mut().enumerate() {
-                    for (j, d) in d.column(i).iter().enumerate() {
-                        if best.len() == k && *d >= best[k - 1].distance {
-                            continue;
-                        }
-                        best.truncate(k - 1);
-                        let at = best.partition_point(|near| near.distance <= *d);
-                        let index = start + j;
-                        best.insert(
-                            at,
-                            Neighbour {
-                                index,
-                                distance: *d,
-                            },
-                        );
+        best.par_chunks_mut(BLOCK).enumerate().for_each(|(chunk, best)| {
+            let mine = samples.0.columns(chunk * BLOCK, best.len()).into_owned();
+            let d = squared_distances(&some.0, &mine);
+            for (i, best) in best.iter_mut().enumerate() {
+                for (j, d) in d.column(i).iter().enumerate() {
+                    if best.len() == k && *d >= best[k - 1].distance {
+                        continue;
                     }
+                    best.truncate(k - 1);
+                    let at = best.partition_point(|near| near.distance <= *d);
+                    let index = start + j;
+                    best.insert(at, Neighbour { index, distance: *d });
                 }
-            });
+            }
+        });
     }
     for (i, best) in best.iter_mut().enumerate() {
         for near in best.iter_mut() {
@@ -109,10 +95,7 @@ mod tests {
         let (a, b) = (numbers(&samples)?, numbers(&train)?);
         for (a, near) in a.iter().zip(&near) {
             let distance = |b: &Vec<f32>| {
-                let squares = a
-                    .iter()
-                    .zip(b)
-                    .map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
+                let squares = a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).powi(2));
                 squares.sum::<f64>().sqrt()
             };
             let mut all: Vec<(f64, usize)> = b.iter().map(distance).zip(0..).collect();
@@ -135,10 +118,7 @@ mod tests {
             Ok(nearest(&zeros(a)?, &zeros(b)?, k).unwrap_err().to_string())
         };
         for (message, wants) in [
-            (
-                fail(&[2, 3], &[2, 4], 1)?,
-                "samples have shape [2, 3] and training images [2, 4]",
-            ),
+            (fail(&[2, 3], &[2, 4], 1)?, "samples have shape [2, 3] and training images [2, 4]"),
             (fail(&[2], &[2], 1)?, "samples have shape [2]"),
             (fail(&[2, 3], &[5, 3], 6)?, "k = 6 neighbours of 5"),
             (fail(&[2, 3], &[5, 3], 0)?, "k = 0"),

@@ -43,21 +43,12 @@ impl fmt::Display for PrecisionRecall {
 ///
 /// # Errors
 /// Other shapes, `k` = 0, or numbers that are not finite: the message says in which row.
-pub fn precision_recall(
-    real: &Tensor,
-    samples: &Tensor,
-    k: usize,
-    rng: &mut Rng,
-) -> Result<PrecisionRecall> {
-    ensure!(
-        k > 0,
-        "{NAME}: k = 0 neighbours; it must be at least 1, and is 3 in the paper"
-    );
+pub fn precision_recall(real: &Tensor, samples: &Tensor, k: usize, rng: &mut Rng) -> Result<PrecisionRecall> {
+    ensure!(k > 0, "{NAME}: k = 0 neighbours; it must be at least 1, and is 3 in the paper");
     let [real, samples] = Features::pair(NAME, real, samples, k.saturating_add(1))?;
     let [rest, part] = real.parts(samples.count(), rng);
     let radii = |x: &Features| radii(x, k);
-    let (of_real, of_samples, of_rest, of_part) =
-        (radii(&real), radii(&samples), radii(&rest), radii(&part));
+    let (of_real, of_samples, of_rest, of_part) = (radii(&real), radii(&samples), radii(&rest), radii(&part));
     let mut estimate = |name, inside: Vec<bool>, reference: Vec<bool>| {
         let value = share(&inside, 0..inside.len());
         let again = repeat(rng, |rng| share(&inside, redraw(inside.len(), rng)));
@@ -77,16 +68,8 @@ pub fn precision_recall(
         }
     };
     Ok(PrecisionRecall {
-        precision: estimate(
-            "precision",
-            among(&samples, &real, &of_real),
-            among(&part, &rest, &of_rest),
-        ),
-        recall: estimate(
-            "recall",
-            among(&real, &samples, &of_samples),
-            among(&rest, &part, &of_part),
-        ),
+        precision: estimate("precision", among(&samples, &real, &of_real), among(&part, &rest, &of_rest)),
+        recall: estimate("recall", among(&real, &samples, &of_samples), among(&rest, &part, &of_part)),
     })
 }
 
@@ -101,10 +84,7 @@ fn radii(x: &Features, k: usize) -> Vec<f64> {
         // The k nearest so far, in order, for each vector of the block.
         let mut nearest = vec![vec![f64::INFINITY; k]; len];
         for (other, width) in blocks(x.count(), BLOCK) {
-            let d = squared_distances(
-                &x.0.columns(other, width).into_owned(),
-                &x.0.columns(start, len).into_owned(),
-            );
+            let d = squared_distances(&x.0.columns(other, width).into_owned(), &x.0.columns(start, len).into_owned());
             for (i, column) in d.column_iter().enumerate() {
                 for (j, d) in column.iter().enumerate() {
                     if other + j != start + i && *d < nearest[i][k - 1] {
@@ -115,15 +95,9 @@ fn radii(x: &Features, k: usize) -> Vec<f64> {
                 }
             }
         }
-        nearest
-            .into_iter()
-            .map(|nearest| nearest[k - 1])
-            .collect::<Vec<_>>()
+        nearest.into_iter().map(|nearest| nearest[k - 1]).collect::<Vec<_>>()
     };
-    blocks(x.count(), BLOCK)
-        .into_par_iter()
-        .flat_map_iter(radii)
-        .collect()
+    blocks(x.count(), BLOCK).into_par_iter().flat_map_iter(radii).collect()
 }
 
 /// Whether each of `x` is in a ball around one of `set`.
@@ -131,10 +105,7 @@ fn among(x: &Features, set: &Features, radii: &[f64]) -> Vec<bool> {
     let inside = |(start, len): (usize, usize)| {
         let mut inside = vec![false; len];
         for (other, width) in blocks(set.count(), BLOCK) {
-            let d = squared_distances(
-                &set.0.columns(other, width).into_owned(),
-                &x.0.columns(start, len).into_owned(),
-            );
+            let d = squared_distances(&set.0.columns(other, width).into_owned(), &x.0.columns(start, len).into_owned());
             for (inside, column) in inside.iter_mut().zip(d.column_iter()) {
                 let radii = &radii[other..other + width];
                 *inside = *inside || column.iter().zip(radii).any(|(d, radius)| d <= radius);
@@ -142,10 +113,7 @@ fn among(x: &Features, set: &Features, radii: &[f64]) -> Vec<bool> {
         }
         inside
     };
-    blocks(x.count(), BLOCK)
-        .into_par_iter()
-        .flat_map_iter(inside)
-        .collect()
+    blocks(x.count(), BLOCK).into_par_iter().flat_map_iter(inside).collect()
 }
 
 #[cfg(test)]
@@ -168,11 +136,7 @@ mod tests {
         assert!((it.precision.value - 1.0 / 3.0).abs() < 1e-12, "{it}");
         // 12's ball reaches down to −0.75: it has all.
         assert_eq!(it.recall.value, 1.0);
-        assert!(
-            it.to_string()
-                .contains("\nrecall 1.000, 95 % interval 1.000 … 1.000, of 3 samples against 4"),
-            "{it}"
-        );
+        assert!(it.to_string().contains("\nrecall 1.000, 95 % interval 1.000 … 1.000, of 3 samples against 4"), "{it}");
         Ok(())
     }
 
@@ -186,10 +150,8 @@ mod tests {
         let got = radii(&x, 3);
         let mut want = Vec::new();
         for i in 0..n {
-            let mut d: Vec<f64> = (0..n)
-                .filter(|j| *j != i)
-                .map(|j| (x.0.column(i) - x.0.column(j)).norm_squared())
-                .collect();
+            let mut d: Vec<f64> =
+                (0..n).filter(|j| *j != i).map(|j| (x.0.column(i) - x.0.column(j)).norm_squared()).collect();
             d.sort_by(f64::total_cmp);
             want.push(d[2]);
         }
@@ -209,10 +171,7 @@ mod tests {
         let few = (rng.randn((1000, 2), &Device::Cpu)? * 0.2)?;
         let it = precision_recall(&real, &few, 3, &mut rng)?;
         assert!(it.precision.value > 0.95 && it.recall.value < 0.3, "{it}");
-        assert!(
-            it.recall.interval.0 < it.recall.value && it.recall.value < it.recall.interval.1,
-            "{it}"
-        );
+        assert!(it.recall.interval.0 < it.recall.value && it.recall.value < it.recall.interval.1, "{it}");
         let wide = (rng.randn((1000, 2), &Device::Cpu)? * 5.0)?;
         let it = precision_recall(&real, &wide, 3, &mut rng)?;
         assert!(it.precision.value < 0.3 && it.recall.value > 0.8, "{it}");
@@ -224,17 +183,9 @@ mod tests {
     #[test]
     fn too_few_are_named() -> Result<()> {
         let x = Tensor::zeros((7, 2), DType::F32, &Device::Cpu)?;
-        let fail = |k| {
-            precision_recall(&x, &x, k, &mut Rng::new(1))
-                .unwrap_err()
-                .to_string()
-        };
+        let fail = |k| precision_recall(&x, &x, k, &mut Rng::new(1)).unwrap_err().to_string();
         assert!(fail(0).contains("k = 0"));
-        assert!(
-            fail(3).contains("7 real images; at least 4 and 8 are needed"),
-            "{}",
-            fail(3)
-        );
+        assert!(fail(3).contains("7 real images; at least 4 and 8 are needed"), "{}", fail(3));
         assert!(precision_recall(&x, &x, 2, &mut Rng::new(1)).is_ok());
         Ok(())
     }

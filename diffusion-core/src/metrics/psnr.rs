@@ -26,10 +26,7 @@ use candle_core::{DType, Device, Tensor};
 pub fn psnr(x: &Tensor, y: &Tensor, range: f64) -> Result<Vec<f64>> {
     let [x, y] = pair("psnr", x, y, range)?;
     let error = (x - y)?.flatten_from(1)?.sqr()?.mean(1)?.to_vec1::<f64>()?;
-    Ok(error
-        .into_iter()
-        .map(|error| 10.0 * (range * range / error).log10())
-        .collect())
+    Ok(error.into_iter().map(|error| 10.0 * (range * range / error).log10()).collect())
 }
 
 /// Two sets of images in f64 on the CPU.
@@ -40,21 +37,11 @@ pub(super) fn pair(what: &str, x: &Tensor, y: &Tensor, range: f64) -> Result<[Te
         x.dims(),
         y.dims()
     );
-    ensure!(
-        range > 0.0 && range.is_finite(),
-        "{what}: range = {range} must be positive: 2 for images in [−1, 1]"
-    );
+    ensure!(range > 0.0 && range.is_finite(), "{what}: range = {range} must be positive: 2 for images in [−1, 1]");
     let checked = |x: &Tensor| -> Result<Tensor> {
         let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
-        let finite = x
-            .flatten_all()?
-            .to_vec1::<f64>()?
-            .iter()
-            .all(|x| x.is_finite());
-        ensure!(
-            finite,
-            "{what}: there are numbers in the images that are not finite"
-        );
+        let finite = x.flatten_all()?.to_vec1::<f64>()?.iter().all(|x| x.is_finite());
+        ensure!(finite, "{what}: there are numbers in the images that are not finite");
         Ok(x)
     };
     Ok([checked(x)?, checked(y)?])
@@ -70,10 +57,7 @@ mod tests {
         assert_eq!(psnr(&x, &x, 1.0)?, [f64::INFINITY; 2]);
         let fail = |y: &Tensor, range| psnr(&x, y, range).unwrap_err().to_string();
         for (message, wants) in [
-            (
-                fail(&x.narrow(0, 0, 1)?, 1.0),
-                "images of shape [2, 1, 3, 3] and [1, 1, 3, 3]",
-            ),
+            (fail(&x.narrow(0, 0, 1)?, 1.0), "images of shape [2, 1, 3, 3] and [1, 1, 3, 3]"),
             (fail(&x, 0.0), "range = 0"),
             (fail(&x, f64::NAN), "range = NaN"),
             (fail(&(&x / 0.0)?, 1.0), "not finite"),

@@ -45,22 +45,14 @@ pub fn ssim(x: &Tensor, y: &Tensor, range: f64) -> Result<Vec<f64>> {
         height >= WINDOW && width >= WINDOW,
         "ssim: images of {height}×{width}; its window needs at least {WINDOW}×{WINDOW} pixels, so resize them or take psnr"
     );
-    let (x, y) = (
-        x.flatten_all()?.to_vec1::<f64>()?,
-        y.flatten_all()?.to_vec1::<f64>()?,
-    );
+    let (x, y) = (x.flatten_all()?.to_vec1::<f64>()?, y.flatten_all()?.to_vec1::<f64>()?);
     let size = height * width;
     let window = window();
     let of_image = |(x, y): (&[f64], &[f64])| {
         let planes = x.chunks_exact(size).zip(y.chunks_exact(size));
-        planes
-            .map(|(x, y)| of_plane(x, y, width, range, &window))
-            .sum::<f64>()
-            / channels as f64
+        planes.map(|(x, y)| of_plane(x, y, width, range, &window)).sum::<f64>() / channels as f64
     };
-    let images = x
-        .par_chunks_exact(channels * size)
-        .zip(y.par_chunks_exact(channels * size));
+    let images = x.par_chunks_exact(channels * size).zip(y.par_chunks_exact(channels * size));
     Ok(images.map(of_image).collect())
 }
 
@@ -77,11 +69,7 @@ fn of_plane(x: &[f64], y: &[f64], width: usize, range: f64, window: &[f64; WINDO
     let product = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).collect::<Vec<_>>();
     let smooth = |x: &[f64]| smooth(x, width, window);
     let (mx, my) = (smooth(x), smooth(y));
-    let (xx, yy, xy) = (
-        smooth(&product(x, x)),
-        smooth(&product(y, y)),
-        smooth(&product(x, y)),
-    );
+    let (xx, yy, xy) = (smooth(&product(x, x)), smooth(&product(y, y)), smooth(&product(x, y)));
     let [c1, c2] = K.map(|k| (k * range).powi(2));
     let at = |i: usize| {
         let (mx, my) = (mx[i], my[i]);
@@ -95,14 +83,10 @@ fn of_plane(x: &[f64], y: &[f64], width: usize, range: f64, window: &[f64; WINDO
 fn smooth(x: &[f64], width: usize, window: &[f64; WINDOW]) -> Vec<f64> {
     let weighted = |at: &dyn Fn(usize) -> f64| (0..WINDOW).map(|i| window[i] * at(i)).sum::<f64>();
     let inner = width + 1 - WINDOW;
-    let rows: Vec<f64> = x
-        .chunks_exact(width)
-        .flat_map(|row| (0..inner).map(move |left| weighted(&|i| row[left + i])))
-        .collect();
+    let rows: Vec<f64> =
+        x.chunks_exact(width).flat_map(|row| (0..inner).map(move |left| weighted(&|i| row[left + i]))).collect();
     let places = rows.len() - (WINDOW - 1) * inner;
-    (0..places)
-        .map(|at| weighted(&|i| rows[at + i * inner]))
-        .collect()
+    (0..places).map(|at| weighted(&|i| rows[at + i * inner])).collect()
 }
 
 #[cfg(test)]
@@ -127,9 +111,7 @@ mod tests {
             let x = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
             Ok(ssim(&x, &x, 2.0).unwrap_err().to_string())
         };
-        assert!(
-            fail(&[1, 1, 16, 10])?.contains("images of 16×10; its window needs at least 11×11")
-        );
+        assert!(fail(&[1, 1, 16, 10])?.contains("images of 16×10; its window needs at least 11×11"));
         assert!(fail(&[1, 16, 16])?.contains("x has shape [1, 16, 16]"));
         Ok(())
     }

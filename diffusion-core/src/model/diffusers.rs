@@ -32,19 +32,12 @@ const REQUIRED: [&str; 7] = [
 ];
 
 /// What there is one kind of.
-const FIXED: [(&str, &str); 3] = [
-    ("time_embedding_type", "positional"),
-    ("downsample_type", "conv"),
-    ("upsample_type", "conv"),
-];
+const FIXED: [(&str, &str); 3] =
+    [("time_embedding_type", "positional"), ("downsample_type", "conv"), ("upsample_type", "conv")];
 
 /// Names of the layers of attention in files of before 2023, and today.
-const RENAMED: [(&str, &str); 4] = [
-    (".query.", ".to_q."),
-    (".key.", ".to_k."),
-    (".value.", ".to_v."),
-    (".proj_attn.", ".to_out.0."),
-];
+const RENAMED: [(&str, &str); 4] =
+    [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
 
 impl Model {
     /// What [`Model::load`] does with a folder. Of the scheduler the forward process is taken, not how it samples.
@@ -61,9 +54,7 @@ impl Model {
         } else {
             Self::foreign(folder, &config, contents, device)
         };
-        model
-            .with_context(|| format!("{} is not a model that can be used", folder.display()))
-            .map_err(crate::whole)
+        model.with_context(|| format!("{} is not a model that can be used", folder.display())).map_err(crate::whole)
     }
 
     fn foreign(folder: &Path, config: &Path, file: Checkpoint, device: &Device) -> Result<Self> {
@@ -71,15 +62,9 @@ impl Model {
         let (height, width) = match net.sample_size {
             Some(SampleSize::Side(side)) => (side, side),
             Some(SampleSize::HeightWidth([height, width])) => (height, width),
-            None => bail!(
-                "{}: sample_size is null; write the height of its images there",
-                config.display()
-            ),
+            None => bail!("{}: sample_size is null; write the height of its images there", config.display()),
         };
-        let (schedule, prediction) = read(
-            &find(folder, "scheduler", "scheduler_config.json")?,
-            process,
-        )?;
+        let (schedule, prediction) = read(&find(folder, "scheduler", "scheduler_config.json")?, process)?;
         let rename = |(name, tensor): (String, Tensor)| {
             let rename = |name: String, (old, new): &(&str, &str)| name.replace(old, new);
             (RENAMED.iter().fold(name, rename), tensor)
@@ -89,14 +74,8 @@ impl Model {
         let info = ModelInfo {
             process: schedule.into(),
             prediction,
-            classes: (0..net.num_class_embeds.unwrap_or(0))
-                .map(|class| class.to_string())
-                .collect(),
-            data: name
-                .file_name()
-                .unwrap_or_default()
-                .to_string_lossy()
-                .into(),
+            classes: (0..net.num_class_embeds.unwrap_or(0)).map(|class| class.to_string()).collect(),
+            data: name.file_name().unwrap_or_default().to_string_lossy().into(),
             ..ModelInfo::new([net.in_channels, height, width])
         };
         let architecture = Architecture::from(net);
@@ -153,12 +132,8 @@ impl Model {
             fs::create_dir_all(&path).with_context(|| format!("cannot make {}", path.display()))?;
         }
         let write = |name: &str, value: &Value| {
-            let (path, text) = (
-                folder.join(name),
-                serde_json::to_string_pretty(value)? + "\n",
-            );
-            write_whole(&path, text.as_bytes())
-                .with_context(|| format!("cannot write {}", path.display()))
+            let (path, text) = (folder.join(name), serde_json::to_string_pretty(value)? + "\n");
+            write_whole(&path, text.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
         };
         write("model_index.json", &index)?;
         write("scheduler/scheduler_config.json", &scheduler)?;
@@ -186,9 +161,7 @@ fn read<T>(path: &Path, take: impl FnOnce(Map<String, Value>) -> Result<T>) -> R
         let text = fs::read_to_string(path)?;
         take(serde_json::from_str(&text).context("it is no JSON object")?)
     };
-    read()
-        .with_context(|| format!("cannot use {}", path.display()))
-        .map_err(crate::whole)
+    read().with_context(|| format!("cannot use {}", path.display())).map_err(crate::whole)
 }
 
 /// The network's fields as JSON.
@@ -222,10 +195,7 @@ fn network(config: Map<String, Value>) -> Result<UNet2DModel> {
     let mine: Map<_, _> = config_fields.map(|(k, v)| (k.clone(), v.clone())).collect();
     let net: UNet2DModel = serde_json::from_value(Value::Object(mine))?;
     let usual = net.block_out_channels.first().map_or(0, |c| 4 * c);
-    for (key, usual) in [
-        ("class_embed_type", None),
-        ("time_embedding_dim", Some(usual)),
-    ] {
+    for (key, usual) in [("class_embed_type", None), ("time_embedding_dim", Some(usual))] {
         let said = config.get(key).filter(|said| !said.is_null());
         let said = said.filter(|said| usual.is_none_or(|usual| **said != json!(usual)));
         if let Some(said) = said {
@@ -264,23 +234,17 @@ impl Default for Scheduler {
 
 fn process(config: Map<String, Value>) -> Result<(Schedule, Prediction)> {
     let it: Scheduler = serde_json::from_value(Value::Object(config))?;
-    ensure!(
-        !it.rescale_betas_zero_snr,
-        "rescale_betas_zero_snr is not supported; set it to false"
-    );
+    ensure!(!it.rescale_betas_zero_snr, "rescale_betas_zero_snr is not supported; set it to false");
     let (start, end) = (it.beta_start, it.beta_end);
     let betas = match (it.trained_betas, it.beta_schedule.as_str()) {
-        (Some(values), _) => Betas::Custom {
-            name: "trained_betas".to_owned(),
-            values,
-        },
+        (Some(values), _) => Betas::Custom { name: "trained_betas".to_owned(), values },
         (None, "linear") => Betas::Linear { start, end },
         (None, "scaled_linear") => Betas::ScaledLinear { start, end },
         (None, "squaredcos_cap_v2") => Betas::COSINE,
         (None, "sigmoid") => Betas::Sigmoid { start, end },
-        (None, other) => bail!(
-            "beta_schedule is {other:?}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid"
-        ),
+        (None, other) => {
+            bail!("beta_schedule is {other:?}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid")
+        }
     };
     let prediction = match it.prediction_type.as_str() {
         "epsilon" => Prediction::Eps,
@@ -293,10 +257,7 @@ fn process(config: Map<String, Value>) -> Result<(Schedule, Prediction)> {
 
 fn scheduler(info: &ModelInfo) -> Result<Value> {
     let NoiseProcess::Vp(schedule) = &info.process else {
-        bail!(
-            "models of the {} process cannot be written for diffusers; those of vp can",
-            info.process.name()
-        )
+        bail!("models of the {} process cannot be written for diffusers; those of vp can", info.process.name())
     };
     let (name, start, end) = match *schedule.kind() {
         Betas::Linear { start, end } => ("linear", start, end),

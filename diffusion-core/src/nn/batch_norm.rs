@@ -56,13 +56,7 @@ impl BatchNorm2d {
     /// # Errors
     /// As [`batch_norm`]; in training also a batch with one number per channel, which has no variance.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Self {
-            weight,
-            bias,
-            eps,
-            activation,
-            ..
-        } = self;
+        let Self { weight, bias, eps, activation, .. } = self;
         let y = if self.constant {
             let moments = Moments {
                 mean: self.running_mean.as_detached_tensor(),
@@ -82,16 +76,12 @@ impl BatchNorm2d {
     fn remember(&self, moments: &Moments, x: &Tensor) -> Result<()> {
         let n = x.elem_count() / self.weight.elem_count();
         if n < 2 {
-            bail!(
-                "BatchNorm2d: x has shape {:?}; to be trained it needs more than one number per channel",
-                x.dims()
-            )
+            bail!("BatchNorm2d: x has shape {:?}; to be trained it needs more than one number per channel", x.dims())
         }
         let unbiased = n as f64 / (n - 1) as f64;
-        for (running, seen, factor) in [
-            (&self.running_mean, &moments.mean, 1.0),
-            (&self.running_var, &moments.variance, unbiased),
-        ] {
+        for (running, seen, factor) in
+            [(&self.running_mean, &moments.mean, 1.0), (&self.running_var, &moments.variance, unbiased)]
+        {
             // Metal knows no f64.
             let wide = match running.device().is_metal() {
                 true => DType::F32,
@@ -128,10 +118,7 @@ mod tests {
         let mean = norm.running_mean.to_vec1::<f32>()?[0];
         let variance = norm.running_var.to_vec1::<f32>()?[0];
         assert!((mean - 0.25).abs() < 1e-6, "{mean}");
-        assert!(
-            (variance - (0.9 + 0.1 * 5.0 / 3.0)).abs() < 1e-6,
-            "{variance}"
-        );
+        assert!((variance - (0.9 + 0.1 * 5.0 / 3.0)).abs() < 1e-6, "{variance}");
         Ok(())
     }
 

@@ -1,7 +1,7 @@
 //! Makes the parameters of a network by name, from a seeded generator.
 
 use super::Parameters;
-use super::parameters::{check_finite, is_float};
+use super::parameters::{Role, check_finite, is_float};
 use super::trace::Probe;
 use crate::rng::Rng;
 use candle_core::{Device, Result, Shape, Tensor, Var, bail};
@@ -83,15 +83,31 @@ enum Source<'a> {
     Constants(&'a Parameters),
 }
 
+impl Parameters {
+    /// The builder of layers with new parameters; initial values are drawn from `rng`.
+    pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
+        Builder::new(self, rng)
+    }
+
+    /// The builder of layers whose values exist already, in a file say: each parameter takes the tensor of its name, converted
+    /// to the type and device of the parameters. The caller is to check what is left over in `tensors`.
+    pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
+        Builder::from_tensors(self, tensors)
+    }
+
+    /// The builder of the same layers once more with the existing parameters as constants: without gradients, so that candle
+    /// keeps nothing for a backward pass. They share their numbers with the parameters.
+    pub fn constants(&self) -> Builder<'_> {
+        Builder::constants(self)
+    }
+}
+
 impl<'a> Builder<'a> {
     pub(super) fn new(params: &'a mut Parameters, rng: &'a mut Rng) -> Self {
         Self::from(Source::New(params, rng))
     }
 
-    pub(super) fn from_tensors(
-        params: &'a mut Parameters,
-        tensors: &'a HashMap<String, Tensor>,
-    ) -> Self {
+    pub(super) fn from_tensors(params: &'a mut Parameters, tensors: &'a HashMap<String, Tensor>) -> Self {
         Self::from(Source::Tensors(params, tensors))
     }
 
@@ -100,19 +116,13 @@ impl<'a> Builder<'a> {
     }
 
     fn from(source: Source<'a>) -> Self {
-        Self {
-            source,
-            prefix: String::new(),
-        }
+        Self { source, prefix: String::new() }
     }
 
     /// The builder of the part called `name`: what it makes is called `name.…`.
     pub fn at(&mut self, name: impl Display) -> Builder<'_> {
         let prefix = format!("{}{name}.", self.prefix);
-        Builder {
-            prefix,
-            ..self.here()
-        }
+        Builder { prefix, ..self.here() }
     }
 
     /// The builder of the same part.
@@ -176,22 +186,14 @@ impl<'a> Builder<'a> {
 
     /// With it the layer that is made here reports to a summary.
     pub(crate) fn probe(&self) -> Probe {
-        Probe {
-            name: self.prefix.trim_end_matches('.').to_owned(),
-            trace: self.parameters().trace().clone(),
-        }
+        Probe { name: self.prefix.trim_end_matches('.').to_owned(), trace: self.parameters().trace().clone() }
     }
 
     fn make(&mut self, name: &str, shape: impl Into<Shape>, init: Init, role: Role) -> Result<Var> {
         let (name, shape) = (format!("{}{name}", self.prefix), shape.into());
-        let count = shape
-            .dims()
-            .iter()
-            .try_fold(1, |n: usize, d| n.checked_mul(*d));
+        let count = shape.dims().iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
         let Some(count) = count.filter(|n| (1..=LARGEST).contains(n)) else {
-            bail!(
-                "parameter {name} would have shape {shape:?}: it must have at least one number and at most {LARGEST}"
-            )
+            bail!("parameter {name} would have shape {shape:?}: it must have at least one number and at most {LARGEST}")
         };
         match &mut self.source {
             Source::New(params, _) | Source::Tensors(params, _) if params.get(&name).is_some() => {
@@ -211,30 +213,16 @@ impl<'a> Builder<'a> {
                     check_finite(&name, found)?;
                     params.add(name, found, role)
                 }
-                Some(found) => bail!(
-                    "{name} has shape {:?} and must have {:?}",
-                    found.dims(),
-                    shape.dims()
-                ),
+                Some(found) => bail!("{name} has shape {:?} and must have {:?}", found.dims(), shape.dims()),
                 None => bail!("missing: {name}, of shape {:?}", shape.dims()),
             },
             Source::Constants(params) => match params.get(&name) {
                 Some(var) if var.shape() == &shape => Ok(var.clone()),
-                Some(var) => bail!(
-                    "parameter {name} has shape {:?} and should have {shape:?}",
-                    var.dims()
-                ),
+                Some(var) => bail!("parameter {name} has shape {:?} and should have {shape:?}", var.dims()),
                 None => bail!("there is no parameter {name}"),
             },
         }
     }
-}
-
-/// Whether a number of a network is learned by gradients.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
-    Trained,
-    Buffer,
 }
 
 #[cfg(test)]
@@ -250,10 +238,7 @@ mod tests {
         let shape = Shape::from((400, 5, 3, 3));
         let of_candle = |init| ours(init, &shape);
         let (wide, std) = (4.0 / 12f64.sqrt(), (2f64 / 45.0).sqrt());
-        let randn = Theirs::Randn {
-            mean: 2.0,
-            stdev: 0.5,
-        };
+        let randn = Theirs::Randn { mean: 2.0, stdev: 0.5 };
         for (init, mean, want, most) in [
             (Init::Zeros, 0.0, 0.0, 0.0),
             (Init::Ones, 1.0, 0.0, 1.0),
@@ -261,12 +246,7 @@ mod tests {
             (Init::FanIn(9), 0.0, 1.0 / 27f64.sqrt(), 1.0 / 3.0),
             (of_candle(Theirs::Const(3.0)), 3.0, 0.0, 3.0),
             (of_candle(randn), 2.0, 0.5, 5.0),
-            (
-                of_candle(Theirs::Uniform { lo: -1.0, up: 3.0 }),
-                1.0,
-                wide,
-                3.0,
-            ),
+            (of_candle(Theirs::Uniform { lo: -1.0, up: 3.0 }), 1.0, wide, 3.0),
             (of_candle(DEFAULT_KAIMING_NORMAL), 0.0, std, 6.0 * std),
             (of_candle(DEFAULT_KAIMING_UNIFORM), 0.0, std, 1.7321 * std),
         ] {
@@ -276,10 +256,7 @@ mod tests {
             let square = x.iter().map(|x| (x - got).powi(2)).sum::<f64>() / n;
             let largest = x.iter().fold(0f64, |m, x| m.max(x.abs()));
             let close = (got - mean).abs() < 0.05 && (square.sqrt() - want).abs() <= 0.02 * want;
-            assert!(
-                close && largest <= most,
-                "{init:?}: {got} {square} {largest}"
-            );
+            assert!(close && largest <= most, "{init:?}: {got} {square} {largest}");
         }
     }
 
@@ -304,23 +281,10 @@ mod tests {
         let mut build = params.builder(&mut rng);
         build.at(1).param("w", 3, Init::Ones)?;
         build.at(2).param("w", 3, Init::Ones)?;
-        let twice = build
-            .at(1)
-            .param("w", 3, Init::Ones)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            twice.contains("there is a parameter 1.w already"),
-            "{twice}"
-        );
-        let empty = build
-            .param("v", (3, 0), Init::Ones)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            empty.contains("parameter v would have shape [3, 0]"),
-            "{empty}"
-        );
+        let twice = build.at(1).param("w", 3, Init::Ones).unwrap_err().to_string();
+        assert!(twice.contains("there is a parameter 1.w already"), "{twice}");
+        let empty = build.param("v", (3, 0), Init::Ones).unwrap_err().to_string();
+        assert!(empty.contains("parameter v would have shape [3, 0]"), "{empty}");
         assert!(build.param("v", (usize::MAX, 2), Init::Ones).is_err());
         Ok(())
     }

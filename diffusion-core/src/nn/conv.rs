@@ -25,13 +25,7 @@ impl Conv2d {
     ///
     /// # Errors
     /// One of the three numbers is 0, or the names are taken.
-    pub fn new(
-        build: Builder,
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        geometry: Geometry,
-    ) -> Result<Self> {
+    pub fn new(build: Builder, inputs: usize, outputs: usize, kernel: usize, geometry: Geometry) -> Result<Self> {
         let init = Init::FanIn(inputs.saturating_mul(kernel).saturating_mul(kernel));
         Self::with_init(build, inputs, outputs, kernel, geometry, init)
     }
@@ -40,13 +34,7 @@ impl Conv2d {
     ///
     /// # Errors
     /// As [`Conv2d::new`].
-    pub fn zeros(
-        build: Builder,
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        geometry: Geometry,
-    ) -> Result<Self> {
+    pub fn zeros(build: Builder, inputs: usize, outputs: usize, kernel: usize, geometry: Geometry) -> Result<Self> {
         Self::with_init(build, inputs, outputs, kernel, geometry, Init::Zeros)
     }
 
@@ -63,10 +51,7 @@ impl Conv2d {
         geometry: Geometry,
     ) -> Result<Self> {
         let plain = Self::new(build, inputs, outputs, kernel, geometry)?;
-        Ok(Self {
-            standardized: true,
-            ..plain
-        })
+        Ok(Self { standardized: true, ..plain })
     }
 
     fn with_init(
@@ -117,12 +102,7 @@ impl Conv2d {
     /// As [`conv2d`].
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
         let bias = Some(&self.bias);
-        self.seen(upsample_nearest2x_conv2d(
-            x,
-            &self.used()?,
-            bias,
-            self.geometry,
-        )?)
+        self.seen(upsample_nearest2x_conv2d(x, &self.used()?, bias, self.geometry)?)
     }
 
     /// The weights as they are used.
@@ -137,8 +117,7 @@ impl Conv2d {
         let (_, inputs, kernel, _) = self.weight.dims4()?;
         let kind = || format!("conv {kernel}×{kernel}");
         let products = inputs * kernel * kernel;
-        self.probe
-            .saw(kind, &[&self.weight, &self.bias], &y, products);
+        self.probe.saw(kind, &[&self.weight, &self.bias], &y, products);
         Ok(y)
     }
 }

@@ -21,13 +21,7 @@ impl ConvTranspose2d {
     ///
     /// # Errors
     /// One of the three numbers is 0, or the names are taken.
-    pub fn new(
-        mut build: Builder,
-        inputs: usize,
-        outputs: usize,
-        kernel: usize,
-        geometry: Geometry,
-    ) -> Result<Self> {
+    pub fn new(mut build: Builder, inputs: usize, outputs: usize, kernel: usize, geometry: Geometry) -> Result<Self> {
         let init = Init::FanIn(outputs.saturating_mul(kernel).saturating_mul(kernel));
         Ok(Self {
             probe: build.probe(),
@@ -45,12 +39,7 @@ impl ConvTranspose2d {
     /// # Errors
     /// As [`conv_transpose2d`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let Self {
-            weight,
-            bias,
-            geometry,
-            probe,
-        } = self;
+        let Self { weight, bias, geometry, probe } = self;
         let y = conv_transpose2d(x, weight, Some(bias), *geometry)?;
         let (inputs, _, kernel, _) = weight.dims4()?;
         let kind = || format!("transposed {kernel}×{kernel}");

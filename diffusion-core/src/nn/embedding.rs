@@ -18,10 +18,7 @@ impl Embedding {
     /// # Errors
     /// One of the two numbers is 0, or the name is taken.
     pub fn new(mut build: Builder, labels: usize, width: usize) -> Result<Self> {
-        Ok(Self {
-            probe: build.probe(),
-            weight: build.param("weight", (labels, width), Init::Normal)?,
-        })
+        Ok(Self { probe: build.probe(), weight: build.param("weight", (labels, width), Init::Normal)? })
     }
 
     /// Applies the layer.

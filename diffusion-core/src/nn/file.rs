@@ -38,9 +38,7 @@ impl Checkpoint {
             let bytes = safetensors::serialize(tensors, metadata)?;
             write_whole(path.as_ref(), &bytes)
         };
-        write()
-            .with_context(|| format!("cannot write {}", path.as_ref().display()))
-            .map_err(crate::whole)
+        write().with_context(|| format!("cannot write {}", path.as_ref().display())).map_err(crate::whole)
     }
 
     /// Reads a file of [`Checkpoint::save`], or any other of its kind.
@@ -61,9 +59,7 @@ impl Checkpoint {
                 metadata: header.metadata().clone().unwrap_or_default(),
             })
         };
-        read()
-            .with_context(|| format!("cannot load {}", path.as_ref().display()))
-            .map_err(crate::whole)
+        read().with_context(|| format!("cannot load {}", path.as_ref().display())).map_err(crate::whole)
     }
 }
 

@@ -9,18 +9,12 @@ const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
 
 /// Asserts that the gradient of `f` with respect to each of `params`, which are of f64, is that of central differences.
-pub(crate) fn check_params(
-    what: &str,
-    params: &Parameters,
-    f: impl Fn() -> Result<Tensor>,
-) -> Result<()> {
+pub(crate) fn check_params(what: &str, params: &Parameters, f: impl Fn() -> Result<Tensor>) -> Result<()> {
     let weights = random(102, f()?.shape())?;
     let loss = || (f()? * &weights)?.sum_all();
     let grads = loss()?.backward()?;
     for (name, var) in params.iter() {
-        let grad = grads
-            .get(var)
-            .unwrap_or_else(|| panic!("{what}: {name} has no gradient"));
+        let grad = grads.get(var).unwrap_or_else(|| panic!("{what}: {name} has no gradient"));
         let grad = grad.flatten_all()?.to_vec1::<f64>()?;
         let values = var.flatten_all()?.to_vec1::<f64>()?;
         for (j, got) in grad.into_iter().enumerate() {

@@ -38,8 +38,7 @@ impl Linear {
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let y = linear(x, &self.weight, Some(&self.bias))?;
         let kind = || "linear".to_owned();
-        self.probe
-            .saw(kind, &[&self.weight, &self.bias], &y, self.weight.dim(1)?);
+        self.probe.saw(kind, &[&self.weight, &self.bias], &y, self.weight.dim(1)?);
         Ok(y)
     }
 }

@@ -67,10 +67,7 @@ mod tests {
         let halved = Geometry::same(3).stride(2);
         let conv = Conv2d::new(build.at("conv"), 2, 4, 3, halved)?;
         let norm = GroupNorm::new(build.at("norm"), 2, 4, Activation::Silu)?;
-        let doubled = Geometry {
-            stride: 2,
-            padding: 0,
-        };
+        let doubled = Geometry { stride: 2, padding: 0 };
         let transposed = ConvTranspose2d::new(build.at("transposed"), 4, 3, 2, doubled)?;
         let batch_norm = BatchNorm2d::new(build.at("batch_norm"), 3, Activation::Gelu)?;
         let x = random(1, (2, 4))?;
@@ -100,10 +97,7 @@ mod tests {
         ] {
             let values = params.get(name).unwrap().abs()?;
             let largest = values.max_all()?.to_scalar::<f32>()?;
-            assert!(
-                largest <= bound && largest > 0.8 * bound,
-                "{name}: {largest}"
-            );
+            assert!(largest <= bound && largest > 0.8 * bound, "{name}: {largest}");
         }
         Ok(())
     }

@@ -25,12 +25,7 @@ impl GroupNorm {
     ///
     /// # Errors
     /// `groups` does not divide `channels`, one of them is 0, or the names are taken.
-    pub fn new(
-        mut build: Builder,
-        groups: usize,
-        channels: usize,
-        activation: Activation,
-    ) -> Result<Self> {
+    pub fn new(mut build: Builder, groups: usize, channels: usize, activation: Activation) -> Result<Self> {
         if !channels.is_multiple_of(groups) {
             bail!("GroupNorm: groups = {groups} does not divide channels = {channels}")
         }

@@ -1,9 +1,7 @@
 //! The parameters of a network, by name.
 
-use super::builder::Role;
+use super::Checkpoint;
 use super::trace::Trace;
-use super::{Builder, Checkpoint};
-use crate::rng::Rng;
 use anyhow::Context;
 use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use std::collections::{BTreeMap, HashMap};
@@ -29,30 +27,7 @@ pub struct Parameters {
 impl Parameters {
     /// No parameters yet; those to come will have this type and be on this device.
     pub fn new(dtype: DType, device: &Device) -> Self {
-        Self {
-            vars: Vec::new(),
-            buffers: Vec::new(),
-            trace: Trace::default(),
-            dtype,
-            device: device.clone(),
-        }
-    }
-
-    /// The builder of layers with new parameters; initial values are drawn from `rng`.
-    pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
-        Builder::new(self, rng)
-    }
-
-    /// The builder of layers whose values exist already, in a file say: each parameter takes the tensor of its name, converted
-    /// to the type and device of the parameters. The caller is to check what is left over in `tensors`.
-    pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
-        Builder::from_tensors(self, tensors)
-    }
-
-    /// The builder of the same layers once more with the existing parameters as constants: without gradients, so that candle
-    /// keeps nothing for a backward pass. They share their numbers with the parameters.
-    pub fn constants(&self) -> Builder<'_> {
-        Builder::constants(self)
+        Self { vars: Vec::new(), buffers: Vec::new(), trace: Trace::default(), dtype, device: device.clone() }
     }
 
     pub(super) fn add(&mut self, name: String, values: &Tensor, role: Role) -> Result<Var> {
@@ -127,45 +102,28 @@ impl Parameters {
         for (name, var) in self.all() {
             match tensors.get(name) {
                 None => missing.push(name.to_owned()),
-                Some(tensor) if tensor.dims() != var.dims() => unfit.push(format!(
-                    "{name} has shape {:?} and must have {:?}",
-                    tensor.dims(),
-                    var.dims()
-                )),
+                Some(tensor) if tensor.dims() != var.dims() => {
+                    unfit.push(format!("{name} has shape {:?} and must have {:?}", tensor.dims(), var.dims()))
+                }
                 Some(tensor) if !is_float(tensor.dtype()) => {
                     unfit.push(format!("{name} has numbers of type {:?}", tensor.dtype()))
                 }
                 Some(tensor) => fit.push((var, tensor)),
             }
         }
-        let mut superfluous: Vec<String> = tensors
-            .keys()
-            .filter(|name| self.get(name).is_none())
-            .cloned()
-            .collect();
+        let mut superfluous: Vec<String> = tensors.keys().filter(|name| self.get(name).is_none()).cloned().collect();
         superfluous.sort();
-        let problems: Vec<String> = [
-            ("missing: ", missing),
-            ("superfluous: ", superfluous),
-            ("", unfit),
-        ]
-        .into_iter()
-        .filter(|(_, names)| !names.is_empty())
-        .map(|(what, names)| format!("{what}{}", list(&names)))
-        .collect();
+        let problems: Vec<String> = [("missing: ", missing), ("superfluous: ", superfluous), ("", unfit)]
+            .into_iter()
+            .filter(|(_, names)| !names.is_empty())
+            .map(|(what, names)| format!("{what}{}", list(&names)))
+            .collect();
         if !problems.is_empty() {
-            bail!(
-                "these are not the network's {} parameters; {}",
-                self.vars.len(),
-                problems.join("; ")
-            )
+            bail!("these are not the network's {} parameters; {}", self.vars.len(), problems.join("; "))
         }
         for (var, tensor) in fit {
             // A copy, since a variable cannot be set to a tensor that shares its memory.
-            let values = tensor
-                .to_dtype(self.dtype)?
-                .to_device(&self.device)?
-                .copy()?;
+            let values = tensor.to_dtype(self.dtype)?.to_device(&self.device)?.copy()?;
             var.set(&values)?;
         }
         Ok(())
@@ -176,8 +134,7 @@ impl Parameters {
     /// # Errors
     /// There is no memory for them.
     pub fn values(&self) -> Result<HashMap<String, Tensor>> {
-        let copy =
-            |(name, var): (&str, &Var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?));
+        let copy = |(name, var): (&str, &Var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?));
         self.all().map(copy).collect()
     }
 
@@ -189,10 +146,7 @@ impl Parameters {
     pub fn save(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
         let tensor = |(name, var): (&str, &Var)| (name.to_owned(), var.as_detached_tensor());
         let tensors = self.all().map(tensor).collect();
-        let contents = Checkpoint {
-            tensors,
-            ..Default::default()
-        };
+        let contents = Checkpoint { tensors, ..Default::default() };
         contents.save(path)
     }
 
@@ -222,9 +176,9 @@ pub(super) fn is_float(dtype: DType) -> bool {
 pub(super) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
     let numbers = tensor.to_dtype(DType::F64)?.flatten_all()?;
     match numbers.to_vec1::<f64>()?.iter().find(|x| !x.is_finite()) {
-        Some(x) => bail!(
-            "{name} holds {x}, so that every prediction would be NaN: the training that wrote it diverged"
-        ),
+        Some(x) => {
+            bail!("{name} holds {x}, so that every prediction would be NaN: the training that wrote it diverged")
+        }
         None => Ok(()),
     }
 }
@@ -237,10 +191,18 @@ fn list(names: &[String]) -> String {
     }
 }
 
+/// Whether a number of a network is learned by gradients.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    Trained,
+    Buffer,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::nn::{Init, Linear};
+    use crate::rng::Rng;
     use std::fs;
 
     fn two_layers(seed: u64, dtype: DType) -> Result<(Parameters, Linear)> {
@@ -267,11 +229,7 @@ mod tests {
         assert_eq!(values(&a)?, values(&b)?);
         let seen = layer.weight.flatten_all()?.to_vec1::<f32>()?;
         assert_eq!(seen, values(&a)?[0]);
-        assert_eq!(
-            fs::read_dir(&folder)?.count(),
-            1,
-            "no half-written file is left"
-        );
+        assert_eq!(fs::read_dir(&folder)?.count(), 1, "no half-written file is left");
 
         let (wide, _) = two_layers(3, DType::F64)?;
         wide.load(&path)?;
@@ -335,19 +293,10 @@ mod tests {
         let whole = fs::read(&path)?;
         let mut absurd = whole.clone();
         absurd[..8].copy_from_slice(&u64::MAX.to_le_bytes());
-        for bytes in [
-            &whole[..whole.len() - 1],
-            &whole[..20],
-            &[],
-            &absurd[..],
-            &b"not a file"[..],
-        ] {
+        for bytes in [&whole[..whole.len() - 1], &whole[..20], &[], &absurd[..], &b"not a file"[..]] {
             fs::write(&path, bytes)?;
             let message = params.load(&path).unwrap_err().to_string();
-            assert!(
-                message.contains("cannot load") && message.contains("net.safetensors: "),
-                "{message}"
-            );
+            assert!(message.contains("cannot load") && message.contains("net.safetensors: "), "{message}");
         }
         assert_eq!(values(&params)?, before);
         let first = params.get("first.weight").context("a weight")?;
@@ -373,10 +322,7 @@ mod tests {
         let message = params.load(&nowhere).unwrap_err().to_string();
         assert!(message.contains("no folder"), "{message}");
         let message = params.save(&nowhere).unwrap_err().to_string();
-        assert!(
-            message.contains("cannot write") && message.contains("no folder"),
-            "{message}"
-        );
+        assert!(message.contains("cannot write") && message.contains("no folder"), "{message}");
         Ok(())
     }
 
@@ -385,9 +331,7 @@ mod tests {
     fn values_of_a_network_can_be_assigned_to_itself() -> Result<()> {
         let ((a, _), (b, _)) = (two_layers(1, DType::F32)?, two_layers(2, DType::F32)?);
         let own = |p: &Parameters| -> HashMap<_, _> {
-            p.iter()
-                .map(|(n, v)| (n.to_owned(), v.as_detached_tensor()))
-                .collect()
+            p.iter().map(|(n, v)| (n.to_owned(), v.as_detached_tensor())).collect()
         };
         a.assign(&own(&a))?;
         b.assign(&own(&a))?;

@@ -30,9 +30,7 @@ impl Checkpoint {
     /// The file cannot be read, is damaged, or holds something else than tensors by name: the message names it.
     pub fn load_pth(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        read(path)
-            .with_context(|| format!("cannot load {}", path.display()))
-            .map_err(crate::whole)
+        read(path).with_context(|| format!("cannot load {}", path.display())).map_err(crate::whole)
     }
 }
 
@@ -67,10 +65,7 @@ fn read(path: &Path) -> Result<Checkpoint> {
         ensure!(order == b"little", "its numbers are big-endian");
     }
     let views = unpickle::state_dict(&part("data.pkl", MAX_PICKLE)?)?;
-    ensure!(
-        !views.is_empty(),
-        "it is no state dict: it holds no tensors by name"
-    );
+    ensure!(!views.is_empty(), "it is no state dict: it holds no tensors by name");
     let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
     let mut tensors = HashMap::new();
     for (name, view) in views {
@@ -91,30 +86,17 @@ fn read(path: &Path) -> Result<Checkpoint> {
         let tensor = tensor(&view, dtype, bytes).with_context(|| name.clone())?;
         tensors.insert(name, tensor);
     }
-    Ok(Checkpoint {
-        tensors,
-        metadata: HashMap::new(),
-    })
+    Ok(Checkpoint { tensors, metadata: HashMap::new() })
 }
 
 /// The numbers of a view, in rows.
 fn tensor(view: &View, dtype: DType, bytes: &[u8]) -> Result<Tensor> {
-    let View {
-        shape,
-        strides,
-        offset,
-        storage,
-    } = view;
-    let count = shape
-        .iter()
-        .try_fold(1usize, |n, d| n.checked_mul(*d))
-        .filter(|n| *n <= storage.numbers);
+    let View { shape, strides, offset, storage } = view;
+    let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n <= storage.numbers);
     let last = shape
         .iter()
         .zip(strides)
-        .try_fold(*offset, |at, (d, stride)| {
-            at.checked_add(d.saturating_sub(1).checked_mul(*stride)?)
-        });
+        .try_fold(*offset, |at, (d, stride)| at.checked_add(d.saturating_sub(1).checked_mul(*stride)?));
     let (Some(count), Some(last), true) = (count, last, shape.len() == strides.len()) else {
         bail!("shape {shape:?} with strides {strides:?} is not part of its storage")
     };
@@ -133,10 +115,5 @@ fn tensor(view: &View, dtype: DType, bytes: &[u8]) -> Result<Tensor> {
         }
         numbers.extend_from_slice(&bytes[at * size..][..size]);
     }
-    Ok(Tensor::from_raw_buffer(
-        &numbers,
-        dtype,
-        shape,
-        &Device::Cpu,
-    )?)
+    Ok(Tensor::from_raw_buffer(&numbers, dtype, shape, &Device::Cpu)?)
 }

@@ -46,13 +46,7 @@ pub(crate) struct Probe {
 impl Probe {
     /// Reports a layer's call, if somebody listens: what it is, its parameters, its output, and the multiply-adds for each
     /// number of the output.
-    pub(crate) fn saw(
-        &self,
-        kind: impl FnOnce() -> String,
-        parameters: &[&Tensor],
-        out: &Tensor,
-        products: usize,
-    ) {
+    pub(crate) fn saw(&self, kind: impl FnOnce() -> String, parameters: &[&Tensor], out: &Tensor, products: usize) {
         if let Some(rows) = self.trace.rows().as_mut() {
             let shape: Vec<usize> = out.dims().iter().skip(1).copied().collect();
             let numbers: usize = shape.iter().product();

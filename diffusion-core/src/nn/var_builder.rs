@@ -40,12 +40,7 @@ struct Bridge<'a>(Mutex<Builder<'a>>);
 
 impl<'a> Bridge<'a> {
     /// The builder, if the tensor is to have the type and be on the device of our parameters.
-    fn builder(
-        &self,
-        name: &str,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<MutexGuard<'_, Builder<'a>>> {
+    fn builder(&self, name: &str, dtype: DType, device: &Device) -> Result<MutexGuard<'_, Builder<'a>>> {
         let builder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = builder.parameters();
         if ours.dtype() != dtype || !ours.device().same_device(device) {
@@ -61,14 +56,7 @@ impl<'a> Bridge<'a> {
 }
 
 impl SimpleBackend for Bridge<'_> {
-    fn get(
-        &self,
-        shape: Shape,
-        name: &str,
-        init: candle_nn::Init,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
+    fn get(&self, shape: Shape, name: &str, init: candle_nn::Init, dtype: DType, device: &Device) -> Result<Tensor> {
         let mut builder = self.builder(name, dtype, device)?;
         if name.ends_with("running_mean") || name.ends_with("running_var") {
             bail!(
@@ -102,11 +90,7 @@ pub(super) fn ours(init: candle_nn::Init, shape: &Shape) -> Init {
         candle_nn::Init::Const(value) => Init::Constant(value),
         candle_nn::Init::Randn { mean, stdev } => normal(mean, stdev),
         candle_nn::Init::Uniform { lo, up } => uniform(lo, up),
-        candle_nn::Init::Kaiming {
-            dist,
-            fan,
-            non_linearity,
-        } => {
+        candle_nn::Init::Kaiming { dist, fan, non_linearity } => {
             let fan = fan.for_shape(shape).max(1) as f64;
             let std = non_linearity.gain() / fan.sqrt();
             let bound = 3f64.sqrt() * std;
@@ -127,9 +111,11 @@ mod tests {
 
     fn layers(mut build: Builder) -> Result<candle_nn::Sequential> {
         let vb = build.var_builder();
-        Ok(candle_nn::seq()
-            .add(candle_nn::linear(3, 4, vb.pp("first"))?)
-            .add(candle_nn::linear(4, 2, vb.pp("second"))?))
+        Ok(candle_nn::seq().add(candle_nn::linear(3, 4, vb.pp("first"))?).add(candle_nn::linear(
+            4,
+            2,
+            vb.pp("second"),
+        )?))
     }
 
     #[test]
@@ -177,10 +163,7 @@ mod tests {
             (vb.get(3, "w").unwrap_err(), "a parameter w already"),
             (vb.get_unchecked("v").unwrap_err(), "v is not there yet"),
             (wide.get(3, "u").unwrap_err(), "F64"),
-            (
-                candle_nn::batch_norm(2, 1e-5, vb.pp("n")).unwrap_err(),
-                "nn::BatchNorm2d",
-            ),
+            (candle_nn::batch_norm(2, 1e-5, vb.pp("n")).unwrap_err(), "nn::BatchNorm2d"),
         ] {
             assert!(failed.to_string().contains(wants), "{failed}");
         }

@@ -47,9 +47,7 @@ impl TimeSampling {
             bail!("time sampling: mean = {mean} must be a number, the mean of ln(noise/signal)")
         }
         if !(std > 0.0 && std.is_finite()) {
-            bail!(
-                "time sampling: std = {std} must be positive, the standard deviation of ln(noise/signal)"
-            )
+            bail!("time sampling: std = {std} must be positive, the standard deviation of ln(noise/signal)")
         }
         Ok(())
     }
@@ -76,9 +74,7 @@ impl NoiseProcess {
                 t.into_iter().map(|t| t as f64).collect()
             }
             // 1 − u, so that no image is without noise.
-            (_, TimeSampling::Uniform) => {
-                (0..n).map(|_| self.quantile(1.0 - rng.uniform())).collect()
-            }
+            (_, TimeSampling::Uniform) => (0..n).map(|_| self.quantile(1.0 - rng.uniform())).collect(),
             (_, TimeSampling::Stratified) => {
                 let offset = rng.uniform();
                 let order = rng.permutation(n);
@@ -86,15 +82,14 @@ impl NoiseProcess {
                 match self {
                     Self::Vp(schedule) => {
                         let all = schedule.timesteps();
-                        u.map(|u| ((u * all as f64) as usize).min(all - 1) as f64)
-                            .collect()
+                        u.map(|u| ((u * all as f64) as usize).min(all - 1) as f64).collect()
                     }
                     _ => u.map(|u| self.quantile(1.0 - u)).collect(),
                 }
             }
-            (_, TimeSampling::LogitNormal { mean, std }) => (0..n)
-                .map(|_| self.at_log_ratio(mean + std * rng.normal()))
-                .collect(),
+            (_, TimeSampling::LogitNormal { mean, std }) => {
+                (0..n).map(|_| self.at_log_ratio(mean + std * rng.normal())).collect()
+            }
         })
     }
 
@@ -108,19 +103,11 @@ impl NoiseProcess {
                 let alpha_bar = 1.0 / (1.0 + libm::exp(2.0 * z));
                 let above = all.partition_point(|a| *a > alpha_bar).min(all.len() - 1);
                 let below = above.saturating_sub(1);
-                let nearest = if (ratio(above) - z).abs() < (z - ratio(below)).abs() {
-                    above
-                } else {
-                    below
-                };
+                let nearest = if (ratio(above) - z).abs() < (z - ratio(below)).abs() { above } else { below };
                 nearest as f64
             }
             Self::Flow { .. } => self.quantile((1.0 / (1.0 + libm::exp(-z))).max(1e-9)),
-            Self::Edm {
-                sigma_min,
-                sigma_max,
-                ..
-            } => libm::exp(z).clamp(sigma_min, sigma_max),
+            Self::Edm { sigma_min, sigma_max, .. } => libm::exp(z).clamp(sigma_min, sigma_max),
         }
     }
 }
@@ -133,18 +120,11 @@ mod tests {
     fn mean_and_std(x: impl Iterator<Item = f64> + Clone) -> (f64, f64) {
         let n = x.clone().count() as f64;
         let mean = x.clone().sum::<f64>() / n;
-        (
-            mean,
-            (x.map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt(),
-        )
+        (mean, (x.map(|x| (x - mean).powi(2)).sum::<f64>() / n).sqrt())
     }
 
     fn processes() -> [NoiseProcess; 3] {
-        [
-            NoiseProcess::default(),
-            NoiseProcess::flow(),
-            NoiseProcess::edm(),
-        ]
+        [NoiseProcess::default(), NoiseProcess::flow(), NoiseProcess::edm()]
     }
 
     #[test]
@@ -155,20 +135,12 @@ mod tests {
             let mut t = ten.draw(5, TimeSampling::Stratified, &mut rng)?;
             t.iter().for_each(|t| counts[*t as usize] += 1);
             t.sort_unstable_by(f64::total_cmp);
-            assert!(
-                t.iter().enumerate().all(|(i, t)| (*t / 2.0) as usize == i),
-                "{t:?}"
-            );
+            assert!(t.iter().enumerate().all(|(i, t)| (*t / 2.0) as usize == i), "{t:?}");
         }
         assert!(counts.iter().all(|n| (900..1100).contains(n)), "{counts:?}");
         let mut t = NoiseProcess::flow().draw(5, TimeSampling::Stratified, &mut rng)?;
         t.sort_unstable_by(f64::total_cmp);
-        assert!(
-            t.iter()
-                .enumerate()
-                .all(|(i, t)| (*t * 5.0).ceil() as usize == i + 1),
-            "{t:?}"
-        );
+        assert!(t.iter().enumerate().all(|(i, t)| (*t * 5.0).ceil() as usize == i + 1), "{t:?}");
         Ok(())
     }
 
@@ -177,16 +149,9 @@ mod tests {
     fn the_draws_of_the_discrete_process_stay() -> Result<()> {
         let process = NoiseProcess::default();
         let draw = |sampling| process.draw(5, sampling, &mut Rng::new(3));
-        let uniform: Vec<f64> = Rng::new(3)
-            .timesteps(5, 1000)?
-            .iter()
-            .map(|t| *t as f64)
-            .collect();
+        let uniform: Vec<f64> = Rng::new(3).timesteps(5, 1000)?.iter().map(|t| *t as f64).collect();
         assert_eq!(draw(TimeSampling::Uniform)?, uniform);
-        assert_eq!(
-            draw(TimeSampling::Stratified)?,
-            [524.0, 724.0, 924.0, 324.0, 124.0]
-        );
+        assert_eq!(draw(TimeSampling::Stratified)?, [524.0, 724.0, 924.0, 324.0, 124.0]);
         Ok(())
     }
 
@@ -198,20 +163,13 @@ mod tests {
             let u = t.iter().map(|t| match process {
                 NoiseProcess::Vp(_) => t / 999.0,
                 NoiseProcess::Flow { .. } => *t,
-                NoiseProcess::Edm {
-                    sigma_min,
-                    sigma_max,
-                    rho,
-                } => {
+                NoiseProcess::Edm { sigma_min, sigma_max, rho } => {
                     let root = |s: f64| s.powf(1.0 / rho);
                     (root(*t) - root(sigma_min)) / (root(sigma_max) - root(sigma_min))
                 }
             });
             let (mean, std) = mean_and_std(u.clone());
-            assert!(
-                (mean - 0.5).abs() < 0.01 && (std - 1.0 / 12f64.sqrt()).abs() < 0.01,
-                "{mean} {std}"
-            );
+            assert!((mean - 0.5).abs() < 0.01 && (std - 1.0 / 12f64.sqrt()).abs() < 0.01, "{mean} {std}");
             assert!(u.clone().fold(1.0, f64::min) < 0.002 && u.fold(0.0, f64::max) > 0.998);
             process.levels(&t)?;
         }
@@ -225,23 +183,14 @@ mod tests {
     /// ln(noise/signal) has the mean and deviation asked for, on every process.
     #[test]
     fn logit_normal_draws_are_normal_in_the_log_ratio() -> Result<()> {
-        let sampling = TimeSampling::LogitNormal {
-            mean: -0.4,
-            std: 0.8,
-        };
+        let sampling = TimeSampling::LogitNormal { mean: -0.4, std: 0.8 };
         for process in processes() {
             let t = process.draw(20_000, sampling, &mut Rng::new(5))?;
             let levels = process.levels(&t)?;
             let (mean, std) = mean_and_std(levels.iter().map(|l| -l.lambda()));
-            assert!(
-                (mean + 0.4).abs() < 0.02 && (std - 0.8).abs() < 0.02,
-                "{process:?}: {mean} {std}"
-            );
+            assert!((mean + 0.4).abs() < 0.02 && (std - 0.8).abs() < 0.02, "{process:?}: {mean} {std}");
         }
-        let ends = TimeSampling::LogitNormal {
-            mean: 0.0,
-            std: 1e3,
-        };
+        let ends = TimeSampling::LogitNormal { mean: 0.0, std: 1e3 };
         for process in processes() {
             process.levels(&process.draw(100, ends, &mut Rng::new(6))?)?;
         }
@@ -250,25 +199,14 @@ mod tests {
 
     #[test]
     fn a_bad_number_is_named() {
-        for (mean, std, wants) in [
-            (f64::NAN, 1.0, "mean = NaN"),
-            (0.0, 0.0, "std = 0"),
-            (0.0, f64::INFINITY, "std = inf"),
-        ] {
+        for (mean, std, wants) in
+            [(f64::NAN, 1.0, "mean = NaN"), (0.0, 0.0, "std = 0"), (0.0, f64::INFINITY, "std = inf")]
+        {
             let sampling = TimeSampling::LogitNormal { mean, std };
-            let message = NoiseProcess::flow()
-                .draw(1, sampling, &mut Rng::new(0))
-                .unwrap_err()
-                .to_string();
+            let message = NoiseProcess::flow().draw(1, sampling, &mut Rng::new(0)).unwrap_err().to_string();
             assert!(message.contains(wants), "{message}");
         }
         let named: TimeSampling = crate::choice::parse_choice("logit-normal").expect("a name");
-        assert_eq!(
-            named,
-            TimeSampling::LogitNormal {
-                mean: 0.0,
-                std: 1.0
-            }
-        );
+        assert_eq!(named, TimeSampling::LogitNormal { mean: 0.0, std: 1.0 });
     }
 }

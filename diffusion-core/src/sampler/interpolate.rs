@@ -24,11 +24,7 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 /// ```
 pub fn slerp(a: &Tensor, b: &Tensor, fraction: f64) -> Result<Tensor> {
     if a.dims() != b.dims() || a.rank() == 0 {
-        bail!(
-            "slerp: a has shape {:?} and b {:?}; they must be equal, with the images first",
-            a.dims(),
-            b.dims()
-        )
+        bail!("slerp: a has shape {:?} and b {:?}; they must be equal, with the images first", a.dims(), b.dims())
     }
     if !fraction.is_finite() {
         bail!("slerp: fraction = {fraction} must be a number, 0 for a and 1 for b")

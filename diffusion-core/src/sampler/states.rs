@@ -112,10 +112,7 @@ struct Sigma {
 }
 
 impl Sigma {
-    const ZERO: Self = Self {
-        sigma: 0.0,
-        drawn: 0.0,
-    };
+    const ZERO: Self = Self { sigma: 0.0, drawn: 0.0 };
 }
 
 /// Where a trajectory goes, for [`States::new`].
@@ -188,11 +185,7 @@ where
     /// Its shape is not that of the trajectory's images.
     pub fn replace(&mut self, xs: &Tensor) -> Result<()> {
         if xs.dims() != self.x.dims() {
-            bail!(
-                "sampler: images of shape {:?} cannot replace those of shape {:?}",
-                xs.dims(),
-                self.x.dims()
-            )
+            bail!("sampler: images of shape {:?} cannot replace those of shape {:?}", xs.dims(), self.x.dims())
         }
         self.x = xs.detach();
         Ok(())
@@ -208,10 +201,7 @@ where
     /// Fewer than `k` steps were taken.
     pub fn back(&mut self, k: usize) -> Result<()> {
         if k > self.index {
-            bail!(
-                "sampler: cannot go {k} steps back, since only {} were taken",
-                self.index
-            )
+            bail!("sampler: cannot go {k} steps back, since only {} were taken", self.index)
         }
         let to = self.index - k;
         let Some(there) = self.levels.get(to).copied().filter(|_| k > 0) else {
@@ -231,30 +221,14 @@ where
 
     fn step(&mut self, (t, level): Point) -> Result<State> {
         let at = self.index + 1;
-        let to = self
-            .path
-            .get(at)
-            .zip(self.levels.get(at))
-            .map(|(s, level)| (*s, *level))
-            .or(self.end);
-        let (s, next) = (
-            to.map(|(s, _)| s),
-            to.map_or(Level::CLEAN, |(_, level)| level),
-        );
+        let to = self.path.get(at).zip(self.levels.get(at)).map(|(s, level)| (*s, *level)).or(self.end);
+        let (s, next) = (to.map(|(s, _)| s), to.map_or(Level::CLEAN, |(_, level)| level));
         let xt = self.x.clone();
         let Estimate { x0, eps } = self.estimate(&xt, t, level)?;
         let xs = match (self.solver, to) {
             (Solver::Ddim { eta }, _) => {
                 let sigma = eta * level.posterior(next).variance.sqrt();
-                self.go(
-                    &x0,
-                    &eps,
-                    next,
-                    Sigma {
-                        sigma,
-                        drawn: sigma,
-                    },
-                )?
+                self.go(&x0, &eps, next, Sigma { sigma, drawn: sigma })?
             }
             (Solver::Ddpm { variance }, _) => {
                 let sigma = level.posterior(next).variance.sqrt();
@@ -288,27 +262,11 @@ where
         }
         (self.x, self.level) = (xs.detach(), next);
         let (index, xs) = (self.index, self.x.clone());
-        Ok(State {
-            index,
-            t,
-            s,
-            level,
-            next_level: next,
-            xt,
-            x0_hat: x0,
-            eps_hat: eps,
-            xs,
-        })
+        Ok(State { index, t, s, level, next_level: next, xt, x0_hat: x0, eps_hat: eps, xs })
     }
 
     /// signal_s x̂_0 + √(noise_s² − σ²) ε̂ + σ' z, where σ' = σ except for the variance β.
-    fn go(
-        &mut self,
-        x0: &Tensor,
-        eps: &Tensor,
-        next: Level,
-        Sigma { sigma, drawn }: Sigma,
-    ) -> Result<Tensor> {
+    fn go(&mut self, x0: &Tensor, eps: &Tensor, next: Level, Sigma { sigma, drawn }: Sigma) -> Result<Tensor> {
         let rest = (next.noise * next.noise - sigma * sigma).max(0.0).sqrt();
         let xs = ((x0 * next.signal)? + (eps * rest)?)?;
         if drawn > 0.0 {
@@ -326,14 +284,8 @@ where
         let levels = vec![level; n];
         let x0 = self.prediction.x0(x, &levels, &output)?;
         Ok(match self.threshold.apply(&x0)? {
-            Some(x0) => Estimate {
-                eps: noise_of(x, level, &x0)?,
-                x0,
-            },
-            None => Estimate {
-                x0,
-                eps: self.prediction.eps(x, &levels, &output)?,
-            },
+            Some(x0) => Estimate { eps: noise_of(x, level, &x0)?, x0 },
+            None => Estimate { x0, eps: self.prediction.eps(x, &levels, &output)? },
         })
     }
 

@@ -58,8 +58,7 @@ impl Steps {
             }
             Ok(n)
         };
-        let spaced =
-            |n: usize, at: &dyn Fn(usize) -> usize| (0..n).rev().map(|i| at(i) as f64).collect();
+        let spaced = |n: usize, at: &dyn Fn(usize) -> usize| (0..n).rev().map(|i| at(i) as f64).collect();
         Ok(match self {
             Self::Trailing(n) => process.steps(*n)?,
             Self::All => spaced(timesteps("Steps::All")?, &|i| i),
@@ -87,11 +86,7 @@ impl Steps {
                     }
                 }
                 if let Some(pair) = times.windows(2).find(|pair| pair[0] <= pair[1]) {
-                    bail!(
-                        "sampler: time {} was given after {}; times must fall",
-                        pair[1],
-                        pair[0]
-                    )
+                    bail!("sampler: time {} was given after {}; times must fall", pair[1], pair[0])
                 }
                 times.clone()
             }

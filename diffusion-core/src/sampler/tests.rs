@@ -21,14 +21,7 @@ struct Gaussian {
 
 impl Gaussian {
     /// E[x_0 | x_t], the best prediction.
-    fn x0(
-        self,
-        x: &Tensor,
-        Level {
-            signal: a,
-            noise: s,
-        }: Level,
-    ) -> Result<Tensor> {
+    fn x0(self, x: &Tensor, Level { signal: a, noise: s }: Level) -> Result<Tensor> {
         let gain = a * self.variance / (a * a * self.variance + s * s);
         ((x - a * self.mean)? * gain)? + self.mean
     }
@@ -42,27 +35,15 @@ impl Gaussian {
 }
 
 fn plain(solver: Solver, steps: Steps) -> Sampler {
-    Sampler {
-        solver,
-        steps,
-        threshold: Threshold::None,
-    }
+    Sampler { solver, steps, threshold: Threshold::None }
 }
 
 const DDIM: Solver = Solver::Ddim { eta: 0.0 };
-const DDPM: Solver = Solver::Ddpm {
-    variance: Variance::Posterior,
-};
-const BETA: Solver = Solver::Ddpm {
-    variance: Variance::Beta,
-};
+const DDPM: Solver = Solver::Ddpm { variance: Variance::Posterior };
+const BETA: Solver = Solver::Ddpm { variance: Variance::Beta };
 
 fn processes() -> [NoiseProcess; 3] {
-    [
-        Schedule::linear(1000).expect("a schedule").into(),
-        NoiseProcess::flow(),
-        NoiseProcess::edm(),
-    ]
+    [Schedule::linear(1000).expect("a schedule").into(), NoiseProcess::flow(), NoiseProcess::edm()]
 }
 
 fn doubles(x: &Tensor) -> Result<Vec<f64>> {
@@ -127,81 +108,33 @@ fn what_does_not_fit_is_named() -> Result<()> {
         (plain(DDIM, Steps::Linspace(1001)), "steps = 1001"),
         (plain(DDIM, Steps::Leading(0)), "steps = 0"),
         (given(&[]), "at least one"),
-        (
-            given(&[1000.0, 3.0]),
-            "t = 1000 is outside its range 0 … 999",
-        ),
+        (given(&[1000.0, 3.0]), "t = 1000 is outside its range 0 … 999"),
         (given(&[3.0, f64::NAN]), "t = NaN"),
         (given(&[3.0, 4.0]), "4 was given after 3"),
         (given(&[3.0, 3.0]), "3 was given after 3"),
         (ddim(-0.1), "eta = -0.1"),
         (ddim(f64::NAN), "eta = NaN"),
-        (
-            Sampler {
-                threshold,
-                ..Sampler::ddim(5)
-            },
-            "quantile = 0",
-        ),
+        (Sampler { threshold, ..Sampler::ddim(5) }, "quantile = 0"),
     ] {
         let message = fail(NoiseProcess::default(), Prediction::Eps, sampler);
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
     let (flow, edm) = (NoiseProcess::flow, NoiseProcess::edm);
-    let wrong = NoiseProcess::Edm {
-        sigma_min: 1.0,
-        sigma_max: 1.0,
-        rho: 7.0,
-    };
+    let wrong = NoiseProcess::Edm { sigma_min: 1.0, sigma_max: 1.0, rho: 7.0 };
     for (process, prediction, sampler, wants) in [
-        (
-            flow(),
-            Prediction::Velocity,
-            Sampler::ddpm(),
-            "Steps::All spaces time steps, and the flow process has none",
-        ),
-        (
-            edm(),
-            Prediction::EDM,
-            plain(DDIM, Steps::Linspace(5)),
-            "use Steps::Trailing(n)",
-        ),
-        (
-            flow(),
-            Prediction::Eps,
-            Sampler::ddim(5),
-            "use velocity, v or x0",
-        ),
-        (
-            flow(),
-            Prediction::Velocity,
-            given(&[0.5, 0.0]),
-            "time 0 was given, where there is no noise",
-        ),
-        (
-            edm(),
-            Prediction::EDM,
-            given(&[81.0]),
-            "t = 81 is outside its range 0.002 … 80",
-        ),
-        (
-            wrong,
-            Prediction::EDM,
-            Sampler::ddim(5),
-            "sigma-max = 1 must be above sigma-min = 1",
-        ),
+        (flow(), Prediction::Velocity, Sampler::ddpm(), "Steps::All spaces time steps, and the flow process has none"),
+        (edm(), Prediction::EDM, plain(DDIM, Steps::Linspace(5)), "use Steps::Trailing(n)"),
+        (flow(), Prediction::Eps, Sampler::ddim(5), "use velocity, v or x0"),
+        (flow(), Prediction::Velocity, given(&[0.5, 0.0]), "time 0 was given, where there is no noise"),
+        (edm(), Prediction::EDM, given(&[81.0]), "t = 81 is outside its range 0.002 … 80"),
+        (wrong, Prediction::EDM, Sampler::ddim(5), "sigma-max = 1 must be above sigma-min = 1"),
     ] {
         let message = fail(process, prediction, sampler);
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
     let predict = |x: &Tensor, _: &[f64]| Ok(x.clone());
     let encoded = Sampler::ddpm().encode(predict, NoiseProcess::default(), Prediction::Eps, &xt);
-    assert!(
-        encoded
-            .unwrap_err()
-            .to_string()
-            .contains("is stochastic and cannot encode")
-    );
+    assert!(encoded.unwrap_err().to_string().contains("is stochastic and cannot encode"));
     Ok(())
 }
 
@@ -214,10 +147,7 @@ fn a_full_memory_names_the_images_and_what_to_try() -> Result<()> {
     let xt = rng.randn((6, 1, 2, 2), CPU)?;
     let states = Sampler::ddim(5).states(full, &schedule, Prediction::Eps, &xt, rng)?;
     let said = states.finish().unwrap_err().to_string();
-    assert!(
-        said.contains("no memory left for a batch of 6 images (CUDA_ERROR_OUT_OF_MEMORY)"),
-        "{said}"
-    );
+    assert!(said.contains("no memory left for a batch of 6 images (CUDA_ERROR_OUT_OF_MEMORY)"), "{said}");
     assert!(said.contains("fewer images at a time, 3 say"), "{said}");
     Ok(())
 }
@@ -228,39 +158,25 @@ fn a_ddpm_step_draws_from_the_posterior() -> Result<()> {
     let xt = Tensor::full(0.8f64, (1, 1, 200, 200), CPU)?;
     let x0 = Tensor::full(-0.3f64, (1, 1, 200, 200), CPU)?;
     let known = |_: &Tensor, _: &[f64]| Ok(x0.clone());
-    for (process, t, s) in processes()
-        .into_iter()
-        .zip([(600.0, 599.0), (0.5, 0.4), (2.0, 1.5)])
-        .map(|(p, (t, s))| (p, t, s))
+    for (process, t, s) in
+        processes().into_iter().zip([(600.0, 599.0), (0.5, 0.4), (2.0, 1.5)]).map(|(p, (t, s))| (p, t, s))
     {
         let (level, next) = (process.level(t)?, process.level(s)?);
         let exact = level.posterior(next);
         // By Bayes' rule, from precisions, without the closed form.
-        let (kept, added) = (
-            level.transition_signal(next),
-            level.transition_variance(next),
-        );
+        let (kept, added) = (level.transition_signal(next), level.transition_variance(next));
         let precision = kept * kept / added + 1.0 / next.noise.powi(2);
         assert!((exact.variance * precision - 1.0).abs() < 1e-9);
         let mean = (0.8 * kept / added - 0.3 * next.signal / next.noise.powi(2)) / precision;
         assert!((mean - (0.8 * exact.of_xt - 0.3 * exact.of_x0)).abs() < 1e-9);
-        for (solver, want) in [
-            (DDPM, exact.variance),
-            (BETA, added * next.total_variance() / level.total_variance()),
-        ] {
+        for (solver, want) in [(DDPM, exact.variance), (BETA, added * next.total_variance() / level.total_variance())] {
             let sampler = plain(solver, Steps::Given(vec![t, s]));
             let mut rng = Rng::new(1);
             let mut states = sampler.states(known, &process, Prediction::X0, &xt, &mut rng)?;
             let state = states.next().transpose()?.expect("two steps");
             let (got, spread) = mean_and_variance(&state.xs)?;
-            assert!(
-                (got - mean).abs() < 5.0 * (want / 4e4).sqrt(),
-                "{process:?}"
-            );
-            assert!(
-                (spread / want - 1.0).abs() < 0.03,
-                "{solver:?}: {spread}, not {want}"
-            );
+            assert!((got - mean).abs() < 5.0 * (want / 4e4).sqrt(), "{process:?}");
+            assert!((spread / want - 1.0).abs() < 0.03, "{solver:?}: {spread}, not {want}");
         }
     }
     Ok(())
@@ -275,10 +191,7 @@ fn ddim_with_eta_1_is_ddpm() -> Result<()> {
             let sampler = plain(solver, Steps::Trailing(20));
             sampler.sample(predict, &process, Prediction::V, &xt, &mut Rng::new(2))
         };
-        assert_eq!(
-            doubles(&go(Solver::Ddim { eta: 1.0 })?)?,
-            doubles(&go(DDPM)?)?
-        );
+        assert_eq!(doubles(&go(Solver::Ddim { eta: 1.0 })?)?, doubles(&go(DDPM)?)?);
     }
     Ok(())
 }
@@ -288,32 +201,15 @@ fn only_stochastic_samplers_draw_noise() -> Result<()> {
     let xt = Rng::new(3).randn((1, 1, 2, 2), CPU)?;
     let eta = Solver::Ddim { eta: 0.1 };
     for process in processes() {
-        for (solver, draws) in [
-            (DDIM, 0),
-            (Solver::Heun, 0),
-            (Solver::DpmSolver, 0),
-            (DDPM, 9),
-            (BETA, 9),
-            (eta, 9),
-        ] {
+        for (solver, draws) in [(DDIM, 0), (Solver::Heun, 0), (Solver::DpmSolver, 0), (DDPM, 9), (BETA, 9), (eta, 9)] {
             let drawn = RefCell::new(0);
             let mut noise = |x: &Tensor| {
                 *drawn.borrow_mut() += 1;
                 x.zeros_like()
             };
             let predict = |x: &Tensor, _: &[f64]| Ok(x.clone());
-            plain(solver, Steps::Trailing(10)).sample(
-                predict,
-                &process,
-                Prediction::V,
-                &xt,
-                &mut noise,
-            )?;
-            assert_eq!(
-                *drawn.borrow(),
-                draws,
-                "{solver:?}: the last step draws none"
-            );
+            plain(solver, Steps::Trailing(10)).sample(predict, &process, Prediction::V, &xt, &mut noise)?;
+            assert_eq!(*drawn.borrow(), draws, "{solver:?}: the last step draws none");
         }
     }
     Ok(())
@@ -333,10 +229,7 @@ fn a_state_says_what_happened() -> Result<()> {
         assert_eq!(states[6].next_level, Level::CLEAN);
         assert_eq!(doubles(&states[0].xt)?, doubles(&xt)?);
         for pair in states.windows(2) {
-            assert_eq!(
-                (pair[0].s, pair[0].next_level),
-                (Some(pair[1].t), pair[1].level)
-            );
+            assert_eq!((pair[0].s, pair[0].next_level), (Some(pair[1].t), pair[1].level));
             assert_eq!(doubles(&pair[0].xs)?, doubles(&pair[1].xt)?);
         }
         for state in &states {
@@ -347,13 +240,9 @@ fn a_state_says_what_happened() -> Result<()> {
             assert!(apart < 1e-5, "{apart}");
             assert!(state.x0_hat.abs()?.max_all()?.to_scalar::<f32>()? <= 1.0);
         }
-        let kept = sampler
-            .states(predict, &process, Prediction::V, &xt, &mut rng)?
-            .every(3)?;
+        let kept = sampler.states(predict, &process, Prediction::V, &xt, &mut rng)?.every(3)?;
         assert_eq!(kept.iter().map(|s| s.index).collect::<Vec<_>>(), [0, 3, 6]);
-        let last = sampler
-            .states(predict, &process, Prediction::V, &xt, &mut rng)?
-            .every(0)?;
+        let last = sampler.states(predict, &process, Prediction::V, &xt, &mut rng)?.every(0)?;
         assert_eq!(doubles(&last[0].xs)?, doubles(&states[6].xs)?);
     }
     Ok(())
@@ -364,17 +253,10 @@ fn images_can_be_replaced_and_steps_undone() -> Result<()> {
     let (predict, mut rng) = (|x: &Tensor, _: &[f64]| x.tanh(), Rng::new(4));
     let xt = rng.randn((2, 1, 100, 100), CPU)?;
     for process in processes() {
-        let mut states =
-            Sampler::ddim(4).states(predict, &process, Prediction::V, &xt, &mut rng)?;
+        let mut states = Sampler::ddim(4).states(predict, &process, Prediction::V, &xt, &mut rng)?;
         states.next().transpose()?;
         states.next().transpose()?;
-        assert!(
-            states
-                .back(3)
-                .unwrap_err()
-                .to_string()
-                .contains("3 steps back, since only 2")
-        );
+        assert!(states.back(3).unwrap_err().to_string().contains("3 steps back, since only 2"));
         let ones = xt.ones_like()?;
         states.replace(&ones)?;
         assert!(states.replace(&ones.get(0)?).is_err());
@@ -386,10 +268,7 @@ fn images_can_be_replaced_and_steps_undone() -> Result<()> {
         let (mean, variance) = mean_and_variance(&state.xt)?;
         let want = state.level.transition_variance(from);
         assert!((mean - state.level.transition_signal(from)).abs() < 5.0 * (want / 2e4).sqrt());
-        assert!(
-            (variance / want - 1.0).abs() < 0.05,
-            "{process:?}: {variance} {want}"
-        );
+        assert!((variance / want - 1.0).abs() < 0.05, "{process:?}: {variance} {want}");
     }
     Ok(())
 }
@@ -404,13 +283,7 @@ fn no_graph_is_kept_and_an_error_ends_it() -> Result<()> {
         let predict = |x: &Tensor, _: &[f64]| x.broadcast_mul(&weight);
         let sampler = plain(solver, Steps::Trailing(5));
         for state in sampler.states(predict, &schedule, Prediction::Eps, &xt, &mut rng)? {
-            let State {
-                xt,
-                x0_hat,
-                eps_hat,
-                xs,
-                ..
-            } = state?;
+            let State { xt, x0_hat, eps_hat, xs, .. } = state?;
             for x in [xt, x0_hat, eps_hat, xs] {
                 assert!(!x.track_op(), "{solver:?}");
             }
@@ -439,29 +312,18 @@ fn thresholds_are_the_papers() -> Result<()> {
         assert!((got - want).abs() < 1e-12, "{got} {want}");
     }
     // What is clipped without being asked are images of one channel or three.
-    for (shape, clipped) in [
-        (vec![1, 3, 2, 2], true),
-        (vec![1, 1, 2, 2], true),
-        (vec![1, 4, 2, 2], false),
-        (vec![5, 2], false),
-    ] {
+    for (shape, clipped) in
+        [(vec![1, 3, 2, 2], true), (vec![1, 1, 2, 2], true), (vec![1, 4, 2, 2], false), (vec![5, 2], false)]
+    {
         let x = Tensor::full(2f64, shape, CPU)?;
-        assert_eq!(
-            Threshold::Auto.apply(&x)?.is_some(),
-            clipped,
-            "{:?}",
-            x.dims()
-        );
+        assert_eq!(Threshold::Auto.apply(&x)?.is_some(), clipped, "{:?}", x.dims());
     }
     Ok(())
 }
 
 #[test]
 fn slerp_follows_the_circle() -> Result<()> {
-    let (a, b) = (
-        Tensor::new(&[[1f64, 0.0], [2.0, 0.0]], CPU)?,
-        Tensor::new(&[[0f64, 1.0], [4.0, 0.0]], CPU)?,
-    );
+    let (a, b) = (Tensor::new(&[[1f64, 0.0], [2.0, 0.0]], CPU)?, Tensor::new(&[[0f64, 1.0], [4.0, 0.0]], CPU)?);
     assert_eq!(doubles(&slerp(&a, &b, 0.0)?)?, [1.0, 0.0, 2.0, 0.0]);
     let half = doubles(&slerp(&a, &b, 0.5)?)?;
     let root = 0.5f64.sqrt();

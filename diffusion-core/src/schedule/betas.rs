@@ -87,9 +87,7 @@ impl<'de> Visitor<'de> for NameTableOrList {
     type Value = Betas;
 
     fn expecting(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        f.write_str(
-            "the name of a schedule, a table with one name and its numbers, or a list of variances",
-        )
+        f.write_str("the name of a schedule, a table with one name and its numbers, or a list of variances")
     }
 
     fn visit_str<E: de::Error>(self, name: &str) -> Result<Betas, E> {
@@ -104,10 +102,7 @@ impl<'de> Visitor<'de> for NameTableOrList {
 
     fn visit_seq<A: de::SeqAccess<'de>>(self, list: A) -> Result<Betas, A::Error> {
         let values = Vec::deserialize(SeqAccessDeserializer::new(list))?;
-        Ok(Betas::Custom {
-            name: defaults::name(),
-            values,
-        })
+        Ok(Betas::Custom { name: defaults::name(), values })
     }
 }
 
@@ -144,20 +139,11 @@ mod defaults {
 
 impl Betas {
     /// [`Betas::Linear`] from 1e-4 to 0.02, the original's.
-    pub const LINEAR: Self = Self::Linear {
-        start: 1e-4,
-        end: 0.02,
-    };
+    pub const LINEAR: Self = Self::Linear { start: 1e-4, end: 0.02 };
     /// [`Betas::Cosine`] with the paper's s = 0.008 and cut-off 0.999.
-    pub const COSINE: Self = Self::Cosine {
-        offset: 0.008,
-        max_beta: 0.999,
-    };
+    pub const COSINE: Self = Self::Cosine { offset: 0.008, max_beta: 0.999 };
     /// [`Betas::Sigmoid`] from 1e-4 to 0.02.
-    pub const SIGMOID: Self = Self::Sigmoid {
-        start: 1e-4,
-        end: 0.02,
-    };
+    pub const SIGMOID: Self = Self::Sigmoid { start: 1e-4, end: 0.02 };
 
     /// The name in lower case: `linear`, `scaled linear`, `cosine`, `sigmoid`, or your own.
     pub fn name(&self) -> &str {
@@ -173,34 +159,21 @@ impl Betas {
     pub(super) fn check(&self) -> candle_core::Result<()> {
         let unit = |field: &str, value: f64| {
             if !(value > 0.0 && value < 1.0) {
-                bail!(
-                    "{} schedule: {field} = {value} is not a variance; it must lie in (0, 1)",
-                    self.name()
-                )
+                bail!("{} schedule: {field} = {value} is not a variance; it must lie in (0, 1)", self.name())
             }
             Ok(())
         };
         match *self {
-            Self::Custom {
-                ref name,
-                ref values,
-            } => {
+            Self::Custom { ref name, ref values } => {
                 if values.len() < 2 {
-                    bail!(
-                        "{name} schedule: {} betas; a schedule needs at least 2",
-                        values.len()
-                    )
+                    bail!("{name} schedule: {} betas; a schedule needs at least 2", values.len())
                 }
                 let mut numbered = values.iter().enumerate();
                 if let Some((t, beta)) = numbered.find(|(_, b)| !(**b > 0.0 && **b < 1.0)) {
-                    bail!(
-                        "{name} schedule: betas[{t}] = {beta} is not a variance; it must lie in (0, 1)"
-                    )
+                    bail!("{name} schedule: betas[{t}] = {beta} is not a variance; it must lie in (0, 1)")
                 }
             }
-            Self::Linear { start, end }
-            | Self::ScaledLinear { start, end }
-            | Self::Sigmoid { start, end } => {
+            Self::Linear { start, end } | Self::ScaledLinear { start, end } | Self::Sigmoid { start, end } => {
                 unit("start", start)?;
                 unit("end", end)?;
                 if start > end {
@@ -213,9 +186,7 @@ impl Betas {
             Self::Cosine { offset, max_beta } => {
                 unit("max_beta", max_beta)?;
                 if !(offset >= 0.0 && offset.is_finite()) {
-                    bail!(
-                        "cosine schedule: offset = {offset} must be a number ≥ 0 (the paper's is 0.008)"
-                    )
+                    bail!("cosine schedule: offset = {offset} must be a number ≥ 0 (the paper's is 0.008)")
                 }
             }
         }
@@ -227,19 +198,13 @@ impl Betas {
         let between = |start: f64, end: f64, x: f64| start + (end - start) * x;
         let at = |t: usize| match *self {
             Self::Linear { start, end } => between(start, end, fraction(t)),
-            Self::ScaledLinear { start, end } => {
-                between(start.sqrt(), end.sqrt(), fraction(t)).powi(2)
+            Self::ScaledLinear { start, end } => between(start.sqrt(), end.sqrt(), fraction(t)).powi(2),
+            Self::Sigmoid { start, end } => {
+                between(start, end, 1.0 / (1.0 + libm::exp(-between(-6.0, 6.0, fraction(t)))))
             }
-            Self::Sigmoid { start, end } => between(
-                start,
-                end,
-                1.0 / (1.0 + libm::exp(-between(-6.0, 6.0, fraction(t)))),
-            ),
             Self::Cosine { offset, max_beta } => {
-                let alpha_bar = |t: usize| {
-                    libm::cos((t as f64 / timesteps as f64 + offset) / (1.0 + offset) * FRAC_PI_2)
-                        .powi(2)
-                };
+                let alpha_bar =
+                    |t: usize| libm::cos((t as f64 / timesteps as f64 + offset) / (1.0 + offset) * FRAC_PI_2).powi(2);
                 (1.0 - alpha_bar(t + 1) / alpha_bar(t)).min(max_beta)
             }
             Self::Custom { ref values, .. } => values[t],

@@ -74,10 +74,7 @@ impl AdamW {
                 step: 0,
             })
         };
-        Ok(Self {
-            config,
-            slots: params.iter().map(slot).collect::<Result<_>>()?,
-        })
+        Ok(Self { config, slots: params.iter().map(slot).collect::<Result<_>>()? })
     }
 
     /// The numbers that the next step uses.
@@ -112,9 +109,7 @@ impl AdamW {
     /// As [`AdamW::step`], and if `scale` is not finite.
     pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
         if !scale.is_finite() {
-            bail!(
-                "adamw: scale = {scale} must be finite; leave the step out if the gradient is not"
-            )
+            bail!("adamw: scale = {scale} must be finite; leave the step out if the gradient is not")
         }
         let config = self.config;
         for (slot, grad) in self.found(grads)? {
@@ -133,18 +128,13 @@ impl AdamW {
                 let kind = |x: &Tensor| (x.dims().to_vec(), x.dtype(), x.device().location());
                 let (var, grad_is) = (kind(&slot.var), kind(grad));
                 if var != grad_is {
-                    bail!(
-                        "adamw: {} is {var:?} and its gradient {grad_is:?}; they must be alike",
-                        slot.name
-                    )
+                    bail!("adamw: {} is {var:?} and its gradient {grad_is:?}; they must be alike", slot.name)
                 }
                 found.push((slot, grad));
             }
         }
         if found.is_empty() {
-            bail!(
-                "adamw: none of the parameters has a gradient; is the loss computed from these very variables?"
-            )
+            bail!("adamw: none of the parameters has a gradient; is the loss computed from these very variables?")
         }
         Ok(found)
     }
@@ -157,10 +147,7 @@ impl AdamW {
 
     /// Counts a step, and returns what a kernel that takes it for all parameters at once has to know.
     #[cfg(feature = "cuda")]
-    pub(super) fn rows(
-        &mut self,
-        grads: &GradStore,
-    ) -> Result<(Vec<diffusion_ops::on_device::Row<'_>>, AdamWConfig)> {
+    pub(super) fn rows(&mut self, grads: &GradStore) -> Result<(Vec<diffusion_ops::on_device::Row<'_>>, AdamWConfig)> {
         for (slot, _) in self.found(grads)? {
             slot.step += 1;
         }
@@ -227,8 +214,7 @@ impl AdamW {
             let [exp_avg, exp_avg_sq, _] = slot.names();
             let device = slot.var.device();
             slot.exp_avg.set(&state[&exp_avg].to_device(device)?)?;
-            slot.exp_avg_sq
-                .set(&state[&exp_avg_sq].to_device(device)?)?;
+            slot.exp_avg_sq.set(&state[&exp_avg_sq].to_device(device)?)?;
             slot.step = step;
         }
         Ok(())
@@ -259,12 +245,7 @@ mod tests {
             let message = AdamW::new(&params, config).unwrap_err().to_string();
             assert!(message.contains(want), "{message:?} lacks {want:?}");
         }
-        let edge = AdamWConfig {
-            lr: 0.0,
-            beta1: 0.0,
-            beta2: 0.0,
-            ..AdamWConfig::default()
-        };
+        let edge = AdamWConfig { lr: 0.0, beta1: 0.0, beta2: 0.0, ..AdamWConfig::default() };
         let mut adam = AdamW::new(&params, edge)?;
         assert!(adam.set_lr(f64::NAN).is_err());
         assert_eq!(adam.config().lr, 0.0, "a refused learning rate is not kept");

@@ -26,20 +26,13 @@ impl Progress {
         let progress = file.metadata.get(METADATA);
         let progress = progress.context("it is not a checkpoint of a training")?;
         let progress: Self = serde_json::from_str(progress)?;
-        ensure!(
-            progress.data == fingerprint,
-            "it was trained on other data than this {data}"
-        );
+        ensure!(progress.data == fingerprint, "it was trained on other data than this {data}");
         Ok(progress)
     }
 }
 
 /// Everything that is needed to continue.
-pub(super) fn write<O: Objective>(
-    objective: &O,
-    optimiser: &Optimiser,
-    progress: &Progress,
-) -> Result<Checkpoint> {
+pub(super) fn write<O: Objective>(objective: &O, optimiser: &Optimiser, progress: &Progress) -> Result<Checkpoint> {
     let mut tensors = HashMap::new();
     let mut put = |prefix: &str, part: HashMap<String, Tensor>| {
         tensors.extend(part.into_iter().map(|(n, x)| (format!("{prefix}.{n}"), x)));
@@ -55,11 +48,7 @@ pub(super) fn write<O: Objective>(
 }
 
 /// Takes up what [`write`] wrote. Nothing is changed unless all of it fits.
-pub(super) fn read<O: Objective>(
-    file: &Checkpoint,
-    objective: &mut O,
-    optimiser: &mut Optimiser,
-) -> Result<()> {
+pub(super) fn read<O: Objective>(file: &Checkpoint, objective: &mut O, optimiser: &mut Optimiser) -> Result<()> {
     let part = |prefix: &str| -> HashMap<String, Tensor> {
         let own = |(name, x): (&String, &Tensor)| {
             let name = name.strip_prefix(prefix)?.strip_prefix('.')?;

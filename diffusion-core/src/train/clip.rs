@@ -38,11 +38,7 @@ pub struct Clip {
 /// assert!((clip.scale - 0.2).abs() < 1e-6);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-pub fn clip_grad_norm(
-    params: &BTreeMap<String, Var>,
-    grads: &GradStore,
-    max_norm: f64,
-) -> Result<Clip> {
+pub fn clip_grad_norm(params: &BTreeMap<String, Var>, grads: &GradStore, max_norm: f64) -> Result<Clip> {
     if max_norm.is_nan() || max_norm <= 0.0 {
         bail!("clip_grad_norm: max_norm = {max_norm} must be positive")
     }
@@ -50,20 +46,13 @@ pub fn clip_grad_norm(
     for (name, var) in params {
         if let Some(grad) = grads.get(var) {
             if !matches!(grad.dtype(), DType::F32 | DType::F64) {
-                bail!(
-                    "clip_grad_norm: the gradient of {name} is of type {:?}; it should be F32 or F64",
-                    grad.dtype()
-                )
+                bail!("clip_grad_norm: the gradient of {name} is of type {:?}; it should be F32 or F64", grad.dtype())
             }
             sum += sum_of_squares(grad)?;
         }
     }
     let norm = sum.sqrt();
-    let scale = if norm.is_finite() {
-        (max_norm / (norm + 1e-6)).min(1.0)
-    } else {
-        f64::NAN
-    };
+    let scale = if norm.is_finite() { (max_norm / (norm + 1e-6)).min(1.0) } else { f64::NAN };
     Ok(Clip { norm, scale })
 }
 
@@ -88,11 +77,7 @@ mod tests {
     fn the_norm_is_that_of_all_gradients_together() -> Result<()> {
         let mut rng = Rng::new(1);
         let long = rng.randn((3, (1 << 15) + 5), &Device::Cpu)?;
-        let grads = vec![
-            long.clone(),
-            long.t()?,
-            long.narrow(1, 7, 100)?.to_dtype(DType::F64)?,
-        ];
+        let grads = vec![long.clone(), long.t()?, long.narrow(1, 7, 100)?.to_dtype(DType::F64)?];
         let squares = |x: &Tensor| -> Result<f64> {
             let x = x.to_dtype(DType::F64)?.flatten_all()?.to_vec1::<f64>()?;
             Ok(x.iter().map(|x| x * x).sum())
@@ -133,13 +118,8 @@ mod tests {
             let want = format!("max_norm = {max_norm} must be positive");
             assert!(error.to_string().contains(&want), "{error}");
         }
-        let error = clip_grad_norm(&params, &grads, 1.0)
-            .unwrap_err()
-            .to_string();
-        assert!(
-            error.contains("gradient of p0") && error.contains("U32"),
-            "{error}"
-        );
+        let error = clip_grad_norm(&params, &grads, 1.0).unwrap_err().to_string();
+        assert!(error.contains("gradient of p0") && error.contains("U32"), "{error}");
         Ok(())
     }
 }

@@ -168,20 +168,14 @@ impl TrainingConfig {
             }
         }
         if self.clip.is_nan() || self.clip <= 0.0 {
-            bail!(
-                "training: clip = {} must be positive; inf does not clip",
-                self.clip
-            )
+            bail!("training: clip = {} must be positive; inf does not clip", self.clip)
         }
         let most = match &self.process {
             NoiseProcess::Vp(schedule) => schedule.timesteps(),
             _ => MOST_STEPS,
         };
         if self.sample_every > 0 && !(1..=most).contains(&self.sample_steps) {
-            bail!(
-                "training: sample_steps = {} must be in 1 … {most}",
-                self.sample_steps
-            )
+            bail!("training: sample_steps = {} must be in 1 … {most}", self.sample_steps)
         }
         self.loss.check()?;
         self.weighting.check()?;
@@ -193,19 +187,11 @@ impl TrainingConfig {
     }
 
     pub(super) fn adam(&self) -> AdamWConfig {
-        AdamWConfig {
-            lr: self.lr,
-            beta2: self.beta2,
-            weight_decay: self.weight_decay,
-            ..AdamWConfig::default()
-        }
+        AdamWConfig { lr: self.lr, beta2: self.beta2, weight_decay: self.weight_decay, ..AdamWConfig::default() }
     }
 
     pub(super) fn ema(&self) -> EmaConfig {
-        EmaConfig {
-            decay: self.ema,
-            warmup: Warmup::Ramp,
-        }
+        EmaConfig { decay: self.ema, warmup: Warmup::Ramp }
     }
 
     /// How many optimiser steps the whole training has, for `images` images.
@@ -235,106 +221,28 @@ mod tests {
     fn a_value_out_of_range_is_named() {
         let config = TrainingConfig::default;
         for (config, wants) in [
-            (
-                TrainingConfig {
-                    batch: 0,
-                    ..config()
-                },
-                "batch = 0",
-            ),
-            (
-                TrainingConfig {
-                    epochs: 0,
-                    ..config()
-                },
-                "epochs = 0",
-            ),
-            (
-                TrainingConfig {
-                    condition_dropout: 1.0,
-                    ..config()
-                },
-                "condition_dropout = 1",
-            ),
-            (
-                TrainingConfig {
-                    ema: -0.1,
-                    ..config()
-                },
-                "ema = -0.1",
-            ),
-            (
-                TrainingConfig {
-                    clip: 0.0,
-                    ..config()
-                },
-                "clip = 0",
-            ),
-            (
-                TrainingConfig {
-                    lr: f64::NAN,
-                    ..config()
-                },
-                "lr = NaN",
-            ),
-            (
-                TrainingConfig {
-                    sample_steps: 1001,
-                    ..config()
-                },
-                "sample_steps = 1001 must be in 1 … 1000",
-            ),
-            (
-                TrainingConfig {
-                    loss: Loss::Huber { delta: 0.0 },
-                    ..config()
-                },
-                "delta = 0",
-            ),
-            (
-                TrainingConfig {
-                    weighting: Weighting::MinSnr { gamma: -1.0 },
-                    ..config()
-                },
-                "gamma = -1",
-            ),
+            (TrainingConfig { batch: 0, ..config() }, "batch = 0"),
+            (TrainingConfig { epochs: 0, ..config() }, "epochs = 0"),
+            (TrainingConfig { condition_dropout: 1.0, ..config() }, "condition_dropout = 1"),
+            (TrainingConfig { ema: -0.1, ..config() }, "ema = -0.1"),
+            (TrainingConfig { clip: 0.0, ..config() }, "clip = 0"),
+            (TrainingConfig { lr: f64::NAN, ..config() }, "lr = NaN"),
+            (TrainingConfig { sample_steps: 1001, ..config() }, "sample_steps = 1001 must be in 1 … 1000"),
+            (TrainingConfig { loss: Loss::Huber { delta: 0.0 }, ..config() }, "delta = 0"),
+            (TrainingConfig { weighting: Weighting::MinSnr { gamma: -1.0 }, ..config() }, "gamma = -1"),
         ] {
             let message = config.check().unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
         config().check().unwrap();
-        TrainingConfig {
-            clip: f64::INFINITY,
-            ..config()
-        }
-        .check()
-        .unwrap();
+        TrainingConfig { clip: f64::INFINITY, ..config() }.check().unwrap();
     }
 
     #[test]
     fn steps_are_whole_batches() {
-        let config = TrainingConfig {
-            epochs: 3,
-            batch: 10,
-            accumulate: 2,
-            ..Default::default()
-        };
+        let config = TrainingConfig { epochs: 3, batch: 10, accumulate: 2, ..Default::default() };
         assert_eq!(config.total_steps(109), 15);
-        assert_eq!(
-            TrainingConfig {
-                train_steps: 4,
-                ..config.clone()
-            }
-            .total_steps(109),
-            4
-        );
-        assert_eq!(
-            TrainingConfig {
-                epochs: usize::MAX,
-                ..config
-            }
-            .total_steps(109),
-            usize::MAX
-        );
+        assert_eq!(TrainingConfig { train_steps: 4, ..config.clone() }.total_steps(109), 4);
+        assert_eq!(TrainingConfig { epochs: usize::MAX, ..config }.total_steps(109), usize::MAX);
     }
 }

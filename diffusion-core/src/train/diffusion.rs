@@ -1,8 +1,6 @@
 //! The objective of diffusion models: predict what was added to an image, from the noised image.
 
-use super::{
-    ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting,
-};
+use super::{ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
 use crate::data::Dataset;
 use crate::level::{Level, perturb, scaled};
 use crate::model::{Model, ModelInfo};
@@ -89,9 +87,7 @@ impl Diffusion {
             condition.labels = Some(labels.collect());
         }
         if conditioning.context > 0 {
-            let context = batch
-                .data
-                .context(batch.indices.iter().copied(), &self.device())?;
+            let context = batch.data.context(batch.indices.iter().copied(), &self.device())?;
             condition.context = Some(context);
         }
         if conditioning.low_res > 0 {
@@ -111,10 +107,7 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
         conditioning.channels,
         data.name()
     );
-    for (field, known) in [
-        ("classes", conditioning.classes),
-        ("context", conditioning.context),
-    ] {
+    for (field, known) in [("classes", conditioning.classes), ("context", conditioning.context)] {
         ensure!(
             known == 0 || known == classes,
             "the network has {field} = {known}, and {} has {classes} classes: set {field} = {classes}, or 0 for none",
@@ -198,10 +191,7 @@ impl Objective for Diffusion {
         let condition = toml::Value::try_from(ConditionOn::of(architecture))?;
         let network = toml::Value::try_from(architecture)?;
         let entries = [("condition", condition), ("network", network)];
-        Ok(entries
-            .map(|(key, value)| (key.to_owned(), value))
-            .into_iter()
-            .collect())
+        Ok(entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
     }
 
     fn metadata(&self) -> Result<HashMap<String, String>> {
@@ -221,10 +211,7 @@ impl Objective for Diffusion {
 fn stride(stages: usize, done: f64, timesteps: usize) -> usize {
     let stage = if stages > 1 { done / 0.5 } else { 1.0 } * stages as f64;
     let left = (stages as f64 - 1.0 - stage.floor()).max(0.0) as u32;
-    1usize
-        .checked_shl(left)
-        .unwrap_or(usize::MAX)
-        .clamp(1, timesteps / 2)
+    1usize.checked_shl(left).unwrap_or(usize::MAX).clamp(1, timesteps / 2)
 }
 
 /// `t` moved to the grid of every `stride`-th time step, which always has the last, noisiest one.

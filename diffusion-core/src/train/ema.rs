@@ -17,10 +17,7 @@ pub struct EmaConfig {
 
 impl Default for EmaConfig {
     fn default() -> Self {
-        Self {
-            decay: 0.9999,
-            warmup: Warmup::Ramp,
-        }
+        Self { decay: 0.9999, warmup: Warmup::Ramp }
     }
 }
 
@@ -86,18 +83,9 @@ impl Ema {
         }
         check_params("ema", params)?;
         let slot = |(name, var): (&String, &Var)| {
-            Ok(Slot {
-                name: name.clone(),
-                var: var.clone(),
-                average: Var::from_tensor(&var.as_detached_tensor())?,
-            })
+            Ok(Slot { name: name.clone(), var: var.clone(), average: Var::from_tensor(&var.as_detached_tensor())? })
         };
-        Ok(Self {
-            config,
-            slots: params.iter().map(slot).collect::<Result<_>>()?,
-            updates: 0,
-            set_aside: None,
-        })
+        Ok(Self { config, slots: params.iter().map(slot).collect::<Result<_>>()?, updates: 0, set_aside: None })
     }
 
     /// The configuration it was made with.
@@ -152,9 +140,7 @@ impl Ema {
     /// The parameters with their averages, in their order.
     #[cfg(feature = "cuda")]
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
-        self.slots
-            .iter()
-            .map(|slot| (slot.var.as_tensor(), slot.average.as_tensor()))
+        self.slots.iter().map(|slot| (slot.var.as_tensor(), slot.average.as_tensor()))
     }
 
     /// Copies of the averages by the parameters' names: the weights to save for sampling.
@@ -174,15 +160,9 @@ impl Ema {
         if self.set_aside.is_some() {
             bail!("ema: the parameters hold the averages already; call restore first")
         }
-        let own: Vec<Tensor> = self
-            .slots
-            .iter()
-            .map(|slot| copy(&slot.var))
-            .collect::<Result<_>>()?;
+        let own: Vec<Tensor> = self.slots.iter().map(|slot| copy(&slot.var)).collect::<Result<_>>()?;
         self.set_aside = Some(own);
-        self.slots
-            .iter()
-            .try_for_each(|slot| slot.var.set(&slot.average))
+        self.slots.iter().try_for_each(|slot| slot.var.set(&slot.average))
     }
 
     /// Puts the parameters' own values back, as they were before [`Ema::apply`].
@@ -190,9 +170,7 @@ impl Ema {
     /// # Errors
     /// The parameters do not hold the averages.
     pub fn restore(&mut self) -> Result<()> {
-        let Some(own) = &self.set_aside else {
-            bail!("ema: there is nothing to restore; call apply first")
-        };
+        let Some(own) = &self.set_aside else { bail!("ema: there is nothing to restore; call apply first") };
         for (slot, own) in self.slots.iter().zip(own) {
             slot.var.set(own)?;
         }
@@ -258,10 +236,7 @@ mod tests {
     #[test]
     fn the_ramp_ends_at_the_decay() -> Result<()> {
         let params = BTreeMap::from([("w".to_string(), Var::new(0f32, &Device::Cpu)?)]);
-        let config = EmaConfig {
-            decay: 0.5,
-            warmup: Warmup::Ramp,
-        };
+        let config = EmaConfig { decay: 0.5, warmup: Warmup::Ramp };
         let mut ema = Ema::new(&params, config)?;
         let mut decays = vec![];
         for _ in 0..10 {

@@ -18,15 +18,8 @@ const CHECKPOINTS: &str = "checkpoints";
 
 /// What may change when a run is taken up again: it does not change what a step computes. More epochs go on where the
 /// old ones ended.
-const MAY_DIFFER: [&str; 7] = [
-    "epochs",
-    "train_steps",
-    "checkpoint_every",
-    "keep",
-    "sample_every",
-    "samples",
-    "sample_steps",
-];
+const MAY_DIFFER: [&str; 7] =
+    ["epochs", "train_steps", "checkpoint_every", "keep", "sample_every", "samples", "sample_steps"];
 
 /// From where a training resumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -76,12 +69,7 @@ pub(super) fn steps_of_checkpoints(folder: &Path) -> Vec<usize> {
 
 impl RunFolder {
     /// Makes the folder, or opens one with a run of the same configuration.
-    pub(super) fn open(
-        path: &Path,
-        run: &toml::Table,
-        has_source: bool,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(super) fn open(path: &Path, run: &toml::Table, has_source: bool, device: &Device) -> Result<Self> {
         let open = || {
             fs::create_dir_all(path.join(CHECKPOINTS))?;
             let config = path.join(CONFIG);
@@ -94,20 +82,10 @@ impl RunFolder {
             note_machine(&path.join(MACHINE), device)?;
             // A stop that was requested before this session does not concern it.
             Live::clear_stop(path)?;
-            let log = OpenOptions::new()
-                .create(true)
-                .append(true)
-                .open(path.join(LOG))?;
-            anyhow::Ok(Self {
-                path: path.to_owned(),
-                log,
-                last_saved: None,
-                last_samples: None,
-            })
+            let log = OpenOptions::new().create(true).append(true).open(path.join(LOG))?;
+            anyhow::Ok(Self { path: path.to_owned(), log, last_saved: None, last_samples: None })
         };
-        open()
-            .with_context(|| format!("cannot use the folder {}", path.display()))
-            .map_err(crate::whole)
+        open().with_context(|| format!("cannot use the folder {}", path.display())).map_err(crate::whole)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -124,10 +102,7 @@ impl RunFolder {
     }
 
     /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done.
-    pub(super) fn newest(
-        &mut self,
-        mut load: impl FnMut(&Checkpoint) -> Result<usize>,
-    ) -> Result<Option<Resumed>> {
+    pub(super) fn newest(&mut self, mut load: impl FnMut(&Checkpoint) -> Result<usize>) -> Result<Option<Resumed>> {
         let mut resumed = Resumed::default();
         let checkpoints = self.checkpoints()?;
         for path in checkpoints.iter().rev() {
@@ -139,9 +114,7 @@ impl RunFolder {
                 }
                 Err(problem) => {
                     let name = path.file_name().unwrap_or_default().to_string_lossy();
-                    resumed
-                        .skipped
-                        .push(format!("{name}: {}", crate::message(&problem)));
+                    resumed.skipped.push(format!("{name}: {}", crate::message(&problem)));
                 }
             }
         }
@@ -162,12 +135,7 @@ impl RunFolder {
     }
 
     /// Saves a checkpoint and removes the oldest beyond `keep`.
-    pub(super) fn save_checkpoint(
-        &mut self,
-        steps: usize,
-        file: &Checkpoint,
-        keep: usize,
-    ) -> Result<PathBuf> {
+    pub(super) fn save_checkpoint(&mut self, steps: usize, file: &Checkpoint, keep: usize) -> Result<PathBuf> {
         let path = checkpoint(&self.path, steps);
         // So that the log never lacks a step that the checkpoint has.
         self.log.sync_data()?;
@@ -183,9 +151,7 @@ impl RunFolder {
     pub(super) fn log(&mut self, step: &Step) -> Result<()> {
         let mut line = serde_json::to_string(step)?;
         line.push('\n');
-        self.log
-            .write_all(line.as_bytes())
-            .with_context(|| format!("cannot write {}", self.path.join(LOG).display()))
+        self.log.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", self.path.join(LOG).display()))
     }
 
     /// The first `steps` steps of the log. What lies beyond was lost with the break and is removed.
@@ -195,10 +161,7 @@ impl RunFolder {
         let mut text = String::new();
         for line in BufReader::new(File::open(&path)?).lines() {
             // A line that was cut off ends what can be known.
-            let Some(step) = line
-                .ok()
-                .and_then(|l| serde_json::from_str::<Step>(&l).ok())
-            else {
+            let Some(step) = line.ok().and_then(|l| serde_json::from_str::<Step>(&l).ok()) else {
                 break;
             };
             if step.index >= steps {
@@ -213,16 +176,9 @@ impl RunFolder {
         Ok(history)
     }
 
-    pub(super) fn save_samples(
-        &mut self,
-        epoch: usize,
-        images: &Tensor,
-        columns: usize,
-    ) -> Result<()> {
+    pub(super) fn save_samples(&mut self, epoch: usize, images: &Tensor, columns: usize) -> Result<()> {
         let name = format!("samples/epoch-{epoch:04}.png");
-        Grid::new(images)?
-            .columns(columns)
-            .save(self.path.join(&name))?;
+        Grid::new(images)?.columns(columns).save(self.path.join(&name))?;
         self.last_samples = Some(name);
         Ok(())
     }
@@ -257,11 +213,7 @@ fn same_run(there: &toml::Table, here: &toml::Table, has_source: bool) -> Result
             continue;
         }
         let known = there.get(section);
-        differ(
-            section,
-            known.unwrap_or(&toml::Value::Boolean(false)),
-            values,
-        )?;
+        differ(section, known.unwrap_or(&toml::Value::Boolean(false)), values)?;
     }
     Ok(())
 }

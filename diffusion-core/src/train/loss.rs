@@ -96,9 +96,7 @@ impl Weighting {
     pub fn at(self, level: Level, prediction: Prediction) -> f64 {
         match self {
             Self::Uniform => 1.0,
-            Self::MinSnr { gamma } => {
-                gamma.min(level.snr()) * prediction.scalings(level).c_out.powi(2)
-            }
+            Self::MinSnr { gamma } => gamma.min(level.snr()) * prediction.scalings(level).c_out.powi(2),
         }
     }
 
@@ -129,24 +127,14 @@ mod tests {
         for (loss, values, grads) in [
             (Loss::Mse, [9.25 / 2.0, 0.5], [0.5, -3.0, 1.0, 0.0]),
             (Loss::L1, [3.5 / 2.0, 0.5], [0.5, -0.5, 0.5, 0.0]),
-            (
-                Loss::Huber { delta: 1.0 },
-                [(0.125 + 2.5) / 2.0, 0.25],
-                [0.25, -0.5, 0.5, 0.0],
-            ),
+            (Loss::Huber { delta: 1.0 }, [(0.125 + 2.5) / 2.0, 0.25], [0.25, -0.5, 0.5, 0.0]),
         ] {
             let each = loss.per_image(&x, &target)?;
             let got = each.to_vec1::<f64>()?;
-            assert!(
-                got.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-12),
-                "{loss:?} {got:?}"
-            );
+            assert!(got.iter().zip(values).all(|(a, b)| (a - b).abs() < 1e-12), "{loss:?} {got:?}");
             let grad = each.sum_all()?.backward()?.get(&x).unwrap().flatten_all()?;
             let got = grad.to_vec1::<f64>()?;
-            assert!(
-                got.iter().zip(grads).all(|(a, b)| (a - b).abs() < 1e-12),
-                "{loss:?} {got:?}"
-            );
+            assert!(got.iter().zip(grads).all(|(a, b)| (a - b).abs() < 1e-12), "{loss:?} {got:?}");
         }
         assert!(Loss::Mse.per_image(&x, &target.narrow(0, 0, 1)?).is_err());
         Ok(())
@@ -157,22 +145,13 @@ mod tests {
     fn min_snr_weighs_the_same_error_of_x0_for_every_prediction() {
         let weighting = Weighting::MinSnr { gamma: 5.0 };
         for alpha_bar in [0.9999, 0.9, 0.5, 0.1, 1e-4f64] {
-            let level = Level {
-                signal: alpha_bar.sqrt(),
-                noise: (1.0 - alpha_bar).sqrt(),
-            };
+            let level = Level { signal: alpha_bar.sqrt(), noise: (1.0 - alpha_bar).sqrt() };
             let snr = alpha_bar / (1.0 - alpha_bar);
-            let [eps, x0, v] = [Prediction::Eps, Prediction::X0, Prediction::V]
-                .map(|prediction| weighting.at(level, prediction));
+            let [eps, x0, v] =
+                [Prediction::Eps, Prediction::X0, Prediction::V].map(|prediction| weighting.at(level, prediction));
             assert!((x0 / snr.min(5.0) - 1.0).abs() < 1e-12);
-            assert!(
-                (eps / (snr.min(5.0) / snr) - 1.0).abs() < 1e-9,
-                "{alpha_bar}"
-            );
-            assert!(
-                (v / (snr.min(5.0) / (snr + 1.0)) - 1.0).abs() < 1e-9,
-                "{alpha_bar}"
-            );
+            assert!((eps / (snr.min(5.0) / snr) - 1.0).abs() < 1e-9, "{alpha_bar}");
+            assert!((v / (snr.min(5.0) / (snr + 1.0)) - 1.0).abs() < 1e-9, "{alpha_bar}");
         }
     }
 }

@@ -23,8 +23,7 @@ impl Noise {
     pub fn new(rng: Rng, device: &Device) -> Result<Self> {
         #[cfg(feature = "cuda")]
         if device.is_cuda() {
-            return diffusion_ops::on_device::Noise::new(&rng, device)
-                .map(|noise| Self(Source::Device(noise)));
+            return diffusion_ops::on_device::Noise::new(&rng, device).map(|noise| Self(Source::Device(noise)));
         }
         let _ = device;
         Ok(Self(Source::Host(Box::new(rng))))

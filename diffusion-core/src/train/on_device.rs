@@ -26,14 +26,12 @@ pub(super) struct Outcome {
 }
 
 impl OnDevice {
-    pub(super) fn new(
-        data: &Dataset,
-        adam: &AdamW,
-        ema: Option<&Ema>,
-        device: &Device,
-    ) -> Result<Self> {
+    pub(super) fn new(data: &Dataset, adam: &AdamW, ema: Option<&Ema>, device: &Device) -> Result<Self> {
         Ok(Self {
-            images: Resident::new(data.bytes(), data.shape(), device)?,
+            images: match data.bytes() {
+                Some(bytes) => Resident::new(bytes, data.shape(), device)?,
+                None => None,
+            },
             fused: Fused::new(lengths(adam, ema), device)?,
             losses: Vec::new(),
         })
@@ -73,16 +71,8 @@ impl OnDevice {
     /// How the steps since the last call went. Here the host waits for the device.
     pub(super) fn outcomes(&mut self) -> Result<Vec<Outcome>> {
         let losses = Tensor::stack(&std::mem::take(&mut self.losses), 0)?.to_vec1::<f32>()?;
-        let outcome = |(loss, (norm, taken)): (f32, (f64, bool))| Outcome {
-            loss: loss.into(),
-            norm,
-            taken,
-        };
-        Ok(losses
-            .into_iter()
-            .zip(self.fused.outcomes()?)
-            .map(outcome)
-            .collect())
+        let outcome = |(loss, (norm, taken)): (f32, (f64, bool))| Outcome { loss: loss.into(), norm, taken };
+        Ok(losses.into_iter().zip(self.fused.outcomes()?).map(outcome).collect())
     }
 }
 
@@ -101,17 +91,12 @@ fn lengths(adam: &AdamW, ema: Option<&Ema>) -> Vec<usize> {
 fn with_averages<'a>(mut rows: Vec<Row<'a>>, ema: &'a mut Ema) -> (Vec<Row<'a>>, f64) {
     let weight = ema.count();
     let ema: &'a Ema = ema;
-    let mut averages: HashMap<_, _> = ema
-        .pairs()
-        .map(|(var, average)| (var.id(), (var, average)))
-        .collect();
+    let mut averages: HashMap<_, _> = ema.pairs().map(|(var, average)| (var.id(), (var, average))).collect();
     for row in &mut rows {
         row.average = averages.remove(&row.theta.id()).map(|(_, average)| average);
     }
     // In the order of the averages, as `lengths` has them.
-    let others = ema
-        .pairs()
-        .filter(|(var, _)| averages.contains_key(&var.id()));
+    let others = ema.pairs().filter(|(var, _)| averages.contains_key(&var.id()));
     rows.extend(others.map(|(theta, average)| Row {
         theta,
         gradient: None,

@@ -20,30 +20,15 @@ pub(super) struct Optimiser {
 impl Optimiser {
     pub(super) fn new(config: &TrainingConfig, parameters: &Parameters) -> Result<Self> {
         // Buffers too: running statistics belong to the weights that they were measured with.
-        let all = parameters
-            .all()
-            .map(|(name, var)| (name.to_owned(), var.clone()))
-            .collect::<BTreeMap<_, _>>();
-        let ema = (config.ema > 0.0)
-            .then(|| Ema::new(&all, config.ema()))
-            .transpose()?;
+        let all = parameters.all().map(|(name, var)| (name.to_owned(), var.clone())).collect::<BTreeMap<_, _>>();
+        let ema = (config.ema > 0.0).then(|| Ema::new(&all, config.ema())).transpose()?;
         let parameters = parameters.by_name();
-        Ok(Self {
-            adam: AdamW::new(&parameters, config.adam())?,
-            parameters,
-            ema,
-        })
+        Ok(Self { adam: AdamW::new(&parameters, config.adam())?, parameters, ema })
     }
 
     /// Takes a step down `grads`, the sums of the gradients of 1/`share` batches, whose mean is clipped; returns the norm
     /// of the mean. Nothing changes if that is not finite.
-    pub(super) fn step(
-        &mut self,
-        grads: &GradStore,
-        lr: f64,
-        clip: f64,
-        share: f64,
-    ) -> Result<f64> {
+    pub(super) fn step(&mut self, grads: &GradStore, lr: f64, clip: f64, share: f64) -> Result<f64> {
         let clip = clip_grad_norm(&self.parameters, grads, clip / share)?;
         if clip.norm.is_finite() {
             self.adam.set_lr(lr)?;
@@ -59,9 +44,7 @@ impl Optimiser {
     pub(super) fn add(&self, sum: &mut GradStore, grads: &GradStore) -> Result<()> {
         for var in self.parameters.values() {
             if let Some(grad) = grads.get(var) {
-                let so_far = sum
-                    .get(var)
-                    .map_or_else(|| Ok(grad.clone()), |x| x + grad)?;
+                let so_far = sum.get(var).map_or_else(|| Ok(grad.clone()), |x| x + grad)?;
                 sum.insert(var, so_far.detach());
             }
         }
@@ -105,10 +88,7 @@ impl Optimiser {
     }
 
     /// Takes up the state of a checkpoint; nothing is changed unless all of it fits.
-    pub(super) fn load_state(
-        &mut self,
-        part: impl Fn(&str) -> HashMap<String, Tensor>,
-    ) -> Result<()> {
+    pub(super) fn load_state(&mut self, part: impl Fn(&str) -> HashMap<String, Tensor>) -> Result<()> {
         // The optimiser first: it refuses what does not fit before it changes anything.
         self.adam.load_state(&part("adam"))?;
         if let Some(ema) = &mut self.ema {

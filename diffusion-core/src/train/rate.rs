@@ -66,11 +66,7 @@ mod tests {
         assert_eq!(shares[99], 1.0);
         assert!((shares[999] - 0.1).abs() < 1e-4 && shares[999] >= 0.1);
         assert_eq!(Decay::Constant.share(7, 8, 0), 1.0);
-        assert_eq!(
-            cosine.share(5000, 1000, 100),
-            0.1,
-            "beyond the end it stays"
-        );
+        assert_eq!(cosine.share(5000, 1000, 100), 0.1, "beyond the end it stays");
         assert!(Decay::Cosine { floor: 2.0 }.check().is_err());
     }
 }

@@ -58,9 +58,7 @@ impl Lines {
     }
 
     pub(super) fn step(&mut self, step: &Step, deadline: Option<Instant>) {
-        let loss = self
-            .smooth
-            .map_or(step.loss, |s| 0.98 * s + 0.02 * step.loss);
+        let loss = self.smooth.map_or(step.loss, |s| 0.98 * s + 0.02 * step.loss);
         self.smooth = Some(loss);
         let left = deadline.map_or_else(String::new, |at| {
             let left = at.saturating_duration_since(Instant::now());
@@ -95,8 +93,7 @@ pub(super) fn loss_curve(history: &[Step]) -> Plot {
     }
     let (steps, losses): (Vec<_>, Vec<_>) = history.iter().map(|s| (s.index, s.loss)).unzip();
     let plot = Plot::new("Loss").x("step").log_y();
-    plot.scatter("each step", steps, losses)
-        .line("mean", at, means)
+    plot.scatter("each step", steps, losses).line("mean", at, means)
 }
 
 fn mean(steps: &[Step]) -> f64 {
@@ -111,17 +108,8 @@ impl fmt::Display for Report {
             State::Running => "not finished",
             State::Failed => "failed",
         };
-        let Self {
-            steps,
-            total,
-            loss,
-            seconds,
-            ..
-        } = self;
-        write!(
-            f,
-            "{state}: {steps} of {total} steps in {seconds:.0} s, loss {loss:.4}"
-        )?;
+        let Self { steps, total, loss, seconds, .. } = self;
+        write!(f, "{state}: {steps} of {total} steps in {seconds:.0} s, loss {loss:.4}")?;
         if let Some(folder) = &self.folder {
             write!(f, ", in {}", folder.display())?;
         }

@@ -11,10 +11,7 @@ pub(super) fn check_params(op: &str, params: &BTreeMap<String, Var>) -> Result<(
     let mut names = HashMap::new();
     for (name, var) in params {
         if !matches!(var.dtype(), DType::F32 | DType::F64) {
-            bail!(
-                "{op}: {name} is of type {:?}; parameters are trained in F32 or F64",
-                var.dtype()
-            )
+            bail!("{op}: {name} is of type {:?}; parameters are trained in F32 or F64", var.dtype())
         }
         if let Some(other) = names.insert(var.id(), name) {
             bail!("{op}: {other} and {name} are the same variable; give it once")
@@ -27,11 +24,7 @@ pub(super) fn check_params(op: &str, params: &BTreeMap<String, Var>) -> Result<(
 pub(super) type Expected = BTreeMap<String, (Shape, DType)>;
 
 /// That `state` holds exactly the tensors `expected`.
-pub(super) fn check_state(
-    op: &str,
-    expected: &Expected,
-    state: &HashMap<String, Tensor>,
-) -> Result<()> {
+pub(super) fn check_state(op: &str, expected: &Expected, state: &HashMap<String, Tensor>) -> Result<()> {
     for (name, (shape, dtype)) in expected {
         let want = format!("{:?} of type {dtype:?}", shape.dims());
         match state.get(name) {
@@ -44,11 +37,7 @@ pub(super) fn check_state(
             Some(_) => {}
         }
     }
-    match state
-        .keys()
-        .filter(|name| !expected.contains_key(*name))
-        .min()
-    {
+    match state.keys().filter(|name| !expected.contains_key(*name)).min() {
         Some(name) => bail!(
             "{op}: the state holds {name} of shape {:?}, which belongs to none of the parameters",
             state[name].dims()

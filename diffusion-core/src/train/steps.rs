@@ -93,10 +93,7 @@ impl<O: Objective> Steps<O> {
             let mut taken = Vec::new();
             let mut ahead = self.take_ahead(&mut on_device, first, total, &mut taken);
             if ahead.is_err() {
-                ahead = on_device
-                    .reset(&self.objective.device())
-                    .map_err(Error::from)
-                    .and(ahead);
+                ahead = on_device.reset(&self.objective.device()).map_err(Error::from).and(ahead);
             }
             self.on_device = Some(on_device);
             return (taken, ahead.err().map(|error| self.explained(error)));
@@ -124,12 +121,7 @@ impl<O: Objective> Steps<O> {
             bail!(self.not_finite("gradient's norm", index, grad_norm))
         }
         let seconds = began.elapsed().as_secs_f64();
-        Ok(Taken {
-            loss,
-            grad_norm,
-            lr,
-            seconds,
-        })
+        Ok(Taken { loss, grad_norm, lr, seconds })
     }
 
     /// Steps up to where something else is due, at most [`AHEAD`]; then the device reports how they went.
@@ -147,10 +139,7 @@ impl<O: Objective> Steps<O> {
             every => every - first % every,
         };
         let per_epoch = self.per_epoch();
-        let count = AHEAD
-            .min(per_epoch - first % per_epoch)
-            .min(every)
-            .min(total - first);
+        let count = AHEAD.min(per_epoch - first % per_epoch).min(every).min(total - first);
         let share = 1.0 / self.config.accumulate as f64;
         for index in first..first + count {
             let images = on_device.images.as_ref();
@@ -179,12 +168,7 @@ impl<O: Objective> Steps<O> {
                 bail!(self.not_finite("gradient's norm", index, grad_norm))
             }
             let lr = self.rate(index, total);
-            taken.push(Taken {
-                loss: it.loss,
-                grad_norm,
-                lr,
-                seconds,
-            });
+            taken.push(Taken { loss: it.loss, grad_norm, lr, seconds });
         }
         Ok(())
     }
@@ -223,11 +207,7 @@ impl<O: Objective> Steps<O> {
         // Drawn for all images of the step together, so that small batches make the same step as one large one.
         let mut rng = self.rng.fork(index as u64 + 1);
         let images = self.images(index);
-        let info = StepInfo {
-            index,
-            total,
-            images: images.len(),
-        };
+        let info = StepInfo { index, total, images: images.len() };
         self.objective.begin_step(info, &mut rng)?;
         let device = self.objective.device();
         let mut augmentation = self.rng.fork(AUGMENTATIONS + index as u64);
@@ -241,12 +221,7 @@ impl<O: Objective> Steps<O> {
                 None => self.data.images(indices.iter().copied(), &device)?,
             };
             let x0 = self.data.augment(x0, &mut augmentation)?;
-            let batch = TrainingBatch {
-                images: x0,
-                data: &self.data,
-                indices,
-                within,
-            };
+            let batch = TrainingBatch { images: x0, data: &self.data, indices, within };
             let loss = self.objective.loss(&batch, &mut noise)?;
             let grads = loss.backward()?;
             losses.push(loss.detach());
@@ -297,23 +272,14 @@ mod tests {
     use candle_core::Device;
 
     fn net(base: usize) -> SimpleUNet {
-        SimpleUNet {
-            channels: 3,
-            base,
-            groups: 2,
-            ..Default::default()
-        }
+        SimpleUNet { channels: 3, base, groups: 2, ..Default::default() }
     }
 
     #[test]
     fn a_full_memory_names_the_batch_and_one_that_makes_the_same_steps() -> Result<()> {
         let sprites = Dataset::sprites(64, 1)?;
         let message = |batch, accumulate| -> Result<String> {
-            let config = TrainingConfig {
-                batch,
-                accumulate,
-                ..Default::default()
-            };
+            let config = TrainingConfig { batch, accumulate, ..Default::default() };
             let diffusion = Diffusion::new(&config, net(8), &sprites, &Device::Cpu)?;
             let steps = Steps::new(config, diffusion, &sprites)?;
             let full = r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#;
@@ -335,14 +301,8 @@ mod tests {
     fn losses_in_bf16_follow_those_in_f32() -> Result<()> {
         let sprites = Dataset::sprites(256, 1)?.resize(8, crate::data::Resize::Bilinear)?;
         let losses = |precision| -> Result<Vec<f64>> {
-            let config = TrainingConfig {
-                epochs: 100,
-                train_steps: 500,
-                batch: 8,
-                lr: 1e-3,
-                precision,
-                ..Default::default()
-            };
+            let config =
+                TrainingConfig { epochs: 100, train_steps: 500, batch: 8, lr: 1e-3, precision, ..Default::default() };
             let training = Training::new(config, net(4), &sprites, &Device::Cpu)?;
             training.map(|step| Ok(step?.loss)).collect()
         };

@@ -94,11 +94,7 @@ impl Training {
     /// # Errors
     /// There is no memory for it.
     pub fn averaged_model(&mut self) -> Result<Model> {
-        let Steps {
-            objective,
-            optimiser,
-            ..
-        } = &mut self.steps;
+        let Steps { objective, optimiser, .. } = &mut self.steps;
         let mut model = optimiser.averaged(|| objective.model.copy())?;
         model.info.images_seen = self.images_seen();
         Ok(model)
@@ -139,11 +135,7 @@ impl<O: Objective> Training<O> {
         let total = steps.config.total_steps(data.len());
         Ok(Self {
             steps,
-            progress: Progress {
-                steps_done: 0,
-                seconds: 0.0,
-                data: data.fingerprint(),
-            },
+            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint() },
             total,
             history: Vec::new(),
             state: State::Running,
@@ -172,10 +164,7 @@ impl<O: Objective> Training<O> {
         let mut run = self.steps.objective.describe()?;
         let source = self.source.clone().unwrap_or_default();
         run.insert("data".to_owned(), toml::Value::try_from(source)?);
-        run.insert(
-            "training".to_owned(),
-            toml::Value::try_from(&self.steps.config)?,
-        );
+        run.insert("training".to_owned(), toml::Value::try_from(&self.steps.config)?);
         let device = self.steps.objective.device();
         let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some(), &device)?;
         self.resumed = folder.newest(|file| self.load(file))?;
@@ -292,12 +281,7 @@ impl<O: Objective> Training<O> {
     /// How it stands.
     pub fn report(&self) -> Report {
         let folder = self.folder().map(Into::into);
-        Report::new(
-            self.state,
-            &self.history,
-            (self.total, self.steps_per_epoch()),
-            folder,
-        )
+        Report::new(self.state, &self.history, (self.total, self.steps_per_epoch()), folder)
     }
 
     /// The mean loss of each epoch that was finished.
@@ -340,13 +324,7 @@ impl<O: Objective> Training<O> {
 
     /// Samples with the EMA weights.
     fn draw_samples(&mut self, n: usize) -> Result<Option<Tensor>> {
-        let Steps {
-            objective,
-            optimiser,
-            data,
-            rng,
-            ..
-        } = &mut self.steps;
+        let Steps { objective, optimiser, data, rng, .. } = &mut self.steps;
         optimiser.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES)))
     }
 
@@ -414,9 +392,7 @@ impl<O: Objective> Training<O> {
         let (epochs, wanted) = (done / per_epoch, self.steps.config.sample_every);
         if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
             let n = self.steps.config.samples;
-            let samples = self
-                .draw_samples(n)
-                .with_context(|| format!("samples = {n}"))?;
+            let samples = self.draw_samples(n).with_context(|| format!("samples = {n}"))?;
             let columns = self.steps.objective.sample_columns();
             if let (Some(samples), Some(folder)) = (samples, &mut self.folder) {
                 folder.save_samples(epochs, &samples, columns)?;
@@ -445,29 +421,20 @@ impl<O: Objective> Training<O> {
         };
         self.checkpoint()?;
         let seen = self.images_seen();
-        let Steps {
-            objective,
-            optimiser,
-            ..
-        } = &mut self.steps;
+        let Steps { objective, optimiser, .. } = &mut self.steps;
         optimiser.averaged(|| objective.save(&path, seen))
     }
 
     /// Writes the state for the live page, if there is one: twice a second, and at the end.
     fn write_live(&mut self, problem: Option<&str>) {
-        let due = self
-            .live_written
-            .is_none_or(|at| at.elapsed() >= LIVE_EVERY);
+        let due = self.live_written.is_none_or(|at| at.elapsed() >= LIVE_EVERY);
         if due || self.state != State::Running {
             let images = self.steps.config.images_per_step();
             let counts = (self.total, self.steps_per_epoch(), images);
             if let Some(folder) = &self.folder {
                 folder.write_live(|| LiveState {
                     message: problem.unwrap_or_default().to_owned(),
-                    lr: self
-                        .history
-                        .last()
-                        .map_or(self.steps.config.lr, |step| step.lr),
+                    lr: self.history.last().map_or(self.steps.config.lr, |step| step.lr),
                     ..live_state(self.state, &self.history, counts, folder.last_samples())
                 });
             }

@@ -3,13 +3,14 @@
 use anyhow::Result;
 
 /// The keys of version 0.1, and what they are now.
-const RENAMED: [(&str, &str); 6] = [
+const RENAMED: [(&str, &str); 7] = [
     ("training.steps", "training.process.vp.timesteps"),
     ("training.betas", "training.process.vp.betas"),
     ("training.param", "training.prediction"),
     ("training.max_steps", "training.train_steps"),
     ("training.drop", "training.condition_dropout"),
     ("network.simple-unet.reduced", "network.simple-unet.low_res"),
+    ("network.context-unet.steps", "network.context-unet.timesteps"),
 ];
 
 /// Renames the keys of version 0.1 in the table of a [`RunConfig`]; returns whether there were any.
@@ -51,9 +52,7 @@ fn insert(table: &mut toml::Table, path: &str, value: toml::Value) {
         table.insert(path.to_owned(), value);
         return;
     };
-    let inner = table
-        .entry(first)
-        .or_insert_with(|| toml::Value::Table(toml::Table::new()));
+    let inner = table.entry(first).or_insert_with(|| toml::Value::Table(toml::Table::new()));
     if let toml::Value::Table(inner) = inner {
         insert(inner, rest, value);
     }

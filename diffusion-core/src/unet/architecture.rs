@@ -174,13 +174,8 @@ impl Architecture {
         conditioning: Conditioning,
         build: impl Fn(Builder) -> Result<D> + Send + Sync + 'static,
     ) -> Self {
-        let build =
-            move |builder: Builder| -> Result<Box<dyn Denoiser>> { Ok(Box::new(build(builder)?)) };
-        Self::Custom(Custom {
-            name: name.into(),
-            conditioning,
-            build: Some(Arc::new(build)),
-        })
+        let build = move |builder: Builder| -> Result<Box<dyn Denoiser>> { Ok(Box::new(build(builder)?)) };
+        Self::Custom(Custom { name: name.into(), conditioning, build: Some(Arc::new(build)) })
     }
 
     /// The images and conditions it is for.

@@ -1,8 +1,8 @@
 //! The network for colour images of 64×64.
 
 use super::{
-    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention,
-    TimeEmbedding, conditioning_fields, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention, TimeEmbedding,
+    conditioning_fields, fits,
 };
 use crate::nn::{Builder, Conv2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels};
@@ -46,14 +46,7 @@ pub struct AttentionUNet {
 impl Default for AttentionUNet {
     /// Colour images, 64 channels, 8 groups, 4 heads, no condition.
     fn default() -> Self {
-        Self {
-            channels: 3,
-            base: 64,
-            groups: 8,
-            heads: 4,
-            classes: 0,
-            context: 0,
-        }
+        Self { channels: 3, base: 64, groups: 8, heads: 4, classes: 0, context: 0 }
     }
 }
 
@@ -98,20 +91,12 @@ struct Layers {
 
 impl Layers {
     fn new(mut build: Builder, net: &AttentionUNet) -> Result<Self> {
-        let AttentionUNet {
-            channels,
-            base,
-            groups,
-            heads,
-            ..
-        } = *net;
+        let AttentionUNet { channels, base, groups, heads, .. } = *net;
         let (time, same) = (4 * base, Geometry::same(3));
         let block = |b: &mut Builder, name: &str, inputs, outputs| {
             ResnetBlock::new(b.at(name), inputs, outputs, time, groups, Conv2d::new)
         };
-        let conv = |b: &mut Builder, name: &str, width, geometry| {
-            Conv2d::new(b.at(name), width, width, 3, geometry)
-        };
+        let conv = |b: &mut Builder, name: &str, width, geometry| Conv2d::new(b.at(name), width, width, 3, geometry);
         // Before the first level, and of the four levels.
         let widths = [1, 1, 2, 2, 4].map(|times| times * base);
         let b = &mut build;
@@ -128,11 +113,7 @@ impl Layers {
                         resample: conv(&mut b, "downsample", width, same.stride(2))?,
                     })
                 };
-                widths
-                    .windows(2)
-                    .enumerate()
-                    .map(level)
-                    .collect::<Result<_>>()?
+                widths.windows(2).enumerate().map(level).collect::<Result<_>>()?
             },
             mid: {
                 let (mut b, width) = (b.at("mid"), widths[4]);
@@ -151,12 +132,7 @@ impl Layers {
                         block: block(&mut b, "block", 2 * width, after)?,
                     })
                 };
-                widths
-                    .windows(2)
-                    .rev()
-                    .enumerate()
-                    .map(level)
-                    .collect::<Result<_>>()?
+                widths.windows(2).rev().enumerate().map(level).collect::<Result<_>>()?
             },
             norm_out: GroupNorm::new(b.at("norm_out"), groups, base, Activation::Silu)?,
             conv_out: Conv2d::zeros(b.at("conv_out"), base, channels, 3, same)?,

@@ -1,8 +1,8 @@
 //! The U-Net of the first paper, with a time.
 
 use super::{
-    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, SelfAttention, TimeEmbedding,
-    conditioning_fields, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, SelfAttention, TimeEmbedding, conditioning_fields,
+    fits,
 };
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, concat_channels, max_pool2d, silu, upsample_bilinear2x};
@@ -47,14 +47,7 @@ pub struct UNet {
 impl Default for UNet {
     /// Colour images, 64 channels, 8 groups, no attention, no condition.
     fn default() -> Self {
-        Self {
-            channels: 3,
-            base: 64,
-            groups: 8,
-            heads: 0,
-            classes: 0,
-            context: 0,
-        }
+        Self { channels: 3, base: 64, groups: 8, heads: 0, classes: 0, context: 0 }
     }
 }
 
@@ -124,19 +117,11 @@ struct Layers {
 
 impl Layers {
     fn new(mut build: Builder, net: &UNet) -> Result<Self> {
-        let UNet {
-            channels,
-            base: w,
-            groups,
-            heads,
-            classes,
-            ..
-        } = *net;
+        let UNet { channels, base: w, groups, heads, classes, .. } = *net;
         let time = 4 * w;
         let b = &mut build;
-        let double = |b: &mut Builder, name: &str, inputs, outputs| {
-            DoubleConv::new(b.at(name), inputs, outputs, groups)
-        };
+        let double =
+            |b: &mut Builder, name: &str, inputs, outputs| DoubleConv::new(b.at(name), inputs, outputs, groups);
         let attention = |b: &mut Builder, name: &str, width| match heads {
             0 => Ok(None),
             heads => SelfAttention::new(b.at(name), width, groups, heads).map(Some),
@@ -148,17 +133,10 @@ impl Layers {
                 0 => None,
                 _ => {
                     let mut b = b.at("label_mlp");
-                    Some([
-                        Linear::new(b.at(0), time, time)?,
-                        Linear::new(b.at(2), time, time)?,
-                    ])
+                    Some([Linear::new(b.at(0), time, time)?, Linear::new(b.at(2), time, time)?])
                 }
             },
-            enc: [
-                double(b, "enc1", channels, w)?,
-                double(b, "enc2", w, 2 * w)?,
-                double(b, "enc3", 2 * w, 4 * w)?,
-            ],
+            enc: [double(b, "enc1", channels, w)?, double(b, "enc2", w, 2 * w)?, double(b, "enc3", 2 * w, 4 * w)?],
             bottleneck: double(b, "bottleneck", 4 * w, 8 * w)?,
             time_mlp: Linear::new(b.at("time_mlp"), time, 8 * w)?,
             attention: attention(b, "attention", 8 * w)?,
@@ -174,9 +152,7 @@ impl Layers {
 impl Denoiser for Layers {
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let mut e = self.time_embedding.forward(t)?;
-        if let (Some(label), Some([first, second])) =
-            (self.condition.label(t.len(), condition)?, &self.label_mlp)
-        {
+        if let (Some(label), Some([first, second])) = (self.condition.label(t.len(), condition)?, &self.label_mlp) {
             e = (e + second.forward(&silu(&first.forward(&label)?)?)?)?;
         }
         if let Some(context) = self.condition.context(&e, condition)? {

@@ -71,9 +71,7 @@ impl Tokens {
     /// # Errors
     /// A text is longer, or there are no texts.
     pub fn ids(&self, length: usize, device: &Device) -> Result<Tensor> {
-        self.padded(length, device, |text, i| {
-            text.get(i).copied().unwrap_or_default()
-        })
+        self.padded(length, device, |text, i| text.get(i).copied().unwrap_or_default())
     }
 
     /// Which of the padded tokens belong to the text: 1 for those that do, 0 for padding.
@@ -94,10 +92,7 @@ impl Tokens {
         value: impl Fn(&[u32], usize) -> T,
     ) -> Result<Tensor> {
         if let Some(text) = self.0.iter().find(|text| text.len() > length) {
-            bail!(
-                "Tokens: a text has {} tokens; there is room for {length}",
-                text.len()
-            )
+            bail!("Tokens: a text has {} tokens; there is room for {length}", text.len())
         }
         let row = |text: &Vec<u32>| (0..length).map(|i| value(text, i)).collect::<Vec<_>>();
         let values: Vec<T> = self.0.iter().flat_map(row).collect();
@@ -113,34 +108,22 @@ impl Condition {
 
     /// A class for each image.
     pub fn labels(labels: impl IntoIterator<Item = usize>) -> Self {
-        Self {
-            labels: Some(labels.into_iter().map(Some).collect()),
-            ..Self::none()
-        }
+        Self { labels: Some(labels.into_iter().map(Some).collect()), ..Self::none() }
     }
 
     /// A context vector for each image, (B, K).
     pub fn context(context: Tensor) -> Self {
-        Self {
-            context: Some(context),
-            ..Self::none()
-        }
+        Self { context: Some(context), ..Self::none() }
     }
 
     /// A low-resolution image for each image, (B, C, h, w).
     pub fn low_res(low_res: Tensor) -> Self {
-        Self {
-            low_res: Some(low_res),
-            ..Self::none()
-        }
+        Self { low_res: Some(low_res), ..Self::none() }
     }
 
     /// A text for each image.
     pub fn tokens(tokens: Tokens) -> Self {
-        Self {
-            tokens: Some(tokens),
-            ..Self::none()
-        }
+        Self { tokens: Some(tokens), ..Self::none() }
     }
 
     /// Both conditions together. A part that both have is that of `other`.
@@ -320,9 +303,7 @@ impl PartialEq for Condition {
             x.flatten_all()?.to_vec1()
         };
         let same = |a: &Option<Tensor>, b: &Option<Tensor>| match (a, b) {
-            (Some(a), Some(b)) => {
-                a.dims() == b.dims() && matches!((numbers(a), numbers(b)), (Ok(a), Ok(b)) if a == b)
-            }
+            (Some(a), Some(b)) => a.dims() == b.dims() && matches!((numbers(a), numbers(b)), (Ok(a), Ok(b)) if a == b),
             (a, b) => a.is_none() && b.is_none(),
         };
         (&self.labels, &self.tokens) == (&other.labels, &other.tokens)

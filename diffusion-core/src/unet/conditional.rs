@@ -1,8 +1,8 @@
 //! The large network for digits by class.
 
 use super::{
-    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention,
-    TimeEmbedding, conditioning_fields, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention, TimeEmbedding,
+    conditioning_fields, fits,
 };
 use crate::nn::{Builder, Conv2d, ConvTranspose2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels};
@@ -47,14 +47,7 @@ pub struct ConditionalUNet {
 impl Default for ConditionalUNet {
     /// Grey images of ten classes, 64 channels, 8 groups, 4 heads.
     fn default() -> Self {
-        Self {
-            channels: 1,
-            base: 64,
-            groups: 8,
-            heads: 4,
-            classes: 10,
-            context: 0,
-        }
+        Self { channels: 1, base: 64, groups: 8, heads: 4, classes: 10, context: 0 }
     }
 }
 
@@ -108,27 +101,16 @@ struct Layers {
 
 impl Layers {
     fn new(mut build: Builder, net: &ConditionalUNet) -> Result<Self> {
-        let ConditionalUNet {
-            channels,
-            base,
-            groups,
-            heads,
-            ..
-        } = *net;
+        let ConditionalUNet { channels, base, groups, heads, .. } = *net;
         let (time, same) = (2 * base, Geometry::same(3));
         let blocks = |build: &mut Builder, [inputs, middle, outputs]: [usize; 3]| {
             let mut block = |name, inputs, outputs| {
                 let build = build.at(name);
                 ResnetBlock::new(build, inputs, outputs, time, groups, Conv2d::standardized)
             };
-            Result::Ok([
-                block("block1", inputs, middle)?,
-                block("block2", middle, outputs)?,
-            ])
+            Result::Ok([block("block1", inputs, middle)?, block("block2", middle, outputs)?])
         };
-        let attention = |build: &mut Builder, width| {
-            SelfAttention::new(build.at("attention"), width, groups, heads)
-        };
+        let attention = |build: &mut Builder, width| SelfAttention::new(build.at("attention"), width, groups, heads);
         let (halve, twice) = (Geometry::default().stride(2), Geometry::same(3).stride(2));
         // Before the first level, and of the four levels.
         let widths = [1, 1, 2, 4, 8].map(|times| times * base);
@@ -146,18 +128,11 @@ impl Layers {
                     let (mut b, [before, width]) = (b.at(i), [pair[0], pair[1]]);
                     Ok(Down {
                         blocks: blocks(&mut b, [before, width, width])?,
-                        attention: i
-                            .is_multiple_of(2)
-                            .then(|| attention(&mut b, width))
-                            .transpose()?,
+                        attention: i.is_multiple_of(2).then(|| attention(&mut b, width)).transpose()?,
                         downsample: Conv2d::new(b.at("downsample"), width, width, 2, halve)?,
                     })
                 };
-                widths
-                    .windows(2)
-                    .enumerate()
-                    .map(level)
-                    .collect::<Result<_>>()?
+                widths.windows(2).enumerate().map(level).collect::<Result<_>>()?
             },
             mid: {
                 let (mut b, width) = (b.at("mid"), widths[4]);
@@ -185,9 +160,7 @@ impl Denoiser for Layers {
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let e = self.time_embedding.forward(t)?;
         let e = self.condition.add(&e, condition)?;
-        let both = |[first, second]: &[ResnetBlock; 2], x: &Tensor| {
-            second.forward(&first.forward(x, &e)?, &e)
-        };
+        let both = |[first, second]: &[ResnetBlock; 2], x: &Tensor| second.forward(&first.forward(x, &e)?, &e);
         let mut x = self.conv_in.forward(xt)?;
         let mut seen = Vec::new();
         for level in &self.down {

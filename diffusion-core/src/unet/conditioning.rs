@@ -31,14 +31,7 @@ pub struct Conditioning {
 impl Default for Conditioning {
     /// Grey images and no condition.
     fn default() -> Self {
-        Self {
-            channels: 1,
-            classes: 0,
-            context: 0,
-            low_res: 0,
-            tokens: 0,
-            vocabulary: 0,
-        }
+        Self { channels: 1, classes: 0, context: 0, low_res: 0, tokens: 0, vocabulary: 0 }
     }
 }
 
@@ -79,12 +72,7 @@ impl Conditioning {
         let unfit = |got: String, wants: String| -> Result<()> {
             bail!("{op}: the condition has {got}; the network takes {wants}")
         };
-        let Condition {
-            labels,
-            context,
-            low_res,
-            tokens,
-        } = condition;
+        let Condition { labels, context, low_res, tokens } = condition;
         let known = |field: usize, given: bool, what: &str| match given && field == 0 {
             true => unfit(what.to_owned(), self.words()),
             false => Ok(()),
@@ -95,23 +83,14 @@ impl Conditioning {
         known(self.tokens, tokens.is_some(), "text tokens")?;
         if let Some(labels) = labels {
             if labels.len() != batch {
-                return unfit(
-                    format!("{} labels", labels.len()),
-                    format!("one for each of {batch} images"),
-                );
+                return unfit(format!("{} labels", labels.len()), format!("one for each of {batch} images"));
             }
             if let Some(label) = labels.iter().flatten().find(|l| **l >= self.classes) {
-                return unfit(
-                    format!("class {label}"),
-                    format!("the classes 0 … {}", self.classes - 1),
-                );
+                return unfit(format!("class {label}"), format!("the classes 0 … {}", self.classes - 1));
             }
         }
         let shaped = |x: &Option<Tensor>, what: &str, shape: &[usize]| match x {
-            Some(x) if x.dims() != shape => unfit(
-                format!("{what} of shape {:?}", x.dims()),
-                format!("{shape:?}"),
-            ),
+            Some(x) if x.dims() != shape => unfit(format!("{what} of shape {:?}", x.dims()), format!("{shape:?}")),
             _ => Ok(()),
         };
         shaped(context, "a context", &[batch, self.context])?;
@@ -121,23 +100,14 @@ impl Conditioning {
         if let Some(tokens) = tokens {
             let rows = tokens.rows();
             if rows.len() != batch {
-                return unfit(
-                    format!("{} texts", rows.len()),
-                    format!("one for each of {batch} images"),
-                );
+                return unfit(format!("{} texts", rows.len()), format!("one for each of {batch} images"));
             }
             if let Some(row) = rows.iter().find(|row| row.len() > self.tokens) {
-                return unfit(
-                    format!("a text of {} tokens", row.len()),
-                    format!("at most {}", self.tokens),
-                );
+                return unfit(format!("a text of {} tokens", row.len()), format!("at most {}", self.tokens));
             }
             let mut ids = rows.iter().flatten();
             if let Some(id) = ids.find(|id| **id as usize >= self.vocabulary) {
-                return unfit(
-                    format!("token {id}"),
-                    format!("the tokens 0 … {}", self.vocabulary - 1),
-                );
+                return unfit(format!("token {id}"), format!("the tokens 0 … {}", self.vocabulary - 1));
             }
         }
         Ok(())
@@ -146,22 +116,10 @@ impl Conditioning {
     /// What can be given.
     fn words(self) -> String {
         let parts = [
-            (
-                self.classes,
-                format!("a class label in 0 … {}", self.classes.saturating_sub(1)),
-            ),
-            (
-                self.context,
-                format!("a context of {} numbers", self.context),
-            ),
-            (
-                self.low_res,
-                format!("a low-resolution image, {} times smaller", self.low_res),
-            ),
-            (
-                self.tokens,
-                format!("a text of at most {} tokens", self.tokens),
-            ),
+            (self.classes, format!("a class label in 0 … {}", self.classes.saturating_sub(1))),
+            (self.context, format!("a context of {} numbers", self.context)),
+            (self.low_res, format!("a low-resolution image, {} times smaller", self.low_res)),
+            (self.tokens, format!("a text of at most {} tokens", self.tokens)),
         ];
         let known = parts.into_iter().filter(|(field, _)| *field > 0);
         match known.map(|(_, words)| words).collect::<Vec<_>>() {

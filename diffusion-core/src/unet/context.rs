@@ -1,8 +1,7 @@
 //! The network for sprites of 16×16.
 
 use super::{
-    Condition, Conditioning, Config, Denoiser, EmbedFC, Residual, ResidualConvBlock, UnetDown,
-    UnetUp, WIDEST,
+    Condition, Conditioning, Config, Denoiser, EmbedFC, Residual, ResidualConvBlock, UnetDown, UnetUp, WIDEST,
 };
 use crate::nn::{Builder, Conv2d, ConvTranspose2d, GroupNorm};
 use crate::ops::{Activation, Geometry, avg_pool2d, concat_channels, gelu};
@@ -57,14 +56,7 @@ pub struct ContextUnet {
 impl Default for ContextUnet {
     /// Sprites of 16×16 in colour, 64 features, a context of five numbers, 500 time steps.
     fn default() -> Self {
-        Self {
-            channels: 3,
-            n_feat: 64,
-            n_cfeat: 5,
-            classes: 0,
-            height: 16,
-            timesteps: 500,
-        }
+        Self { channels: 3, n_feat: 64, n_cfeat: 5, classes: 0, height: 16, timesteps: 500 }
     }
 }
 
@@ -93,21 +85,12 @@ impl Config for ContextUnet {
     }
 
     fn check(&self, op: &str) -> Result<()> {
-        let Self {
-            n_feat,
-            n_cfeat,
-            classes,
-            height,
-            timesteps,
-            ..
-        } = *self;
+        let Self { n_feat, n_cfeat, classes, height, timesteps, .. } = *self;
         if n_feat == 0 || !n_feat.is_multiple_of(GROUPS) || n_feat > WIDEST {
             bail!("{op}: n_feat = {n_feat} must be a multiple of {GROUPS} in {GROUPS} … {WIDEST}")
         }
         if classes > n_cfeat {
-            bail!(
-                "{op}: classes = {classes} and n_cfeat = {n_cfeat}; n_cfeat must be at least as large"
-            )
+            bail!("{op}: classes = {classes} and n_cfeat = {n_cfeat}; n_cfeat must be at least as large")
         }
         if ![16, 20, 24, 28].contains(&height) {
             bail!("{op}: height = {height} must be 16, 20, 24 or 28")
@@ -149,12 +132,7 @@ struct Layers {
 
 impl Layers {
     fn new(mut build: Builder, net: ContextUnet) -> Result<Self> {
-        let ContextUnet {
-            channels,
-            n_feat: n,
-            n_cfeat,
-            ..
-        } = net;
+        let ContextUnet { channels, n_feat: n, n_cfeat, .. } = net;
         let (b, same, relu) = (&mut build, Geometry::same(3), Activation::Relu);
         // Up to the size of the coarsest image.
         let side = net.height / 4;
@@ -167,10 +145,7 @@ impl Layers {
             timeembed2: EmbedFC::new(b.at("timeembed2"), 1, n)?,
             contextembed: match n_cfeat {
                 0 => None,
-                k => Some([
-                    EmbedFC::new(b.at("contextembed1"), k, 2 * n)?,
-                    EmbedFC::new(b.at("contextembed2"), k, n)?,
-                ]),
+                k => Some([EmbedFC::new(b.at("contextembed1"), k, 2 * n)?, EmbedFC::new(b.at("contextembed2"), k, n)?]),
             },
             up0: {
                 let mut b = b.at("up0");
@@ -194,19 +169,11 @@ impl Layers {
     }
 
     /// (B, K): the labels as one-hot vectors, then the context.
-    fn context(
-        &self,
-        condition: &Condition,
-        batch: usize,
-        dtype: DType,
-        device: &Device,
-    ) -> Result<Tensor> {
+    fn context(&self, condition: &Condition, batch: usize, dtype: DType, device: &Device) -> Result<Tensor> {
         let (k, classes) = (self.net.n_cfeat, self.net.classes);
         let mut one_hot = vec![0f32; batch * classes];
         for (i, label) in condition.labels.iter().flatten().enumerate() {
-            label
-                .iter()
-                .for_each(|label| one_hot[i * classes + label] = 1.0);
+            label.iter().for_each(|label| one_hot[i * classes + label] = 1.0);
         }
         let labels = match classes {
             0 => None,
@@ -225,10 +192,7 @@ impl Layers {
 impl Denoiser for Layers {
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let (dtype, device) = (xt.dtype(), xt.device());
-        let time: Vec<f32> = t
-            .iter()
-            .map(|t| *t as f32 / self.net.timesteps as f32)
-            .collect();
+        let time: Vec<f32> = t.iter().map(|t| *t as f32 / self.net.timesteps as f32).collect();
         let time = Tensor::from_vec(time, (t.len(), 1), device)?.to_dtype(dtype)?;
         // x · context + time, with a number of each for every channel of every image.
         let conditioned = |x: Tensor, stage: usize, embed: &EmbedFC| {
@@ -249,12 +213,8 @@ impl Denoiser for Layers {
 
         let (spread, norm) = &self.up0;
         let up1 = norm.forward(&spread.forward(&vector)?)?;
-        let up2 = self
-            .up1
-            .forward(&conditioned(up1, 0, &self.timeembed1)?, &down2)?;
-        let up3 = self
-            .up2
-            .forward(&conditioned(up2, 1, &self.timeembed2)?, &down1)?;
+        let up2 = self.up1.forward(&conditioned(up1, 0, &self.timeembed1)?, &down2)?;
+        let up3 = self.up2.forward(&conditioned(up2, 1, &self.timeembed2)?, &down1)?;
         let (first, norm, last) = &self.out;
         let y = first.forward(&concat_channels(&up3, &x)?)?;
         last.forward(&norm.forward(&y)?)
@@ -268,10 +228,7 @@ mod tests {
     use crate::unet::Network;
 
     fn small() -> ContextUnet {
-        ContextUnet {
-            n_feat: 8,
-            ..Default::default()
-        }
+        ContextUnet { n_feat: 8, ..Default::default() }
     }
 
     /// The one for 28×28 differs in `up0` only: 7×7 instead of 4×4.
@@ -281,10 +238,7 @@ mod tests {
             let net = Network::new(net, &mut Rng::new(0), &Device::Cpu)?;
             Ok::<_, candle_core::Error>(net.parameters().count())
         };
-        let large = ContextUnet {
-            height: 28,
-            ..Default::default()
-        };
+        let large = ContextUnet { height: 28, ..Default::default() };
         assert_eq!(count(ContextUnet::default())?, 1_480_771);
         assert_eq!(count(large)?, 1_480_771 + 128 * 128 * (49 - 16));
         Ok(())

@@ -35,8 +35,8 @@ mod unet2d;
 pub use architecture::{Architecture, Custom, Denoiser};
 pub use attention::AttentionUNet;
 pub use blocks::{
-    ConditionEmbedding, CrossAttention, EmbedFC, ResBlock, Residual, ResidualConvBlock,
-    ResnetBlock, SelfAttention, TimeEmbedding, UnetDown, UnetUp, sinusoidal,
+    ConditionEmbedding, CrossAttention, EmbedFC, ResBlock, Residual, ResidualConvBlock, ResnetBlock, SelfAttention,
+    TimeEmbedding, UnetDown, UnetUp, sinusoidal,
 };
 pub use classic::UNet;
 pub use condition::{Condition, ConditionPart, Tokens};
@@ -46,9 +46,7 @@ pub use context::ContextUnet;
 pub use network::Network;
 pub use simple::SimpleUNet;
 pub use summary::Summary;
-pub use unet2d::{
-    ActFn, DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DModel, UpBlockType,
-};
+pub use unet2d::{ActFn, DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DModel, UpBlockType};
 
 use architecture::{Config, conditioning_fields};
 use blocks::waves;

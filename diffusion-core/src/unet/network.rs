@@ -42,11 +42,7 @@ impl Network {
     ///
     /// # Errors
     /// A field of the architecture is out of its range: the message names it and its value.
-    pub fn new(
-        architecture: impl Into<Architecture>,
-        rng: &mut Rng,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(architecture: impl Into<Architecture>, rng: &mut Rng, device: &Device) -> Result<Self> {
         Self::with_dtype(architecture, rng, DType::F32, device)
     }
 
@@ -61,9 +57,7 @@ impl Network {
         device: &Device,
     ) -> Result<Self> {
         let parameters = Parameters::new(dtype, device);
-        Self::build(architecture.into(), parameters, |it, parameters| {
-            it.build(parameters.builder(rng))
-        })
+        Self::build(architecture.into(), parameters, |it, parameters| it.build(parameters.builder(rng)))
     }
 
     fn build(
@@ -74,13 +68,7 @@ impl Network {
         architecture.check()?;
         let layers = layers(&architecture, &mut parameters)?;
         let constant = architecture.build(parameters.constants())?;
-        Ok(Self {
-            architecture,
-            precision: Precision::default(),
-            parameters,
-            layers,
-            constant,
-        })
+        Ok(Self { architecture, precision: Precision::default(), parameters, layers, constant })
     }
 
     /// A copy with weights of its own.
@@ -144,18 +132,10 @@ impl Network {
         self.evaluate(&*self.constant, xt, t, condition)
     }
 
-    fn evaluate(
-        &self,
-        layers: &dyn Denoiser,
-        xt: &Tensor,
-        t: &[f64],
-        condition: &Condition,
-    ) -> Result<Tensor> {
+    fn evaluate(&self, layers: &dyn Denoiser, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         self.check(xt, t, condition)?;
         let output = self.precision.within(|| match self.precision.dtype() {
-            Some(dtype) => layers
-                .forward(&xt.to_dtype(dtype)?, t, condition)?
-                .to_dtype(xt.dtype()),
+            Some(dtype) => layers.forward(&xt.to_dtype(dtype)?, t, condition)?.to_dtype(xt.dtype()),
             None => layers.forward(xt, t, condition),
         })?;
         if output.dims() != xt.dims() {
@@ -181,11 +161,7 @@ impl Network {
             )
         }
         if t.len() != b {
-            bail!(
-                "{name}: xt has shape {:?} and t [{}]; give one time per image",
-                xt.dims(),
-                t.len()
-            )
+            bail!("{name}: xt has shape {:?} and t [{}]; give one time per image", xt.dims(), t.len())
         }
         if let Some(t) = t.iter().find(|t| !t.is_finite()) {
             bail!("{name}: t = {t} must be a finite number")
@@ -250,15 +226,10 @@ impl Network {
         architecture: impl Into<Architecture>,
         device: &Device,
     ) -> anyhow::Result<Self> {
-        Self::read(path.as_ref(), |file| {
-            Self::from_checkpoint_with(file, architecture, device)
-        })
+        Self::read(path.as_ref(), |file| Self::from_checkpoint_with(file, architecture, device))
     }
 
-    fn read(
-        path: &Path,
-        network: impl FnOnce(&Checkpoint) -> anyhow::Result<Self>,
-    ) -> anyhow::Result<Self> {
+    fn read(path: &Path, network: impl FnOnce(&Checkpoint) -> anyhow::Result<Self>) -> anyhow::Result<Self> {
         network(&Checkpoint::load(path)?)
             .with_context(|| format!("cannot load {}", path.display()))
             .map_err(crate::whole)
@@ -334,15 +305,11 @@ impl Network {
         device: &Device,
     ) -> anyhow::Result<Self> {
         let parameters = Parameters::new(DType::F32, device);
-        let network = Self::build(architecture, parameters, |it, parameters| {
-            it.build(parameters.builder_from(tensors))
-        })?;
+        let network =
+            Self::build(architecture, parameters, |it, parameters| it.build(parameters.builder_from(tensors)))?;
         let mut names = tensors.keys();
         if let Some(name) = names.find(|name| network.parameters.get(name).is_none()) {
-            anyhow::bail!(
-                "superfluous: {name}, which is not a tensor of the network {}",
-                network.architecture.name()
-            )
+            anyhow::bail!("superfluous: {name}, which is not a tensor of the network {}", network.architecture.name())
         }
         Ok(network)
     }

@@ -1,8 +1,7 @@
 //! The network of the first notebooks.
 
 use super::{
-    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResBlock, TimeEmbedding,
-    conditioning_fields, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResBlock, TimeEmbedding, conditioning_fields, fits,
 };
 use crate::nn::{Builder, Conv2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels, upsample_nearest2x};
@@ -47,14 +46,7 @@ pub struct SimpleUNet {
 impl Default for SimpleUNet {
     /// Grey images, 64 channels, 8 groups, no condition.
     fn default() -> Self {
-        Self {
-            channels: 1,
-            base: 64,
-            groups: 8,
-            classes: 0,
-            context: 0,
-            low_res: 0,
-        }
+        Self { channels: 1, base: 64, groups: 8, classes: 0, context: 0, low_res: 0 }
     }
 }
 
@@ -71,10 +63,7 @@ impl Config for SimpleUNet {
 
     fn check(&self, op: &str) -> Result<()> {
         if ![0, 2, 4, 8].contains(&self.low_res) {
-            bail!(
-                "{op}: low_res = {} must be 2, 4 or 8, or 0 for none",
-                self.low_res
-            )
+            bail!("{op}: low_res = {} must be 2, 4 or 8, or 0 for none", self.low_res)
         }
         fits(op, self.base, self.groups, None)
     }
@@ -105,13 +94,7 @@ struct Layers {
 
 impl Layers {
     fn new(mut build: Builder, net: &SimpleUNet) -> Result<Self> {
-        let SimpleUNet {
-            channels,
-            base,
-            groups,
-            low_res,
-            ..
-        } = *net;
+        let SimpleUNet { channels, base, groups, low_res, .. } = *net;
         let inputs = if low_res > 0 { 2 * channels } else { channels };
         let time = 4 * base;
         let same = Geometry::same(3);
@@ -119,9 +102,8 @@ impl Layers {
         let conv = |build: &mut Builder, name, inputs, outputs, geometry| {
             Conv2d::new(build.at(name), inputs, outputs, 3, geometry)
         };
-        let block = |build: &mut Builder, name, inputs, outputs| {
-            ResBlock::new(build.at(name), inputs, outputs, time, groups)
-        };
+        let block =
+            |build: &mut Builder, name, inputs, outputs| ResBlock::new(build.at(name), inputs, outputs, time, groups);
         let b = &mut build;
         Ok(Self {
             time_embedding: TimeEmbedding::new(b.at("time_embedding"), base, time)?,
@@ -186,22 +168,12 @@ mod tests {
     /// A low-resolution image changes the output, a class too; a missing part is the same as zeros.
     #[test]
     fn labels_and_a_low_resolution_image_can_be_given_together() -> Result<()> {
-        let small = SimpleUNet {
-            channels: 3,
-            base: 4,
-            groups: 2,
-            classes: 2,
-            low_res: 4,
-            ..Default::default()
-        };
+        let small = SimpleUNet { channels: 3, base: 4, groups: 2, classes: 2, low_res: 4, ..Default::default() };
         let net = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
         if let Some(last) = net.parameters().get("conv_out.weight") {
             last.set(&last.ones_like()?)?;
         }
-        let (x, low) = (
-            Rng::new(2).randn((2, 3, 8, 8), &Device::Cpu)?,
-            Rng::new(3).randn((2, 3, 2, 2), &Device::Cpu)?,
-        );
+        let (x, low) = (Rng::new(2).randn((2, 3, 8, 8), &Device::Cpu)?, Rng::new(3).randn((2, 3, 2, 2), &Device::Cpu)?);
         let output = |condition: &Condition| -> Result<Vec<f32>> {
             let output = net.predict(&x, &[5.0, 900.0], condition)?;
             output.flatten_all()?.to_vec1()

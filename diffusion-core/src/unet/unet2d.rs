@@ -196,11 +196,10 @@ impl UNet2DModel {
 
     /// The groups of the norm of the attention in the bottleneck.
     fn mid_groups(&self) -> Option<usize> {
-        self.attn_norm_num_groups
-            .or(match self.resnet_time_scale_shift {
-                TimeScaleShift::Default => Some(self.norm_num_groups),
-                TimeScaleShift::ScaleShift => None,
-            })
+        self.attn_norm_num_groups.or(match self.resnet_time_scale_shift {
+            TimeScaleShift::Default => Some(self.norm_num_groups),
+            TimeScaleShift::ScaleShift => None,
+        })
     }
 
     /// Which levels have attention on the way down, and on the way up.
@@ -208,8 +207,7 @@ impl UNet2DModel {
         let down = self.down_block_types.iter();
         let up = self.up_block_types.iter();
         [
-            down.map(|it| *it == DownBlockType::AttnDownBlock2D)
-                .collect(),
+            down.map(|it| *it == DownBlockType::AttnDownBlock2D).collect(),
             up.map(|it| *it == UpBlockType::AttnUpBlock2D).collect(),
         ]
     }
@@ -262,10 +260,7 @@ impl Config for UNet2DModel {
             bail!("{op}: block_out_channels = {width} must be in 4 … {WIDEST}")
         }
         if !widths[0].is_multiple_of(2) {
-            bail!(
-                "{op}: block_out_channels = {}, the first, must be even",
-                widths[0]
-            )
+            bail!("{op}: block_out_channels = {}, the first, must be even", widths[0])
         }
         let groups = self.norm_num_groups;
         if let Some(width) = widths.iter().find(|w| !w.is_multiple_of(groups)) {
@@ -273,51 +268,30 @@ impl Config for UNet2DModel {
         }
         let last = widths[levels - 1];
         if let Some(groups) = self.mid_groups().filter(|g| !last.is_multiple_of(*g)) {
-            bail!(
-                "{op}: attn_norm_num_groups = {groups} does not divide the {last} channels of the bottleneck"
-            )
+            bail!("{op}: attn_norm_num_groups = {groups} does not divide the {last} channels of the bottleneck")
         }
         if let Some(dim) = self.attention_head_dim {
             let [down, up] = self.attends();
             let attends = |i: usize| down[i] || up[levels - 1 - i] || i == levels - 1;
             let mut wide = widths.iter().enumerate();
             if let Some((_, width)) = wide.find(|(i, w)| attends(*i) && !w.is_multiple_of(dim)) {
-                bail!(
-                    "{op}: attention_head_dim = {dim} does not divide the {width} channels of a level with attention"
-                )
+                bail!("{op}: attention_head_dim = {dim} does not divide the {width} channels of a level with attention")
             }
         }
         for (field, fits, range) in [
-            (
-                "layers_per_block",
-                (1..=16).contains(&self.layers_per_block),
-                "1 … 16",
-            ),
+            ("layers_per_block", (1..=16).contains(&self.layers_per_block), "1 … 16"),
             ("downsample_padding", self.downsample_padding <= 1, "0 or 1"),
-            (
-                "freq_shift",
-                self.freq_shift < widths[0] / 2,
-                "below half of the first block_out_channels",
-            ),
-            (
-                "norm_eps",
-                self.norm_eps > 0.0 && self.norm_eps < 1.0,
-                "in (0, 1)",
-            ),
+            ("freq_shift", self.freq_shift < widths[0] / 2, "below half of the first block_out_channels"),
+            ("norm_eps", self.norm_eps > 0.0 && self.norm_eps < 1.0, "in (0, 1)"),
             (
                 "mid_block_scale_factor",
                 self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0,
                 "a number other than 0",
             ),
-            (
-                "out_channels",
-                self.out_channels == self.in_channels,
-                "as in_channels; variances are not learned here",
-            ),
+            ("out_channels", self.out_channels == self.in_channels, "as in_channels; variances are not learned here"),
             (
                 "num_class_embeds",
-                self.num_class_embeds
-                    .is_none_or(|n| n > usize::from(self.null_class)),
+                self.num_class_embeds.is_none_or(|n| n > usize::from(self.null_class)),
                 "at least one class",
             ),
         ] {

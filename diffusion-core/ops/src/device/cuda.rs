@@ -4,9 +4,7 @@
 use super::driver;
 use candle_core::cuda_backend::WrapErr;
 use candle_core::cuda_backend::cudarc::driver::result::{device::get_default_mem_pool, mem_pool};
-use candle_core::cuda_backend::cudarc::driver::sys::{
-    CUmemPool_attribute as Attribute, CUmemoryPool,
-};
+use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute as Attribute, CUmemoryPool};
 use candle_core::{Device, Result, Tensor};
 use std::sync::OnceLock;
 
@@ -64,9 +62,7 @@ fn pool(device: &Device) -> Result<Option<CUmemoryPool>> {
         return Ok(None);
     }
     // SAFETY: the context's own device.
-    unsafe { get_default_mem_pool(context.cu_device()) }
-        .w()
-        .map(Some)
+    unsafe { get_default_mem_pool(context.cu_device()) }.w().map(Some)
 }
 
 /// A kernel is loaded only when it is needed, and only then it shows whether it fits the driver and the GPU.
@@ -82,10 +78,7 @@ fn computes(device: &Device) -> Result<()> {
 fn reason(error: &str) -> String {
     let cap = option_env!("DIFFUSION_COMPUTE_CAP").unwrap_or("of another GPU");
     let known = [
-        (
-            "CUDA_ERROR_NO_DEVICE",
-            "the NVIDIA driver finds no GPU (is one hidden by CUDA_VISIBLE_DEVICES?)".to_owned(),
-        ),
+        ("CUDA_ERROR_NO_DEVICE", "the NVIDIA driver finds no GPU (is one hidden by CUDA_VISIBLE_DEVICES?)".to_owned()),
         (
             "CUDA_ERROR_UNSUPPORTED_PTX_VERSION",
             "the NVIDIA driver is older than the CUDA toolkit that this was built with; update the driver".to_owned(),
@@ -106,17 +99,11 @@ fn reason(error: &str) -> String {
             "CUDA_ERROR_INVALID_PTX",
             format!("this was built for another GPU (CUDA_COMPUTE_CAP = {cap}); build it again with this GPU's number"),
         ),
-        (
-            "CUDA_ERROR_OUT_OF_MEMORY",
-            "the GPU's memory is full; see with nvidia-smi what is using it".to_owned(),
-        ),
+        ("CUDA_ERROR_OUT_OF_MEMORY", "the GPU's memory is full; see with nvidia-smi what is using it".to_owned()),
     ];
     let first = error.lines().next().unwrap_or_default();
     let found = known.into_iter().find(|(code, _)| error.contains(code));
-    found.map_or_else(
-        || first.to_owned(),
-        |(code, words)| format!("{words} ({code})"),
-    )
+    found.map_or_else(|| first.to_owned(), |(code, words)| format!("{words} ({code})"))
 }
 
 /// Its name and its memory in bytes.

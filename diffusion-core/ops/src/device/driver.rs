@@ -107,11 +107,7 @@ fn why() -> String {
     // SAFETY: what dlerror gives is null or a C string that is valid until the next call in this thread.
     let text = unsafe {
         let text: *const c_char = libc::dlerror();
-        if text.is_null() {
-            String::new()
-        } else {
-            CStr::from_ptr(text).to_string_lossy().into_owned()
-        }
+        if text.is_null() { String::new() } else { CStr::from_ptr(text).to_string_lossy().into_owned() }
     };
     if text.is_empty() || text.contains("No such file") && text.starts_with("libcuda.so.1") {
         return "no NVIDIA driver was found (libcuda.so.1)".to_owned();

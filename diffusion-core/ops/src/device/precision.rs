@@ -107,11 +107,7 @@ mod tests {
 
     #[test]
     fn names_are_those_of_files_and_flags() {
-        for (name, precision) in [
-            ("f32", Precision::F32),
-            ("tf32", Precision::Tf32),
-            ("bf16", Precision::Bf16),
-        ] {
+        for (name, precision) in [("f32", Precision::F32), ("tf32", Precision::Tf32), ("bf16", Precision::Bf16)] {
             assert_eq!(name.parse::<Precision>().ok(), Some(precision));
             assert_eq!(precision.to_string(), name);
             let text = serde_json::to_string(&precision).unwrap();

@@ -132,29 +132,20 @@ mod tests {
             check("relu", std::slice::from_ref(&x), |x| relu(&x[0]))?;
         }
         let x = random(2, (3, 1, 5, 2))?;
-        check("silu of a transposed", std::slice::from_ref(&x), |x| {
-            silu(&x[0].transpose(0, 3)?)
-        })?;
+        check("silu of a transposed", std::slice::from_ref(&x), |x| silu(&x[0].transpose(0, 3)?))?;
         check("gelu of a part", &[x], |x| gelu(&x[0].narrow(2, 1, 3)?))
     }
 
     #[test]
     fn kernels_do_what_the_compositions_do() -> Result<()> {
         for f in [silu, gelu, relu] {
-            for shape in [
-                vec![1],
-                vec![7],
-                vec![3, 1, 5, 2],
-                vec![16, 17],
-                vec![3, 40_001],
-            ] {
+            for shape in [vec![1], vec![7], vec![3, 1, 5, 2], vec![16, 17], vec![3, 40_001]] {
                 let x = [(random(1, shape.as_slice())? * 3.0)?];
                 compare(&format!("{shape:?}"), &x, 1e-6, |x| f(&x[0]))?;
             }
             let x = [random(2, (3, 6, 5, 2))?];
             compare("transposed, narrowed and twice", &x, 1e-6, |x| {
-                f(&x[0].transpose(0, 3)?.narrow(1, 1, 4)?)?
-                    * f(&x[0].transpose(0, 3)?.narrow(1, 2, 4)?)?
+                f(&x[0].transpose(0, 3)?.narrow(1, 1, 4)?)? * f(&x[0].transpose(0, 3)?.narrow(1, 2, 4)?)?
             })?;
         }
         Ok(())
@@ -171,11 +162,7 @@ mod tests {
                 let slope = grads.get(&x).unwrap().to_vec1::<f32>()?;
                 let close = |got: f32, want: f32| (got - want).abs() < 1e-6;
                 for (i, (y, slope)) in y.to_vec1::<f32>()?.into_iter().zip(slope).enumerate() {
-                    let (value, one) = if i < 3 {
-                        (0.0, 0.0)
-                    } else {
-                        (far.get(i)?.to_scalar()?, 1.0)
-                    };
+                    let (value, one) = if i < 3 { (0.0, 0.0) } else { (far.get(i)?.to_scalar()?, 1.0) };
                     assert!(close(y, value) && close(slope, one), "{i}: {y}, {slope}");
                 }
             }
@@ -187,10 +174,7 @@ mod tests {
     fn none_is_the_input() -> Result<()> {
         each(|| {
             let x = random(3, (2, 2))?.to_dtype(DType::F32)?;
-            assert_eq!(
-                Activation::None.apply(&x)?.to_vec2::<f32>()?,
-                x.to_vec2::<f32>()?
-            );
+            assert_eq!(Activation::None.apply(&x)?.to_vec2::<f32>()?, x.to_vec2::<f32>()?);
             for (activation, f) in [
                 (Activation::Silu, silu as fn(&Tensor) -> Result<Tensor>),
                 (Activation::Gelu, gelu),
@@ -209,15 +193,9 @@ mod tests {
             let x = Var::new(&[f32::NAN, -1.0, 0.0, 3.0], &Device::Cpu)?;
             let y = relu(&x)?;
             let values = y.to_vec1::<f32>()?;
-            assert!(
-                values[0].is_nan() && values[1..] == [0.0, 0.0, 3.0],
-                "{values:?}"
-            );
+            assert!(values[0].is_nan() && values[1..] == [0.0, 0.0, 3.0], "{values:?}");
             let grads = y.backward()?;
-            assert_eq!(
-                grads.get(&x).unwrap().to_vec1::<f32>()?[1..],
-                [0.0, 0.0, 1.0]
-            );
+            assert_eq!(grads.get(&x).unwrap().to_vec1::<f32>()?[1..], [0.0, 0.0, 1.0]);
             Ok(())
         })
     }

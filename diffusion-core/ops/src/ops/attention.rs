@@ -40,9 +40,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
     }
     if takes(&[q, k, v]) {
-        return q
-            .contiguous()?
-            .apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
+        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
     }
     composed(q, k, v, None, heads)
 }
@@ -66,13 +64,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
 /// assert!(off.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
-pub fn masked_attention(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: &Tensor,
-    heads: usize,
-) -> Result<Tensor> {
+pub fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor, heads: usize) -> Result<Tensor> {
     check_shapes(q, k, v, heads)?;
     let (b, m, _) = k.dims3()?;
     if mask.dims() != [b, m] {
@@ -98,11 +90,7 @@ fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> 
         )
     };
     if [b, n, m, c].contains(&0) {
-        bail!(
-            "attention: q has shape {:?} and k {:?}; no dimension may be 0",
-            q.dims(),
-            k.dims()
-        )
+        bail!("attention: q has shape {:?} and k {:?}; no dimension may be 0", q.dims(), k.dims())
     }
     for (name, x) in [("k", k), ("v", v)] {
         if x.dims() != [b, m, c] {
@@ -114,28 +102,15 @@ fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> 
         }
     }
     if !c.is_multiple_of(heads) {
-        bail!(
-            "attention: heads = {heads} does not divide the {c} channels of q, shape {:?}",
-            q.dims()
-        )
+        bail!("attention: heads = {heads} does not divide the {c} channels of q, shape {:?}", q.dims())
     }
     Ok(())
 }
 
-fn composed(
-    q: &Tensor,
-    k: &Tensor,
-    v: &Tensor,
-    mask: Option<&Tensor>,
-    heads: usize,
-) -> Result<Tensor> {
+fn composed(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, heads: usize) -> Result<Tensor> {
     let ((b, n, c), m) = (q.dims3()?, k.dim(1)?);
     let d = c / heads;
-    let per_head = |x: &Tensor, positions: usize| {
-        x.reshape((b, positions, heads, d))?
-            .transpose(1, 2)?
-            .contiguous()
-    };
+    let per_head = |x: &Tensor, positions: usize| x.reshape((b, positions, heads, d))?.transpose(1, 2)?.contiguous();
     let q = (per_head(q, n)? * (d as f64).powf(-0.5))?;
     let mut scores = q.matmul(&per_head(k, m)?.t()?)?;
     let mask = match mask {
@@ -153,10 +128,7 @@ fn composed(
     if let Some(mask) = mask {
         weights = weights.broadcast_mul(&mask)?;
     }
-    weights
-        .matmul(&per_head(v, m)?)?
-        .transpose(1, 2)?
-        .reshape((b, n, c))
+    weights.matmul(&per_head(v, m)?)?.transpose(1, 2)?.reshape((b, n, c))
 }
 
 /// On a CUDA device: two products of cuBLAS, with a kernel between them.
@@ -164,17 +136,10 @@ fn composed(
 fn on_device(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, n, c) = q.dims3()?;
     let d = c / heads;
-    let per_head = |x: &Tensor| {
-        x.reshape((b, x.dim(1)?, heads, d))?
-            .transpose(1, 2)?
-            .contiguous()
-    };
+    let per_head = |x: &Tensor| x.reshape((b, x.dim(1)?, heads, d))?.transpose(1, 2)?.contiguous();
     let scores = per_head(q)?.matmul(&per_head(k)?.t()?)?;
     let looks_at = cuda::device::softmax(&scores, (d as f64).powf(-0.5))?;
-    looks_at
-        .matmul(&per_head(v)?)?
-        .transpose(1, 2)?
-        .reshape((b, n, c))
+    looks_at.matmul(&per_head(v)?)?.transpose(1, 2)?.reshape((b, n, c))
 }
 
 #[cfg(test)]
@@ -186,20 +151,9 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
-        for (b, n, m, c, heads) in [
-            (1, 1, 1, 1, 1),
-            (1, 5, 3, 4, 2),
-            (3, 2, 7, 3, 3),
-            (2, 3, 3, 6, 1),
-        ] {
-            let qkv = [
-                random(1, (b, n, c))?,
-                random(2, (b, m, c))?,
-                random(3, (b, m, c))?,
-            ];
-            check(&format!("attention, {heads} heads"), &qkv, |x| {
-                attention(&x[0], &x[1], &x[2], heads)
-            })?;
+        for (b, n, m, c, heads) in [(1, 1, 1, 1, 1), (1, 5, 3, 4, 2), (3, 2, 7, 3, 3), (2, 3, 3, 6, 1)] {
+            let qkv = [random(1, (b, n, c))?, random(2, (b, m, c))?, random(3, (b, m, c))?];
+            check(&format!("attention, {heads} heads"), &qkv, |x| attention(&x[0], &x[1], &x[2], heads))?;
         }
         let pictures = [random(4, (2, 4, 3, 2))?];
         check("self-attention over a picture", &pictures, |x| {
@@ -218,24 +172,15 @@ mod tests {
             (1, 150, 33, 24, 1),
             (3, 64, 129, 6, 2),
         ] {
-            let qkv = [
-                random(1, (b, n, c))?,
-                random(2, (b, m, c))?,
-                random(3, (b, m, c))?,
-            ];
+            let qkv = [random(1, (b, n, c))?, random(2, (b, m, c))?, random(3, (b, m, c))?];
             let what = format!("{:?}, {heads} heads", (b, n, m, c));
             compare(&what, &qkv, 1e-5, |x| attention(&x[0], &x[1], &x[2], heads))?;
         }
         let pictures = [random(4, (2, 6, 9, 8))?];
-        compare(
-            "self-attention over part of a picture",
-            &pictures,
-            1e-5,
-            |x| {
-                let x = x[0].narrow(1, 1, 4)?.flatten_from(2)?.transpose(1, 2)?;
-                attention(&x, &x, &x, 2)
-            },
-        )
+        compare("self-attention over part of a picture", &pictures, 1e-5, |x| {
+            let x = x[0].narrow(1, 1, 4)?.flatten_from(2)?.transpose(1, 2)?;
+            attention(&x, &x, &x, 2)
+        })
     }
 
     /// As if the masked keys were not there; 0 where none is left. Also in f32, and with the right gradients.
@@ -244,9 +189,7 @@ mod tests {
         let qkv = [1, 2, 3].map(|seed| random(seed, (3, 4, 6)).unwrap());
         let mask = [[1f64, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0], [0.0; 4]];
         let mask = Tensor::new(&mask, qkv[0].device())?;
-        check("masked attention", &qkv, |x| {
-            masked_attention(&x[0], &x[1], &x[2], &mask, 2)
-        })?;
+        check("masked attention", &qkv, |x| masked_attention(&x[0], &x[1], &x[2], &mask, 2))?;
         for dtype in [candle_core::DType::F64, candle_core::DType::F32] {
             let [q, k, v] = [&qkv[0], &qkv[1], &qkv[2]].map(|x| x.to_dtype(dtype).unwrap());
             let y = masked_attention(&q, &k, &v, &mask, 2)?;
@@ -257,19 +200,12 @@ mod tests {
                 let off = (y.narrow(0, i, 1)? - want)?.abs()?.max_all()?;
                 assert!(off.to_dtype(candle_core::DType::F64)?.to_scalar::<f64>()? < 1e-6);
             }
-            let rest = y
-                .get(2)?
-                .abs()?
-                .max_all()?
-                .to_dtype(candle_core::DType::F64)?;
+            let rest = y.get(2)?.abs()?.max_all()?.to_dtype(candle_core::DType::F64)?;
             assert_eq!(rest.to_scalar::<f64>()?, 0.0);
         }
         let [q, k, v] = &qkv;
         let message = masked_attention(q, k, v, &mask.t()?, 2).unwrap_err();
-        assert!(
-            message.to_string().contains("mask must have shape [3, 4]"),
-            "{message}"
-        );
+        assert!(message.to_string().contains("mask must have shape [3, 4]"), "{message}");
         Ok(())
     }
 
@@ -305,35 +241,19 @@ mod tests {
 
     #[test]
     fn wrong_shapes_are_named() -> Result<()> {
-        let (a, b, c) = (
-            random(1, (2, 5, 6))?,
-            random(2, (2, 4, 8))?,
-            random(3, (5, 6))?,
-        );
+        let (a, b, c) = (random(1, (2, 5, 6))?, random(2, (2, 4, 8))?, random(3, (5, 6))?);
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
         for (message, wants) in [
             (
                 fail(attention(&a, &b, &b, 2)),
                 "q has shape [2, 5, 6] and k [2, 4, 8]; for these k must have shape [2, 4, 6]",
             ),
-            (
-                fail(attention(&a, &a, &b, 2)),
-                "q has shape [2, 5, 6] and v [2, 4, 8]",
-            ),
-            (
-                fail(attention(&c, &a, &a, 2)),
-                "q has shape [5, 6] and k [2, 5, 6]",
-            ),
-            (
-                fail(attention(&a, &a, &a, 4)),
-                "heads = 4 does not divide the 6 channels",
-            ),
+            (fail(attention(&a, &a, &b, 2)), "q has shape [2, 5, 6] and v [2, 4, 8]"),
+            (fail(attention(&c, &a, &a, 2)), "q has shape [5, 6] and k [2, 5, 6]"),
+            (fail(attention(&a, &a, &a, 4)), "heads = 4 does not divide the 6 channels"),
             (fail(attention(&a, &a, &a, 0)), "heads = 0"),
         ] {
-            assert!(
-                message.contains(wants) && message.starts_with("attention: "),
-                "{message:?} lacks {wants:?}"
-            );
+            assert!(message.contains(wants) && message.starts_with("attention: "), "{message:?} lacks {wants:?}");
         }
         Ok(())
     }

@@ -51,18 +51,13 @@ pub fn batch_norm(
     }
     if takes(&[x, weight, bias]) {
         let (kernel, found) = BatchNorm::of_batch(eps, activation);
-        let y = x
-            .contiguous()?
-            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel)?;
+        let y = x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel)?;
         let found = found.get().map_or(&[][..], Vec::as_slice);
         let tensor = |of: fn(&[f64; 2]) -> f64| {
             let values: Vec<f32> = found.iter().map(|m| of(m) as f32).collect();
             Tensor::from_vec(values, channels, x.device())
         };
-        let moments = Moments {
-            mean: tensor(|m| m[0])?,
-            variance: tensor(|m| m[1])?,
-        };
+        let moments = Moments { mean: tensor(|m| m[0])?, variance: tensor(|m| m[1])? };
         return Ok((y, moments));
     }
     let rows = x.transpose(0, 1)?.flatten_from(1)?;
@@ -93,12 +88,7 @@ pub fn batch_norm_with(
     activation: Activation,
 ) -> Result<Tensor> {
     let Moments { mean, variance } = moments;
-    let of_channels = [
-        ("weight", weight),
-        ("bias", bias),
-        ("mean", mean),
-        ("variance", variance),
-    ];
+    let of_channels = [("weight", weight), ("bias", bias), ("mean", mean), ("variance", variance)];
     check("batch_norm_with", x, &of_channels)?;
     if let Some(half) = half(x) {
         let y = batch_norm_with(&wide(x)?, moments, weight, bias, eps, activation)?;
@@ -106,23 +96,15 @@ pub fn batch_norm_with(
     }
     if takes(&[x, weight, bias, mean, variance]) {
         let kernel = BatchNorm::with(mean, variance, eps, activation)?;
-        return x
-            .contiguous()?
-            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
+        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
     }
     let rstd = (variance.detach() + eps)?.sqrt()?.recip()?;
-    let normal = x
-        .broadcast_sub(&per_channel(&mean.detach(), x.rank())?)?
-        .broadcast_mul(&per_channel(&rstd, x.rank())?)?;
+    let normal =
+        x.broadcast_sub(&per_channel(&mean.detach(), x.rank())?)?.broadcast_mul(&per_channel(&rstd, x.rank())?)?;
     affine(&normal, weight, bias, activation)
 }
 
-fn affine(
-    normal: &Tensor,
-    weight: &Tensor,
-    bias: &Tensor,
-    activation: Activation,
-) -> Result<Tensor> {
+fn affine(normal: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activation) -> Result<Tensor> {
     let y = normal
         .broadcast_mul(&per_channel(weight, normal.rank())?)?
         .broadcast_add(&per_channel(bias, normal.rank())?)?;
@@ -139,10 +121,7 @@ fn per_channel(x: &Tensor, rank: usize) -> Result<Tensor> {
 /// How many channels there are.
 fn check(op: &str, x: &Tensor, of_channels: &[(&str, &Tensor)]) -> Result<usize> {
     let &[_, channels, ..] = x.dims() else {
-        bail!(
-            "{op}: x has shape {:?}; it must have at least two dimensions, (B, C, …)",
-            x.dims()
-        )
+        bail!("{op}: x has shape {:?}; it must have at least two dimensions, (B, C, …)", x.dims())
     };
     if x.elem_count() == 0 {
         bail!("{op}: x has shape {:?}; no dimension may be 0", x.dims())
@@ -160,12 +139,7 @@ mod tests {
     use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
 
-    const ACTIVATIONS: [Activation; 4] = [
-        Activation::None,
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::Relu,
-    ];
+    const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::Relu];
 
     /// x, weight, bias, mean, variance.
     fn inputs(shape: &[usize]) -> Result<[Tensor; 5]> {
@@ -181,27 +155,17 @@ mod tests {
 
     fn with(x: &[Tensor], given: &[Tensor], activation: Activation) -> Result<Tensor> {
         let to = |t: &Tensor| t.to_dtype(x[0].dtype());
-        let moments = Moments {
-            mean: to(&given[3])?,
-            variance: to(&given[4])?,
-        };
+        let moments = Moments { mean: to(&given[3])?, variance: to(&given[4])? };
         batch_norm_with(&x[0], &moments, &x[1], &x[2], 1e-5, activation)
     }
 
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
-        for shape in [
-            vec![1, 1, 3, 5],
-            vec![3, 4, 1, 2],
-            vec![5, 3],
-            vec![2, 2, 7],
-        ] {
+        for shape in [vec![1, 1, 3, 5], vec![3, 4, 1, 2], vec![5, 3], vec![2, 2, 7]] {
             let given = inputs(&shape)?;
             for activation in ACTIVATIONS {
                 let what = format!("{shape:?}, {activation:?}");
-                check(&what, &given[..3], |x| {
-                    Ok(batch_norm(&x[0], &x[1], &x[2], 1e-5, activation)?.0)
-                })?;
+                check(&what, &given[..3], |x| Ok(batch_norm(&x[0], &x[1], &x[2], 1e-5, activation)?.0))?;
                 check(&what, &given[..3], |x| with(x, &given, activation))?;
             }
         }
@@ -223,9 +187,7 @@ mod tests {
             let given = inputs(&shape)?;
             for activation in ACTIVATIONS {
                 let what = format!("{shape:?}, {activation:?}");
-                compare(&what, &given[..3], 1e-5, |x| {
-                    Ok(batch_norm(&x[0], &x[1], &x[2], 1e-5, activation)?.0)
-                })?;
+                compare(&what, &given[..3], 1e-5, |x| Ok(batch_norm(&x[0], &x[1], &x[2], 1e-5, activation)?.0))?;
                 compare(&what, &given[..3], 1e-5, |x| with(x, &given, activation))?;
             }
         }
@@ -242,30 +204,18 @@ mod tests {
     #[test]
     fn the_moments_are_those_of_the_channels() -> Result<()> {
         each(|| {
-            let x =
-                ((random(1, (4, 3, 5, 6))? * 1e-2)? + 1000.0)?.to_dtype(candle_core::DType::F32)?;
+            let x = ((random(1, (4, 3, 5, 6))? * 1e-2)? + 1000.0)?.to_dtype(candle_core::DType::F32)?;
             let exact = x.to_dtype(candle_core::DType::F64)?;
             let one = Tensor::ones(3, x.dtype(), x.device())?;
             let (_, ours) = batch_norm(&x, &one, &one, 1e-5, Activation::None)?;
             let rows = exact.transpose(0, 1)?.flatten_from(1)?;
             let mean = rows.mean_keepdim(1)?;
-            let variance = rows
-                .broadcast_sub(&mean)?
-                .sqr()?
-                .mean(1)?
-                .to_vec1::<f64>()?;
+            let variance = rows.broadcast_sub(&mean)?.sqr()?.mean(1)?.to_vec1::<f64>()?;
             let mean = mean.flatten_all()?.to_vec1::<f64>()?;
             for c in 0..3 {
-                let (m, v) = (
-                    ours.mean.get(c)?.to_scalar::<f32>()?,
-                    ours.variance.get(c)?.to_scalar::<f32>()?,
-                );
+                let (m, v) = (ours.mean.get(c)?.to_scalar::<f32>()?, ours.variance.get(c)?.to_scalar::<f32>()?);
                 assert!((f64::from(m) - mean[c]).abs() < 1e-4, "{m} {}", mean[c]);
-                assert!(
-                    (f64::from(v) / variance[c] - 1.0).abs() < 1e-5,
-                    "{v} {}",
-                    variance[c]
-                );
+                assert!((f64::from(v) / variance[c] - 1.0).abs() < 1e-5, "{v} {}", variance[c]);
             }
             Ok(())
         })
@@ -275,23 +225,14 @@ mod tests {
     fn wrong_shapes_are_named() -> Result<()> {
         let (x, short, row) = (random(1, (2, 3, 4, 4))?, random(2, 2)?, random(3, 3)?);
         let none = Activation::None;
-        let moments = Moments {
-            mean: row.clone(),
-            variance: short.clone(),
-        };
+        let moments = Moments { mean: row.clone(), variance: short.clone() };
         for (message, wants) in [
             (
                 batch_norm(&x, &short, &row, 1e-5, none).unwrap_err(),
                 "batch_norm: weight has shape [2] and x [2, 3, 4, 4]",
             ),
-            (
-                batch_norm(&row, &row, &row, 1e-5, none).unwrap_err(),
-                "batch_norm: x has shape [3]",
-            ),
-            (
-                batch_norm(&x.narrow(0, 0, 0)?, &row, &row, 1e-5, none).unwrap_err(),
-                "x has shape [0, 3, 4, 4]",
-            ),
+            (batch_norm(&row, &row, &row, 1e-5, none).unwrap_err(), "batch_norm: x has shape [3]"),
+            (batch_norm(&x.narrow(0, 0, 0)?, &row, &row, 1e-5, none).unwrap_err(), "x has shape [0, 3, 4, 4]"),
             (
                 batch_norm_with(&x, &moments, &row, &row, 1e-5, none).unwrap_err(),
                 "batch_norm_with: variance has shape [2]",

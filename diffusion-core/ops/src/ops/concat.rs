@@ -42,11 +42,7 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
-        for (a, b) in [
-            (vec![1, 1], vec![1, 2]),
-            (vec![3, 2, 5], vec![3, 1, 5]),
-            (vec![2, 1, 2, 3], vec![2, 3, 2, 3]),
-        ] {
+        for (a, b) in [(vec![1, 1], vec![1, 2]), (vec![3, 2, 5], vec![3, 1, 5]), (vec![2, 1, 2, 3], vec![2, 3, 2, 3])] {
             let inputs = [random(1, a.as_slice())?, random(2, b.as_slice())?];
             let f = |x: &[Tensor]| concat_channels(&x[0], &x[1]);
             check(&format!("{a:?} and {b:?}"), &inputs, f)?;
@@ -71,11 +67,7 @@ mod tests {
             (&row, random(2, 3)?),
         ] {
             let message = concat_channels(a, &b).unwrap_err().to_string();
-            let wants = format!(
-                "concat_channels: a has shape {:?} and b {:?}",
-                a.dims(),
-                b.dims()
-            );
+            let wants = format!("concat_channels: a has shape {:?} and b {:?}", a.dims(), b.dims());
             assert!(message.contains(&wants), "{message:?} lacks {wants:?}");
         }
         Ok(())

@@ -22,16 +22,10 @@ use candle_core::{Result, Tensor, bail};
 /// ```
 pub fn embedding(table: &Tensor, ids: &[usize]) -> Result<Tensor> {
     let &[rows, _] = table.dims() else {
-        bail!(
-            "embedding: table has shape {:?}; it must have two dimensions, (rows, columns)",
-            table.dims()
-        )
+        bail!("embedding: table has shape {:?}; it must have two dimensions, (rows, columns)", table.dims())
     };
     if ids.is_empty() {
-        bail!(
-            "embedding: ids is empty, shape [0], and table has shape {:?}; ask for at least one row",
-            table.dims()
-        )
+        bail!("embedding: ids is empty, shape [0], and table has shape {:?}; ask for at least one row", table.dims())
     }
     if let Some((i, id)) = ids.iter().enumerate().find(|(_, id)| **id >= rows) {
         bail!(
@@ -44,9 +38,7 @@ pub fn embedding(table: &Tensor, ids: &[usize]) -> Result<Tensor> {
         return table.contiguous()?.apply_op1(Rows(ids.to_vec()));
     }
     let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
-    table
-        .contiguous()?
-        .index_select(&Tensor::new(ids, table.device())?, 0)
+    table.contiguous()?.index_select(&Tensor::new(ids, table.device())?, 0)
 }
 
 #[cfg(test)]
@@ -58,23 +50,15 @@ mod tests {
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
         let table = [random(1, (5, 3))?];
-        check("rows asked for twice and never", &table, |x| {
-            embedding(&x[0], &[4, 0, 4, 4, 2])
-        })?;
-        check("a transposed table", &table, |x| {
-            embedding(&x[0].t()?, &[2, 1])
-        })?;
-        check("one row, one column", &[random(2, (1, 1))?], |x| {
-            embedding(&x[0], &[0])
-        })
+        check("rows asked for twice and never", &table, |x| embedding(&x[0], &[4, 0, 4, 4, 2]))?;
+        check("a transposed table", &table, |x| embedding(&x[0].t()?, &[2, 1]))?;
+        check("one row, one column", &[random(2, (1, 1))?], |x| embedding(&x[0], &[0]))
     }
 
     #[test]
     fn kernel_does_what_the_composition_does() -> Result<()> {
         let table = [random(1, (5, 3))?];
-        compare("rows asked for twice and never", &table, 1e-6, |x| {
-            embedding(&x[0], &[4, 0, 4, 4, 2])
-        })?;
+        compare("rows asked for twice and never", &table, 1e-6, |x| embedding(&x[0], &[4, 0, 4, 4, 2]))?;
         compare("part of a transposed table, twice", &table, 1e-6, |x| {
             let table = x[0].t()?.narrow(0, 1, 2)?;
             embedding(&table, &[1, 1, 0])? + embedding(&table, &[0, 1, 1])?
@@ -91,10 +75,7 @@ mod tests {
                 "embedding: ids[1] = 5 is out of range; table of shape [5, 3] has the rows 0 … 4",
             ),
             (fail(embedding(&table, &[])), "embedding: ids is empty"),
-            (
-                fail(embedding(&table.get(0)?, &[0])),
-                "embedding: table has shape [3]",
-            ),
+            (fail(embedding(&table.get(0)?, &[0])), "embedding: table has shape [3]"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

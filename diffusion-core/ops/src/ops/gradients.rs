@@ -9,9 +9,7 @@ const TOLERANCE: f64 = 1e-6;
 
 /// Normal numbers in f64.
 pub fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
-    Rng::new(seed)
-        .randn(shape, &Device::Cpu)?
-        .to_dtype(DType::F64)
+    Rng::new(seed).randn(shape, &Device::Cpu)?.to_dtype(DType::F64)
 }
 
 /// Asserts that the gradient of `f` with respect to each of `inputs`, in f64, is that of central differences.
@@ -30,19 +28,14 @@ pub fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
 /// # Panics
 /// A gradient is missing, has the wrong shape or differs from the central difference; `what` is named in the message.
 pub fn check(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<()> {
-    let vars = inputs
-        .iter()
-        .map(Var::from_tensor)
-        .collect::<Result<Vec<_>>>()?;
+    let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();
     let out = f(&tensors)?;
     let weights = random(101, out.shape())?;
     let beside = |x: &[Tensor]| {
-        x.iter()
-            .enumerate()
-            .try_fold(Tensor::new(0f64, &Device::Cpu)?, |sum, (i, x)| {
-                sum + (x.sqr()? * random(200 + i as u64, x.shape())?)?.sum_all()?
-            })
+        x.iter().enumerate().try_fold(Tensor::new(0f64, &Device::Cpu)?, |sum, (i, x)| {
+            sum + (x.sqr()? * random(200 + i as u64, x.shape())?)?.sum_all()?
+        })
     };
     let last = out.rank().saturating_sub(1);
     let first = beside(&tensors)?;
@@ -53,9 +46,7 @@ pub fn check(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tens
     let loss = |x: &[Tensor]| ((f(x)? * &weights)?.sum_all()? + beside(x)?)?.to_scalar::<f64>();
     for (i, input) in inputs.iter().enumerate() {
         let [straight, turned] = [&straight, &turned].map(|grads| {
-            let grad = grads
-                .get(&vars[i])
-                .unwrap_or_else(|| panic!("{what}: input {i} has no gradient"));
+            let grad = grads.get(&vars[i]).unwrap_or_else(|| panic!("{what}: input {i} has no gradient"));
             assert_eq!(grad.dims(), input.dims(), "{what}: gradient of input {i}");
             grad.flatten_all().and_then(|g| g.to_vec1::<f64>())
         });

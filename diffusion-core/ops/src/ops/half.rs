@@ -27,8 +27,8 @@ mod tests {
     use crate::ops::cpu::arch::each;
     use crate::ops::gradients::random;
     use crate::ops::{
-        Activation, Geometry, attention, batch_norm, conv_transpose2d, conv2d, gelu, group_norm,
-        linear, relu, silu, upsample_nearest2x_conv2d,
+        Activation, Geometry, attention, batch_norm, conv_transpose2d, conv2d, gelu, group_norm, linear, relu, silu,
+        upsample_nearest2x_conv2d,
     };
     use candle_core::{Device, Var};
 
@@ -57,10 +57,7 @@ mod tests {
             assert_eq!(y.dtype(), image, "{what}");
             let weights = random(99, y.shape())?;
             let weights = rounded(&weights, DType::BF16)?.to_dtype(y.dtype())?;
-            let grads = (&y * weights)?
-                .to_dtype(DType::F64)?
-                .sum_all()?
-                .backward()?;
+            let grads = (&y * weights)?.to_dtype(DType::F64)?.sum_all()?.backward()?;
             let mut all = vec![f64s(&y)?];
             for v in x.iter().chain(&w) {
                 let grad = grads.get(v).expect(what);
@@ -89,19 +86,14 @@ mod tests {
             let same = Geometry::same(3);
             let x = &[x][..];
             for bias in [&b8, &of_images] {
-                close("conv2d", x, &[w.clone(), bias.clone()], |x, w| {
-                    conv2d(&x[0], &w[0], Some(&w[1]), same)
-                })?;
+                close("conv2d", x, &[w.clone(), bias.clone()], |x, w| conv2d(&x[0], &w[0], Some(&w[1]), same))?;
             }
             close("enlarged", x, &[w.clone(), b8.clone()], |x, w| {
                 upsample_nearest2x_conv2d(&x[0], &w[0], Some(&w[1]), same)
             })?;
             let turned = random(6, (4, 8, 2, 2))?;
             close("transposed", x, &[turned, b8.clone()], |x, w| {
-                let geometry = Geometry {
-                    stride: 2,
-                    padding: 0,
-                };
+                let geometry = Geometry { stride: 2, padding: 0 };
                 conv_transpose2d(&x[0], &w[0], Some(&w[1]), geometry)
             })?;
             for activation in [Activation::None, Activation::Silu, Activation::Gelu] {
@@ -116,17 +108,9 @@ mod tests {
                 close("activation", x, &[], |x, _| f(&x[0]))?;
             }
             let rows = [random(8, (3, 5, 4))?];
-            close("linear", &rows, &[random(9, (8, 4))?, b8], |x, w| {
-                linear(&x[0], &w[0], Some(&w[1]))
-            })?;
-            let qkv = [
-                random(10, (2, 5, 8))?,
-                random(11, (2, 3, 8))?,
-                random(12, (2, 3, 8))?,
-            ];
-            close("attention", &qkv, &[], |x, _| {
-                attention(&x[0], &x[1], &x[2], 2)
-            })
+            close("linear", &rows, &[random(9, (8, 4))?, b8], |x, w| linear(&x[0], &w[0], Some(&w[1])))?;
+            let qkv = [random(10, (2, 5, 8))?, random(11, (2, 3, 8))?, random(12, (2, 3, 8))?];
+            close("attention", &qkv, &[], |x, _| attention(&x[0], &x[1], &x[2], 2))
         })
     }
 
@@ -136,10 +120,7 @@ mod tests {
         each(|| {
             let x = Tensor::new(&[256f32, 258.0], &Device::Cpu)?.repeat((1, 500))?;
             let x = x.reshape((1, 1, 10, 100))?.to_dtype(DType::BF16)?;
-            let (one, zero) = (
-                Tensor::ones(1, DType::F32, &Device::Cpu)?,
-                Tensor::zeros(1, DType::F32, &Device::Cpu)?,
-            );
+            let (one, zero) = (Tensor::ones(1, DType::F32, &Device::Cpu)?, Tensor::zeros(1, DType::F32, &Device::Cpu)?);
             let y = f64s(&group_norm(&x, 1, &one, &zero, 1e-5, Activation::None)?)?;
             assert!(y.iter().all(|y| (y.abs() - 1.0).abs() < ULP), "{y:?}");
             Ok(())

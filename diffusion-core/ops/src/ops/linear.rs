@@ -45,14 +45,11 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     let x = x.reshape(((), *c))?;
     let y = match bias {
         Some(bias) if takes(&[&x, weight, bias]) => {
-            x.contiguous()?
-                .apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
+            x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
         }
         None if takes(&[&x, weight]) => x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?,
         // The weight in the type of x: bf16 goes through cuBLAS as such.
-        Some(bias) => x
-            .matmul(&weight.to_dtype(x.dtype())?.t()?)?
-            .broadcast_add(&bias.to_dtype(x.dtype())?)?,
+        Some(bias) => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?.broadcast_add(&bias.to_dtype(x.dtype())?)?,
         None => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?,
     };
     y.reshape([rows, &[out]].concat())
@@ -66,30 +63,14 @@ mod tests {
 
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
-        for (x, out) in [
-            (vec![1], 1),
-            (vec![5], 3),
-            (vec![1, 3], 2),
-            (vec![3, 1], 4),
-            (vec![2, 3, 5], 2),
-        ] {
+        for (x, out) in [(vec![1], 1), (vec![5], 3), (vec![1, 3], 2), (vec![3, 1], 4), (vec![2, 3, 5], 2)] {
             let inner = x[x.len() - 1];
-            let inputs = [
-                random(1, x.as_slice())?,
-                random(2, (out, inner))?,
-                random(3, out)?,
-            ];
-            check(&format!("{x:?} → {out}"), &inputs, |x| {
-                linear(&x[0], &x[1], Some(&x[2]))
-            })?;
-            check(&format!("{x:?} → {out}"), &inputs[..2], |x| {
-                linear(&x[0], &x[1], None)
-            })?;
+            let inputs = [random(1, x.as_slice())?, random(2, (out, inner))?, random(3, out)?];
+            check(&format!("{x:?} → {out}"), &inputs, |x| linear(&x[0], &x[1], Some(&x[2])))?;
+            check(&format!("{x:?} → {out}"), &inputs[..2], |x| linear(&x[0], &x[1], None))?;
         }
         let inputs = [random(4, (4, 3, 2))?, random(5, (4, 3))?];
-        check("transposed and narrowed", &inputs, |x| {
-            linear(&x[0].transpose(0, 2)?.narrow(1, 1, 2)?, &x[1].t()?, None)
-        })
+        check("transposed and narrowed", &inputs, |x| linear(&x[0].transpose(0, 2)?.narrow(1, 1, 2)?, &x[1].t()?, None))
     }
 
     #[test]
@@ -104,11 +85,7 @@ mod tests {
             (vec![2, 300], 200),
         ] {
             let inner = x[x.len() - 1];
-            let inputs = [
-                random(1, x.as_slice())?,
-                random(2, (out, inner))?,
-                random(3, out)?,
-            ];
+            let inputs = [random(1, x.as_slice())?, random(2, (out, inner))?, random(3, out)?];
             let what = format!("{x:?} → {out}");
             compare(&what, &inputs, 2e-6, |x| linear(&x[0], &x[1], Some(&x[2])))?;
             compare(&what, &inputs[..2], 2e-6, |x| linear(&x[0], &x[1], None))?;
@@ -126,14 +103,8 @@ mod tests {
         let (x, weight, bias) = (random(1, (2, 3))?, random(2, (4, 5))?, random(3, 5)?);
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
         for (message, wants) in [
-            (
-                fail(linear(&x, &weight, None)),
-                "linear: x has shape [2, 3] and weight [4, 5]",
-            ),
-            (
-                fail(linear(&x, &bias, None)),
-                "linear: x has shape [2, 3] and weight [5]",
-            ),
+            (fail(linear(&x, &weight, None)), "linear: x has shape [2, 3] and weight [4, 5]"),
+            (fail(linear(&x, &bias, None)), "linear: x has shape [2, 3] and weight [5]"),
             (
                 fail(linear(&weight, &weight, Some(&bias))),
                 "linear: bias has shape [5] and weight [4, 5]; bias must have shape [4]",

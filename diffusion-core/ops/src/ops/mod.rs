@@ -62,10 +62,7 @@ use candle_core::{Result, Tensor, bail};
 pub fn four(op: &str, name: &str, x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *x.dims() {
         [a, b, c, d] if ![a, b, c, d].contains(&0) => Ok((a, b, c, d)),
-        _ => bail!(
-            "{op}: {name} has shape {:?}; it must have four dimensions, none of them 0",
-            x.dims()
-        ),
+        _ => bail!("{op}: {name} has shape {:?}; it must have four dimensions, none of them 0", x.dims()),
     }
 }
 

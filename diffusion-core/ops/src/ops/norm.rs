@@ -62,14 +62,8 @@ pub fn group_norm(
         return group_norm(&wide(x)?, groups, weight, bias, eps, activation)?.to_dtype(half);
     }
     if takes(&[x, weight, bias]) {
-        let kernel = GroupNorm {
-            groups,
-            eps,
-            activation,
-        };
-        return x
-            .contiguous()?
-            .apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
+        let kernel = GroupNorm { groups, eps, activation };
+        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
     }
     let normal = standardize(&x.reshape((batch, groups, ()))?, eps)?.reshape(x.shape())?;
     let mut per_channel = vec![1; x.rank()];
@@ -114,8 +108,7 @@ pub fn weight_standardize(weight: &Tensor, eps: f64) -> Result<Tensor> {
         // Each output channel is an image of one group.
         let one = Tensor::ones(1, DType::F32, weight.device())?;
         let rows = weight.flatten_from(1)?.unsqueeze(1)?;
-        return group_norm(&rows, 1, &one, &one.zeros_like()?, eps, Activation::None)?
-            .reshape(weight.shape());
+        return group_norm(&rows, 1, &one, &one.zeros_like()?, eps, Activation::None)?.reshape(weight.shape());
     }
     standardize(&weight.flatten_from(1)?, eps)?.reshape(weight.shape())
 }
@@ -134,12 +127,7 @@ mod tests {
     use crate::ops::cpu::compare::compare;
     use crate::ops::gradients::{check, random};
 
-    const ACTIVATIONS: [Activation; 4] = [
-        Activation::None,
-        Activation::Silu,
-        Activation::Gelu,
-        Activation::Relu,
-    ];
+    const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::Relu];
 
     #[test]
     fn gradients_are_those_of_central_differences() -> Result<()> {
@@ -151,23 +139,13 @@ mod tests {
             (vec![2, 4], 2),
             (vec![2, 2, 7], 1),
         ] {
-            let inputs = [
-                ((random(1, x.as_slice())? * 2.0)? + 3.0)?,
-                random(2, x[1])?,
-                random(3, x[1])?,
-            ];
+            let inputs = [((random(1, x.as_slice())? * 2.0)? + 3.0)?, random(2, x[1])?, random(3, x[1])?];
             for activation in ACTIVATIONS {
-                check(
-                    &format!("{x:?}, {groups} groups, {activation:?}"),
-                    &inputs,
-                    |x| group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation),
-                )?;
+                check(&format!("{x:?}, {groups} groups, {activation:?}"), &inputs, |x| {
+                    group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation)
+                })?;
             }
-            let of_images = [
-                inputs[0].clone(),
-                random(6, (x[0], x[1]))?,
-                random(7, (x[0], x[1]))?,
-            ];
+            let of_images = [inputs[0].clone(), random(6, (x[0], x[1]))?, random(7, (x[0], x[1]))?];
             check(&format!("{x:?}, by image"), &of_images, |x| {
                 group_norm(&x[0], groups, &x[1], &x[2], 1e-5, Activation::Silu)
             })?;
@@ -198,24 +176,13 @@ mod tests {
             // Of a single number nothing is left but rounding, times 1/√eps.
             let alone = x[1] / groups * x[2..].iter().product::<usize>() == 1;
             let tolerance = if alone { 5e-5 } else { 1e-5 };
-            let inputs = [
-                ((random(1, x.as_slice())? * 2.0)? + 3.0)?,
-                random(2, x[1])?,
-                random(3, x[1])?,
-            ];
+            let inputs = [((random(1, x.as_slice())? * 2.0)? + 3.0)?, random(2, x[1])?, random(3, x[1])?];
             for activation in ACTIVATIONS {
-                compare(
-                    &format!("{x:?}, {groups} groups, {activation:?}"),
-                    &inputs,
-                    tolerance,
-                    |x| group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation),
-                )?;
+                compare(&format!("{x:?}, {groups} groups, {activation:?}"), &inputs, tolerance, |x| {
+                    group_norm(&x[0], groups, &x[1], &x[2], 1e-5, activation)
+                })?;
             }
-            let of_images = [
-                inputs[0].clone(),
-                random(6, (x[0], x[1]))?,
-                random(7, (x[0], x[1]))?,
-            ];
+            let of_images = [inputs[0].clone(), random(6, (x[0], x[1]))?, random(7, (x[0], x[1]))?];
             compare(&format!("{x:?}, by image"), &of_images, tolerance, |x| {
                 group_norm(&x[0], groups, &x[1], &x[2], 1e-5, Activation::Silu)
             })?;
@@ -229,30 +196,19 @@ mod tests {
         })?;
         for shape in [vec![1, 1, 3, 3], vec![3, 2, 1, 3], vec![40, 9, 3, 3]] {
             let weight = [(random(6, shape.as_slice())? * 0.1)?];
-            compare(&format!("weights {shape:?}"), &weight, 2e-6, |w| {
-                weight_standardize(&w[0], 1e-5)
-            })?;
+            compare(&format!("weights {shape:?}"), &weight, 2e-6, |w| weight_standardize(&w[0], 1e-5))?;
         }
-        compare(
-            "transposed weights",
-            &[random(7, (3, 2, 5, 4))?],
-            2e-6,
-            |w| weight_standardize(&w[0].transpose(0, 3)?, 1e-5),
-        )
+        compare("transposed weights", &[random(7, (3, 2, 5, 4))?], 2e-6, |w| {
+            weight_standardize(&w[0].transpose(0, 3)?, 1e-5)
+        })
     }
 
     /// In one pass, or with a mean rounded to f32, all digits would be lost.
     #[test]
     fn a_small_spread_around_a_large_mean_is_seen() -> Result<()> {
-        let x = [
-            ((random(1, (2, 4, 9, 9))? * 1e-2)? + 1000.0)?,
-            random(2, 4)?,
-            random(3, 4)?,
-        ];
+        let x = [((random(1, (2, 4, 9, 9))? * 1e-2)? + 1000.0)?, random(2, 4)?, random(3, 4)?];
         for activation in ACTIVATIONS {
-            compare(&format!("{activation:?}"), &x, 1e-5, |x| {
-                group_norm(&x[0], 2, &x[1], &x[2], 1e-9, activation)
-            })?;
+            compare(&format!("{activation:?}"), &x, 1e-5, |x| group_norm(&x[0], 2, &x[1], &x[2], 1e-9, activation))?;
         }
         Ok(())
     }
@@ -260,15 +216,9 @@ mod tests {
     #[test]
     fn weight_standardization_has_the_right_gradient() -> Result<()> {
         for shape in [vec![1, 1, 3, 3], vec![3, 2, 1, 3], vec![2, 5]] {
-            check(
-                &format!("{shape:?}"),
-                &[random(1, shape.as_slice())?],
-                |w| weight_standardize(&w[0], 1e-5),
-            )?;
+            check(&format!("{shape:?}"), &[random(1, shape.as_slice())?], |w| weight_standardize(&w[0], 1e-5))?;
         }
-        check("transposed", &[random(2, (3, 2, 2, 4))?], |w| {
-            weight_standardize(&w[0].transpose(0, 3)?, 1e-5)
-        })
+        check("transposed", &[random(2, (3, 2, 2, 4))?], |w| weight_standardize(&w[0].transpose(0, 3)?, 1e-5))
     }
 
     #[test]
@@ -278,10 +228,7 @@ mod tests {
             let (one, zero) = (random(2, 6)?.ones_like()?, random(2, 6)?.zeros_like()?);
             let y = group_norm(&x, 2, &one, &zero, 0.0, Activation::None)?.reshape((6, 60))?;
             let off = y.mean(1)?.abs()?.max(0)?.to_scalar::<f64>()?;
-            let spread = (y.sqr()?.mean(1)? - 1.0)?
-                .abs()?
-                .max(0)?
-                .to_scalar::<f64>()?;
+            let spread = (y.sqr()?.mean(1)? - 1.0)?.abs()?.max(0)?.to_scalar::<f64>()?;
             assert!(off < 1e-12 && spread < 1e-12, "{off} {spread}");
             Ok(())
         })
@@ -295,17 +242,9 @@ mod tests {
             let (weight, bias) = (random(2, 2)?, random(3, 2)?);
             let y = group_norm(&x, 1, &weight, &bias, 1e-5, Activation::None)?;
             let grads = y.sqr()?.sum_all()?.backward()?;
-            let slope = grads
-                .get(&x)
-                .unwrap()
-                .abs()?
-                .max_all()?
-                .to_scalar::<f64>()?;
+            let slope = grads.get(&x).unwrap().abs()?.max_all()?.to_scalar::<f64>()?;
             assert!(slope.is_finite(), "{slope}");
-            let off = y
-                .broadcast_sub(&bias.reshape((1, 2, 1, 1))?)?
-                .abs()?
-                .max_all()?;
+            let off = y.broadcast_sub(&bias.reshape((1, 2, 1, 1))?)?.abs()?.max_all()?;
             assert_eq!(off.to_scalar::<f64>()?, 0.0);
             Ok(())
         })
@@ -321,26 +260,14 @@ mod tests {
                 fail(group_norm(&x, 4, &six, &six, 1e-5, none)),
                 "group_norm: groups = 4 does not divide the 6 channels of x, shape [2, 6, 4, 4]",
             ),
-            (
-                fail(group_norm(&x, 0, &six, &six, 1e-5, none)),
-                "group_norm: groups = 0",
-            ),
+            (fail(group_norm(&x, 0, &six, &six, 1e-5, none)), "group_norm: groups = 0"),
             (
                 fail(group_norm(&x, 2, &four, &six, 1e-5, none)),
                 "group_norm: weight has shape [4] and x [2, 6, 4, 4]; weight must have shape [6]",
             ),
-            (
-                fail(group_norm(&x, 2, &six, &four, 1e-5, none)),
-                "group_norm: bias has shape [4] and x [2, 6, 4, 4]",
-            ),
-            (
-                fail(group_norm(&six, 2, &six, &six, 1e-5, none)),
-                "group_norm: x has shape [6] and weight [6]",
-            ),
-            (
-                fail(weight_standardize(&six, 1e-5)),
-                "weight_standardize: weight has shape [6]",
-            ),
+            (fail(group_norm(&x, 2, &six, &four, 1e-5, none)), "group_norm: bias has shape [4] and x [2, 6, 4, 4]"),
+            (fail(group_norm(&six, 2, &six, &six, 1e-5, none)), "group_norm: x has shape [6] and weight [6]"),
+            (fail(weight_standardize(&six, 1e-5)), "weight_standardize: weight has shape [6]"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

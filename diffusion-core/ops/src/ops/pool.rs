@@ -109,18 +109,12 @@ mod tests {
             ([2, 1, 3, 2], 1),
         ] {
             let x = [random(1, shape.as_slice())?];
-            check(&format!("max {shape:?} by {size}"), &x, |x| {
-                max_pool2d(&x[0], size)
-            })?;
-            check(&format!("mean {shape:?} by {size}"), &x, |x| {
-                avg_pool2d(&x[0], size)
-            })?;
+            check(&format!("max {shape:?} by {size}"), &x, |x| max_pool2d(&x[0], size))?;
+            check(&format!("mean {shape:?} by {size}"), &x, |x| avg_pool2d(&x[0], size))?;
         }
         let x = [random(2, (2, 5, 4, 3))?];
         for pool in [max_pool2d, avg_pool2d] {
-            check("transposed and narrowed", &x, |x| {
-                pool(&x[0].transpose(1, 3)?.narrow(2, 1, 3)?, 2)
-            })?;
+            check("transposed and narrowed", &x, |x| pool(&x[0].transpose(1, 3)?.narrow(2, 1, 3)?, 2))?;
         }
         Ok(())
     }
@@ -150,13 +144,9 @@ mod tests {
         ] {
             let x = [random(1, shape.as_slice())?];
             for pool in [max_pool2d, avg_pool2d] {
-                compare(&format!("{shape:?} by {size}"), &x, 1e-6, |x| {
-                    pool(&x[0], size)
-                })?;
+                compare(&format!("{shape:?} by {size}"), &x, 1e-6, |x| pool(&x[0], size))?;
                 // Many equal numbers.
-                compare(&format!("{shape:?} by {size}"), &x, 1e-6, |x| {
-                    pool(&x[0].relu()?, size)
-                })?;
+                compare(&format!("{shape:?} by {size}"), &x, 1e-6, |x| pool(&x[0].relu()?, size))?;
             }
         }
         let x = [random(2, (2, 7, 6, 3))?];
@@ -187,23 +177,16 @@ mod tests {
     #[test]
     fn wrong_shapes_are_named() -> Result<()> {
         let x = random(1, (2, 3, 4, 5))?;
-        for (op, pool) in [
-            (
-                "max_pool2d",
-                max_pool2d as fn(&Tensor, usize) -> Result<Tensor>,
-            ),
-            ("avg_pool2d", avg_pool2d),
-        ] {
+        for (op, pool) in
+            [("max_pool2d", max_pool2d as fn(&Tensor, usize) -> Result<Tensor>), ("avg_pool2d", avg_pool2d)]
+        {
             for (x, size, wants) in [
                 (&x, 5, "x has shape [2, 3, 4, 5] and size is 5"),
                 (&x, 0, "size is 0"),
                 (&x.get(0)?, 2, "x has shape [3, 4, 5]"),
             ] {
                 let message = pool(x, size).unwrap_err().to_string();
-                assert!(
-                    message.contains(wants) && message.starts_with(op),
-                    "{message:?} lacks {wants:?}"
-                );
+                assert!(message.contains(wants) && message.starts_with(op), "{message:?} lacks {wants:?}");
             }
         }
         Ok(())

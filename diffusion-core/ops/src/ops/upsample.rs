@@ -31,9 +31,7 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
         return x.contiguous()?.apply_op1(Planes::Nearest2x);
     }
     // Not candle's `upsample_nearest2d`: its gradient overwrites what x got from where else it is used.
-    x.reshape((b, c, h, 1, w, 1))?
-        .broadcast_as((b, c, h, 2, w, 2))?
-        .reshape((b, c, 2 * h, 2 * w))
+    x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?.reshape((b, c, 2 * h, 2 * w))
 }
 
 /// Between the pixels by straight lines: along each axis y\[2i\] = ¾ x\[i\] + ¼ x\[i−1\] and
@@ -67,10 +65,7 @@ fn linear2x(x: &Tensor, dim: usize) -> Result<Tensor> {
     let at = |start: usize, len: usize| x.narrow(dim, start, len);
     let (before, after) = match n {
         1 => (x.clone(), x.clone()),
-        _ => (
-            Tensor::cat(&[at(0, 1)?, at(0, n - 1)?], dim)?,
-            Tensor::cat(&[at(1, n - 1)?, at(n - 1, 1)?], dim)?,
-        ),
+        _ => (Tensor::cat(&[at(0, 1)?, at(0, n - 1)?], dim)?, Tensor::cat(&[at(1, n - 1)?, at(n - 1, 1)?], dim)?),
     };
     let near = (x * 0.75)?;
     let even = (&near + (before * 0.25)?)?;
@@ -91,16 +86,10 @@ mod tests {
     fn gradients_are_those_of_central_differences() -> Result<()> {
         for upsample in [upsample_nearest2x, upsample_bilinear2x] {
             for shape in [[1, 1, 1, 1], [3, 1, 2, 3], [1, 2, 1, 5], [2, 3, 4, 3]] {
-                check(
-                    &format!("{shape:?}"),
-                    &[random(1, shape.as_slice())?],
-                    |x| upsample(&x[0]),
-                )?;
+                check(&format!("{shape:?}"), &[random(1, shape.as_slice())?], |x| upsample(&x[0]))?;
             }
             let x = [random(2, (2, 4, 2, 3))?];
-            check("transposed and narrowed", &x, |x| {
-                upsample(&x[0].transpose(1, 3)?.narrow(3, 1, 2)?)
-            })?;
+            check("transposed and narrowed", &x, |x| upsample(&x[0].transpose(1, 3)?.narrow(3, 1, 2)?))?;
             check("twice, and beside itself", &x, |x| {
                 let y = upsample(&x[0])?;
                 (upsample(&x[0])? * y.sqr()?)? + upsample(&(&x[0] * 2.0)?)?
@@ -112,13 +101,7 @@ mod tests {
     #[test]
     fn kernels_do_what_the_compositions_do() -> Result<()> {
         for upsample in [upsample_nearest2x, upsample_bilinear2x] {
-            for shape in [
-                [1, 1, 1, 1],
-                [3, 1, 2, 3],
-                [1, 2, 1, 5],
-                [2, 3, 19, 17],
-                [3, 40, 28, 28],
-            ] {
+            for shape in [[1, 1, 1, 1], [3, 1, 2, 3], [1, 2, 1, 5], [2, 3, 19, 17], [3, 40, 28, 28]] {
                 let x = [random(1, shape.as_slice())?];
                 compare(&format!("{shape:?}"), &x, 1e-6, |x| upsample(&x[0]))?;
             }
@@ -140,9 +123,7 @@ mod tests {
             let y = upsample_bilinear2x(&x.broadcast_as((1, 1, 3, 5))?)?;
             assert_eq!(y.dims(), &[1, 1, 6, 10]);
             for row in y.reshape((6, 10))?.to_vec2::<f64>()? {
-                let want: Vec<f64> = (0..10)
-                    .map(|j| ((f64::from(j) - 0.5) / 2.0).clamp(0.0, 4.0))
-                    .collect();
+                let want: Vec<f64> = (0..10).map(|j| ((f64::from(j) - 0.5) / 2.0).clamp(0.0, 4.0)).collect();
                 assert_eq!(row, want);
             }
             Ok(())

@@ -54,8 +54,7 @@ mod tests {
         let mut rng = Rng::new(1);
         for weight in [0.001, 0.3, 0.9, 1.0] {
             for dtype in [DType::F32, DType::F64] {
-                let mut random =
-                    || -> Result<Tensor> { rng.randn((3, CHUNK), &Device::Cpu)?.to_dtype(dtype) };
+                let mut random = || -> Result<Tensor> { rng.randn((3, CHUNK), &Device::Cpu)?.to_dtype(dtype) };
                 let (start, theta) = (random()?, Var::from_tensor(&random()?)?);
                 let (a, b) = (Var::from_tensor(&start)?, Var::from_tensor(&start)?);
                 match dtype {

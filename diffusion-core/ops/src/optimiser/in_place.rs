@@ -1,8 +1,6 @@
 //! The elements of CPU tensors as slices, for one pass over several of them, and the average that AdamW and EMA share.
 
-use candle_core::{
-    CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var, WithDType, bail,
-};
+use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var, WithDType, bail};
 use std::cell::RefCell;
 
 /// How many elements a thread takes at a time. The cuts are the same for any number of threads, and so are the results.
@@ -41,21 +39,13 @@ real!(f64, F64);
 /// a + w (b − a), from the nearer end, so that w = 1 gives b exactly: PyTorch's `lerp`.
 #[inline]
 pub(super) fn lerp<T: Real>(a: T, b: T, w: T) -> T {
-    if w + w < T::one() {
-        a + w * (b - a)
-    } else {
-        b - (b - a) * (T::one() - w)
-    }
+    if w + w < T::one() { a + w * (b - a) } else { b - (b - a) * (T::one() - w) }
 }
 
 /// [`lerp`] of tensors, on any device.
 pub(super) fn lerp_tensors(a: &Tensor, b: &Tensor, w: f64) -> Result<Tensor> {
     let difference = (b - a)?;
-    if w < 0.5 {
-        a + (difference * w)?
-    } else {
-        b - (difference * (1.0 - w))?
-    }
+    if w < 0.5 { a + (difference * w)? } else { b - (difference * (1.0 - w))? }
 }
 
 /// What is done with the elements of the tensor that is written and of the one that is read.
@@ -103,19 +93,10 @@ impl<T: Real> InplaceOp2 for InPlace<'_, T> {
         "write from a tensor"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &mut CpuStorage,
-        layout: &Layout,
-        from: &CpuStorage,
-        from_layout: &Layout,
-    ) -> Result<()> {
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout, from: &CpuStorage, from_layout: &Layout) -> Result<()> {
         match from_layout.contiguous_offsets() {
             Some((start, end)) => self.run(x, layout, &from.as_slice::<T>()?[start..end]),
-            None => bail!(
-                "a tensor of shape {:?} is not contiguous",
-                from_layout.dims()
-            ),
+            None => bail!("a tensor of shape {:?} is not contiguous", from_layout.dims()),
         }
     }
 }

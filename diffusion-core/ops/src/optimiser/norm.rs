@@ -11,10 +11,7 @@ use rayon::prelude::*;
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
-    let (start, end) = (
-        layout.start_offset(),
-        layout.start_offset() + layout.shape().elem_count(),
-    );
+    let (start, end) = (layout.start_offset(), layout.start_offset() + layout.shape().elem_count());
     match &*storage {
         Storage::Cpu(CpuStorage::F32(x)) => Ok(in_chunks(&x[start..end])),
         Storage::Cpu(CpuStorage::F64(x)) => Ok(in_chunks(&x[start..end])),

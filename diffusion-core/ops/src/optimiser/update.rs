@@ -21,23 +21,14 @@ pub struct AdamWConfig {
 
 impl Default for AdamWConfig {
     fn default() -> Self {
-        Self {
-            lr: 1e-3,
-            beta1: 0.9,
-            beta2: 0.999,
-            eps: 1e-8,
-            weight_decay: 0.01,
-        }
+        Self { lr: 1e-3, beta1: 0.9, beta2: 0.999, eps: 1e-8, weight_decay: 0.01 }
     }
 }
 
 impl AdamWConfig {
     /// Adam as in the paper and in PyTorch: no weight decay, else as the default.
     pub fn adam() -> Self {
-        Self {
-            weight_decay: 0.0,
-            ..Self::default()
-        }
+        Self { weight_decay: 0.0, ..Self::default() }
     }
 
     /// Checks every number.
@@ -54,12 +45,7 @@ impl AdamWConfig {
             ("beta1", self.beta1, &below_one, "in [0, 1)"),
             ("beta2", self.beta2, &below_one, "in [0, 1)"),
             ("eps", self.eps, &positive, "a finite number ≥ 1.2e-38"),
-            (
-                "weight_decay",
-                self.weight_decay,
-                &not_negative,
-                "a finite number ≥ 0",
-            ),
+            ("weight_decay", self.weight_decay, &not_negative, "a finite number ≥ 0"),
         ] {
             if !range.contains(&value) {
                 bail!("adamw: {field} = {value} must be {want}")
@@ -143,9 +129,7 @@ impl Update {
                     } else {
                         let (theta, g) = (theta.par_chunks_mut(CHUNK), g.par_chunks(CHUNK));
                         let (m, v) = (m.par_chunks_mut(CHUNK), v.par_chunks_mut(CHUNK));
-                        (theta, g, m, v)
-                            .into_par_iter()
-                            .for_each(|(theta, g, m, v)| self.elements(theta, g, m, v));
+                        (theta, g, m, v).into_par_iter().for_each(|(theta, g, m, v)| self.elements(theta, g, m, v));
                     }
                     Ok(())
                 })
@@ -192,11 +176,7 @@ mod tests {
         let mut rng = Rng::new(1);
         for (dtype, tolerance) in [(DType::F32, 2e-6), (DType::F64, 1e-14)] {
             for beta1 in [0.9, 0.2, 0.0] {
-                let config = AdamWConfig {
-                    lr: 0.01,
-                    beta1,
-                    ..AdamWConfig::default()
-                };
+                let config = AdamWConfig { lr: 0.01, beta1, ..AdamWConfig::default() };
                 let mut random = || rng.randn((CHUNK + 3, 2), &Device::Cpu)?.to_dtype(dtype);
                 let start = random()?;
                 // θ, m and v

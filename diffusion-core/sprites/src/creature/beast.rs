@@ -48,10 +48,7 @@ pub(super) fn snake(rng: &mut Rng) -> Drawing {
             ],
         ],
     );
-    let mut canvas = Canvas::centred(
-        &Art::new(&art),
-        &[('A', body), ('B', pick(rng, &[BONE, YELLOW])), ('T', RED)],
-    );
+    let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', pick(rng, &[BONE, YELLOW])), ('T', RED)]);
     let count = rng.below(3) * 4;
     canvas.speckle(rng, count, body, Dot::of(mark, Tone::Mid));
     canvas.titled(if count > 0 {
@@ -101,10 +98,7 @@ pub(super) fn dragon(rng: &mut Rng) -> Drawing {
         ],
     );
     let belly = pick(rng, &[BONE, YELLOW, SNOW, ORANGE]);
-    let mut canvas = Canvas::centred(
-        &Art::new(&art),
-        &[('A', body), ('B', belly), ('G', wing), ('C', BONE)],
-    );
+    let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', belly), ('G', wing), ('C', BONE)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
     let fire = chance(rng, 30);
@@ -206,10 +200,7 @@ pub(super) fn wolf(rng: &mut Rng) -> Drawing {
             ],
         ],
     );
-    let mut canvas = Canvas::centred(
-        &Art::new(&art),
-        &[('A', fur), ('B', belly), ('E', [eye; 4])],
-    );
+    let mut canvas = Canvas::centred(&Art::new(&art), &[('A', fur), ('B', belly), ('E', [eye; 4])]);
     let count = rng.below(6);
     canvas.speckle(rng, count, fur, Dot::of(fur, Tone::Dark));
     canvas.titled(if eye == INK {
@@ -238,62 +229,38 @@ pub(super) fn bird(rng: &mut Rng) -> Drawing {
     ];
     let breast = pick(rng, &[SNOW, BONE, YELLOW, ORANGE]);
     let beak = pick(rng, &[ORANGE, YELLOW, COAL]);
-    let mut canvas = Canvas::centred(
-        &Art::new(&art),
-        &[('A', body), ('B', breast), ('C', beak), ('G', wing)],
-    );
+    let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', breast), ('C', beak), ('G', wing)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas.titled(format!(
-        "{} with {} wings",
-        coloured(body, "bird"),
-        name(wing)
-    ))
+    canvas.titled(format!("{} with {} wings", coloured(body, "bird"), name(wing)))
 }
 
 pub(super) fn owl(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[BROWN, STEEL, WOOD, SNOW, TAN, PURPLE]);
     let rows = [
-        "A.....", "AA..AA", "AAAAAA", "ABBBBA", "ABYYBB", "ABYoBC", "ABBBBC", "AABBAA", "GAABBB",
-        "GGABbB", "GGABBB", "GGABbB", ".GAABB", "...C#.",
+        "A.....", "AA..AA", "AAAAAA", "ABBBBA", "ABYYBB", "ABYoBC", "ABBBBC", "AABBAA", "GAABBB", "GGABbB", "GGABBB",
+        "GGABbB", ".GAABB", "...C#.",
     ];
     let art = Art::even(&rows).squeezed(rng, &[11, 10], &[]);
     let breast = pick(rng, &[BONE, SNOW, TAN]);
-    let mut canvas = Canvas::centred(
-        &art,
-        &[
-            ('A', body),
-            ('B', breast),
-            ('C', ORANGE),
-            ('Y', YELLOW),
-            ('G', body),
-        ],
-    );
+    let mut canvas = Canvas::centred(&art, &[('A', body), ('B', breast), ('C', ORANGE), ('Y', YELLOW), ('G', body)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    canvas.titled(format!(
-        "{} with {}",
-        coloured(body, "owl"),
-        coloured(breast, "breast")
-    ))
+    canvas.titled(format!("{} with {}", coloured(body, "owl"), coloured(breast, "breast")))
 }
 
 pub(super) fn frog(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[GREEN, GREEN, TEAL, YELLOW, BROWN, RED, BLUE]);
     let rows = [
-        "..AA...", ".AwwA..", ".AwoAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "Aoooooo", ".AABBBB",
-        "..ABBBB", "A.ABBBB", "AAABBBB", "AAAABBB", "AAA.AA.",
+        "..AA...", ".AwwA..", ".AwoAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "Aoooooo", ".AABBBB", "..ABBBB", "A.ABBBB",
+        "AAABBBB", "AAAABBB", "AAA.AA.",
     ];
     let belly = pick(rng, &[BONE, YELLOW, SNOW]);
     let art = Art::even(&rows).squeezed(rng, &[10, 5, 4], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', belly)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    canvas.titled(format!(
-        "{} with {}",
-        coloured(body, "frog"),
-        coloured(belly, "belly")
-    ))
+    canvas.titled(format!("{} with {}", coloured(body, "frog"), coloured(belly, "belly")))
 }
 
 pub(super) fn cat(rng: &mut Rng) -> Drawing {
@@ -314,10 +281,7 @@ pub(super) fn cat(rng: &mut Rng) -> Drawing {
         "..AAA.AAAAA...",
     ];
     let eye = pick(rng, &[YELLOW, GREEN, BLUE]);
-    let mut canvas = Canvas::centred(
-        &Art::new(&art),
-        &[('A', fur), ('B', SNOW), ('Y', [eye[2]; 4]), ('N', PINK)],
-    );
+    let mut canvas = Canvas::centred(&Art::new(&art), &[('A', fur), ('B', SNOW), ('Y', [eye[2]; 4]), ('N', PINK)]);
     let count = rng.below(7);
     canvas.speckle(rng, count, fur, Dot::of(fur, Tone::Dark));
     canvas.titled(format!("{} with {} eyes", coloured(fur, "cat"), name(eye)))

@@ -13,20 +13,12 @@ pub(super) fn slime(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &VIVID);
     let eyes = pick(
         rng,
-        &[
-            ["AAowAA", "AAooAA"],
-            ["AAAAAo", "AAAAAo"],
-            ["AAAwoA", "AAAooA"],
-            ["AAAooA", "AAAAoA"],
-            ["AAAAoA", "AAAAoA"],
-        ],
+        &[["AAowAA", "AAooAA"], ["AAAAAo", "AAAAAo"], ["AAAwoA", "AAAooA"], ["AAAooA", "AAAAoA"], ["AAAAoA", "AAAAoA"]],
     );
     let mouth = pick(rng, &["AAAAAA", "AAAAAo", "AAAAoA", "AAAAoo"]);
     let top = pick(rng, &["......", ".....A", "....AA"]);
-    let rows = [
-        top, "....AA", "..AAAA", ".AAAAA", ".A1AAA", eyes[0], eyes[1], "AAAAAA", mouth, "AAAAAA",
-        "AAAAAA", ".AAAAA",
-    ];
+    let rows =
+        [top, "....AA", "..AAAA", ".AAAAA", ".A1AAA", eyes[0], eyes[1], "AAAAAA", mouth, "AAAAAA", "AAAAAA", ".AAAAA"];
     let art = Art::even(&rows).squeezed(rng, &[10, 7, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
     canvas.speckle(rng, 3, body, Dot::of(body, Tone::Light));
@@ -52,16 +44,16 @@ pub(super) fn bat(rng: &mut Rng) -> Drawing {
         rng,
         &[
             [
-                "........", "......A.", ".B....AA", ".BB..AAA", ".BBB.AAA", ".BBBBAEA", ".BBBBAAA",
-                ".BbBBAwA", ".B.bB.AA", "....B..A",
+                "........", "......A.", ".B....AA", ".BB..AAA", ".BBB.AAA", ".BBBBAEA", ".BBBBAAA", ".BbBBAwA",
+                ".B.bB.AA", "....B..A",
             ],
             [
-                "......A.", "...B..AA", "..BBB.AA", ".BBBBAAA", ".BbBBAEA", ".BB.BAAA", ".B..bAwA",
-                ".B...AAA", "......A.", "......A.",
+                "......A.", "...B..AA", "..BBB.AA", ".BBBBAAA", ".BbBBAEA", ".BB.BAAA", ".B..bAwA", ".B...AAA",
+                "......A.", "......A.",
             ],
             [
-                "......A.", "......AA", ".....AAA", ".....AEA", ".BBBBAAA", ".BBBBAwA", ".BbBBAAA",
-                ".BbBbAAA", ".B.b..AA", ".B...A..",
+                "......A.", "......AA", ".....AAA", ".....AEA", ".BBBBAAA", ".BBBBAwA", ".BbBBAAA", ".BbBbAAA",
+                ".B.b..AA", ".B...A..",
             ],
         ],
     );
@@ -69,36 +61,17 @@ pub(super) fn bat(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', wing), ('E', [eye[3]; 4])]);
     let count = rng.below(6);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas.titled(format!(
-        "{} with {} wings",
-        coloured(body, "bat"),
-        name(wing)
-    ))
+    canvas.titled(format!("{} with {} wings", coloured(body, "bat"), name(wing)))
 }
 
 pub(super) fn ghost(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &[SNOW, SNOW, BONE, BLUE, PURPLE, PINK, TEAL, GREEN]);
-    let eyes = pick(
-        rng,
-        &[
-            ["AAAoAA", "AAAoAA"],
-            ["AAAooA", "AAAooA"],
-            ["AAooAA", "AAowAA"],
-            ["AAAAoA", "AAAAoA"],
-        ],
-    );
+    let eyes = pick(rng, &[["AAAoAA", "AAAoAA"], ["AAAooA", "AAAooA"], ["AAooAA", "AAowAA"], ["AAAAoA", "AAAAoA"]]);
     let mouth = pick(rng, &["AAAAAA", "AAAAAo", "AAAAoo", "AAAAAo"]);
-    let hem = pick(
-        rng,
-        &[
-            ["AAA.AA", "A....A"],
-            ["AA.AA.", "A..A.."],
-            [".AA.AA", "..A..A"],
-        ],
-    );
+    let hem = pick(rng, &[["AAA.AA", "A....A"], ["AA.AA.", "A..A.."], [".AA.AA", "..A..A"]]);
     let rows = [
-        "....AA", "..AAAA", ".AAAAA", ".AAAAA", eyes[0], eyes[1], "AAAAAA", mouth, "AAAAAA",
-        "AAAAAA", "AAAAAA", hem[0], hem[1],
+        "....AA", "..AAAA", ".AAAAA", ".AAAAA", eyes[0], eyes[1], "AAAAAA", mouth, "AAAAAA", "AAAAAA", "AAAAAA",
+        hem[0], hem[1],
     ];
     let art = Art::even(&rows).squeezed(rng, &[9, 8, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
@@ -107,11 +80,7 @@ pub(super) fn ghost(rng: &mut Rng) -> Drawing {
     if arms {
         canvas.paint(1, arm, &Art::new(&["A............A"]), &[('A', body)]);
     }
-    canvas.titled(if arms {
-        format!("{} with its arms out", coloured(body, "ghost"))
-    } else {
-        coloured(body, "ghost")
-    })
+    canvas.titled(if arms { format!("{} with its arms out", coloured(body, "ghost")) } else { coloured(body, "ghost") })
 }
 
 pub(super) fn eyeball(rng: &mut Rng) -> Drawing {
@@ -120,23 +89,20 @@ pub(super) fn eyeball(rng: &mut Rng) -> Drawing {
         rng,
         &[
             [
-                ".....AA", "...AAAA", "..AAAAA", ".AAAAII", ".AAAIIi", ".AAIwoo", ".AAIIoo",
-                ".AAIIoo", ".AAAIIi", "..AAAII", "...AAAA", "..TTTTT", ".TT.TT.", ".T..T..",
+                ".....AA", "...AAAA", "..AAAAA", ".AAAAII", ".AAAIIi", ".AAIwoo", ".AAIIoo", ".AAIIoo", ".AAAIIi",
+                "..AAAII", "...AAAA", "..TTTTT", ".TT.TT.", ".T..T..",
             ],
             [
-                "G......", "GG.....", "GGGLLLL", "gGLLLLL", "GgLLAII", "G.LAIIi", "..AAIIo",
-                "..AAIIo", "..AAIIo", "..AAAII", "...AAAA", "....AAA", ".......", ".......",
+                "G......", "GG.....", "GGGLLLL", "gGLLLLL", "GgLLAII", "G.LAIIi", "..AAIIo", "..AAIIo", "..AAIIo",
+                "..AAAII", "...AAAA", "....AAA", ".......", ".......",
             ],
             [
-                "T.....T", "TT..T.T", ".TT.TTT", "..TTTTT", ".TTTAAA", ".TTAAII", ".TAAIII",
-                ".TAAIIo", ".TAAIIo", ".TTAIIo", ".TTTAII", "..TTTAA", "...TTTT", ".......",
+                "T.....T", "TT..T.T", ".TT.TTT", "..TTTTT", ".TTTAAA", ".TTAAII", ".TAAIII", ".TAAIIo", ".TAAIIo",
+                ".TTAIIo", ".TTTAII", "..TTTAA", "...TTTT", ".......",
             ],
         ],
     );
-    let mut canvas = Canvas::centred(
-        &Art::even(&art),
-        &[('A', SNOW), ('I', iris), ('T', rim), ('G', rim), ('L', rim)],
-    );
+    let mut canvas = Canvas::centred(&Art::even(&art), &[('A', SNOW), ('I', iris), ('T', rim), ('G', rim), ('L', rim)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, SNOW, Dot::of(RED, Tone::Light));
     canvas.titled(format!(
@@ -156,17 +122,13 @@ pub(super) fn myconid(rng: &mut Rng) -> Drawing {
     let spot = pick(rng, &[SNOW, BONE, spot]);
     let stem = pick(rng, &[BONE, FAIR, SNOW, TAN]);
     let rows = [
-        "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "AAAAAAA", "..bbbbb", "...BBBB",
-        "...BoBB", "...BoBB", "..BBBBo", "...BBBB", "...CC..",
+        "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "AAAAAAA", "..bbbbb", "...BBBB", "...BoBB", "...BoBB",
+        "..BBBBo", "...BBBB", "...CC..",
     ];
     let art = Art::even(&rows).squeezed(rng, &[11, 4, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', stem), ('C', WOOD)]);
     canvas.speckle(rng, 6, cap, Dot::of(spot, Tone::Light));
-    canvas.titled(format!(
-        "{} with {} spots",
-        coloured(cap, "mushroom monster"),
-        name(spot)
-    ))
+    canvas.titled(format!("{} with {} spots", coloured(cap, "mushroom monster"), name(spot)))
 }
 
 pub(super) fn skull(rng: &mut Rng) -> Drawing {
@@ -176,11 +138,7 @@ pub(super) fn skull(rng: &mut Rng) -> Drawing {
     let eye = if lit { light[2] } else { INK };
     let sockets = pick(
         rng,
-        &[
-            ["AAooAAA", "AoEoAAA", "AoooAAo"],
-            ["AoooAAA", "AoEoAAA", "AAooAAo"],
-            ["AAoooAA", "AAoEoAA", "AAooAAo"],
-        ],
+        &[["AAooAAA", "AoEoAAA", "AoooAAo"], ["AoooAAA", "AoEoAAA", "AAooAAo"], ["AAoooAA", "AAoEoAA", "AAooAAo"]],
     );
     let jaw = pick(
         rng,
@@ -191,19 +149,15 @@ pub(super) fn skull(rng: &mut Rng) -> Drawing {
         ],
     );
     let rows = [
-        "...AAAA", ".AAAAAA", ".AAAAAA", "AAAAAAA", sockets[0], sockets[1], sockets[2], "AAoAAAA",
-        ".AAAAAA", jaw[0], jaw[1], jaw[2], jaw[3],
+        "...AAAA", ".AAAAAA", ".AAAAAA", "AAAAAAA", sockets[0], sockets[1], sockets[2], "AAoAAAA", ".AAAAAA", jaw[0],
+        jaw[1], jaw[2], jaw[3],
     ];
     let art = Art::even(&rows).squeezed(rng, &[8, 2], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', bone), ('E', [eye; 4])]);
     let count = rng.below(4);
     canvas.speckle(rng, count, bone, Dot::of(bone, Tone::Dark));
     canvas.titled(if lit {
-        format!(
-            "{} with glowing {} eyes",
-            coloured(bone, "skull"),
-            name(light)
-        )
+        format!("{} with glowing {} eyes", coloured(bone, "skull"), name(light))
     } else {
         coloured(bone, "skull")
     })
@@ -212,14 +166,10 @@ pub(super) fn skull(rng: &mut Rng) -> Drawing {
 pub(super) fn octopus(rng: &mut Rng) -> Drawing {
     let body = pick(rng, &VIVID);
     let rows = [
-        "....AAA", "..AAAAA", ".AAAAAA", ".AAAAAA", ".AAAAAA", ".AAwoAA", ".AAooAA", "..AAAAA",
-        "..AAAAo", "A.AAAAA", "AAAAAAA", ".AAA.AA", "...A.A.", ".AA..AA",
+        "....AAA", "..AAAAA", ".AAAAAA", ".AAAAAA", ".AAAAAA", ".AAwoAA", ".AAooAA", "..AAAAA", "..AAAAo", "A.AAAAA",
+        "AAAAAAA", ".AAA.AA", "...A.A.", ".AA..AA",
     ];
-    let rows = if chance(rng, 40) {
-        rows.map(|r| if r == ".AA..AA" { "AA..AA." } else { r })
-    } else {
-        rows
-    };
+    let rows = if chance(rng, 40) { rows.map(|r| if r == ".AA..AA" { "AA..AA." } else { r }) } else { rows };
     let art = Art::even(&rows).squeezed(rng, &[9, 3, 2], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
     let count = rng.below(5);

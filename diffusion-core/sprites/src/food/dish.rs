@@ -149,11 +149,7 @@ pub(super) fn cake(rng: &mut Rng) -> Drawing {
     let count = rng.below(6);
     let crumb = pick(rng, &VIVID);
     canvas.speckle(rng, count, icing, Dot::of(crumb, Tone::Light));
-    canvas.titled(format!(
-        "{} with {} icing",
-        coloured(sponge, "cake"),
-        name(icing)
-    ))
+    canvas.titled(format!("{} with {} icing", coloured(sponge, "cake"), name(icing)))
 }
 
 pub(super) fn pie(rng: &mut Rng) -> Drawing {
@@ -167,20 +163,11 @@ pub(super) fn pie(rng: &mut Rng) -> Drawing {
             ["....CCC", "..CCCFC", ".CCFCFC", "CCCFCCC", "CFCCCCC"],
         ],
     );
-    let rows = [
-        top[0], top[1], top[2], top[3], top[4], "11c11c1", "CC.CC.C", ".tTtTtT", "..tTtTt",
-    ];
-    let mut canvas = Canvas::centred(
-        &Art::even(&rows),
-        &[('C', CRUST), ('T', tin), ('F', filling)],
-    );
+    let rows = [top[0], top[1], top[2], top[3], top[4], "11c11c1", "CC.CC.C", ".tTtTtT", "..tTtTt"];
+    let mut canvas = Canvas::centred(&Art::even(&rows), &[('C', CRUST), ('T', tin), ('F', filling)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, CRUST, Dot::of(BONE, Tone::Light));
-    canvas.titled(format!(
-        "a pie with {} filling in {}",
-        name(filling),
-        coloured(tin, "tin")
-    ))
+    canvas.titled(format!("a pie with {} filling in {}", name(filling), coloured(tin, "tin")))
 }
 
 pub(super) fn egg(rng: &mut Rng) -> Drawing {
@@ -218,19 +205,11 @@ pub(super) fn egg(rng: &mut Rng) -> Drawing {
             ],
         ],
     );
-    let mut canvas = Canvas::centred(
-        &Art::new(&white).squeezed(rng, &[7, 4], &[]),
-        &[('A', SNOW)],
-    );
+    let mut canvas = Canvas::centred(&Art::new(&white).squeezed(rng, &[7, 4], &[]), &[('A', SNOW)]);
     let (x, y) = (5 + rng.below(3) as i32, 5 + rng.below(2) as i32);
     let count = rng.below(4);
     canvas.speckle(rng, count, SNOW, Dot::of(SNOW, Tone::Light));
-    canvas.paint(
-        x,
-        y,
-        &Art::new(&[".YYY.", "YwYYY", "YYYYY", "YYYYY", ".YYY."]),
-        &[('Y', yolk)],
-    );
+    canvas.paint(x, y, &Art::new(&[".YYY.", "YwYYY", "YYYYY", "YYYYY", ".YYY."]), &[('Y', yolk)]);
     canvas.titled(format!("a fried egg with {}", coloured(yolk, "yolk")))
 }
 
@@ -255,10 +234,7 @@ pub(super) fn pizza(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&rows), &[('A', cheese), ('C', CRUST)]);
     let slice = Art::new(&["AA", "Aa"]);
     let topping = pick(rng, &[RED, RED, WOOD, PURPLE]);
-    for (x, y) in [(4, 4), (9, 4), (6, 7), (8, 10), (5, 10), (11, 4)]
-        .into_iter()
-        .take(3 + rng.below(3))
-    {
+    for (x, y) in [(4, 4), (9, 4), (6, 7), (8, 10), (5, 10), (11, 4)].into_iter().take(3 + rng.below(3)) {
         let x = x - rng.below(2) as i32;
         canvas.paint(x, y + rng.below(2) as i32, &slice, &[('A', topping)]);
     }
@@ -267,13 +243,11 @@ pub(super) fn pizza(rng: &mut Rng) -> Drawing {
 }
 
 pub(super) fn ice_cream(rng: &mut Rng) -> Drawing {
-    let (one, two) = (
-        pick(rng, &[PINK, SNOW, BONE, BROWN, GREEN, TEAL]),
-        pick(rng, &[PINK, SNOW, BONE, BROWN, YELLOW, PURPLE]),
-    );
+    let (one, two) =
+        (pick(rng, &[PINK, SNOW, BONE, BROWN, GREEN, TEAL]), pick(rng, &[PINK, SNOW, BONE, BROWN, YELLOW, PURPLE]));
     let rows = [
-        "...AAA", "..AAAA", ".AAAAA", ".AAAAA", ".BBBBB", "BBBBBB", "BBBBBB", ".BB.BB", ".CcCCc",
-        "..cCCc", "..CcCC", "...CcC", "...cCC", "....CC",
+        "...AAA", "..AAAA", ".AAAAA", ".AAAAA", ".BBBBB", "BBBBBB", "BBBBBB", ".BB.BB", ".CcCCc", "..cCCc", "..CcCC",
+        "...CcC", "...cCC", "....CC",
     ];
     let art = Art::even(&rows).squeezed(rng, &[10, 5], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', one), ('B', two), ('C', CRUST)]);
@@ -290,29 +264,22 @@ pub(super) fn ice_cream(rng: &mut Rng) -> Drawing {
 pub(super) fn bottle(rng: &mut Rng) -> Drawing {
     let (glass, drink) = (pick(rng, &[SNOW, BLUE, GREEN]), pick(rng, &VIVID));
     let rows = [
-        ".....TT", ".....TT", "....SSS", ".....SS", ".....SS", "....SSS", "...SSSS", "..SSSSS",
-        "..DDDDD", "..DwDDD", "..DDDDD", "..DDDDD", "...DDDD",
+        ".....TT", ".....TT", "....SSS", ".....SS", ".....SS", "....SSS", "...SSSS", "..SSSSS", "..DDDDD", "..DwDDD",
+        "..DDDDD", "..DDDDD", "...DDDD",
     ];
-    let mut canvas = Canvas::centred(
-        &Art::even(&rows),
-        &[('S', glass), ('D', drink), ('T', BROWN)],
-    );
+    let mut canvas = Canvas::centred(&Art::even(&rows), &[('S', glass), ('D', drink), ('T', BROWN)]);
     canvas.speckle(rng, 3, drink, Dot::of(drink, Tone::Light));
     if chance(rng, 50) {
         canvas.drop_row(6);
     }
-    canvas.titled(format!(
-        "{} with {}",
-        coloured(glass, "bottle"),
-        coloured(drink, "drink")
-    ))
+    canvas.titled(format!("{} with {}", coloured(glass, "bottle"), coloured(drink, "drink")))
 }
 
 pub(super) fn doughnut(rng: &mut Rng) -> Drawing {
     let icing = pick(rng, &[PINK, BROWN, SNOW, PURPLE, TEAL, YELLOW]);
     let rows = [
-        "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAA..", "AAAA...", "AAAAA..", "ABAAAAA",
-        "BBABAAA", ".BBBBAB", "..BBBBB", "....BBB",
+        "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAA..", "AAAA...", "AAAAA..", "ABAAAAA", "BBABAAA", ".BBBBAB",
+        "..BBBBB", "....BBB",
     ];
     let mut canvas = Canvas::centred(&Art::even(&rows), &[('A', icing), ('B', CRUST)]);
     for _ in 0..6 {
@@ -324,19 +291,11 @@ pub(super) fn doughnut(rng: &mut Rng) -> Drawing {
 
 pub(super) fn burger(rng: &mut Rng) -> Drawing {
     let rows = [
-        "...AAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "LLLLLLL", "lLLlLLL", "YYYYYYY", "MMYYMMM",
-        "MMMMMMM", "BBBBBBB", ".BBBBBB",
+        "...AAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "LLLLLLL", "lLLlLLL", "YYYYYYY", "MMYYMMM", "MMMMMMM", "BBBBBBB",
+        ".BBBBBB",
     ];
-    let mut canvas = Canvas::centred(
-        &Art::even(&rows),
-        &[
-            ('A', CRUST),
-            ('B', TAN),
-            ('L', GREEN),
-            ('Y', YELLOW),
-            ('M', WOOD),
-        ],
-    );
+    let mut canvas =
+        Canvas::centred(&Art::even(&rows), &[('A', CRUST), ('B', TAN), ('L', GREEN), ('Y', YELLOW), ('M', WOOD)]);
     canvas.speckle(rng, 4, CRUST, Dot::of(BONE, Tone::Light));
     canvas.titled("a burger with lettuce and cheese")
 }

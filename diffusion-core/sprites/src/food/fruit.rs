@@ -80,9 +80,7 @@ pub(super) fn cherries(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('B', skin), ('T', WOOD), ('L', GREEN)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas
-        .one_sided()
-        .titled(format!("two {} cherries", name(skin)))
+    canvas.one_sided().titled(format!("two {} cherries", name(skin)))
 }
 
 pub(super) fn carrot(rng: &mut Rng) -> Drawing {
@@ -111,8 +109,8 @@ pub(super) fn carrot(rng: &mut Rng) -> Drawing {
 pub(super) fn mushroom(rng: &mut Rng) -> Drawing {
     let cap = pick(rng, &[RED, BROWN, CRUST, BONE, PURPLE, ORANGE, WOOD]);
     let rows = [
-        "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "AAAAAAA", ".bbbbbb", "....BBB",
-        "....BBB", "....BBB", "...BBBB", "...BBBB", "....BBB",
+        "....AAA", "..AAAAA", ".AAAAAA", "AAAAAAA", "AAAAAAA", "AAAAAAA", ".bbbbbb", "....BBB", "....BBB", "....BBB",
+        "...BBBB", "...BBBB", "....BBB",
     ];
     let art = Art::even(&rows).squeezed(rng, &[8, 4, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', BONE)]);
@@ -152,9 +150,7 @@ pub(super) fn grapes(rng: &mut Rng) -> Drawing {
     }
     let count = rng.below(6);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas
-        .one_sided()
-        .titled(format!("a bunch of {} grapes", name(skin)))
+    canvas.one_sided().titled(format!("a bunch of {} grapes", name(skin)))
 }
 
 pub(super) fn banana(rng: &mut Rng) -> Drawing {
@@ -208,8 +204,8 @@ pub(super) fn watermelon(rng: &mut Rng) -> Drawing {
 
 pub(super) fn strawberry(rng: &mut Rng) -> Drawing {
     let rows = [
-        ".....LT", "..LLLLT", ".LLLLLL", "AALLALL", "AAAAAAL", "AAAAAAA", "AAAAAAA", "AAAAAAA",
-        ".AAAAAA", ".AAAAAA", "..AAAAA", "...AAAA", ".....AA",
+        ".....LT", "..LLLLT", ".LLLLLL", "AALLALL", "AAAAAAL", "AAAAAAA", "AAAAAAA", "AAAAAAA", ".AAAAAA", ".AAAAAA",
+        "..AAAAA", "...AAAA", ".....AA",
     ];
     let skin = pick(rng, &[RED, RED, PINK]);
     let art = Art::odd(&rows).squeezed(rng, &[8, 6], &[]);

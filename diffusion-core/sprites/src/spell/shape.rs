@@ -22,8 +22,7 @@ pub(super) fn fireball(rng: &mut Rng) -> Drawing {
         let q = if back < 0.0 {
             (back * back + across * across).sqrt() / radius
         } else {
-            across / (radius * (1.0 - back / length).max(0.0).sqrt() * flicker).max(0.01)
-                + 0.35 * back / length
+            across / (radius * (1.0 - back / length).max(0.0).sqrt() * flicker).max(0.01) + 0.35 * back / length
         };
         match q {
             q if q < 0.35 => Some(Dot::of(core, Tone::Light)),
@@ -65,11 +64,7 @@ pub(super) fn shard(rng: &mut Rng) -> Drawing {
     let waist = 0.7 * rng.below(4) as f64;
     let mut canvas = field(|x, y| {
         let (along, across) = (x * dx + y * dy, x * dy - y * dx);
-        let reach = if along > waist {
-            (6.9 - along) / (6.9 - waist)
-        } else {
-            (along + 6.9) / (waist + 6.9)
-        };
+        let reach = if along > waist { (6.9 - along) / (6.9 - waist) } else { (along + 6.9) / (waist + 6.9) };
         (across.abs() < width * reach).then(|| {
             // Each of the four facets faces one way along the shard and one way across.
             let (ahead, aside) = ((along - waist).signum(), across.signum());
@@ -97,8 +92,7 @@ pub(super) fn swirl(rng: &mut Rng) -> Drawing {
     let mut canvas = field(|x, y| {
         let r = (x * x + y * y).sqrt();
         let angle = libm::atan2(y, x) + turn;
-        let phase =
-            (arms * angle / (2.0 * std::f64::consts::PI) - r * arms / pitch).rem_euclid(1.0);
+        let phase = (arms * angle / (2.0 * std::f64::consts::PI) - r * arms / pitch).rem_euclid(1.0);
         if r < 1.2 {
             return Some(Dot::of(core, Tone::Light));
         }
@@ -116,11 +110,7 @@ pub(super) fn swirl(rng: &mut Rng) -> Drawing {
     sparks(&mut canvas, rng, 6, middle);
     canvas.titled({
         let swirl = shining("swirl", core, rim);
-        if arms > 1.5 {
-            swirl + " with two arms"
-        } else {
-            swirl
-        }
+        if arms > 1.5 { swirl + " with two arms" } else { swirl }
     })
 }
 
@@ -128,14 +118,10 @@ pub(super) fn star(rng: &mut Rng) -> Drawing {
     let [core, middle, rim] = glow(rng);
     let points = 4.0 + rng.below(5) as f64;
     let turn = rng.below(8) as f64 * std::f64::consts::PI / 4.0 / points;
-    let (inner, outer) = (
-        2.2 + 0.4 * rng.below(3) as f64,
-        6.2 + 0.4 * rng.below(3) as f64,
-    );
+    let (inner, outer) = (2.2 + 0.4 * rng.below(3) as f64, 6.2 + 0.4 * rng.below(3) as f64);
     let mut canvas = field(|x, y| {
         let r = (x * x + y * y).sqrt();
-        let sector =
-            ((libm::atan2(y, x) + turn) * points / (2.0 * std::f64::consts::PI)).rem_euclid(1.0);
+        let sector = ((libm::atan2(y, x) + turn) * points / (2.0 * std::f64::consts::PI)).rem_euclid(1.0);
         let to_ray = (sector - 0.5).abs() * 2.0;
         let reach = outer + (inner - outer) * (1.0 - to_ray).sqrt();
         match r / reach {
@@ -161,10 +147,8 @@ pub(super) fn orb(rng: &mut Rng) -> Drawing {
     let style = rng.below(3);
     let mut canvas = field(|x, y| {
         let r = (x * x + y * y).sqrt();
-        let near = ((x + 0.35 * radius) * (x + 0.35 * radius)
-            + (y + 0.35 * radius) * (y + 0.35 * radius))
-            .sqrt()
-            / radius;
+        let near =
+            ((x + 0.35 * radius) * (x + 0.35 * radius) + (y + 0.35 * radius) * (y + 0.35 * radius)).sqrt() / radius;
         if r < radius {
             return Some(match near {
                 q if q < 0.28 => Dot::of(SNOW, Tone::Light),
@@ -191,30 +175,22 @@ pub(super) fn orb(rng: &mut Rng) -> Drawing {
 
 pub(super) fn cloud(rng: &mut Rng) -> Drawing {
     let ramp = pick(rng, &[GREEN, GREEN, PURPLE, TEAL, STEEL, YELLOW, PINK]);
-    let puffs: Vec<(f64, f64, f64)> = [
-        (-1.6, -1.8, 3.0),
-        (2.2, -1.2, 2.8),
-        (-4.0, 1.6, 2.5),
-        (4.2, 1.8, 2.3),
-        (-0.2, 2.0, 2.7),
-    ]
-    .iter()
-    .map(|&(x, y, r)| {
-        (
-            x + rng.below(3) as f64 * 0.5 - 0.5,
-            y + rng.below(3) as f64 * 0.5 - 0.5,
-            r + rng.below(3) as f64 * 0.3,
-        )
-    })
-    .collect();
+    let puffs: Vec<(f64, f64, f64)> =
+        [(-1.6, -1.8, 3.0), (2.2, -1.2, 2.8), (-4.0, 1.6, 2.5), (4.2, 1.8, 2.3), (-0.2, 2.0, 2.7)]
+            .iter()
+            .map(|&(x, y, r)| {
+                (
+                    x + rng.below(3) as f64 * 0.5 - 0.5,
+                    y + rng.below(3) as f64 * 0.5 - 0.5,
+                    r + rng.below(3) as f64 * 0.3,
+                )
+            })
+            .collect();
     let mut canvas = field(|x, y| {
-        let depth =
-            |p: &(f64, f64, f64)| ((x - p.0) * (x - p.0) + (y - p.1) * (y - p.1)).sqrt() / p.2;
+        let depth = |p: &(f64, f64, f64)| ((x - p.0) * (x - p.0) + (y - p.1) * (y - p.1)).sqrt() / p.2;
         let front = puffs.iter().rev().find(|p| depth(p) < 1.0)?;
-        let near = ((x - front.0 + 1.2) * (x - front.0 + 1.2)
-            + (y - front.1 + 1.2) * (y - front.1 + 1.2))
-            .sqrt()
-            / front.2;
+        let near =
+            ((x - front.0 + 1.2) * (x - front.0 + 1.2) + (y - front.1 + 1.2) * (y - front.1 + 1.2)).sqrt() / front.2;
         Some(Dot::of(
             ramp,
             match near {
@@ -265,9 +241,7 @@ fn field(mut dot: impl FnMut(f64, f64) -> Option<Dot>) -> Canvas {
     let mut canvas = Canvas::default();
     for (x, y) in positions() {
         let inside = (1..15).contains(&x) && (1..15).contains(&y);
-        if let Some(dot) =
-            dot(x as f64 - 7.5, y as f64 - 7.5).filter(|d| inside || d.edge() == Edge::Bare)
-        {
+        if let Some(dot) = dot(x as f64 - 7.5, y as f64 - 7.5).filter(|d| inside || d.edge() == Edge::Bare) {
             canvas.set(x, y, dot);
         }
     }

@@ -118,25 +118,12 @@ pub(super) fn snowflake(rng: &mut Rng) -> Drawing {
     let art = pick(
         rng,
         &[
-            [
-                ".......A", "....A..A", ".....A.A", "......AA", ".A.....A", "..A...BB", "...A.BBA",
-                "AAAAABAA",
-            ],
-            [
-                ".......A", ".....AAA", ".......A", ".A.....A", "..AA...A", "..AAA.AA", ".....AAB",
-                "AAAAAABB",
-            ],
-            [
-                "......A.", ".......A", ".A...A.A", "..A...AA", "...A...A", "....A.BA", "A.A..ABA",
-                ".AAAAAAA",
-            ],
+            [".......A", "....A..A", ".....A.A", "......AA", ".A.....A", "..A...BB", "...A.BBA", "AAAAABAA"],
+            [".......A", ".....AAA", ".......A", ".A.....A", "..AA...A", "..AAA.AA", ".....AAB", "AAAAAABB"],
+            ["......A.", ".......A", ".A...A.A", "..A...AA", "...A...A", "....A.BA", "A.A..ABA", ".AAAAAAA"],
         ],
     );
-    let half: Vec<&str> = art
-        .iter()
-        .chain(art.iter().rev().skip(1))
-        .copied()
-        .collect();
+    let half: Vec<&str> = art.iter().chain(art.iter().rev().skip(1)).copied().collect();
     let whole = Art::odd(&half);
     let mut canvas = Canvas::default();
     canvas.paint(0, 0, &whole, &[('A', ramp), ('B', SNOW)]);
@@ -146,10 +133,7 @@ pub(super) fn snowflake(rng: &mut Rng) -> Drawing {
 }
 
 pub(super) fn arrow(rng: &mut Rng) -> Drawing {
-    let ramp = pick(
-        rng,
-        &[YELLOW, YELLOW, SNOW, TEAL, BLUE, PINK, PURPLE, GREEN],
-    );
+    let ramp = pick(rng, &[YELLOW, YELLOW, SNOW, TEAL, BLUE, PINK, PURPLE, GREEN]);
     let straight = [
         ".........A....",
         ".........AA...",
@@ -239,18 +223,9 @@ pub(super) fn heal(rng: &mut Rng) -> Drawing {
     let rows = pick(
         rng,
         &[
-            [
-                "...AA", "...AA", "...AA", "AAAAA", "AAAAA", "AAAAA", "AAAAA", "...AA", "...AA",
-                "...AA",
-            ],
-            [
-                ".....", "....A", "....A", "....A", ".AAAA", ".AAAA", "....A", "....A", "....A",
-                ".....",
-            ],
-            [
-                ".AA..", "AAAA.", "AAAAA", "AAAAA", "AAAAA", ".AAAA", ".AAAA", "..AAA", "...AA",
-                "....A",
-            ],
+            ["...AA", "...AA", "...AA", "AAAAA", "AAAAA", "AAAAA", "AAAAA", "...AA", "...AA", "...AA"],
+            [".....", "....A", "....A", "....A", ".AAAA", ".AAAA", "....A", "....A", "....A", "....."],
+            [".AA..", "AAAA.", "AAAAA", "AAAAA", "AAAAA", ".AAAA", ".AAAA", "..AAA", "...AA", "....A"],
         ],
     );
     let art = Art::even(&rows).squeezed(rng, &[5], &[]);

@@ -1,7 +1,7 @@
 //! The training of a classifier.
 
 use super::Classifier;
-use crate::data::{Batch, Dataset};
+use crate::data::Dataset;
 use crate::metrics::class_accuracy;
 use crate::progress::Progress;
 use crate::rng::Rng;
@@ -33,14 +33,7 @@ pub struct Fit {
 
 impl Default for Fit {
     fn default() -> Self {
-        Self {
-            epochs: 6,
-            batch: 128,
-            lr: 3e-3,
-            weight_decay: 0.05,
-            shift: 2,
-            seed: 42,
-        }
+        Self { epochs: 6, batch: 128, lr: 3e-3, weight_decay: 0.05, shift: 2, seed: 42 }
     }
 }
 
@@ -55,34 +48,25 @@ impl Fit {
             train.shape() == test.shape() && train.class_names() == test.class_names(),
             "classifier: {train} and {test} differ in shape or classes"
         );
-        for (field, value, least, most) in [
-            ("epochs", self.epochs, 1, 100_000),
-            ("batch", self.batch, 2, train.len()),
-            ("shift", self.shift, 0, 1024),
-        ] {
-            ensure!(
-                (least..=most).contains(&value),
-                "classifier: {field} = {value} must be in {least} … {most}"
-            );
+        for (field, value, least, most) in
+            [("epochs", self.epochs, 1, 100_000), ("batch", self.batch, 2, train.len()), ("shift", self.shift, 0, 1024)]
+        {
+            ensure!((least..=most).contains(&value), "classifier: {field} = {value} must be in {least} … {most}");
         }
         let mut rng = Rng::new(self.seed);
         let (shape, classes) = (train.shape(), train.class_names());
         let mut it = Classifier::new(train.name(), shape, classes, &mut rng, device)?;
-        let config = AdamWConfig {
-            lr: self.lr,
-            weight_decay: self.weight_decay,
-            ..Default::default()
-        };
+        let config = AdamWConfig { lr: self.lr, weight_decay: self.weight_decay, ..Default::default() };
         let mut adam = AdamW::new(&it.params.by_name(), config)?;
         // A batch norm learns nothing from the few images that may be left over.
         let per_epoch = train.len() / self.batch;
         let steps = self.epochs * per_epoch;
         let mut progress = Progress::new(steps as u64, "classifier");
         for _ in 0..self.epochs {
-            for batch in train.batches(self.batch, &mut rng)?.take(per_epoch) {
+            for indices in rng.permutation(train.len()).chunks_exact(self.batch) {
                 let share = Decay::Cosine { floor: 0.0 }.share(it.about.steps, steps, steps / 10);
                 adam.set_lr(self.lr * share)?;
-                let loss = self.step(&it, &mut adam, &batch, &mut rng, device)?;
+                let loss = self.step(&it, &mut adam, train, indices, &mut rng, device)?;
                 ensure!(
                     loss.is_finite(),
                     "classifier: the loss is {loss} at step {}; take a lower learning rate than {}",
@@ -90,7 +74,7 @@ impl Fit {
                     self.lr
                 );
                 it.about.steps += 1;
-                it.about.images_seen += batch.len() as u64;
+                it.about.images_seen += indices.len() as u64;
                 progress.message(format!("loss {loss:.4}"));
                 progress.step();
             }
@@ -105,12 +89,15 @@ impl Fit {
         &self,
         it: &Classifier,
         adam: &mut AdamW,
-        batch: &Batch,
+        train: &Dataset,
+        indices: &[usize],
         rng: &mut Rng,
         device: &Device,
     ) -> Result<f32> {
-        let x = shifted(&batch.images(&Device::Cpu)?, self.shift, rng)?.to_device(device)?;
-        let labels = Tensor::from_vec(batch.labels(), batch.len(), device)?;
+        let images = train.images(indices.iter().copied(), &Device::Cpu)?;
+        let x = shifted(&images, self.shift, rng)?.to_device(device)?;
+        let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();
+        let labels = Tensor::from_vec(labels, indices.len(), device)?;
         let loss = cross_entropy(&it.logits(&x)?, &labels)?;
         adam.step(&loss.backward()?)?;
         Ok(loss.to_scalar()?)
@@ -149,11 +136,7 @@ fn shifted(x: &Tensor, by: usize, rng: &mut Rng) -> Result<Tensor> {
             }
         }
     }
-    Ok(Tensor::from_vec(
-        moved,
-        (n, channels, height, width),
-        x.device(),
-    )?)
+    Ok(Tensor::from_vec(moved, (n, channels, height, width), x.device())?)
 }
 
 #[cfg(test)]
@@ -184,43 +167,13 @@ mod tests {
 
     #[test]
     fn wrong_numbers_are_named() -> Result<()> {
-        let (train, other) = (
-            Dataset::sprites(20, 1)?,
-            Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?,
-        );
+        let (train, other) =
+            (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?);
         let fail = |fit: Fit, test| fit.run(&train, test, &Device::Cpu).unwrap_err().to_string();
         for (message, wants) in [
-            (
-                fail(
-                    Fit {
-                        epochs: 0,
-                        ..Default::default()
-                    },
-                    &train,
-                ),
-                "epochs = 0",
-            ),
-            (
-                fail(
-                    Fit {
-                        batch: 21,
-                        ..Default::default()
-                    },
-                    &train,
-                ),
-                "batch = 21 must be in 2 … 20",
-            ),
-            (
-                fail(
-                    Fit {
-                        batch: 4,
-                        lr: -1.0,
-                        ..Default::default()
-                    },
-                    &train,
-                ),
-                "lr = -1",
-            ),
+            (fail(Fit { epochs: 0, ..Default::default() }, &train), "epochs = 0"),
+            (fail(Fit { batch: 21, ..Default::default() }, &train), "batch = 21 must be in 2 … 20"),
+            (fail(Fit { batch: 4, lr: -1.0, ..Default::default() }, &train), "lr = -1"),
             (fail(Fit::default(), &other), "differ in shape or classes"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

@@ -52,11 +52,7 @@ enum Value {
 
 /// The tensors by name of a pickled dict.
 pub(super) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, View>> {
-    let mut machine = Machine {
-        program: pickle,
-        stack: Vec::new(),
-        memo: HashMap::new(),
-    };
+    let mut machine = Machine { program: pickle, stack: Vec::new(), memo: HashMap::new() };
     match machine.run().context("data.pkl of the archive")? {
         Value::Dict(dict) => Ok(dict.borrow().clone()),
         _ => bail!("it is no state dict, which would be tensors by name"),
@@ -87,19 +83,14 @@ impl<'a> Machine<'a> {
                 b'M' => self.whole::<2>()?,
                 b'J' => {
                     let bytes = self.bytes::<4>()?;
-                    self.stack
-                        .push(Value::Whole(i32::from_le_bytes(bytes).into()));
+                    self.stack.push(Value::Whole(i32::from_le_bytes(bytes).into()));
                 }
                 // LONG1
                 0x8a => {
                     let length = self.take(1)?[0];
                     let bytes = self.take(length.into())?;
                     ensure!(bytes.len() <= 8, "a whole number of {length} bytes");
-                    let fill = if bytes.last().is_some_and(|b| *b > 127) {
-                        255
-                    } else {
-                        0
-                    };
+                    let fill = if bytes.last().is_some_and(|b| *b > 127) { 255 } else { 0 };
                     let mut all = [fill; 8];
                     all[..bytes.len()].copy_from_slice(bytes);
                     self.stack.push(Value::Whole(i64::from_le_bytes(all)));
@@ -118,8 +109,7 @@ impl<'a> Machine<'a> {
                 // GLOBAL
                 b'c' => {
                     let (module, name) = (self.line()?, self.line()?);
-                    self.stack
-                        .push(Value::Class(format!("{module}.{name}").into()));
+                    self.stack.push(Value::Class(format!("{module}.{name}").into()));
                 }
                 b')' => self.tuple(Vec::new())?,
                 b't' => {
@@ -175,9 +165,7 @@ impl<'a> Machine<'a> {
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.program.split_at_checked(length) else {
-            bail!("it ends too early")
-        };
+        let Some((taken, rest)) = self.program.split_at_checked(length) else { bail!("it ends too early") };
         self.program = rest;
         Ok(taken)
     }
@@ -209,9 +197,7 @@ impl<'a> Machine<'a> {
 
     fn last(&mut self, n: usize) -> Result<Vec<Value>> {
         let from = self.stack.len().checked_sub(n);
-        Ok(self
-            .stack
-            .split_off(from.context("it takes more than there is")?))
+        Ok(self.stack.split_off(from.context("it takes more than there is")?))
     }
 
     fn since_mark(&mut self) -> Result<Vec<Value>> {
@@ -234,13 +220,10 @@ impl<'a> Machine<'a> {
 
     /// Keys and values by turns, into the dict that is on top now.
     fn set(&mut self, items: Vec<Value>) -> Result<()> {
-        let Some(Value::Dict(dict)) = self.stack.last() else {
-            bail!("entries for what is no dict")
-        };
+        let Some(Value::Dict(dict)) = self.stack.last() else { bail!("entries for what is no dict") };
         for pair in items.chunks(2) {
             if let [Value::Text(name), Value::Tensor(view)] = pair {
-                dict.borrow_mut()
-                    .insert(name.to_string(), View::clone(view));
+                dict.borrow_mut().insert(name.to_string(), View::clone(view));
             }
         }
         Ok(())
@@ -253,10 +236,7 @@ impl<'a> Machine<'a> {
     }
 
     fn recall(&mut self, at: u32) -> Result<()> {
-        let value = self
-            .memo
-            .get(&at)
-            .context("it takes what it has not kept")?;
+        let value = self.memo.get(&at).context("it takes what it has not kept")?;
         self.stack.push(value.clone());
         Ok(())
     }
@@ -264,17 +244,8 @@ impl<'a> Machine<'a> {
 
 /// From ("storage", its class, its name, its device, how many numbers).
 fn storage(id: &Value) -> Result<Storage> {
-    let Value::Tuple(id, _) = id else {
-        bail!("a storage without a description")
-    };
-    let [
-        _,
-        Value::Class(class),
-        Value::Text(key),
-        _,
-        Value::Whole(numbers),
-    ] = id.as_slice()
-    else {
+    let Value::Tuple(id, _) = id else { bail!("a storage without a description") };
+    let [_, Value::Class(class), Value::Text(key), _, Value::Whole(numbers)] = id.as_slice() else {
         bail!("a storage whose description is not known")
     };
     let dtype = match &**class {
@@ -282,15 +253,11 @@ fn storage(id: &Value) -> Result<Storage> {
         "torch.DoubleStorage" => Some(DType::F64),
         "torch.HalfStorage" => Some(DType::F16),
         "torch.BFloat16Storage" => Some(DType::BF16),
-        "torch.LongStorage" | "torch.IntStorage" | "torch.ShortStorage" | "torch.CharStorage"
-        | "torch.ByteStorage" | "torch.BoolStorage" => None,
+        "torch.LongStorage" | "torch.IntStorage" | "torch.ShortStorage" | "torch.CharStorage" | "torch.ByteStorage"
+        | "torch.BoolStorage" => None,
         _ => bail!("numbers of type {class}, which is not known"),
     };
-    Ok(Storage {
-        dtype,
-        key: key.to_string(),
-        numbers: usize::try_from(*numbers)?,
-    })
+    Ok(Storage { dtype, key: key.to_string(), numbers: usize::try_from(*numbers)? })
 }
 
 /// What a function of Python returns.
@@ -302,13 +269,7 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
         ("collections.OrderedDict", []) => Ok(Value::Dict(Dict::default())),
         (
             "torch._utils._rebuild_tensor_v2",
-            [
-                Value::Storage(storage),
-                Value::Whole(offset),
-                Value::Tuple(shape, _),
-                Value::Tuple(strides, _),
-                ..,
-            ],
+            [Value::Storage(storage), Value::Whole(offset), Value::Tuple(shape, _), Value::Tuple(strides, _), ..],
         ) => Ok(Value::Tensor(Rc::new(View {
             storage: storage.clone(),
             offset: usize::try_from(*offset)?,
@@ -334,8 +295,7 @@ mod tests {
 
     /// {"w": a tensor of shape (2, 3) from the fifth of 11 numbers on}, as `pickletools` shows one.
     fn program() -> Vec<u8> {
-        let mut p =
-            b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\nq\x01(".to_vec();
+        let mut p = b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\nq\x01(".to_vec();
         p.extend(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000");
         p.extend(b"X\x06\x00\x00\x00cuda:0K\x0btQK\x05K\x02K\x03\x86K\x03K\x01\x86\x89");
         p.extend(b"ccollections\nOrderedDict\n)RtRs.");
@@ -350,11 +310,7 @@ mod tests {
     fn a_tensor_is_part_of_a_storage() -> Result<()> {
         let found = state_dict(&program())?;
         let want = View {
-            storage: Rc::new(Storage {
-                dtype: Some(DType::F32),
-                key: "0".to_owned(),
-                numbers: 11,
-            }),
+            storage: Rc::new(Storage { dtype: Some(DType::F32), key: "0".to_owned(), numbers: 11 }),
             offset: 5,
             shape: vec![2, 3],
             strides: vec![3, 1],
@@ -382,10 +338,7 @@ mod tests {
     #[test]
     fn what_no_state_dict_needs_is_refused() {
         for (program, wants) in [
-            (
-                &b"cos\nsystem\nX\x02\x00\x00\x00ls\x85R."[..],
-                "it calls os.system",
-            ),
+            (&b"cos\nsystem\nX\x02\x00\x00\x00ls\x85R."[..], "it calls os.system"),
             (b"}\x93.", "instruction 0x93"),
             (b"\x80\x05}.", "pickle protocol 5"),
             (b"K\x01.", "it is no state dict"),
@@ -393,10 +346,7 @@ mod tests {
             (b"\x86.", "it takes more than there is"),
             (b"h\x07.", "it takes what it has not kept"),
             (b"X\xff\xff\xff\xffw.", "it ends too early"),
-            (
-                b"\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x01.",
-                "a whole number of 9 bytes",
-            ),
+            (b"\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x01.", "a whole number of 9 bytes"),
             (b"K\x01K\x02K\x03s.", "entries for what is no dict"),
         ] {
             let message = fails(program);

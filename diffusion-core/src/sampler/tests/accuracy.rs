@@ -16,16 +16,10 @@ fn best<'a>(
 
 /// Of Gaussian data every step is linear in x and z, so one batch gives the mean and variance of the result exactly: image
 /// 0 starts at the prior's mean, image 1 at one standard deviation, and image k+2 receives z = 1 in its k-th step alone.
-fn end_distribution(
-    sampler: &Sampler,
-    process: &NoiseProcess,
-    data: Gaussian,
-) -> Result<(f64, f64)> {
+fn end_distribution(sampler: &Sampler, process: &NoiseProcess, data: Gaussian) -> Result<(f64, f64)> {
     let n = sampler.steps.visited(process)?.len();
     let unit = |at: usize, value: f64| -> Result<Tensor> {
-        let values = (0..n + 2)
-            .map(|i| if i == at { value } else { 0.0 })
-            .collect();
+        let values = (0..n + 2).map(|i| if i == at { value } else { 0.0 }).collect();
         Tensor::from_vec(values, (n + 2, 1), CPU)
     };
     let best = best(process, |x, level| data.x0(x, level));
@@ -41,14 +35,8 @@ fn end_distribution(
 
 #[test]
 fn gaussian_data_comes_out_with_its_mean_and_variance() -> Result<()> {
-    let data = Gaussian {
-        mean: 0.3,
-        variance: 0.25,
-    };
-    let more = [
-        Schedule::cosine(1000)?.into(),
-        NoiseProcess::Flow { shift: 3.0 },
-    ];
+    let data = Gaussian { mean: 0.3, variance: 0.25 };
+    let more = [Schedule::cosine(1000)?.into(), NoiseProcess::Flow { shift: 3.0 }];
     for process in processes().into_iter().chain(more) {
         for (solver, n) in [
             (DDIM, 500),
@@ -58,16 +46,9 @@ fn gaussian_data_comes_out_with_its_mean_and_variance() -> Result<()> {
             (Solver::Heun, 100),
             (Solver::DpmSolver, 100),
         ] {
-            let (mean, variance) =
-                end_distribution(&plain(solver, Steps::Trailing(n)), &process, data)?;
-            assert!(
-                (mean - 0.3).abs() < 0.01,
-                "{process}, {solver:?}: mean {mean}"
-            );
-            assert!(
-                (variance / 0.25 - 1.0).abs() < 0.03,
-                "{process}, {solver:?}: variance {variance}"
-            );
+            let (mean, variance) = end_distribution(&plain(solver, Steps::Trailing(n)), &process, data)?;
+            assert!((mean - 0.3).abs() < 0.01, "{process}, {solver:?}: mean {mean}");
+            assert!((variance / 0.25 - 1.0).abs() < 0.03, "{process}, {solver:?}: variance {variance}");
         }
     }
     Ok(())
@@ -78,33 +59,21 @@ fn gaussian_data_comes_out_with_its_mean_and_variance() -> Result<()> {
 fn finite_data_comes_out_as_it_is() -> Result<()> {
     let mut rng = Rng::new(8);
     let noise = rng.randn((1, 1, 60, 60), CPU)?;
-    for process in [
-        Schedule::cosine(1000)?.into(),
-        NoiseProcess::flow(),
-        NoiseProcess::edm(),
-    ] {
+    for process in [Schedule::cosine(1000)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
         // −0.5 with weight 1/4 and 0.5 with weight 3/4; E[x_0 | x_t] is known.
         let best = best(&process, |x, Level { signal, noise }| {
             let log_odds = ((x * (signal / noise.powi(2)))? + 3f64.ln())?;
             // (odds·0.5 − 0.5)/(odds + 1)
             (log_odds * 0.5)?.tanh()? * 0.5
         });
-        for (solver, n) in [
-            (DDPM, 500),
-            (DDIM, 200),
-            (Solver::Heun, 50),
-            (Solver::DpmSolver, 50),
-        ] {
+        for (solver, n) in [(DDPM, 500), (DDIM, 200), (Solver::Heun, 50), (Solver::DpmSolver, 50)] {
             let sampler = plain(solver, Steps::Trailing(n));
             let xt = (&noise * process.prior_std())?;
             let x = doubles(&sampler.sample(best, &process, Prediction::X0, &xt, &mut rng)?)?;
             let near = |x: &&f64| (x.abs() - 0.5).abs() < 0.05;
             let share = |k: usize| k as f64 / x.len() as f64;
             let hits = share(x.iter().filter(near).count());
-            assert!(
-                hits > 0.97,
-                "{process}, {solver:?}: {hits} of the pixels are data"
-            );
+            assert!(hits > 0.97, "{process}, {solver:?}: {hits} of the pixels are data");
             let high = share(x.iter().filter(|x| **x > 0.0).count());
             assert!((high - 0.75).abs() < 0.03, "{process}, {solver:?}: {high}");
         }
@@ -115,19 +84,10 @@ fn finite_data_comes_out_as_it_is() -> Result<()> {
 /// A trajectory does not depend on which of the prediction types the network was trained for.
 #[test]
 fn prediction_types_give_the_same_trajectory() -> Result<()> {
-    let data = Gaussian {
-        mean: 0.4,
-        variance: 0.3,
-    };
-    let predictions = [
-        Prediction::V,
-        Prediction::Velocity,
-        Prediction::EDM,
-        Prediction::Eps,
-    ];
+    let data = Gaussian { mean: 0.4, variance: 0.3 };
+    let predictions = [Prediction::V, Prediction::Velocity, Prediction::EDM, Prediction::Eps];
     for process in processes() {
-        let xt =
-            (Rng::new(3).randn((1, 1, 2, 2), CPU)?.to_dtype(DType::F64)? * process.prior_std())?;
+        let xt = (Rng::new(3).randn((1, 1, 2, 2), CPU)?.to_dtype(DType::F64)? * process.prior_std())?;
         for solver in [DDPM, Solver::Heun, Solver::DpmSolver] {
             let go = |prediction: Prediction| -> Result<Vec<f64>> {
                 // F of x̂_0 = c_skip x + c_out F(c_in x).
@@ -141,15 +101,9 @@ fn prediction_types_give_the_same_trajectory() -> Result<()> {
                 doubles(&sampler.sample(predict, &process, prediction, &xt, &mut Rng::new(1))?)
             };
             let want = go(Prediction::X0)?;
-            for prediction in predictions
-                .into_iter()
-                .filter(|p| p.check(&process).is_ok())
-            {
+            for prediction in predictions.into_iter().filter(|p| p.check(&process).is_ok()) {
                 for (got, want) in go(prediction)?.into_iter().zip(&want) {
-                    assert!(
-                        (got - want).abs() < 1e-9,
-                        "{process}, {prediction:?}: {got} {want}"
-                    );
+                    assert!((got - want).abs() < 1e-9, "{process}, {prediction:?}: {got} {want}");
                 }
             }
         }
@@ -160,9 +114,7 @@ fn prediction_types_give_the_same_trajectory() -> Result<()> {
 /// The slope of the straight line through the points, by least squares.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let n = points.len() as f64;
-    let (x, y) = points
-        .iter()
-        .fold((0.0, 0.0), |s, p| (s.0 + p.0 / n, s.1 + p.1 / n));
+    let (x, y) = points.iter().fold((0.0, 0.0), |s, p| (s.0 + p.0 / n, s.1 + p.1 / n));
     let products = points.iter().map(|p| (p.0 - x) * (p.1 - y)).sum::<f64>();
     products / points.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>()
 }
@@ -171,10 +123,7 @@ fn slope(points: &[(f64, f64)]) -> f64 {
 /// others. Flow starts where no signal is left.
 #[test]
 fn the_order_of_convergence_is_as_promised() -> Result<()> {
-    let data = Gaussian {
-        mean: 0.4,
-        variance: 0.09,
-    };
+    let data = Gaussian { mean: 0.4, variance: 0.09 };
     for (process, from, to) in [
         (NoiseProcess::from(Schedule::cosine(1000)?), 800.0, 300.0),
         (NoiseProcess::flow(), 1.0, 0.3),
@@ -194,16 +143,12 @@ fn the_order_of_convergence_is_as_promised() -> Result<()> {
                 let times = (0..=n).map(at).collect();
                 let sampler = plain(solver, Steps::Given(times));
                 let mut rng = Rng::new(0);
-                let states =
-                    sampler.states(best, &process, Prediction::X0, &one(start)?, &mut rng)?;
+                let states = sampler.states(best, &process, Prediction::X0, &one(start)?, &mut rng)?;
                 let last = states.last().transpose()?.expect("n steps");
                 points.push(((n as f64).ln(), (doubles(&last.xt)?[0] - want).abs().ln()));
             }
             let got = -slope(&points);
-            assert!(
-                (got - order).abs() < 0.1,
-                "{process}, {solver:?}: order {got}"
-            );
+            assert!((got - order).abs() < 0.1, "{process}, {solver:?}: order {got}");
         }
     }
     Ok(())
@@ -212,26 +157,13 @@ fn the_order_of_convergence_is_as_promised() -> Result<()> {
 /// From noise to the clean image on the process's own grid: each solver of order 2 is nearer than DDIM.
 #[test]
 fn solvers_of_second_order_need_fewer_steps() -> Result<()> {
-    let data = Gaussian {
-        mean: 0.4,
-        variance: 0.5,
-    };
-    for process in [
-        Schedule::cosine(1000)?.into(),
-        NoiseProcess::flow(),
-        NoiseProcess::edm(),
-    ] {
+    let data = Gaussian { mean: 0.4, variance: 0.5 };
+    for process in [Schedule::cosine(1000)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
         let best = best(&process, |x, level| data.x0(x, level));
         let start = 1.2 * process.prior_std();
         let want = data.flow(start, process.noisiest(), Level::CLEAN);
         let error = |sampler: Sampler| -> Result<f64> {
-            let x = sampler.sample(
-                best,
-                &process,
-                Prediction::X0,
-                &one(start)?,
-                &mut Rng::new(0),
-            )?;
+            let x = sampler.sample(best, &process, Prediction::X0, &one(start)?, &mut Rng::new(0))?;
             Ok((doubles(&x)?[0] - want).abs())
         };
         let ddim = error(Sampler::ddim(20))?;
@@ -245,15 +177,8 @@ fn solvers_of_second_order_need_fewer_steps() -> Result<()> {
 
 #[test]
 fn encoding_finds_the_noise() -> Result<()> {
-    let data = Gaussian {
-        mean: 0.4,
-        variance: 0.09,
-    };
-    for process in [
-        Schedule::cosine(1000)?.into(),
-        NoiseProcess::flow(),
-        NoiseProcess::edm(),
-    ] {
+    let data = Gaussian { mean: 0.4, variance: 0.09 };
+    for process in [Schedule::cosine(1000)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
         let best = best(&process, |x, level| data.x0(x, level));
         let noise = Rng::new(3).randn((1, 1, 8, 8), CPU)?.to_dtype(DType::F64)?;
         let xt = (&noise * process.prior_std())?;
@@ -261,10 +186,7 @@ fn encoding_finds_the_noise() -> Result<()> {
             let sampler = plain(solver, Steps::Trailing(n));
             let x0 = sampler.sample(best, &process, Prediction::X0, &xt, &mut Rng::new(0))?;
             let encoded = sampler.encode(best, &process, Prediction::X0, &x0)?;
-            let apart = ((encoded - &xt)? / process.prior_std())?
-                .abs()?
-                .max_all()?
-                .to_scalar::<f64>()?;
+            let apart = ((encoded - &xt)? / process.prior_std())?.abs()?.max_all()?.to_scalar::<f64>()?;
             assert!(apart < 0.03, "{process}, {solver:?}: {apart}");
         }
     }
@@ -275,10 +197,7 @@ fn encoding_finds_the_noise() -> Result<()> {
 /// of each step, with the last two of the first four steps taken again, and encoded noise.
 #[test]
 fn trajectories_of_the_discrete_process_stay() -> Result<()> {
-    let path = concat!(
-        env!("CARGO_MANIFEST_DIR"),
-        "/../tests/golden/sampler_states.safetensors"
-    );
+    let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/sampler_states.safetensors");
     let golden: HashMap<String, Tensor> = candle_core::safetensors::load(path, CPU)?;
     let xt = Rng::new(1).randn((1, 1, 1, 2), CPU)?.to_dtype(DType::F64)?;
     let same = |name: &str, got: &Tensor| -> Result<()> {
@@ -287,30 +206,13 @@ fn trajectories_of_the_discrete_process_stay() -> Result<()> {
         }
         Ok(())
     };
-    let data = Gaussian {
-        mean: 0.3,
-        variance: 0.2,
-    };
+    let data = Gaussian { mean: 0.3, variance: 0.2 };
     let mut compared = 0;
     for (name, schedule, threshold, steps) in [
-        (
-            "linear",
-            Schedule::linear(1000)?,
-            Threshold::None,
-            Steps::Trailing(6),
-        ),
-        (
-            "cosine",
-            Schedule::cosine(1000)?,
-            Threshold::Clip,
-            Steps::Linspace(6),
-        ),
+        ("linear", Schedule::linear(1000)?, Threshold::None, Steps::Trailing(6)),
+        ("cosine", Schedule::cosine(1000)?, Threshold::Clip, Steps::Linspace(6)),
     ] {
-        for (kind, prediction) in [
-            ("eps", Prediction::Eps),
-            ("x0", Prediction::X0),
-            ("v", Prediction::V),
-        ] {
+        for (kind, prediction) in [("eps", Prediction::Eps), ("x0", Prediction::X0), ("v", Prediction::V)] {
             let predict = |x: &Tensor, t: &[f64]| {
                 let a = schedule.alpha_bar(t[0] as usize);
                 let x0 = data.x0(x, schedule.level(t[0] as usize))?;
@@ -328,14 +230,8 @@ fn trajectories_of_the_discrete_process_stay() -> Result<()> {
                 ("heun", Solver::Heun),
                 ("dpm", Solver::DpmSolver),
             ] {
-                let (sampler, name) = (
-                    Sampler {
-                        solver,
-                        steps: steps.clone(),
-                        threshold,
-                    },
-                    format!("{name}.{kind}.{of}"),
-                );
+                let (sampler, name) =
+                    (Sampler { solver, steps: steps.clone(), threshold }, format!("{name}.{kind}.{of}"));
                 let mut rng = Rng::new(2);
                 let mut states = sampler.states(predict, &schedule, prediction, &xt, &mut rng)?;
                 let mut rows = Vec::new();

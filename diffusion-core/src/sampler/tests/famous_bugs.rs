@@ -7,11 +7,7 @@ use super::*;
 fn the_previous_step_is_the_next_of_the_list() -> Result<()> {
     let (x0, eps) = (one(0.5)?, one(1.5)?);
     let known = |_: &Tensor, _: &[f64]| Ok(x0.clone());
-    for (process, times) in
-        processes()
-            .into_iter()
-            .zip([[999.0, 400.0, 399.0], [1.0, 0.4, 0.39], [80.0, 0.3, 0.2]])
-    {
+    for (process, times) in processes().into_iter().zip([[999.0, 400.0, 399.0], [1.0, 0.4, 0.39], [80.0, 0.3, 0.2]]) {
         let xt = perturb(&x0, &[process.noisiest()], &eps)?;
         let sampler = plain(DDIM, Steps::Given(times.to_vec()));
         let mut rng = Rng::new(0);
@@ -60,20 +56,11 @@ fn the_noise_is_recomputed_after_clipping() -> Result<()> {
 #[test]
 fn the_variance_is_that_of_the_stride() -> Result<()> {
     let schedule = Schedule::linear(1000)?;
-    let data = Gaussian {
-        mean: 0.0,
-        variance: 0.25,
-    };
+    let data = Gaussian { mean: 0.0, variance: 0.25 };
     let best = |x: &Tensor, t: &[f64]| data.x0(x, schedule.level(t[0] as usize));
     let mut rng = Rng::new(5);
     let noise = rng.randn((1, 1, 100, 100), CPU)?;
-    let x = plain(DDPM, Steps::Trailing(100)).sample(
-        best,
-        &schedule,
-        Prediction::X0,
-        &noise,
-        &mut rng,
-    )?;
+    let x = plain(DDPM, Steps::Trailing(100)).sample(best, &schedule, Prediction::X0, &noise, &mut rng)?;
     let (_, variance) = mean_and_variance(&x)?;
     // With 100 steps 0.88 of it is left, with β_t of a single step 0.11.
     assert!((variance / 0.25 - 0.88).abs() < 0.05, "{variance}");
@@ -85,10 +72,7 @@ fn the_variance_is_that_of_the_stride() -> Result<()> {
 fn too_much_terminal_signal_is_warned_of() -> Result<()> {
     let short = Schedule::linear(100)?;
     assert!(short.warning().is_some());
-    let data = Gaussian {
-        mean: 0.5,
-        variance: 0.01,
-    };
+    let data = Gaussian { mean: 0.5, variance: 0.01 };
     let mean_after = |schedule: &Schedule| -> Result<f64> {
         let best = |x: &Tensor, t: &[f64]| data.x0(x, schedule.level(t[0] as usize));
         let mut rng = Rng::new(6);

@@ -24,9 +24,7 @@ impl ConditionEmbedding {
     /// # Errors
     /// `hidden` is 0.
     pub fn new(build: &mut Builder, conditioning: Conditioning, hidden: usize) -> Result<Self> {
-        let Conditioning {
-            classes, context, ..
-        } = conditioning;
+        let Conditioning { classes, context, .. } = conditioning;
         Ok(Self {
             labels: (classes > 0)
                 .then(|| Embedding::new(build.at("label_embedding"), classes + 1, hidden))

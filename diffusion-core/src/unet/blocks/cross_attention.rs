@@ -26,13 +26,7 @@ impl CrossAttention {
     ///
     /// # Errors
     /// `groups` or `heads` does not divide `channels`, or `width` is 0.
-    pub fn new(
-        mut build: Builder,
-        channels: usize,
-        width: usize,
-        groups: usize,
-        heads: usize,
-    ) -> Result<Self> {
+    pub fn new(mut build: Builder, channels: usize, width: usize, groups: usize, heads: usize) -> Result<Self> {
         if !channels.is_multiple_of(heads) {
             bail!("CrossAttention: heads = {heads} does not divide channels = {channels}")
         }

@@ -30,13 +30,7 @@ impl ResBlock {
     ///
     /// # Errors
     /// `groups` does not divide the channels, or one of the numbers is 0.
-    pub fn new(
-        mut build: Builder,
-        inputs: usize,
-        outputs: usize,
-        time: usize,
-        groups: usize,
-    ) -> Result<Self> {
+    pub fn new(mut build: Builder, inputs: usize, outputs: usize, time: usize, groups: usize) -> Result<Self> {
         let (silu, same) = (Activation::Silu, Geometry::same(3));
         Ok(Self {
             norm1: GroupNorm::new(build.at("norm1"), groups.min(inputs), inputs, silu)?,
@@ -109,9 +103,7 @@ mod tests {
         let message = block.forward(&x, &e).unwrap_err().to_string();
         let wants = "ResBlock: x has shape [2, 2, 3, 3] and e [1, 3]";
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
-        let message = ResBlock::new(build.at("b"), 2, 4, 3, 3)
-            .unwrap_err()
-            .to_string();
+        let message = ResBlock::new(build.at("b"), 2, 4, 3, 3).unwrap_err().to_string();
         let wants = "groups = 3 does not divide channels = 4";
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         Ok(())

@@ -36,23 +36,14 @@ impl ResidualConvBlock {
     ///
     /// # Errors
     /// One of the two numbers is 0.
-    pub fn new(
-        mut build: Builder,
-        inputs: usize,
-        outputs: usize,
-        residual: Residual,
-    ) -> Result<Self> {
+    pub fn new(mut build: Builder, inputs: usize, outputs: usize, residual: Residual) -> Result<Self> {
         let mut half = |name: &str, inputs| -> Result<(Conv2d, BatchNorm2d)> {
             let mut build = build.at(name);
             let conv = Conv2d::new(build.at(0), inputs, outputs, 3, Geometry::same(3))?;
             let norm = BatchNorm2d::new(build.at(1), outputs, Activation::Gelu)?;
             Ok((conv, norm))
         };
-        Ok(Self {
-            conv1: half("conv1", inputs)?,
-            conv2: half("conv2", outputs)?,
-            residual,
-        })
+        Ok(Self { conv1: half("conv1", inputs)?, conv2: half("conv2", outputs)?, residual })
     }
 
     /// Applies the block.
@@ -63,8 +54,7 @@ impl ResidualConvBlock {
     /// # Errors
     /// Other shapes.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let half =
-            |(conv, norm): &(Conv2d, BatchNorm2d), x: &Tensor| norm.forward(&conv.forward(x)?);
+        let half = |(conv, norm): &(Conv2d, BatchNorm2d), x: &Tensor| norm.forward(&conv.forward(x)?);
         let y = half(&self.conv2, &half(&self.conv1, x)?)?;
         match self.residual {
             Residual::None => Ok(y),
@@ -161,12 +151,7 @@ impl EmbedFC {
     /// One of the two numbers is 0.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let mut model = build.at("model");
-        Ok(Self {
-            model: [
-                Linear::new(model.at(0), inputs, outputs)?,
-                Linear::new(model.at(2), outputs, outputs)?,
-            ],
-        })
+        Ok(Self { model: [Linear::new(model.at(0), inputs, outputs)?, Linear::new(model.at(2), outputs, outputs)?] })
     }
 
     /// Applies the block.

@@ -96,18 +96,12 @@ mod tests {
     /// With respect to the input, the time and every parameter, with and without the skip convolution.
     #[test]
     fn it_has_the_right_gradients() -> Result<()> {
-        for (inputs, conv) in [
-            (2, Conv2d::new as MakeConv),
-            (3, Conv2d::new),
-            (2, Conv2d::standardized),
-        ] {
+        for (inputs, conv) in [(2, Conv2d::new as MakeConv), (3, Conv2d::new), (2, Conv2d::standardized)] {
             let what = format!("{inputs} → 2");
             let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
             let block = ResnetBlock::new(params.builder(&mut rng), inputs, 2, 3, 1, conv)?;
             let (x, e) = (random(1, (2, inputs, 2, 3))?, random(2, (2, 3))?);
-            check(&what, &[x.clone(), e.clone()], |x| {
-                block.forward(&x[0], &x[1])
-            })?;
+            check(&what, &[x.clone(), e.clone()], |x| block.forward(&x[0], &x[1]))?;
             check_params(&what, &params, || block.forward(&x, &e))?;
         }
         Ok(())
@@ -117,10 +111,7 @@ mod tests {
     fn another_batch_is_named() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let block = ResnetBlock::new(params.builder(&mut rng), 2, 2, 3, 1, Conv2d::new)?;
-        let message = block
-            .forward(&random(1, (2, 2, 2, 2))?, &random(2, (3, 3))?)
-            .unwrap_err()
-            .to_string();
+        let message = block.forward(&random(1, (2, 2, 2, 2))?, &random(2, (3, 3))?).unwrap_err().to_string();
         let wants = "x has shape [2, 2, 2, 2] and e [3, 3]";
         assert!(message.contains(wants), "{message}");
         Ok(())

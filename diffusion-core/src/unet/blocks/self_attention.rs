@@ -93,10 +93,7 @@ mod tests {
         for heads in [0, 3] {
             let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, heads);
             let message = layer.unwrap_err().to_string();
-            assert!(
-                message.contains(&format!("heads = {heads} does")),
-                "{message}"
-            );
+            assert!(message.contains(&format!("heads = {heads} does")), "{message}");
         }
     }
 }

@@ -35,9 +35,7 @@ pub fn sinusoidal(t: &[f64], width: usize, dtype: DType, device: &Device) -> Res
     if let Some(t) = t.iter().find(|t| !t.is_finite()) {
         bail!("sinusoidal: t = {t} must be a finite number")
     }
-    waves(t, width, 1, false)?
-        .to_device(device)?
-        .to_dtype(dtype)
+    waves(t, width, 1, false)?.to_device(device)?.to_dtype(dtype)
 }
 
 /// [`sinusoidal`] on the CPU with frequencies 10000^(−i / (h − `shift`)), the cosines first if `flip`.
@@ -130,10 +128,7 @@ mod tests {
     fn times_are_real_numbers() -> Result<()> {
         let e = sinusoidal(&[2.5], 4, DType::F32, &Device::Cpu)?.to_vec2::<f32>()?;
         let want = [2.5f32, 2.5 * 1e-4].map(|x| [x.sin(), x.cos()]);
-        for (got, want) in e[0]
-            .iter()
-            .zip([want[0][0], want[1][0], want[0][1], want[1][1]])
-        {
+        for (got, want) in e[0].iter().zip([want[0][0], want[1][0], want[0][1], want[1][1]]) {
             assert!((got - want).abs() < 1e-6, "{got} {want}");
         }
         Ok(())
@@ -143,8 +138,6 @@ mod tests {
     fn the_time_has_the_right_gradients() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let time = TimeEmbedding::new(params.builder(&mut rng), 6, 5)?;
-        check_params("time embedding", &params, || {
-            time.forward(&[0.0, 3.0, 999.0])
-        })
+        check_params("time embedding", &params, || time.forward(&[0.0, 3.0, 999.0]))
     }
 }

@@ -47,18 +47,11 @@ fn conditions_are_concatenated_and_narrowed() -> Result<()> {
     let (both, none) = (all(), Condition::none());
     let joined = Condition::cat(&[(&both, 2), (&none, 1), (&Condition::labels([1]), 1)])?;
     let labels = [Some(7), Some(3), None, Some(1)];
-    assert_eq!(
-        (joined.labels.as_deref(), joined.len()),
-        (Some(&labels[..]), Some(4))
-    );
+    assert_eq!((joined.labels.as_deref(), joined.len()), (Some(&labels[..]), Some(4)));
     assert_eq!(joined.narrow(0, 2)?, both);
     let null = both.narrow(0, 1)?.dropped(&[true])?;
     assert_eq!(joined.narrow(2, 1)?, null);
-    assert_eq!(
-        joined.narrow(3, 1)?,
-        null.and(Condition::labels([1])),
-        "missing parts are null"
-    );
+    assert_eq!(joined.narrow(3, 1)?, null.and(Condition::labels([1])), "missing parts are null");
     assert_eq!(Condition::cat(&[(&none, 4), (&none, 1)])?, none);
     assert!(Condition::cat(&[(&both, 2), (&image((1, 1, 3, 3)), 1)]).is_err());
     let message = Condition::cat(&[(&both, 3)]).unwrap_err().to_string();
@@ -73,25 +66,12 @@ fn conditions_are_concatenated_and_narrowed() -> Result<()> {
 
 #[test]
 fn what_does_not_fit_is_named() -> Result<()> {
-    let labels = Conditioning {
-        classes: 10,
-        ..Default::default()
-    };
-    let context = Conditioning {
-        context: 5,
-        ..Default::default()
-    };
-    let everything = Conditioning {
-        classes: 10,
-        context: 2,
-        low_res: 4,
-        tokens: 2,
-        vocabulary: 7,
-        ..Default::default()
-    };
-    let check = |conditioning: Conditioning, condition: &Condition| {
-        conditioning.check_condition("net", condition, [2, 8, 8])
-    };
+    let labels = Conditioning { classes: 10, ..Default::default() };
+    let context = Conditioning { context: 5, ..Default::default() };
+    let everything =
+        Conditioning { classes: 10, context: 2, low_res: 4, tokens: 2, vocabulary: 7, ..Default::default() };
+    let check =
+        |conditioning: Conditioning, condition: &Condition| conditioning.check_condition("net", condition, [2, 8, 8]);
     check(everything, &all())?;
     check(everything, &Condition::none())?;
     check(labels, &Condition::none())?;
@@ -105,74 +85,24 @@ fn what_does_not_fit_is_named() -> Result<()> {
         ),
         (context, Condition::labels([1, 2]), "a context of 5 numbers"),
         (labels, of_context.clone(), "a class label in 0 … 9"),
-        (
-            everything,
-            image((2, 1, 2, 3)),
-            "image of shape [2, 1, 2, 3]; the network takes [2, 1, 2, 2]",
-        ),
-        (
-            labels,
-            image((2, 1, 2, 2)),
-            "a low-resolution image; the network takes a class",
-        ),
-        (
-            labels,
-            Condition::labels([1]),
-            "1 labels; the network takes one for each of 2 images",
-        ),
-        (
-            labels,
-            Condition::labels([1, 10]),
-            "class 10; the network takes the classes 0 … 9",
-        ),
-        (
-            context,
-            of_context,
-            "a context of shape [2, 2]; the network takes [2, 5]",
-        ),
+        (everything, image((2, 1, 2, 3)), "image of shape [2, 1, 2, 3]; the network takes [2, 1, 2, 2]"),
+        (labels, image((2, 1, 2, 2)), "a low-resolution image; the network takes a class"),
+        (labels, Condition::labels([1]), "1 labels; the network takes one for each of 2 images"),
+        (labels, Condition::labels([1, 10]), "class 10; the network takes the classes 0 … 9"),
+        (context, of_context, "a context of shape [2, 2]; the network takes [2, 5]"),
         (labels, texts([vec![1], vec![]]), "text tokens"),
-        (
-            everything,
-            texts([vec![1; 3], vec![]]),
-            "a text of 3 tokens; the network takes at most 2",
-        ),
-        (
-            everything,
-            texts([vec![7], vec![]]),
-            "token 7; the network takes the tokens 0 … 6",
-        ),
-        (
-            everything,
-            Condition::tokens(Tokens::new([vec![1]])),
-            "1 texts",
-        ),
+        (everything, texts([vec![1; 3], vec![]]), "a text of 3 tokens; the network takes at most 2"),
+        (everything, texts([vec![7], vec![]]), "token 7; the network takes the tokens 0 … 6"),
+        (everything, Condition::tokens(Tokens::new([vec![1]])), "1 texts"),
     ] {
         let message = check(conditioning, &condition).unwrap_err().to_string();
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
     assert!(Tokens::new([vec![1, 2]]).ids(1, &Device::Cpu).is_err());
     for (conditioning, wants) in [
-        (
-            Conditioning {
-                channels: 0,
-                ..labels
-            },
-            "channels = 0",
-        ),
-        (
-            Conditioning {
-                context: usize::MAX,
-                ..labels
-            },
-            "context = ",
-        ),
-        (
-            Conditioning {
-                tokens: 3,
-                ..labels
-            },
-            "tokens = 3 and vocabulary = 0",
-        ),
+        (Conditioning { channels: 0, ..labels }, "channels = 0"),
+        (Conditioning { context: usize::MAX, ..labels }, "context = "),
+        (Conditioning { tokens: 3, ..labels }, "tokens = 3 and vocabulary = 0"),
     ] {
         let message = conditioning.check("net").unwrap_err().to_string();
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");

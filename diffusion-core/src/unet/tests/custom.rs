@@ -17,21 +17,11 @@ struct Tiny {
     last: candle_nn::Conv2d,
 }
 
-const KNOWN: Conditioning = Conditioning {
-    channels: 2,
-    classes: 3,
-    context: 2,
-    low_res: 0,
-    tokens: 4,
-    vocabulary: 5,
-};
+const KNOWN: Conditioning = Conditioning { channels: 2, classes: 3, context: 2, low_res: 0, tokens: 4, vocabulary: 5 };
 
 impl Tiny {
     fn new(mut b: Builder) -> Result<Self> {
-        let same = candle_nn::Conv2dConfig {
-            padding: 1,
-            ..Default::default()
-        };
+        let same = candle_nn::Conv2dConfig { padding: 1, ..Default::default() };
         Ok(Self {
             time: TimeEmbedding::new(b.at("time"), 4, 8)?,
             labels: ConditionEmbedding::new(&mut b, KNOWN, 8)?,
@@ -51,10 +41,7 @@ impl Denoiser for Tiny {
         let bias = bias.broadcast_add(&self.first.bias)?;
         let mut x = silu(&self.first.forward_with_bias(xt, &bias)?)?;
         if let Some(tokens) = &condition.tokens {
-            let ids = tokens
-                .ids(4, xt.device())?
-                .flatten_all()?
-                .to_vec1::<u32>()?;
+            let ids = tokens.ids(4, xt.device())?.flatten_all()?.to_vec1::<u32>()?;
             let ids: Vec<usize> = ids.into_iter().map(|id| id as usize).collect();
             let words = self.words.forward(&ids)?.reshape((t.len(), 4, 3))?;
             let mask = tokens.mask(4, xt.device())?;
@@ -70,9 +57,7 @@ fn tiny() -> Architecture {
 
 fn condition() -> Condition {
     let context = Tensor::new(&[[1f32, 0.5], [0.0, 2.0]], &Device::Cpu).unwrap();
-    Condition::labels([2, 0])
-        .and(Condition::context(context))
-        .and(Condition::tokens(Tokens::new([vec![1, 4], vec![]])))
+    Condition::labels([2, 0]).and(Condition::context(context)).and(Condition::tokens(Tokens::new([vec![1, 4], vec![]])))
 }
 
 #[test]
@@ -81,10 +66,7 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
     let path = folder.path().join("tiny.safetensors");
     let build = |seed| Network::new(tiny(), &mut Rng::new(seed), &Device::Cpu);
     let (net, twin) = (build(1)?, build(1)?);
-    let (x, eps) = (
-        random(1, (2, 2, 6, 6))?.to_dtype(DType::F32)?,
-        random(2, (2, 2, 6, 6))?.to_dtype(DType::F32)?,
-    );
+    let (x, eps) = (random(1, (2, 2, 6, 6))?.to_dtype(DType::F32)?, random(2, (2, 2, 6, 6))?.to_dtype(DType::F32)?);
     let t = [0.25, 700.5];
     let predict = |net: &Network| numbers(&net.predict(&x, &t, &condition())?);
     assert_eq!(predict(&net)?, predict(&twin)?, "the same seed");
@@ -93,9 +75,7 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
     let mut adam = AdamW::new(&net.parameters().by_name(), AdamWConfig::adam())?;
     let mut losses = Vec::new();
     for _ in 0..20 {
-        let loss = (net.forward(&x, &t, &condition())? - &eps)?
-            .sqr()?
-            .mean_all()?;
+        let loss = (net.forward(&x, &t, &condition())? - &eps)?.sqr()?.mean_all()?;
         let gradients = loss.backward()?;
         for (name, var) in net.parameters().iter() {
             assert!(gradients.get(var).is_some(), "{name}");
@@ -109,10 +89,7 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
     let loaded = Network::load_with(&path, tiny(), &Device::Cpu)?;
     assert_eq!(predict(&loaded)?, predict(&net)?);
     let other = Architecture::custom("other", KNOWN, Tiny::new);
-    let fewer = Conditioning {
-        classes: 2,
-        ..KNOWN
-    };
+    let fewer = Conditioning { classes: 2, ..KNOWN };
     let fewer = Architecture::custom("tiny-unet", fewer, Tiny::new);
     let fails = |net: anyhow::Result<Network>| net.unwrap_err().to_string();
     for (message, wants) in [
@@ -125,10 +102,7 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
             fails(Network::load_with(&path, other, &Device::Cpu)),
             "it holds the network Custom(Custom { name: \"tiny-unet\"",
         ),
-        (
-            fails(Network::load_with(&path, &fewer, &Device::Cpu)),
-            "classes: 3",
-        ),
+        (fails(Network::load_with(&path, &fewer, &Device::Cpu)), "classes: 3"),
     ] {
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
@@ -138,15 +112,9 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
 /// The name and the conditioning are all that a run's file can say.
 #[test]
 fn a_run_says_its_name() -> anyhow::Result<()> {
-    let run = RunConfig {
-        network: tiny(),
-        ..Default::default()
-    };
+    let run = RunConfig { network: tiny(), ..Default::default() };
     let text = run.to_toml()?;
-    assert!(
-        text.contains("[network.custom]\nname = \"tiny-unet\"\nchannels = 2\nclasses = 3\n"),
-        "{text}"
-    );
+    assert!(text.contains("[network.custom]\nname = \"tiny-unet\"\nchannels = 2\nclasses = 3\n"), "{text}");
     let read = RunConfig::from_toml(&text)?;
     assert_eq!((&read, read.to_toml()?), (&run, text));
     let message = Network::new(read.network, &mut Rng::new(1), &Device::Cpu).unwrap_err();
@@ -170,22 +138,10 @@ fn its_arguments_and_its_output_are_checked() -> Result<()> {
     let x = |channels| Tensor::zeros((1, channels, 4, 4), DType::F32, &Device::Cpu);
     let none = Condition::none();
     for (failed, wants) in [
-        (
-            net.predict(&x(1)?, &[0.0], &none),
-            "halves: the output has shape [1, 1, 4, 2] and xt [1, 1, 4, 4]",
-        ),
-        (
-            net.predict(&x(2)?, &[0.0], &none),
-            "the network is for images of 1 channels",
-        ),
-        (
-            net.predict(&x(1)?, &[f64::INFINITY], &none),
-            "halves: t = inf must be a finite number",
-        ),
-        (
-            net.forward(&x(1)?, &[0.0], &Condition::labels([0])),
-            "since it is unconditional",
-        ),
+        (net.predict(&x(1)?, &[0.0], &none), "halves: the output has shape [1, 1, 4, 2] and xt [1, 1, 4, 4]"),
+        (net.predict(&x(2)?, &[0.0], &none), "the network is for images of 1 channels"),
+        (net.predict(&x(1)?, &[f64::INFINITY], &none), "halves: t = inf must be a finite number"),
+        (net.forward(&x(1)?, &[0.0], &Condition::labels([0])), "since it is unconditional"),
     ] {
         let message = failed.unwrap_err().to_string();
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");

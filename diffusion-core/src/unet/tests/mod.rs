@@ -26,10 +26,7 @@ fn architecture(name: &str, fields: &str) -> Architecture {
 }
 
 fn kinds() -> Vec<Kind> {
-    let labels = Condition {
-        labels: Some(vec![Some(1), None]),
-        ..Condition::none()
-    };
+    let labels = Condition { labels: Some(vec![Some(1), None]), ..Condition::none() };
     let context = Tensor::new(&[[1f64, 0.0, 0.5], [0.0, 0.2, 0.0]], &Device::Cpu).unwrap();
     let context = Condition::context(context);
     let both = labels.clone().and(context.clone());
@@ -49,14 +46,7 @@ fn kinds() -> Vec<Kind> {
         kind("simple-unet", 8, &both, simple, "", 2_620_545),
         kind("context-unet", 16, &context, n_feat, "", 1_480_771),
         kind("conditional-unet", 16, &labels, small, "", 49_351_809),
-        kind(
-            "unet",
-            8,
-            &labels,
-            unet,
-            r#""heads":4,"classes":10"#,
-            9_452_419,
-        ),
+        kind("unet", 8, &labels, unet, r#""heads":4,"classes":10"#, 9_452_419),
         kind("unet", 16, &context, unet_of_context, "", 8_002_691),
         kind("attention-unet", 16, &labels, small, "", 8_432_579),
         kind("unet-2d-model", 8, &labels, of_diffusers, "", 2_736_099),
@@ -72,17 +62,9 @@ impl Kind {
     fn network(&self, seed: u64, dtype: DType) -> Result<Network> {
         let architecture = self.architecture.clone();
         let net = Network::with_dtype(architecture, &mut Rng::new(seed), dtype, &Device::Cpu)?;
-        let last = ["conv_out.weight", "out.3.weight"]
-            .iter()
-            .find_map(|name| net.parameters().get(name));
+        let last = ["conv_out.weight", "out.3.weight"].iter().find_map(|name| net.parameters().get(name));
         let last = last.expect("the last layer has another name");
-        assert_eq!(
-            last.abs()?
-                .sum_all()?
-                .to_dtype(DType::F64)?
-                .to_scalar::<f64>()?,
-            0.0
-        );
+        assert_eq!(last.abs()?.sum_all()?.to_dtype(DType::F64)?.to_scalar::<f64>()?, 0.0);
         last.set(&(random(seed, last.shape())? * 0.3)?.to_dtype(dtype)?)?;
         Ok(net)
     }
@@ -101,8 +83,7 @@ impl Kind {
     /// adds to all scores of a query.
     fn idle(&self, parameter: &str) -> bool {
         let before_norm = [".conv1.0.bias", ".conv2.0.bias"];
-        parameter.ends_with(".to_k.bias")
-            || self.mixes() && before_norm.iter().any(|end| parameter.ends_with(end))
+        parameter.ends_with(".to_k.bias") || self.mixes() && before_norm.iter().any(|end| parameter.ends_with(end))
     }
 }
 
@@ -122,18 +103,12 @@ fn every_architecture_is_here_and_names_itself() {
     assert_eq!(names, Architecture::NAMES);
     for kind in kinds() {
         let text = serde_json::to_string(&kind.architecture).unwrap();
-        assert!(
-            text.starts_with(&format!("{{\"{}\":{{", kind.name())),
-            "{text}"
-        );
+        assert!(text.starts_with(&format!("{{\"{}\":{{", kind.name())), "{text}");
         let back: Architecture = serde_json::from_str(&text).unwrap();
         assert_eq!(back, kind.architecture);
         let typo = text.replacen("channels", "chanels", 1);
         let message = serde_json::from_str::<Architecture>(&typo).unwrap_err();
-        assert!(
-            message.to_string().contains("chanels`, expected"),
-            "{message}"
-        );
+        assert!(message.to_string().contains("chanels`, expected"), "{message}");
     }
 }
 
@@ -142,12 +117,7 @@ fn they_have_as_many_parameters_as_they_say() -> Result<()> {
     for kind in kinds() {
         let (full, count) = kind.full;
         let net = Network::new(full, &mut Rng::new(0), &Device::Cpu)?;
-        assert_eq!(
-            net.parameters().count(),
-            count,
-            "{}",
-            net.architecture().name()
-        );
+        assert_eq!(net.parameters().count(), count, "{}", net.architecture().name());
         let side = net.architecture().usual_side();
         let summary = net.summary(side, side)?;
         // Labels and contexts are asked for too.
@@ -162,18 +132,8 @@ fn they_have_as_many_parameters_as_they_say() -> Result<()> {
 #[test]
 fn the_summary_counts_products() -> Result<()> {
     for (name, kind, shape, products) in [
-        (
-            "down.0.block1.conv1",
-            "conv 3×3",
-            [4, 16, 16],
-            4 * 9 * 4 * 256,
-        ),
-        (
-            "down.2.attention",
-            "attention 2",
-            [16, 16, 0],
-            2 * 16 * 16 * 16,
-        ),
+        ("down.0.block1.conv1", "conv 3×3", [4, 16, 16], 4 * 9 * 4 * 256),
+        ("down.2.attention", "attention 2", [16, 16, 0], 2 * 16 * 16 * 16),
         ("up.0.upsample", "transposed 4×4", [32, 2, 2], 32 * 32 * 16),
     ] {
         let net = kinds().swap_remove(2).network(1, DType::F32)?;
@@ -182,11 +142,7 @@ fn the_summary_counts_products() -> Result<()> {
         let row = rows.find(|row| row.name == name && row.kind == kind);
         let row = row.unwrap_or_else(|| panic!("{name} is not in\n{summary}"));
         let shape: Vec<usize> = shape.into_iter().filter(|d| *d > 0).collect();
-        assert_eq!(
-            (&row.shape, row.multiply_adds),
-            (&shape, products as u64),
-            "{name}"
-        );
+        assert_eq!((&row.shape, row.multiply_adds), (&shape, products as u64), "{name}");
     }
     Ok(())
 }
@@ -201,15 +157,9 @@ fn they_answer_in_the_shape_of_the_question() -> Result<()> {
             assert_eq!(answer.dims(), x.dims(), "{}", kind.name());
         }
         let x = kind.images(2, 2, DType::F32)?;
-        let (conditional, free) = (
-            net.predict(&x, &[7.0, 8.0], &kind.condition)?,
-            net.predict(&x, &[7.0, 8.0], &Condition::none())?,
-        );
-        assert!(
-            off(&conditional, &free)? > 1e-6,
-            "{} ignores its condition",
-            kind.name()
-        );
+        let (conditional, free) =
+            (net.predict(&x, &[7.0, 8.0], &kind.condition)?, net.predict(&x, &[7.0, 8.0], &Condition::none())?);
+        assert!(off(&conditional, &free)? > 1e-6, "{} ignores its condition", kind.name());
     }
     Ok(())
 }
@@ -238,10 +188,7 @@ fn predict_is_forward_without_gradients() -> Result<()> {
 fn bf16_changes_little() -> Result<()> {
     for kind in kinds() {
         let mut net = kind.network(1, DType::F32)?;
-        let (x, eps) = (
-            kind.images(2, 3, DType::F32)?,
-            kind.images(2, 4, DType::F32)?,
-        );
+        let (x, eps) = (kind.images(2, 3, DType::F32)?, kind.images(2, 4, DType::F32)?);
         let run = |net: &Network| -> Result<Vec<Tensor>> {
             let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
             let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
@@ -257,8 +204,7 @@ fn bf16_changes_little() -> Result<()> {
         let (mut largest, mut of) = (0f64, 0f64);
         for (i, (got, want)) in run(&net)?.iter().zip(&want).enumerate() {
             assert_eq!(got.dtype(), DType::F32, "{}", kind.name());
-            let size =
-                |x: &Tensor| -> Result<f64> { Ok(numbers(x)?.iter().map(|x| x * x).sum::<f64>()) };
+            let size = |x: &Tensor| -> Result<f64> { Ok(numbers(x)?.iter().map(|x| x * x).sum::<f64>()) };
             let (error, size) = (size(&(got - want)?)?, size(want)?);
             if i == 0 {
                 let off = (error / size).sqrt();
@@ -274,12 +220,7 @@ fn bf16_changes_little() -> Result<()> {
         let most = if jumps { 0.3 } else { 6e-2 };
         assert!(off > 1e-6 && off < most, "{}: gradients {off}", kind.name());
         net.set_precision(Precision::Tf32);
-        assert_eq!(
-            numbers(&run(&net)?[0])?,
-            numbers(&want[0])?,
-            "{}",
-            kind.name()
-        );
+        assert_eq!(numbers(&run(&net)?[0])?, numbers(&want[0])?, "{}", kind.name());
     }
     Ok(())
 }
@@ -304,23 +245,14 @@ fn images_of_a_batch_do_not_mix() -> Result<()> {
 fn every_parameter_gets_a_gradient() -> Result<()> {
     for kind in kinds() {
         let net = kind.network(1, DType::F32)?;
-        let (x, eps) = (
-            kind.images(2, 3, DType::F32)?,
-            kind.images(2, 4, DType::F32)?,
-        );
+        let (x, eps) = (kind.images(2, 3, DType::F32)?, kind.images(2, 4, DType::F32)?);
         let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
         let grads = (answer - eps)?.sqr()?.mean_all()?.backward()?;
         for (name, var) in net.parameters().iter() {
-            let grad = grads
-                .get(var)
-                .map(|g| g.abs()?.max_all()?.to_scalar::<f32>());
+            let grad = grads.get(var).map(|g| g.abs()?.max_all()?.to_scalar::<f32>());
             let largest = grad.transpose()?.unwrap_or(f32::NAN);
             let least = if kind.idle(name) { -1.0 } else { 1e-9 };
-            assert!(
-                largest > least && largest.is_finite(),
-                "{}: {name}: {largest}",
-                kind.name()
-            );
+            assert!(largest > least && largest.is_finite(), "{}: {name}: {largest}", kind.name());
         }
     }
     Ok(())
@@ -335,11 +267,9 @@ fn gradients_are_those_of_central_differences() -> Result<()> {
         let net = kind.network(4, DType::F64)?;
         let x = Var::from_tensor(&kind.images(2, 5, DType::F64)?)?;
         let weights = random(6, x.shape())?;
-        let loss =
-            |x: &Tensor| (net.forward(x, &[5.0, 900.0], &kind.condition)? * &weights)?.sum_all();
+        let loss = |x: &Tensor| (net.forward(x, &[5.0, 900.0], &kind.condition)? * &weights)?.sum_all();
         let grads = loss(&x)?.backward()?;
-        let slope =
-            |direction: &Tensor, grad: &Tensor| (direction * grad)?.sum_all()?.to_scalar::<f64>();
+        let slope = |direction: &Tensor, grad: &Tensor| (direction * grad)?.sum_all()?.to_scalar::<f64>();
         let check = |moved: &dyn Fn(f64) -> Result<f64>, want: f64| {
             let mut found = Vec::new();
             for step in STEPS {
@@ -376,14 +306,8 @@ fn gradients_are_those_of_central_differences() -> Result<()> {
 fn one_batch_is_learned_by_heart() -> Result<()> {
     for kind in kinds() {
         let net = kind.network(1, DType::F32)?;
-        let (x, eps) = (
-            kind.images(2, 8, DType::F32)?,
-            kind.images(2, 9, DType::F32)?,
-        );
-        let config = AdamWConfig {
-            lr: 1e-2,
-            ..AdamWConfig::adam()
-        };
+        let (x, eps) = (kind.images(2, 8, DType::F32)?, kind.images(2, 9, DType::F32)?);
+        let config = AdamWConfig { lr: 1e-2, ..AdamWConfig::adam() };
         let mut adam = AdamW::new(&net.parameters().by_name(), config)?;
         let mut losses = vec![f32::INFINITY];
         while losses.len() < 500 && losses[losses.len() - 1] > 0.3 {
@@ -411,8 +335,7 @@ fn saved_is_loaded_to_the_bit() -> anyhow::Result<()> {
         net.save(&path)?;
         let loaded = Network::load(&path, &Device::Cpu)?;
         assert_eq!(loaded.architecture(), net.architecture());
-        for ((name, ours), (other, theirs)) in net.parameters().all().zip(loaded.parameters().all())
-        {
+        for ((name, ours), (other, theirs)) in net.parameters().all().zip(loaded.parameters().all()) {
             assert_eq!((name, numbers(ours)?), (other, numbers(theirs)?));
         }
         let predict = |net: &Network| numbers(&net.predict(&x, &[1.0, 2.0], &kind.condition)?);

@@ -20,30 +20,19 @@ fn numbers_out_of_their_range_are_named() {
         (heads, "\"heads\": 3", "heads = 3 does not divide base = 64"),
         (simple, "\"low_res\": 3", "low_res = 3 must be 2, 4 or 8"),
         (context, "\"channels\": 0", "channels = 0"),
-        (
-            context,
-            "\"n_feat\": 0",
-            "n_feat = 0 must be a multiple of 8",
-        ),
+        (context, "\"n_feat\": 0", "n_feat = 0 must be a multiple of 8"),
         (context, "\"n_feat\": 20", "n_feat = 20"),
         (context, "\"n_feat\": 1032", "n_feat = 1032"),
         (context, "\"n_cfeat\": 18446744073709551615", "context = "),
         (context, "\"classes\": 6", "classes = 6 and n_cfeat = 5;"),
-        (
-            context,
-            "\"height\": 32",
-            "height = 32 must be 16, 20, 24 or 28",
-        ),
+        (context, "\"height\": 32", "height = 32 must be 16, 20, 24 or 28"),
         (context, "\"timesteps\": 0", "timesteps = 0"),
     ] {
         for name in names {
             let failed = Network::new(architecture(name, fields), &mut Rng::new(1), &Device::Cpu);
             let message = failed.unwrap_err().to_string();
             let named = message.starts_with(&format!("{name}: "));
-            assert!(
-                named && message.contains(wants),
-                "{message:?} lacks {wants:?}"
-            );
+            assert!(named && message.contains(wants), "{message:?} lacks {wants:?}");
         }
     }
 }
@@ -54,21 +43,11 @@ fn old_names_are_read() -> anyhow::Result<()> {
     for (old, new) in [
         (
             r#"{"simple-unet":{"channels":3,"base":32,"groups":8,"classes":0,"context":0,"reduced":4}}"#,
-            Architecture::from(SimpleUNet {
-                channels: 3,
-                base: 32,
-                low_res: 4,
-                ..Default::default()
-            }),
+            Architecture::from(SimpleUNet { channels: 3, base: 32, low_res: 4, ..Default::default() }),
         ),
         (
             r#"{"context-unet":{"channels":3,"n_feat":64,"n_cfeat":5,"classes":5,"height":16,"steps":700}}"#,
-            ContextUnet {
-                classes: 5,
-                timesteps: 700,
-                ..Default::default()
-            }
-            .into(),
+            ContextUnet { classes: 5, timesteps: 700, ..Default::default() }.into(),
         ),
     ] {
         assert_eq!(serde_json::from_str::<Architecture>(old)?, new);
@@ -96,35 +75,20 @@ fn images_of_other_sizes_are_named() -> Result<()> {
 
 #[test]
 fn arguments_of_other_shapes_are_named() -> Result<()> {
-    let net = Network::new(
-        architecture("simple-unet", "\"base\":4,\"groups\":2"),
-        &mut Rng::new(1),
-        &Device::Cpu,
-    )?;
+    let net = Network::new(architecture("simple-unet", "\"base\":4,\"groups\":2"), &mut Rng::new(1), &Device::Cpu)?;
     for (shape, t, wants) in [
         (
             &[2, 1, 28, 30][..],
             &[1.0, 2.0][..],
             "simple-unet: an image of 28×30; height and width are halved 2 times, so they must be divisible by 4",
         ),
-        (
-            &[2, 3, 8, 8],
-            &[1.0, 2.0],
-            "simple-unet: xt has shape [2, 3, 8, 8]; the network is for images of 1 channels",
-        ),
+        (&[2, 3, 8, 8], &[1.0, 2.0], "simple-unet: xt has shape [2, 3, 8, 8]; the network is for images of 1 channels"),
         (&[2, 1, 8, 8], &[1.0], "xt has shape [2, 1, 8, 8] and t [1]"),
-        (
-            &[2, 1, 8, 8],
-            &[1.0, f64::NAN],
-            "t = NaN must be a finite number",
-        ),
+        (&[2, 1, 8, 8], &[1.0, f64::NAN], "t = NaN must be a finite number"),
         (&[1, 8, 8], &[1.0], "xt has shape [1, 8, 8]"),
     ] {
         let xt = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
-        let message = net
-            .forward(&xt, t, &Condition::none())
-            .unwrap_err()
-            .to_string();
+        let message = net.forward(&xt, t, &Condition::none()).unwrap_err().to_string();
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
     Ok(())

@@ -34,13 +34,7 @@ struct Resnet {
 }
 
 impl Resnet {
-    fn new(
-        mut build: Builder,
-        net: &UNet2DModel,
-        inputs: usize,
-        outputs: usize,
-        scale: f64,
-    ) -> Result<Self> {
+    fn new(mut build: Builder, net: &UNet2DModel, inputs: usize, outputs: usize, scale: f64) -> Result<Self> {
         let (groups, activation) = (net.norm_num_groups, net.act_fn.into());
         let (same, time) = (Geometry::same(3), net.resnet_time_scale_shift);
         let projected = match time {
@@ -71,8 +65,7 @@ impl Resnet {
         let h = match self.time {
             TimeScaleShift::Default => {
                 let bias = time.broadcast_add(&self.conv1.bias)?;
-                self.norm2
-                    .forward(&self.conv1.forward_with_bias(&h, &bias)?)?
+                self.norm2.forward(&self.conv1.forward_with_bias(&h, &bias)?)?
             }
             TimeScaleShift::ScaleShift => {
                 let width = time.dim(1)? / 2;
@@ -107,18 +100,9 @@ struct Attention {
 }
 
 impl Attention {
-    fn new(
-        mut build: Builder,
-        net: &UNet2DModel,
-        channels: usize,
-        groups: Option<usize>,
-        scale: f64,
-    ) -> Result<Self> {
+    fn new(mut build: Builder, net: &UNet2DModel, channels: usize, groups: Option<usize>, scale: f64) -> Result<Self> {
         let mut linear = |name| Linear::new(build.at(name), channels, channels);
-        let (qkv, to_out) = (
-            [linear("to_q")?, linear("to_k")?, linear("to_v")?],
-            linear("to_out.0")?,
-        );
+        let (qkv, to_out) = ([linear("to_q")?, linear("to_k")?, linear("to_v")?], linear("to_out.0")?);
         Ok(Self {
             group_norm: groups
                 .map(|groups| {
@@ -141,11 +125,7 @@ impl Attention {
         };
         let pixels = normed.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
         let [q, k, v] = &self.qkv;
-        let (q, k, v) = (
-            q.forward(&pixels)?,
-            k.forward(&pixels)?,
-            v.forward(&pixels)?,
-        );
+        let (q, k, v) = (q.forward(&pixels)?, k.forward(&pixels)?, v.forward(&pixels)?);
         let y = attention(&q, &k, &v, self.heads)?;
         // A product of each query with each key, and of each weight with a value.
         let kind = || format!("attention {}", self.heads);
@@ -174,21 +154,13 @@ impl Level {
         resample: Option<(&str, Geometry)>,
     ) -> Result<Self> {
         let groups = Some(net.norm_num_groups);
-        let mut level = Self {
-            resnets: Vec::new(),
-            attentions: Vec::new(),
-            resample: None,
-        };
+        let mut level = Self { resnets: Vec::new(), attentions: Vec::new(), resample: None };
         for (i, inputs) in inputs.iter().enumerate() {
             let at = build.at(format!("resnets.{i}"));
-            level
-                .resnets
-                .push(Resnet::new(at, net, *inputs, outputs, 1.0)?);
+            level.resnets.push(Resnet::new(at, net, *inputs, outputs, 1.0)?);
             if attends {
                 let at = build.at(format!("attentions.{i}"));
-                level
-                    .attentions
-                    .push(Attention::new(at, net, outputs, groups, 1.0)?);
+                level.attentions.push(Attention::new(at, net, outputs, groups, 1.0)?);
             }
         }
         if let Some((name, geometry)) = resample {
@@ -243,9 +215,7 @@ impl Layers {
         let mut seen = vec![widths[0]];
         for i in 0..levels {
             let (before, width) = (widths[i.saturating_sub(1)], widths[i]);
-            let inputs: Vec<usize> = (0..layers)
-                .map(|j| if j == 0 { before } else { width })
-                .collect();
+            let inputs: Vec<usize> = (0..layers).map(|j| if j == 0 { before } else { width }).collect();
             let halve = (i + 1 < levels).then_some(("downsamplers.0.conv", halve));
             seen.resize(seen.len() + layers + usize::from(halve.is_some()), width);
             let at = b.at(format!("down_blocks.{i}"));
@@ -265,10 +235,7 @@ impl Layers {
                     let at = b.at("attentions.0");
                     Attention::new(at, net, last, net.mid_groups(), scale)
                 });
-                Some(Middle {
-                    resnets,
-                    attention: attention.transpose()?,
-                })
+                Some(Middle { resnets, attention: attention.transpose()? })
             }
         };
         let (mut up, mut before) = (Vec::new(), last);
@@ -304,18 +271,9 @@ impl Layers {
     /// The embedding of time and class.
     fn embedded(&self, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let (weight, net) = (&self.linear_1.weight, &self.net);
-        let waves = waves(
-            t,
-            net.block_out_channels[0],
-            net.freq_shift,
-            net.flip_sin_to_cos,
-        );
-        let waves = waves?
-            .to_device(weight.device())?
-            .to_dtype(weight.dtype())?;
-        let e = self
-            .linear_2
-            .forward(&silu(&self.linear_1.forward(&waves)?)?)?;
+        let waves = waves(t, net.block_out_channels[0], net.freq_shift, net.flip_sin_to_cos);
+        let waves = waves?.to_device(weight.device())?.to_dtype(weight.dtype())?;
+        let e = self.linear_2.forward(&silu(&self.linear_1.forward(&waves)?)?)?;
         let Some(table) = &self.class_embedding else {
             return Ok(e);
         };
@@ -354,11 +312,7 @@ impl Denoiser for Layers {
                 seen.push(x.clone());
             }
         }
-        if let Some(Middle {
-            resnets: [first, second],
-            attention,
-        }) = &self.mid
-        {
+        if let Some(Middle { resnets: [first, second], attention }) = &self.mid {
             x = first.forward(&x, &e)?;
             if let Some(attention) = attention {
                 x = attention.forward(&x)?;

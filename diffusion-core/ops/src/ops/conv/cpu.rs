@@ -22,39 +22,18 @@ pub(super) enum Convolution {
 impl Convolution {
     /// The faster one.
     pub(super) fn new(problem: lowered::Problem) -> Self {
-        let lowered::Problem {
-            batch,
-            inputs,
-            outputs,
-            image: (height, width),
-            padding,
-            ..
-        } = problem;
+        let lowered::Problem { batch, inputs, outputs, image: (height, width), padding, .. } = problem;
         let fits = problem.kernel == (3, 3) && problem.stride == 1;
-        let pays =
-            batch * problem.out.0 * problem.out.1 >= WINOGRAD_FROM && inputs >= WINOGRAD_CHANNELS;
+        let pays = batch * problem.out.0 * problem.out.1 >= WINOGRAD_FROM && inputs >= WINOGRAD_CHANNELS;
         if fits && pays {
-            Self::Winograd(winograd::Problem {
-                batch,
-                inputs,
-                outputs,
-                height,
-                width,
-                padding,
-                doubled: false,
-            })
+            Self::Winograd(winograd::Problem { batch, inputs, outputs, height, width, padding, doubled: false })
         } else {
             Self::Lowered(problem)
         }
     }
 
     /// y of `x`, `weight` and `bias`; the last may be `None`.
-    pub(super) fn apply(
-        self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-    ) -> Result<Tensor> {
+    pub(super) fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         match bias {
             Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, self),
@@ -71,22 +50,11 @@ impl Convolution {
             }
             Self::Lowered(problem) => {
                 let y = lowered::forward(problem, x, weight, bias);
-                stored(
-                    y,
-                    (problem.batch, problem.outputs, problem.out.0, problem.out.1),
-                )
+                stored(y, (problem.batch, problem.outputs, problem.out.0, problem.out.1))
             }
             Self::Transposed(problem) => {
                 let y = lowered::input_gradient(problem, weight, x, bias);
-                stored(
-                    y,
-                    (
-                        problem.batch,
-                        problem.inputs,
-                        problem.image.0,
-                        problem.image.1,
-                    ),
-                )
+                stored(y, (problem.batch, problem.inputs, problem.image.0, problem.image.1))
             }
         }
     }
@@ -95,9 +63,7 @@ impl Convolution {
         match self {
             Self::Winograd(problem) => winograd::backward(*problem, x, weight, dy, wanted),
             Self::Lowered(problem) => lowered::backward(problem, x, weight, dy, wanted),
-            Self::Transposed(problem) => {
-                lowered::backward_of_transpose(problem, x, weight, dy, wanted)
-            }
+            Self::Transposed(problem) => lowered::backward_of_transpose(problem, x, weight, dy, wanted),
         }
     }
 
@@ -109,18 +75,10 @@ impl Convolution {
         bias: Option<&Tensor>,
         dy: &Tensor,
     ) -> Result<[Option<Tensor>; 3]> {
-        let wanted = Wanted {
-            x: x.track_op(),
-            weight: weight.track_op(),
-            bias: bias.is_some_and(Tensor::track_op),
-        };
-        let gradients = read([x, weight, dy], |[x, weight, dy]| {
-            self.backward(x, weight, dy, wanted)
-        })?;
+        let wanted = Wanted { x: x.track_op(), weight: weight.track_op(), bias: bias.is_some_and(Tensor::track_op) };
+        let gradients = read([x, weight, dy], |[x, weight, dy]| self.backward(x, weight, dy, wanted))?;
         let tensor = |wanted: bool, values: Vec<f32>, of: &Tensor| {
-            wanted
-                .then(|| Tensor::from_vec(values, of.shape(), of.device()))
-                .transpose()
+            wanted.then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose()
         };
         let dbias = match bias {
             Some(bias) if wanted.bias => {
@@ -133,11 +91,7 @@ impl Convolution {
             }
             _ => None,
         };
-        Ok([
-            tensor(wanted.x, gradients.x, x)?,
-            tensor(wanted.weight, gradients.weight, weight)?,
-            dbias,
-        ])
+        Ok([tensor(wanted.x, gradients.x, x)?, tensor(wanted.weight, gradients.weight, weight)?, dbias])
     }
 }
 
@@ -167,13 +121,7 @@ impl CustomOp2 for Convolution {
         Ok(self.forward(slice(x, x_layout)?, slice(weight, weight_layout)?, &[]))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let [x, weight, _] = self.gradients(x, weight, None, dy)?;
         Ok((x, weight))
     }
@@ -193,11 +141,7 @@ impl CustomOp3 for Convolution {
         bias: &CpuStorage,
         bias_layout: &Layout,
     ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.forward(
-            slice(x, x_layout)?,
-            slice(weight, weight_layout)?,
-            slice(bias, bias_layout)?,
-        ))
+        Ok(self.forward(slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?))
     }
 
     fn bwd(

@@ -45,9 +45,7 @@ impl Problem {
     /// For row `tap` of the kernel: the outputs along an axis whose input lies within the image.
     fn seen(&self, tap: usize, size: usize, out: usize) -> Range<usize> {
         let first = self.padding.saturating_sub(tap).div_ceil(self.stride);
-        let end = (size + self.padding)
-            .saturating_sub(tap)
-            .div_ceil(self.stride);
+        let end = (size + self.padding).saturating_sub(tap).div_ceil(self.stride);
         first.min(out)..end.min(out).max(first.min(out))
     }
 
@@ -67,11 +65,7 @@ impl Problem {
                 for row in rows.clone() {
                     let y = row * self.stride + u - self.padding;
                     let at = row * self.out.1;
-                    run(
-                        u * self.kernel.1 + v,
-                        y * width + x,
-                        at + columns.start..at + columns.end,
-                    );
+                    run(u * self.kernel.1 + v, y * width + x, at + columns.start..at + columns.end);
                 }
             }
         }
@@ -80,13 +74,7 @@ impl Problem {
 
 /// From the plane of a channel to its columns.
 #[inline(always)]
-fn gather<S: Simd>(
-    simd: S,
-    problem: &Problem,
-    plane: &[f32],
-    columns: &mut [f32],
-    sorted: &mut [f32],
-) {
+fn gather<S: Simd>(simd: S, problem: &Problem, plane: &[f32], columns: &mut [f32], sorted: &mut [f32]) {
     let pixels = problem.out_pixels();
     columns.fill(0.0);
     match problem.stride {
@@ -211,12 +199,7 @@ fn columns_len(problem: &Problem) -> usize {
 
 /// The columns of some channels of an image, made if they are not the image itself.
 #[inline(always)]
-fn columns_of<'a, S: Simd>(
-    simd: S,
-    problem: &Problem,
-    x: &'a [f32],
-    scratch: &'a mut [f32],
-) -> &'a [f32] {
+fn columns_of<'a, S: Simd>(simd: S, problem: &Problem, x: &'a [f32], scratch: &'a mut [f32]) -> &'a [f32] {
     if problem.is_product() {
         return x;
     }
@@ -245,77 +228,38 @@ impl WithSimd for Forward<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            problem,
-            image,
-            outputs,
-            y,
-            ..
-        } = self;
+        let Self { problem, image, outputs, y, .. } = self;
         let (pixels, depth) = (problem.out_pixels(), problem.inputs * problem.taps());
         let per_image = problem.inputs * problem.pixels();
         let x = &self.x[image * per_image..][..per_image];
         let columns = columns_of(simd, problem, x, self.columns);
         if !self.bias.is_empty() {
             let per_image = self.bias.len() > problem.outputs;
-            let first = outputs.start
-                + if per_image {
-                    image * problem.outputs
-                } else {
-                    0
-                };
+            let first = outputs.start + if per_image { image * problem.outputs } else { 0 };
             for (row, bias) in y.chunks_exact_mut(pixels).zip(&self.bias[first..]) {
                 row.fill(*bias);
             }
         }
         product(
             simd,
-            Size {
-                m: outputs.len(),
-                n: pixels,
-                depth,
-            },
-            Left {
-                numbers: &self.weight[outputs.start * depth..],
-                row: depth,
-                column: 1,
-            },
-            Right {
-                numbers: columns,
-                row: pixels,
-            },
-            Out {
-                numbers: y,
-                row: pixels,
-            },
+            Size { m: outputs.len(), n: pixels, depth },
+            Left { numbers: &self.weight[outputs.start * depth..], row: depth, column: 1 },
+            Right { numbers: columns, row: pixels },
+            Out { numbers: y, row: pixels },
             !self.bias.is_empty(),
         );
     }
 }
 
 /// The gradients, from `dy`, that of y, of (B, O, H', W').
-pub(super) fn backward(
-    problem: &Problem,
-    x: &[f32],
-    weight: &[f32],
-    dy: &[f32],
-    wanted: Wanted,
-) -> Gradients {
+pub(super) fn backward(problem: &Problem, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
     let bias = match wanted.bias {
         true => plane_sums(dy, problem.out_pixels()),
         false => Vec::new(),
     };
     Gradients {
-        x: if wanted.x {
-            input_gradient(problem, weight, dy, &[])
-        } else {
-            Vec::new()
-        },
-        weight: if wanted.weight {
-            weight_gradient(problem, x, dy)
-        } else {
-            Vec::new()
-        },
+        x: if wanted.x { input_gradient(problem, weight, dy, &[]) } else { Vec::new() },
+        weight: if wanted.weight { weight_gradient(problem, x, dy) } else { Vec::new() },
         bias,
     }
 }
@@ -351,12 +295,7 @@ pub(super) fn plane_sums(planes: &[f32], pixels: usize) -> Vec<f32> {
 
 /// The gradient of x, or, the other way round, the transposed convolution of `dy`: of (B, I, H, W), with `bias` of I numbers or
 /// of I for each image added to it (or none, if empty).
-pub(super) fn input_gradient(
-    problem: &Problem,
-    weight: &[f32],
-    dy: &[f32],
-    bias: &[f32],
-) -> Vec<f32> {
+pub(super) fn input_gradient(problem: &Problem, weight: &[f32], dy: &[f32], bias: &[f32]) -> Vec<f32> {
     let Problem { batch, inputs, .. } = *problem;
     let mut dx = vec![0.0; batch * inputs * problem.pixels()];
     let shared = Shared::new(&mut dx);
@@ -396,65 +335,25 @@ impl WithSimd for InputGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            problem,
-            image,
-            channels,
-            dx,
-            ..
-        } = self;
+        let Self { problem, image, channels, dx, .. } = self;
         let (pixels, taps) = (problem.out_pixels(), problem.taps());
         let depth = problem.inputs * taps;
-        let size = Size {
-            m: channels.len() * taps,
-            n: pixels,
-            depth: problem.outputs,
-        };
-        let weight = Left {
-            numbers: &self.weight[channels.start * taps..],
-            row: 1,
-            column: depth,
-        };
-        let dy = Right {
-            numbers: &self.dy[image * problem.outputs * pixels..],
-            row: pixels,
-        };
+        let size = Size { m: channels.len() * taps, n: pixels, depth: problem.outputs };
+        let weight = Left { numbers: &self.weight[channels.start * taps..], row: 1, column: depth };
+        let dy = Right { numbers: &self.dy[image * problem.outputs * pixels..], row: pixels };
         let has_bias = !self.bias.is_empty();
         if has_bias {
             let per_image = self.bias.len() > problem.inputs;
             let first = channels.start + if per_image { image * problem.inputs } else { 0 };
-            for (plane, bias) in dx
-                .chunks_exact_mut(problem.pixels())
-                .zip(&self.bias[first..])
-            {
+            for (plane, bias) in dx.chunks_exact_mut(problem.pixels()).zip(&self.bias[first..]) {
                 plane.fill(*bias);
             }
         }
         if problem.is_product() {
-            product(
-                simd,
-                size,
-                weight,
-                dy,
-                Out {
-                    numbers: dx,
-                    row: pixels,
-                },
-                has_bias,
-            );
+            product(simd, size, weight, dy, Out { numbers: dx, row: pixels }, has_bias);
             return;
         }
-        product(
-            simd,
-            size,
-            weight,
-            dy,
-            Out {
-                numbers: self.columns,
-                row: pixels,
-            },
-            false,
-        );
+        product(simd, size, weight, dy, Out { numbers: self.columns, row: pixels }, false);
         let planes = dx.chunks_exact_mut(problem.pixels());
         for (plane, columns) in planes.zip(self.columns.chunks_exact(taps * pixels)) {
             scatter(problem, columns, plane);
@@ -464,12 +363,7 @@ impl WithSimd for InputGradient<'_> {
 
 /// The gradient of weight, of (O, I, K, L).
 pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f32> {
-    let Problem {
-        batch,
-        inputs,
-        outputs,
-        ..
-    } = *problem;
+    let Problem { batch, inputs, outputs, .. } = *problem;
     // Images are shared out, and, where these are too few, the input channels too.
     let groups = batch.min(threads());
     let parts = splits(groups, inputs);
@@ -479,38 +373,28 @@ pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f
     let shared = Shared::new(&mut sums);
     let scratch = || {
         let transposed = Scratch::new(width * problem.out_pixels());
-        (
-            Scratch::new(columns_len(problem)),
-            transposed,
-            Scratch::new(BLOCK * problem.out_pixels()),
-        )
+        (Scratch::new(columns_len(problem)), transposed, Scratch::new(BLOCK * problem.out_pixels()))
     };
-    for_each(
-        groups * parts,
-        scratch,
-        |(columns, transposed, block), i| {
-            let channels = part(inputs, parts, i % parts);
-            let from = i / parts * group + channels.start * taps * width;
-            arch().dispatch(WeightGradient {
-                problem,
-                x,
-                dy,
-                images: part(batch, groups, i / parts),
-                // SAFETY: each group has sums of its own, and each part of the inputs its rows of them.
-                sums: unsafe { shared.part(from..from + channels.len() * taps * width) },
-                channels,
-                columns,
-                transposed,
-                block,
-            })
-        },
-    );
+    for_each(groups * parts, scratch, |(columns, transposed, block), i| {
+        let channels = part(inputs, parts, i % parts);
+        let from = i / parts * group + channels.start * taps * width;
+        arch().dispatch(WeightGradient {
+            problem,
+            x,
+            dy,
+            images: part(batch, groups, i / parts),
+            // SAFETY: each group has sums of its own, and each part of the inputs its rows of them.
+            sums: unsafe { shared.part(from..from + channels.len() * taps * width) },
+            channels,
+            columns,
+            transposed,
+            block,
+        })
+    });
     let mut gradient = vec![0.0; outputs * inputs * taps];
     for (output, gradient) in gradient.chunks_exact_mut(inputs * taps).enumerate() {
         for (i, gradient) in gradient.iter_mut().enumerate() {
-            *gradient = (0..groups)
-                .map(|g| sums[g * group + i * width + output])
-                .sum();
+            *gradient = (0..groups).map(|g| sums[g * group + i * width + output]).sum();
         }
     }
     gradient
@@ -533,13 +417,7 @@ impl WithSimd for WeightGradient<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            problem,
-            channels,
-            transposed,
-            block,
-            ..
-        } = self;
+        let Self { problem, channels, transposed, block, .. } = self;
         let (pixels, outputs) = (problem.out_pixels(), problem.outputs);
         let width = outputs.next_multiple_of(BLOCK);
         for image in self.images.clone() {
@@ -558,24 +436,10 @@ impl WithSimd for WeightGradient<'_> {
             let columns = columns_of(simd, problem, x, self.columns);
             product(
                 simd,
-                Size {
-                    m: channels.len() * problem.taps(),
-                    n: width,
-                    depth: pixels,
-                },
-                Left {
-                    numbers: columns,
-                    row: pixels,
-                    column: 1,
-                },
-                Right {
-                    numbers: transposed,
-                    row: width,
-                },
-                Out {
-                    numbers: self.sums,
-                    row: width,
-                },
+                Size { m: channels.len() * problem.taps(), n: width, depth: pixels },
+                Left { numbers: columns, row: pixels, column: 1 },
+                Right { numbers: transposed, row: width },
+                Out { numbers: self.sums, row: width },
                 image > self.images.start,
             );
         }
@@ -591,20 +455,8 @@ pub(super) fn backward_of_transpose(
     wanted: Wanted,
 ) -> Gradients {
     Gradients {
-        x: if wanted.x {
-            forward(problem, dy, weight, &[])
-        } else {
-            Vec::new()
-        },
-        weight: if wanted.weight {
-            weight_gradient(problem, dy, x)
-        } else {
-            Vec::new()
-        },
-        bias: if wanted.bias {
-            plane_sums(dy, problem.pixels())
-        } else {
-            Vec::new()
-        },
+        x: if wanted.x { forward(problem, dy, weight, &[]) } else { Vec::new() },
+        weight: if wanted.weight { weight_gradient(problem, dy, x) } else { Vec::new() },
+        bias: if wanted.bias { plane_sums(dy, problem.pixels()) } else { Vec::new() },
     }
 }

@@ -49,13 +49,9 @@ impl CustomOp3 for Attention {
         dout: &Tensor,
     ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
         let sizes = Heads::new(self.heads, q.dims(), k.dims());
-        let [dq, dk, dv] = read([q, k, v, dout], |[q, k, v, dout]| {
-            sizes.backward(q, k, v, dout)
-        })?;
+        let [dq, dk, dv] = read([q, k, v, dout], |[q, k, v, dout]| sizes.backward(q, k, v, dout))?;
         let tensor = |of: &Tensor, gradient: Vec<f32>| {
-            of.track_op()
-                .then(|| Tensor::from_vec(gradient, of.shape(), of.device()))
-                .transpose()
+            of.track_op().then(|| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
         };
         Ok((tensor(q, dq)?, tensor(k, dk)?, tensor(v, dv)?))
     }
@@ -74,13 +70,7 @@ struct Heads {
 
 impl Heads {
     fn new(heads: usize, q: &[usize], k: &[usize]) -> Self {
-        Self {
-            batch: q[0],
-            heads,
-            queries: q[1],
-            keys: k[1],
-            channels: q[2],
-        }
+        Self { batch: q[0], heads, queries: q[1], keys: k[1], channels: q[2] }
     }
 
     /// The channels of a head.
@@ -106,13 +96,7 @@ impl Heads {
     }
 
     fn forward(self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
-        let Self {
-            batch,
-            heads,
-            queries,
-            keys,
-            channels,
-        } = self;
+        let Self { batch, heads, queries, keys, channels } = self;
         let [q, k, v] = [q, k, v].map(|x| Matrix::rows(x, channels));
         let blocks = queries.div_ceil(QUERIES);
         // SAFETY: each head of each image writes its channels for all of the queries.
@@ -129,11 +113,7 @@ impl Heads {
                         let n = QUERIES.min(queries - block * QUERIES);
                         let [k, v] = [k, v].map(|x| x.from(image * keys, channel));
                         self.looks_at(n, q.from(query, channel), k, scores);
-                        let size = Sizes {
-                            m: n,
-                            n: self.d(),
-                            k: keys,
-                        };
+                        let size = Sizes { m: n, n: self.d(), k: keys };
                         let looks_at = Matrix::rows(scores, keys);
                         product(size, 1.0, looks_at, v, out.from(query, channel), false);
                     },
@@ -145,13 +125,7 @@ impl Heads {
     /// With P the softmax and S what goes into it: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP − Σ P dP), dQ = dS K / √d and
     /// dK = dSᵀ Q / √d.
     fn backward(self, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
-        let Self {
-            batch,
-            heads,
-            queries,
-            keys,
-            channels,
-        } = self;
+        let Self { batch, heads, queries, keys, channels } = self;
         let d = self.d();
         let scale = (d as f32).sqrt().recip();
         let [q, k, v, dout] = [q, k, v, dout].map(|x| Matrix::rows(x, channels));
@@ -170,25 +144,12 @@ impl Heads {
                         let [k, v] = [k, v].map(|x| x.from(image * keys, channel));
                         let [to_k, to_v] = [to_k, to_v].map(|x| x.from(image * keys, channel));
                         for block in (0..queries).step_by(QUERIES) {
-                            let (query, n) =
-                                (image * queries + block, QUERIES.min(queries - block));
+                            let (query, n) = (image * queries + block, QUERIES.min(queries - block));
                             let [q, dout] = [q, dout].map(|x| x.from(query, channel));
-                            let by_query = Sizes {
-                                m: n,
-                                n: d,
-                                k: keys,
-                            };
-                            let by_key = Sizes {
-                                m: keys,
-                                n: d,
-                                k: n,
-                            };
+                            let by_query = Sizes { m: n, n: d, k: keys };
+                            let by_key = Sizes { m: keys, n: d, k: n };
                             self.looks_at(n, q, k, p);
-                            let size = Sizes {
-                                m: n,
-                                n: keys,
-                                k: d,
-                            };
+                            let size = Sizes { m: n, n: keys, k: d };
                             product(size, 1.0, dout, v.t(), Target::rows(ds, keys), false);
                             let (p, ds) = (&p[..n * keys], &mut ds[..n * keys]);
                             arch().dispatch(SoftmaxSlopes { p, ds, row: keys });

@@ -32,46 +32,22 @@ pub(in crate::ops) struct BatchNorm {
 
 impl BatchNorm {
     /// With the moments of the batch, and where they are once they have been found.
-    pub(in crate::ops) fn of_batch(
-        eps: f64,
-        activation: Activation,
-    ) -> (Self, Arc<OnceLock<Found>>) {
+    pub(in crate::ops) fn of_batch(eps: f64, activation: Activation) -> (Self, Arc<OnceLock<Found>>) {
         let moments = Arc::new(OnceLock::new());
-        let it = Self {
-            eps,
-            activation,
-            moments: moments.clone(),
-            given: false,
-        };
+        let it = Self { eps, activation, moments: moments.clone(), given: false };
         (it, moments)
     }
 
     /// With these moments.
-    pub(in crate::ops) fn with(
-        mean: &Tensor,
-        variance: &Tensor,
-        eps: f64,
-        activation: Activation,
-    ) -> Result<Self> {
+    pub(in crate::ops) fn with(mean: &Tensor, variance: &Tensor, eps: f64, activation: Activation) -> Result<Self> {
         let moments: Found = read([mean, variance], |[mean, variance]| {
             let pairs = mean.iter().zip(variance);
             pairs.map(|(m, v)| [f64::from(*m), f64::from(*v)]).collect()
         })?;
-        Ok(Self {
-            eps,
-            activation,
-            moments: Arc::new(OnceLock::from(moments)),
-            given: true,
-        })
+        Ok(Self { eps, activation, moments: Arc::new(OnceLock::from(moments)), given: true })
     }
 
-    fn batch<'a>(
-        &self,
-        images: usize,
-        x: &'a [f32],
-        weight: &'a [f32],
-        bias: &'a [f32],
-    ) -> Batch<'a> {
+    fn batch<'a>(&self, images: usize, x: &'a [f32], weight: &'a [f32], bias: &'a [f32]) -> Batch<'a> {
         let channels = weight.len();
         let pixels = x.len() / (images * channels);
         let fair = channels.div_ceil(threads());
@@ -161,16 +137,10 @@ impl CustomOp3 for BatchNorm {
             (dx, sums)
         })?;
         let tensor = |of: &Tensor, gradient: Vec<f32>| {
-            of.track_op()
-                .then(|| Tensor::from_vec(gradient, of.shape(), of.device()))
-                .transpose()
+            of.track_op().then(|| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
         };
         let part = |j: usize| sums.iter().map(|sums| sums[j]).collect();
-        Ok((
-            tensor(x, dx)?,
-            tensor(weight, part(0))?,
-            tensor(bias, part(1))?,
-        ))
+        Ok((tensor(x, dx)?, tensor(weight, part(0))?, tensor(bias, part(1))?))
     }
 }
 
@@ -209,8 +179,7 @@ impl Batch<'_> {
     #[inline(always)]
     fn rows(&self, channels: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
         let channels = channels.clone();
-        (0..self.images)
-            .flat_map(move |image| channels.clone().map(move |c| (c, self.row(image, c))))
+        (0..self.images).flat_map(move |image| channels.clone().map(move |c| (c, self.row(image, c))))
     }
 
     /// Mean and variance of these channels, in two passes: around a mean near 1000 the squares of small differences would be
@@ -254,13 +223,7 @@ impl Batch<'_> {
         let shift = mean as f32;
         let (rest, rstd) = (mean - f64::from(shift), 1.0 / (variance + self.eps).sqrt());
         let a = f64::from(self.weight[channel]) * rstd;
-        Normal {
-            shift,
-            rest,
-            rstd,
-            a: a as f32,
-            b: (f64::from(self.bias[channel]) - rest * a) as f32,
-        }
+        Normal { shift, rest, rstd, a: a as f32, b: (f64::from(self.bias[channel]) - rest * a) as f32 }
     }
 }
 
@@ -299,13 +262,7 @@ impl WithSimd for Forward<'_> {
 impl Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
-        let Self {
-            batch,
-            given,
-            moments,
-            channels,
-            y,
-        } = self;
+        let Self { batch, given, moments, channels, y } = self;
         if !given {
             batch.find(simd, &channels, moments);
         }
@@ -355,15 +312,7 @@ impl WithSimd for Backward<'_> {
 impl Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
-        let Self {
-            batch,
-            moments,
-            given,
-            channels,
-            dy,
-            dx,
-            sums: of_channels,
-        } = self;
+        let Self { batch, moments, given, channels, dy, dx, sums: of_channels } = self;
         // First dz, the gradient of what goes into the activation, and Σ dz (x − shift) and Σ dz.
         let mut total = vec![[0f64; 2]; channels.len()];
         for (c, row) in batch.rows(&channels) {

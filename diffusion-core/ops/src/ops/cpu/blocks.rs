@@ -13,13 +13,7 @@ pub(in crate::ops) const BLOCK: usize = 16;
 ///
 /// `planes` begins at the first pixel of the first channel; `block` has 16 numbers for each pixel.
 #[inline(always)]
-pub(in crate::ops) fn to_block<S: Simd>(
-    simd: S,
-    planes: &[f32],
-    plane: usize,
-    channels: usize,
-    block: &mut [f32],
-) {
+pub(in crate::ops) fn to_block<S: Simd>(simd: S, planes: &[f32], plane: usize, channels: usize, block: &mut [f32]) {
     let pixels = block.len() / BLOCK;
     assert!(channels >= 1 && (channels - 1) * plane + pixels <= planes.len());
     if channels == BLOCK && pixels >= BLOCK {
@@ -28,21 +22,14 @@ pub(in crate::ops) fn to_block<S: Simd>(
             let pixel = pixel.min(pixels - BLOCK);
             // SAFETY: 16 pixels from `pixel` on are within each of the planes and within the block.
             unsafe {
-                let (from, to) = (
-                    planes.as_ptr().add(pixel),
-                    block.as_mut_ptr().add(pixel * BLOCK),
-                );
+                let (from, to) = (planes.as_ptr().add(pixel), block.as_mut_ptr().add(pixel * BLOCK));
                 transpose(simd, from, plane, to, BLOCK);
             }
         }
     } else {
         for (i, pixel) in block.chunks_exact_mut(BLOCK).enumerate() {
             for (c, x) in pixel.iter_mut().enumerate() {
-                *x = if c < channels {
-                    planes[c * plane + i]
-                } else {
-                    0.0
-                };
+                *x = if c < channels { planes[c * plane + i] } else { 0.0 };
             }
         }
     }
@@ -68,15 +55,7 @@ pub(in crate::ops) unsafe fn from_block<S: Simd>(
         for pixel in (0..pixels).step_by(BLOCK) {
             let pixel = pixel.min(pixels - BLOCK);
             // SAFETY: 16 pixels from `pixel` on are within the block and within each of the planes.
-            unsafe {
-                transpose(
-                    simd,
-                    block.as_ptr().add(pixel * BLOCK),
-                    BLOCK,
-                    to.add(pixel),
-                    plane,
-                )
-            };
+            unsafe { transpose(simd, block.as_ptr().add(pixel * BLOCK), BLOCK, to.add(pixel), plane) };
         }
     } else {
         for c in 0..channels {
@@ -170,25 +149,15 @@ mod tests {
                 unsafe { from_block(simd, self.0, self.1, self.2, 0, self.3) };
             }
         }
-        for (channels, plane, pixels) in [
-            (16, 49, 49),
-            (16, 16, 16),
-            (16, 40, 17),
-            (16, 9, 7),
-            (3, 50, 49),
-            (1, 1, 1),
-        ] {
+        for (channels, plane, pixels) in [(16, 49, 49), (16, 16, 16), (16, 40, 17), (16, 9, 7), (3, 50, 49), (1, 1, 1)]
+        {
             let planes: Vec<f32> = (0..channels * plane).map(|i| i as f32).collect();
             for arch in super::super::arch::all() {
                 let mut block = vec![f32::NAN; pixels * BLOCK];
                 arch.dispatch(There(&planes, plane, channels, &mut block));
                 for (i, x) in block.iter().enumerate() {
                     let (pixel, c) = (i / BLOCK, i % BLOCK);
-                    let want = if c < channels {
-                        planes[c * plane + pixel]
-                    } else {
-                        0.0
-                    };
+                    let want = if c < channels { planes[c * plane + pixel] } else { 0.0 };
                     assert_eq!(*x, want, "{channels} channels, pixel {pixel}, channel {c}");
                 }
                 let mut back = vec![MaybeUninit::new(-1.0); planes.len()];

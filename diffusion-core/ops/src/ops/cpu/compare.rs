@@ -51,18 +51,13 @@ pub(in crate::ops) fn compare(
             assert_eq!(ours.dtype(), DType::F32, "{what}: {which}");
             let bits = |x: &Tensor| {
                 let numbers = x.flatten_all()?.to_vec1::<f32>()?;
-                Ok::<_, candle_core::Error>(
-                    numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>(),
-                )
+                Ok::<_, candle_core::Error>(numbers.into_iter().map(f32::to_bits).collect::<Vec<_>>())
             };
             assert_eq!(bits(ours)?, bits(&again[i])?, "{what}: {which}, again");
             let most = want.abs()?.max_all()?.to_scalar::<f64>()?;
             let off = (ours.to_dtype(DType::F64)? - want)?.abs()?.max_all()?;
             let off = off.to_scalar::<f64>()? / most.max(1.0);
-            assert!(
-                off <= tolerance,
-                "{what}: {which} is off by {off:e} of {most}"
-            );
+            assert!(off <= tolerance, "{what}: {which} is off by {off:e} of {most}");
         }
         Ok(())
     };

@@ -41,19 +41,9 @@ impl CustomOp2 for Concat {
         Ok(stored(out, dims))
     }
 
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        _out: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, a: &Tensor, b: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         // Views: candle adds them to what the arguments have received so far, which copies them anyway.
-        let part = |of: &Tensor, from: usize| {
-            of.track_op()
-                .then(|| dout.narrow(1, from, of.dims()[1]))
-                .transpose()
-        };
+        let part = |of: &Tensor, from: usize| of.track_op().then(|| dout.narrow(1, from, of.dims()[1])).transpose();
         Ok((part(a, 0)?, part(b, a.dims()[1])?))
     }
 }
@@ -61,9 +51,5 @@ impl CustomOp2 for Concat {
 /// Calls `work` for each i below `n`, several at a time if what each does is of few numbers.
 fn in_blocks(n: usize, numbers: usize, work: impl Fn(usize) + Sync) {
     let block = (PIECE / numbers).max(1);
-    for_each(
-        n.div_ceil(block),
-        || (),
-        |(), i| (i * block..n.min((i + 1) * block)).for_each(&work),
-    );
+    for_each(n.div_ceil(block), || (), |(), i| (i * block..n.min((i + 1) * block)).for_each(&work));
 }

@@ -81,35 +81,18 @@ impl CustomOp3 for GroupNorm {
                     total[1] += f64::from(*dbias);
                 }
             }
-            let part = |j: usize| {
-                total
-                    .iter()
-                    .map(|sums| sums[j] as f32)
-                    .collect::<Vec<f32>>()
-            };
+            let part = |j: usize| total.iter().map(|sums| sums[j] as f32).collect::<Vec<f32>>();
             (dx, [part(0), part(1)])
         })?;
         let tensor = |of: &Tensor, gradient: Vec<f32>| {
-            of.track_op()
-                .then(|| Tensor::from_vec(gradient, of.shape(), of.device()))
-                .transpose()
+            of.track_op().then(|| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
         };
-        Ok((
-            tensor(x, dx)?,
-            tensor(weight, dweight)?,
-            tensor(bias, dbias)?,
-        ))
+        Ok((tensor(x, dx)?, tensor(weight, dweight)?, tensor(bias, dbias)?))
     }
 }
 
 impl GroupNorm {
-    fn groups<'a>(
-        &self,
-        dims: &[usize],
-        x: &'a [f32],
-        weight: &'a [f32],
-        bias: &'a [f32],
-    ) -> Groups<'a> {
+    fn groups<'a>(&self, dims: &[usize], x: &'a [f32], weight: &'a [f32], bias: &'a [f32]) -> Groups<'a> {
         let channels = dims[1] / self.groups;
         Groups {
             count: dims[0] * self.groups,
@@ -250,11 +233,7 @@ impl Group<'_> {
         let rest = mean / n;
         let variance = (squares / n - rest * rest).max(0.0);
         let rstd = 1.0 / (variance + self.eps).sqrt();
-        Normal {
-            shift,
-            rest: rest as f32,
-            rstd: rstd as f32,
-        }
+        Normal { shift, rest: rest as f32, rstd: rstd as f32 }
     }
 
     /// Σ (x − shift) and Σ (x − shift)², in a fixed order.
@@ -414,17 +393,10 @@ impl WithSimd for Slopes<'_> {
 impl Slopes<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
-        let Self {
-            part,
-            dy,
-            dz,
-            sums: of_channels,
-        } = self;
+        let Self { part, dy, dz, sums: of_channels } = self;
         let Normal { shift, rest, rstd } = part.normal;
         let shift = simd.splat_f32s(shift);
-        let rows = dy
-            .chunks_exact(part.pixels)
-            .zip(dz.chunks_exact_mut(part.pixels));
+        let rows = dy.chunks_exact(part.pixels).zip(dz.chunks_exact_mut(part.pixels));
         for (((x, affine), (dy, dz)), of_channel) in part.channels().zip(rows).zip(of_channels) {
             let [a, b] = [simd.splat_f32s(affine[0]), simd.splat_f32s(affine[1])];
             let dz = map(
@@ -468,11 +440,7 @@ impl WithSimd for Shares<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            part,
-            share: [by_variance, by_mean],
-            dx,
-        } = self;
+        let Self { part, share: [by_variance, by_mean], dx } = self;
         let Normal { shift, rest, rstd } = part.normal;
         let by_difference = by_variance * f64::from(rstd);
         let all = by_mean - by_difference * f64::from(rest);

@@ -31,13 +31,7 @@ impl CustomOp2 for Linear {
         Ok(stored(y, (rows, out)))
     }
 
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, x: &Tensor, weight: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         backward(x, weight, dy)
     }
 }
@@ -83,12 +77,7 @@ impl CustomOp3 for Linear {
     }
 }
 
-fn forward(
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    [rows, inner, out]: [usize; 3],
-) -> Vec<f32> {
+fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, [rows, inner, out]: [usize; 3]) -> Vec<f32> {
     let (x, weight) = (Matrix::rows(x, inner), Matrix::rows(weight, inner));
     multiply([rows, out, inner], x, weight.t(), bias)
 }
@@ -97,28 +86,12 @@ fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>,
     let ((rows, inner), (out, _)) = (x.dims2()?, weight.dims2()?);
     let [dx, dweight] = read([x, weight, dy], |[x_numbers, weight_numbers, dy]| {
         let dy = Matrix::rows(dy, out);
-        let dx = || {
-            multiply(
-                [rows, inner, out],
-                dy,
-                Matrix::rows(weight_numbers, inner),
-                None,
-            )
-        };
-        let dweight = || {
-            multiply(
-                [out, inner, rows],
-                dy.t(),
-                Matrix::rows(x_numbers, inner),
-                None,
-            )
-        };
+        let dx = || multiply([rows, inner, out], dy, Matrix::rows(weight_numbers, inner), None);
+        let dweight = || multiply([out, inner, rows], dy.t(), Matrix::rows(x_numbers, inner), None);
         [x.track_op().then(dx), weight.track_op().then(dweight)]
     })?;
     let tensor = |of: &Tensor, gradient: Option<Vec<f32>>| {
-        gradient
-            .map(|gradient| Tensor::from_vec(gradient, of.shape(), of.device()))
-            .transpose()
+        gradient.map(|gradient| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
     };
     Ok((tensor(x, dx)?, tensor(weight, dweight)?))
 }
@@ -129,9 +102,7 @@ fn multiply([m, n, k]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -
     // if there is less to do than it takes to wake a thread.
     let by_rows = m >= 16 * threads() || m >= n;
     let blocks = if m * n * k <= SMALL { 1 } else { 2 * threads() };
-    let block = (if by_rows { m } else { n })
-        .div_ceil(blocks)
-        .next_multiple_of(16);
+    let block = (if by_rows { m } else { n }).div_ceil(blocks).next_multiple_of(16);
     let work = |c: &mut [MaybeUninit<f32>]| {
         let c = Target::rows(c, n);
         let count = (if by_rows { m } else { n }).div_ceil(block);
@@ -139,22 +110,10 @@ fn multiply([m, n, k]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -
             count,
             || (),
             |(), i| {
-                let (i, j) = if by_rows {
-                    (i * block, 0)
-                } else {
-                    (0, i * block)
-                };
+                let (i, j) = if by_rows { (i * block, 0) } else { (0, i * block) };
                 let size = match by_rows {
-                    true => Sizes {
-                        m: block.min(m - i),
-                        n,
-                        k,
-                    },
-                    false => Sizes {
-                        m,
-                        n: block.min(n - j),
-                        k,
-                    },
+                    true => Sizes { m: block.min(m - i), n, k },
+                    false => Sizes { m, n: block.min(n - j), k },
                 };
                 let c = c.from(i, j);
                 if let Some(bias) = bias {

@@ -17,10 +17,7 @@ const SUMS: usize = 4;
 ///
 /// # Safety
 /// `write` must write every one of them.
-pub(in crate::ops) unsafe fn written<T>(
-    len: usize,
-    write: impl FnOnce(&mut [MaybeUninit<T>]),
-) -> Vec<T> {
+pub(in crate::ops) unsafe fn written<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut numbers = Vec::with_capacity(len);
     write(&mut numbers.spare_capacity_mut()[..len]);
     // SAFETY: they are within the capacity, and written by the contract of this function.
@@ -38,11 +35,7 @@ pub(in crate::ops) struct Pieces<'a, T> {
 impl<'a, T> Pieces<'a, T> {
     /// `slice` in pieces of `size`, the last perhaps smaller.
     pub(in crate::ops) fn new(slice: &'a mut [T], size: usize) -> Self {
-        Self {
-            len: slice.len(),
-            all: Shared::new(slice),
-            size,
-        }
+        Self { len: slice.len(), all: Shared::new(slice), size }
     }
 
     /// The i-th piece.
@@ -210,23 +203,12 @@ pub(in crate::ops) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
     // A number of this size has no digits after the point, and its last bits are those of the whole number.
     const WHOLE: f32 = (3 << 22) as f32;
-    const Q: [f32; 6] = [
-        0.5,
-        0.166_666_66,
-        0.041_665_796,
-        0.008_333_452,
-        0.001_398_2,
-        1.987_569_1e-4,
-    ];
+    const Q: [f32; 6] = [0.5, 0.166_666_66, 0.041_665_796, 0.008_333_452, 0.001_398_2, 1.987_569_1e-4];
     // By comparisons that are false of NaN, so that it stays.
     let (least, most) = (simd.splat_f32s(-87.6), simd.splat_f32s(89.0));
     let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
     let x = simd.select_f32s(simd.less_than_f32s(most, x), most, x);
-    let shifted = simd.mul_add_e_f32s(
-        x,
-        simd.splat_f32s(std::f32::consts::LOG2_E),
-        simd.splat_f32s(WHOLE),
-    );
+    let shifted = simd.mul_add_e_f32s(x, simd.splat_f32s(std::f32::consts::LOG2_E), simd.splat_f32s(WHOLE));
     let n = simd.sub_f32s(shifted, simd.splat_f32s(WHOLE));
     let r = simd.mul_add_e_f32s(n, simd.splat_f32s(-LN_2[0]), x);
     let r = simd.mul_add_e_f32s(n, simd.splat_f32s(-LN_2[1]), r);
@@ -234,10 +216,7 @@ pub(in crate::ops) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let y = simd.mul_add_e_f32s(q, simd.mul_f32s(r, r), r);
     let y = simd.add_f32s(y, simd.splat_f32s(1.0));
     // 2^(n − 1) from its bits; n = −126 gives 0. Then once more by 2, since 2^128 is no f32 but e^r 2^128 may be.
-    let bits = simd.add_u32s(
-        simd.transmute_u32s_f32s(shifted),
-        simd.splat_u32s(126u32.wrapping_sub(WHOLE.to_bits())),
-    );
+    let bits = simd.add_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(126u32.wrapping_sub(WHOLE.to_bits())));
     let power = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
     let half = simd.mul_f32s(y, simd.transmute_f32s_u32s(power));
     simd.add_f32s(half, half)
@@ -283,10 +262,7 @@ pub(in crate::ops) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s)
     let size = simd.abs_f32s(x);
     let t = simd.mul_add_e_f32s(size, simd.splat_f32s(0.28), simd.splat_f32s(1.0));
     let t = simd.div_f32s(simd.splat_f32s(1.0), t);
-    let bell = exp(
-        simd,
-        simd.mul_f32s(simd.mul_f32s(x, x), simd.splat_f32s(-0.5)),
-    );
+    let bell = exp(simd, simd.mul_f32s(simd.mul_f32s(x, x), simd.splat_f32s(-0.5)));
     let tail = simd.mul_f32s(bell, simd.mul_f32s(t, polynomial(simd, t, P)));
     let negative = simd.less_than_f32s(x, simd.splat_f32s(0.0));
     let below = simd.select_f32s(negative, tail, simd.sub_f32s(simd.splat_f32s(1.0), tail));
@@ -378,10 +354,7 @@ mod tests {
                 for (x, y) in x.iter().zip(y) {
                     let want = f(f64::from(*x));
                     let error = (f64::from(y) - want).abs();
-                    assert!(
-                        error < 2e-7 * want.abs().max(2.0),
-                        "{function:?}({x}) = {y}, {want}"
-                    );
+                    assert!(error < 2e-7 * want.abs().max(2.0), "{function:?}({x}) = {y}, {want}");
                 }
             }
         }
@@ -403,9 +376,7 @@ mod tests {
         fn with_simd<S: Simd>(self, simd: S) -> Self::Output {
             let Self(x, y) = self;
             let one = simd.splat_f32s(1.0);
-            let both = sums(simd, [x, y], |[x, y]| {
-                [simd.mul_f32s(x, y), simd.add_f32s(x, one)]
-            });
+            let both = sums(simd, [x, y], |[x, y]| [simd.mul_f32s(x, y), simd.add_f32s(x, one)]);
             let mut out = x.to_vec();
             update(simd, [y], &mut out, |x, [y]| simd.mul_add_e_f32s(x, y, one));
             (both, maximum(simd, x), out)

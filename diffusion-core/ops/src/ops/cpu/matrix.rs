@@ -13,28 +13,17 @@ pub(in crate::ops) struct Matrix<'a> {
 impl<'a> Matrix<'a> {
     /// Rows of `row` numbers, one after the other.
     pub(in crate::ops) fn rows(numbers: &'a [f32], row: usize) -> Self {
-        Self {
-            numbers,
-            row,
-            column: 1,
-        }
+        Self { numbers, row, column: 1 }
     }
 
     /// What is left from row `i` and column `j` on.
     pub(in crate::ops) fn from(self, i: usize, j: usize) -> Self {
-        Self {
-            numbers: &self.numbers[i * self.row + j * self.column..],
-            ..self
-        }
+        Self { numbers: &self.numbers[i * self.row + j * self.column..], ..self }
     }
 
     /// The transpose.
     pub(in crate::ops) fn t(self) -> Self {
-        Self {
-            row: self.column,
-            column: self.row,
-            ..self
-        }
+        Self { row: self.column, column: self.row, ..self }
     }
 
     /// Whether it has `rows` rows and `columns` columns at least.
@@ -59,18 +48,12 @@ impl Target {
     /// Rows of `row` numbers, one after the other.
     pub(in crate::ops) fn rows<T>(numbers: &mut [T], row: usize) -> Self {
         const { assert!(size_of::<T>() == size_of::<f32>()) };
-        Self {
-            start: numbers.as_mut_ptr().cast(),
-            row,
-        }
+        Self { start: numbers.as_mut_ptr().cast(), row }
     }
 
     /// From row `i` and column `j` on.
     pub(in crate::ops) fn from(self, i: usize, j: usize) -> Self {
-        Self {
-            start: self.start.wrapping_add(i * self.row + j),
-            ..self
-        }
+        Self { start: self.start.wrapping_add(i * self.row + j), ..self }
     }
 
     /// Writes `numbers` to row `i`.
@@ -96,14 +79,7 @@ pub(in crate::ops) struct Sizes {
 ///
 /// # Safety
 /// `c` has m rows of n numbers, all of them f32 and, if `add`, written; nobody else uses them meanwhile.
-pub(in crate::ops) unsafe fn product(
-    Sizes { m, n, k }: Sizes,
-    scale: f32,
-    a: Matrix,
-    b: Matrix,
-    c: Target,
-    add: bool,
-) {
+pub(in crate::ops) unsafe fn product(Sizes { m, n, k }: Sizes, scale: f32, a: Matrix, b: Matrix, c: Target, add: bool) {
     assert!(a.holds(m, k) && b.holds(k, n), "{m} × {k} × {n}");
     // SAFETY: A and B are as large as asserted, C by the contract of this function.
     unsafe {

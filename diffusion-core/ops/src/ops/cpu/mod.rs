@@ -27,9 +27,7 @@ use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bai
 
 /// Whether our kernels can take these: f32, on the CPU.
 pub(in crate::ops) fn takes(tensors: &[&Tensor]) -> bool {
-    let takes = tensors
-        .iter()
-        .all(|x| x.dtype() == DType::F32 && x.device().is_cpu());
+    let takes = tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu());
     if takes {
         memory::keep();
     }
@@ -50,10 +48,7 @@ pub(in crate::ops) fn stored(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuS
 }
 
 /// Calls `f` with the numbers of `tensors`, which [`takes`] has said yes to.
-pub(in crate::ops) fn read<const N: usize, R>(
-    tensors: [&Tensor; N],
-    f: impl FnOnce([&[f32]; N]) -> R,
-) -> Result<R> {
+pub(in crate::ops) fn read<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> R) -> Result<R> {
     let contiguous = tensors.map(Tensor::contiguous);
     let mut tensors = Vec::with_capacity(N);
     for x in contiguous {

@@ -18,11 +18,7 @@ pub(in crate::ops) fn threads() -> usize {
 ///
 /// What piece i computes must not depend on which thread does it, so that the result is the same on every run. `work`
 /// must not itself share out work: the threads are taken.
-pub(in crate::ops) fn for_each<S>(
-    n: usize,
-    scratch: impl Fn() -> S + Sync,
-    work: impl Fn(&mut S, usize) + Sync,
-) {
+pub(in crate::ops) fn for_each<S>(n: usize, scratch: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) + Sync) {
     if n == 1 {
         return work(&mut scratch(), 0);
     }
@@ -74,11 +70,7 @@ unsafe impl<T: Send> Sync for Shared<'_, T> {}
 
 impl<'a, T> Shared<'a, T> {
     pub(in crate::ops) fn new(slice: &'a mut [T]) -> Self {
-        Self {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-            slice: PhantomData,
-        }
+        Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
     /// The numbers of `range`.
@@ -125,16 +117,10 @@ mod tests {
                 || 0u32,
                 |done, i, piece| {
                     *done += 1;
-                    piece
-                        .iter_mut()
-                        .enumerate()
-                        .for_each(|(j, x)| *x += (i * size + j) as u32 + 1);
+                    piece.iter_mut().enumerate().for_each(|(j, x)| *x += (i * size + j) as u32 + 1);
                 },
             );
-            assert!(
-                out.iter().enumerate().all(|(i, x)| *x == i as u32 + 1),
-                "{len} by {size}"
-            );
+            assert!(out.iter().enumerate().all(|(i, x)| *x == i as u32 + 1), "{len} by {size}");
         }
     }
 }

@@ -104,14 +104,7 @@ impl WithSimd for Block<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, _: S) {
-        let Self {
-            planes,
-            h,
-            w,
-            x,
-            dy,
-            out,
-        } = self;
+        let Self { planes, h, w, x, dy, out } = self;
         let (rows, columns) = planes.size(h, w);
         let (before, after) = (h * w, rows * columns);
         let x = x.chunks_exact(before);
@@ -252,11 +245,7 @@ fn max_pool_back(x: &[f32], dy: &[f32], w: usize, size: usize, dx: &mut [MaybeUn
                 for (k, x) in x.iter().enumerate() {
                     let exceeds = exceeds(*x, most);
                     most = if exceeds { *x } else { most };
-                    first = if exceeds {
-                        (i * size + k) as u32
-                    } else {
-                        first
-                    };
+                    first = if exceeds { (i * size + k) as u32 } else { first };
                 }
                 (*square.0, *square.1) = (most, first);
             }

@@ -85,8 +85,7 @@ pub(in crate::ops) fn product<S: Simd>(simd: S, size: Size, a: Left, b: Right, c
                 _ => vectors * lanes,
             };
             // SAFETY: the rows p … p + depth − 1 and the columns from j on are in B.
-            let (mut b_start, mut b_row) =
-                (unsafe { b.numbers.as_ptr().add(p * b.row + j) }, b.row);
+            let (mut b_start, mut b_row) = (unsafe { b.numbers.as_ptr().add(p * b.row + j) }, b.row);
             if vectors > 0 && b.row >= FAR && m > 3 * ROWS {
                 for (i, row) in packed.chunks_exact_mut(columns).take(depth).enumerate() {
                     let row = row.as_mut_ptr().cast::<S::f32s>();
@@ -216,11 +215,7 @@ impl Tile {
             }
             for (i, sum) in sums[..rows].iter().enumerate() {
                 let c = std::slice::from_raw_parts_mut(self.c.add(i * self.c_row), columns);
-                let before = if self.add {
-                    simd.partial_load_f32s(c)
-                } else {
-                    zero
-                };
+                let before = if self.add { simd.partial_load_f32s(c) } else { zero };
                 simd.partial_store_f32s(c, simd.add_f32s(before, *sum));
             }
         }

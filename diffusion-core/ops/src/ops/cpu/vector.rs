@@ -4,9 +4,7 @@ use pulp::Simd;
 use std::ops::{Add, Sub};
 
 /// What the transforms of a convolution compute with: a number, or a register of numbers.
-pub(in crate::ops) trait Number:
-    Copy + Add<Output = Self> + Sub<Output = Self>
-{
+pub(in crate::ops) trait Number: Copy + Add<Output = Self> + Sub<Output = Self> {
     /// self + `factor` · `x`
     fn plus(self, factor: f32, x: Self) -> Self;
     /// `factor` · self

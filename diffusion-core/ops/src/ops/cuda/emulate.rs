@@ -32,26 +32,16 @@ static EMULATOR: LazyLock<Mutex<Emulator>> = LazyLock::new(|| Mutex::new(Emulato
 /// There is no C++ compiler; a launch does not fit its kernel; a barrier is not reached by all threads.
 pub(super) fn run(launches: &[Launch], order: Order) {
     // A test that failed has not spoilt it for the others.
-    let emulator = EMULATOR
-        .lock()
-        .unwrap_or_else(|poisoned| poisoned.into_inner());
-    launches
-        .iter()
-        .for_each(|launch| emulator.run(launch, order));
+    let emulator = EMULATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    launches.iter().for_each(|launch| emulator.run(launch, order));
 }
 
 impl Emulator {
     fn compile() -> Self {
         let kernels: HashMap<_, _> = kernels().into_iter().collect();
-        let entries: String = kernels
-            .keys()
-            .map(|name| format!("EMULATE({name})\n"))
-            .collect();
+        let entries: String = kernels.keys().map(|name| format!("EMULATE({name})\n")).collect();
         let folder = tempfile::tempdir().unwrap();
-        let (source, library) = (
-            folder.path().join("kernels.cpp"),
-            folder.path().join("kernels.so"),
-        );
+        let (source, library) = (folder.path().join("kernels.cpp"), folder.path().join("kernels.so"));
         let whole = [include_str!("emulate.hpp"), SOURCE, &entries].concat();
         std::fs::write(&source, whole).unwrap();
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
@@ -63,9 +53,7 @@ impl Emulator {
             .args([&library, &source])
             .output()
             .unwrap_or_else(|error| {
-                panic!(
-                    "these tests compile the GPU's kernels for the CPU, with a C++ compiler: {compiler}: {error}"
-                )
+                panic!("these tests compile the GPU's kernels for the CPU, with a C++ compiler: {compiler}: {error}")
             });
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{compiler}: {said}");
@@ -75,12 +63,7 @@ impl Emulator {
     }
 
     fn run(&self, launch: &Launch, order: Order) {
-        let Launch {
-            kernel,
-            blocks,
-            threads,
-            arguments,
-        } = launch;
+        let Launch { kernel, blocks, threads, arguments } = launch;
         let most = self.kernels[kernel];
         assert!(*threads <= most, "{kernel}: {threads} threads of {most}");
         let given: String = arguments.iter().map(code).collect();
@@ -91,13 +74,7 @@ impl Emulator {
         let fault = unsafe {
             let run: Symbol<Run> = self.symbol("emulate", kernel);
             let backwards = (order == Order::Backwards).into();
-            run(
-                addresses.as_mut_ptr(),
-                blocks.0,
-                blocks.1,
-                *threads,
-                backwards,
-            )
+            run(addresses.as_mut_ptr(), blocks.0, blocks.1, *threads, backwards)
         };
         if !fault.is_null() {
             // SAFETY: it is a literal of the library.

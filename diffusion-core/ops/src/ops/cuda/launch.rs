@@ -54,33 +54,21 @@ impl Launch {
         threads: u32,
         arguments: Vec<Argument>,
     ) -> Result<Self> {
-        let (x, y) = (
-            u32::try_from(blocks.0).unwrap_or(u32::MAX),
-            u32::try_from(blocks.1).unwrap_or(u32::MAX),
-        );
+        let (x, y) = (u32::try_from(blocks.0).unwrap_or(u32::MAX), u32::try_from(blocks.1).unwrap_or(u32::MAX));
         if !(1..=LIMITS.0).contains(&x) || !(1..=LIMITS.1).contains(&y) {
             bail!("{kernel}: {blocks:?} blocks are not within 1 … {LIMITS:?}")
         }
         if !(32..=1024).contains(&threads) || !threads.is_multiple_of(32) {
             bail!("{kernel}: {threads} threads are not whole warps, 32 … 1024")
         }
-        Ok(Self {
-            kernel,
-            blocks: (x, y),
-            threads,
-            arguments,
-        })
+        Ok(Self { kernel, blocks: (x, y), threads, arguments })
     }
 
     /// For a pass over `work` packs of numbers, in any order, by blocks of 256 threads.
     ///
     /// # Errors
     /// There is no work.
-    pub(in crate::ops) fn over(
-        work: usize,
-        kernel: &'static str,
-        arguments: Vec<Argument>,
-    ) -> Result<Self> {
+    pub(in crate::ops) fn over(work: usize, kernel: &'static str, arguments: Vec<Argument>) -> Result<Self> {
         let blocks = work.div_ceil(256).min(MOST_BLOCKS);
         Self::new(kernel, (blocks, 1), 256, arguments)
     }

@@ -58,13 +58,8 @@ mod compiled {
     #[test]
     fn nvrtc_compiles_all_kernels() {
         for arch in ["compute_80", "compute_90"] {
-            let options = CompileOptions {
-                arch: Some(arch),
-                ..Default::default()
-            };
-            let ptx = compile_ptx_with_opts(super::SOURCE, options)
-                .unwrap()
-                .to_src();
+            let options = CompileOptions { arch: Some(arch), ..Default::default() };
+            let ptx = compile_ptx_with_opts(super::SOURCE, options).unwrap().to_src();
             for (name, _) in super::kernels() {
                 assert!(ptx.contains(&format!(".entry {name}(")), "{arch}: {name}");
             }

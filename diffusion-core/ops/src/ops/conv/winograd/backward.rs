@@ -39,24 +39,8 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
     wanted: Wanted,
 ) -> Gradients {
     let plan = Plan::<N, M>::new(problem);
-    let Problem {
-        batch,
-        inputs,
-        outputs,
-        height,
-        width,
-        ..
-    } = problem;
-    let (input_axis, output_axis) = (
-        Axis {
-            len: inputs,
-            step: 9,
-        },
-        Axis {
-            len: outputs,
-            step: 9 * inputs,
-        },
-    );
+    let Problem { batch, inputs, outputs, height, width, .. } = problem;
+    let (input_axis, output_axis) = (Axis { len: inputs, step: 9 }, Axis { len: outputs, step: 9 * inputs });
     let filters = match wanted.x {
         true => filters::<W, N, M>(&plan, weight, output_axis, input_axis),
         false => Scratch::new(0),
@@ -70,8 +54,7 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
     let mut dbias = vec![0.0; if wanted.bias { batch * outputs } else { 0 }];
     let shared_dbias = Shared::new(&mut dbias);
     let shared_sums = Shared::new(&mut weight_sums);
-    let at_once =
-        (TILES.max((inputs + outputs) / 4) / plan.tiles()).clamp(1, batch.div_ceil(groups));
+    let at_once = (TILES.max((inputs + outputs) / 4) / plan.tiles()).clamp(1, batch.div_ceil(groups));
     let per_split = blocks.div_ceil(splits) * BLOCK;
     let scratch = || Memory::new(&plan, at_once * plan.tiles(), per_split.min(inputs));
     let write = |dx: &mut [MaybeUninit<f32>]| {
@@ -85,10 +68,7 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
                 x,
                 dy,
                 filters: &filters,
-                wanted: Wanted {
-                    bias: wanted.bias && split == 0,
-                    ..wanted
-                },
+                wanted: Wanted { bias: wanted.bias && split == 0, ..wanted },
                 images,
                 at_once,
                 channels,
@@ -101,11 +81,7 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
             })
         });
     };
-    let len = if wanted.x {
-        batch * inputs * height * width
-    } else {
-        0
-    };
+    let len = if wanted.x { batch * inputs * height * width } else { 0 };
     // SAFETY: if it is wanted, each pair of an image and an input channel is in one part, which writes its pixels.
     let dx = unsafe { written(len, write) };
     Gradients {
@@ -127,11 +103,7 @@ struct Memory {
 }
 
 impl Memory {
-    fn new<const N: usize, const M: usize>(
-        plan: &Plan<N, M>,
-        tiles: usize,
-        channels: usize,
-    ) -> Self {
+    fn new<const N: usize, const M: usize>(plan: &Plan<N, M>, tiles: usize, channels: usize) -> Self {
         let (rows, columns) = (plan.tiles_h * M + 2, plan.tiles_w * M + 2);
         Self {
             window: Window::new(rows, columns),
@@ -185,17 +157,8 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     #[inline(always)]
     fn transform_inputs<S: Simd>(&mut self, simd: S, images: Range<usize>) {
         let plan = self.plan;
-        let Problem {
-            inputs,
-            height,
-            width,
-            padding,
-            doubled,
-            ..
-        } = plan.problem;
-        let Memory {
-            window, inputs: to, ..
-        } = &mut *self.scratch;
+        let Problem { inputs, height, width, padding, doubled, .. } = plan.problem;
+        let Memory { window, inputs: to, .. } = &mut *self.scratch;
         let seen = (plan.tiles_h, plan.tiles_w, M);
         window.columns = plan.tiles_w * M + 2;
         for channel in self.channels.clone().step_by(BLOCK) {
@@ -218,32 +181,18 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     fn transform_outputs<S: Simd>(&mut self, simd: S, images: Range<usize>) {
         let plan = self.plan;
         let outputs = plan.problem.outputs;
-        let Memory {
-            window,
-            outputs: to,
-            ..
-        } = &mut *self.scratch;
+        let Memory { window, outputs: to, .. } = &mut *self.scratch;
         let seen = (plan.tiles_h, plan.tiles_w, M);
         window.columns = plan.tiles_w * M;
         for channel in (0..outputs).step_by(BLOCK) {
             for (i, image) in images.clone().enumerate() {
-                let planes =
-                    Planes::new(self.dy, (outputs, plan.out_h, plan.out_w), image, channel);
+                let planes = Planes::new(self.dy, (outputs, plan.out_h, plan.out_w), image, channel);
                 planes.fill(simd, window, (0, plan.tiles_h * M), 0, false);
                 let at = (i * plan.tiles(), channel);
-                transform_tiles::<S, W::OutputAdjoint, M, N>(
-                    simd,
-                    window,
-                    seen,
-                    &plan.product_of,
-                    to,
-                    at,
-                );
+                transform_tiles::<S, W::OutputAdjoint, M, N>(simd, window, seen, &plan.product_of, to, at);
                 if self.wanted.bias {
                     let mut sums = [0f32; BLOCK];
-                    for pixel in
-                        window.inside[..plan.out_h * plan.out_w * BLOCK].chunks_exact(BLOCK)
-                    {
+                    for pixel in window.inside[..plan.out_h * plan.out_w * BLOCK].chunks_exact(BLOCK) {
                         for (sum, x) in sums.iter_mut().zip(pixel) {
                             *sum += x;
                         }
@@ -260,15 +209,9 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     /// For each product, inputs by outputs: the sum over the tiles.
     #[inline(always)]
     fn add_to_weight<S: Simd>(&mut self, simd: S, tiles: usize, add: bool) {
-        let Problem {
-            inputs, outputs, ..
-        } = self.plan.problem;
+        let Problem { inputs, outputs, .. } = self.plan.problem;
         let width = outputs.next_multiple_of(BLOCK);
-        let Memory {
-            inputs: v,
-            outputs: d,
-            ..
-        } = &*self.scratch;
+        let Memory { inputs: v, outputs: d, .. } = &*self.scratch;
         for i in 0..self.plan.products {
             let from = self.sums_from + (i * inputs + self.channels.start) * width;
             // SAFETY: each group has sums of its own, and each split of it channels of its own.
@@ -276,24 +219,10 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
             for panel in (0..width).step_by(PANEL) {
                 product(
                     simd,
-                    Size {
-                        m: self.channels.len(),
-                        n: (width - panel).min(PANEL),
-                        depth: tiles,
-                    },
-                    Left {
-                        numbers: &v.numbers[i * v.product..],
-                        row: 1,
-                        column: v.tile,
-                    },
-                    Right {
-                        numbers: &d.numbers[i * d.product + panel..],
-                        row: d.tile,
-                    },
-                    Out {
-                        numbers: &mut sums[panel..],
-                        row: width,
-                    },
+                    Size { m: self.channels.len(), n: (width - panel).min(PANEL), depth: tiles },
+                    Left { numbers: &v.numbers[i * v.product..], row: 1, column: v.tile },
+                    Right { numbers: &d.numbers[i * d.product + panel..], row: d.tile },
+                    Out { numbers: &mut sums[panel..], row: width },
                     add,
                 );
             }
@@ -302,9 +231,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
 
     #[inline(always)]
     fn input_gradient<S: Simd>(&mut self, simd: S, images: Range<usize>, tiles: usize) {
-        let Problem {
-            inputs, outputs, ..
-        } = self.plan.problem;
+        let Problem { inputs, outputs, .. } = self.plan.problem;
         let width = inputs.next_multiple_of(BLOCK);
         let mut channel = self.channels.start;
         while channel < self.channels.end {
@@ -314,34 +241,16 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
             let end = self.channels.end.min(panel + PANEL);
             let columns = (end - channel).next_multiple_of(BLOCK);
             let filters = &self.filters[panel * outputs * self.plan.products..];
-            let Memory {
-                outputs: d,
-                products: m,
-                ..
-            } = &mut *self.scratch;
+            let Memory { outputs: d, products: m, .. } = &mut *self.scratch;
             m.tile = columns;
             for i in 0..self.plan.products {
                 let filters = &filters[i * outputs * panel_width + channel - panel..];
                 product(
                     simd,
-                    Size {
-                        m: tiles,
-                        n: columns,
-                        depth: outputs,
-                    },
-                    Left {
-                        numbers: &d.numbers[i * d.product..],
-                        row: d.tile,
-                        column: 1,
-                    },
-                    Right {
-                        numbers: filters,
-                        row: panel_width,
-                    },
-                    Out {
-                        numbers: &mut m.numbers[i * m.product..][..m.product],
-                        row: columns,
-                    },
+                    Size { m: tiles, n: columns, depth: outputs },
+                    Left { numbers: &d.numbers[i * d.product..], row: d.tile, column: 1 },
+                    Right { numbers: filters, row: panel_width },
+                    Out { numbers: &mut m.numbers[i * m.product..][..m.product], row: columns },
                     false,
                 );
             }
@@ -360,11 +269,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     #[inline(always)]
     fn add_tiles<S: Simd>(&mut self, simd: S, (tile, channel): (usize, usize)) {
         let plan = self.plan;
-        let Memory {
-            products: from,
-            sums,
-            ..
-        } = &mut *self.scratch;
+        let Memory { products: from, sums, .. } = &mut *self.scratch;
         sums.numbers.fill(0.0);
         let width = sums.columns * BLOCK;
         let tiles = from.tiles(&plan.product_of, tile, plan.tiles(), channel);
@@ -374,13 +279,8 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
                 let corner = &mut sums.numbers[y * M * width + x * M * BLOCK..];
                 for lane in (0..BLOCK).step_by(S::F32_LANES) {
                     // SAFETY: a tile of `tiles`; the lanes are within a block.
-                    let half = unsafe {
-                        half_of_products::<S, W::InputAdjoint, N, N>(
-                            simd,
-                            &tiles,
-                            products.add(lane),
-                        )
-                    };
+                    let half =
+                        unsafe { half_of_products::<S, W::InputAdjoint, N, N>(simd, &tiles, products.add(lane)) };
                     for j in 0..N {
                         let out = column::<W::InputAdjoint, _, N, N, N>(&half, j);
                         for i in 0..N {
@@ -396,19 +296,8 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     /// Writes the sums, without the margin, to the planes of x's gradient.
     #[inline(always)]
     fn write_inputs<S: Simd>(&mut self, simd: S, image: usize, block: usize) {
-        let Problem {
-            inputs,
-            height,
-            width,
-            padding,
-            doubled,
-            ..
-        } = self.plan.problem;
-        let Window {
-            numbers,
-            columns,
-            inside,
-        } = &mut self.scratch.sums;
+        let Problem { inputs, height, width, padding, doubled, .. } = self.plan.problem;
+        let Window { numbers, columns, inside } = &mut self.scratch.sums;
         let across = *columns * BLOCK;
         let inside = &mut inside[..height * width * BLOCK];
         for (y, row) in inside.chunks_exact_mut(width * BLOCK).enumerate() {
@@ -423,9 +312,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
                     }
                 }
             } else {
-                row.copy_from_slice(
-                    &numbers[(y + padding) * across + padding * BLOCK..][..width * BLOCK],
-                );
+                row.copy_from_slice(&numbers[(y + padding) * across + padding * BLOCK..][..width * BLOCK]);
             }
         }
         let (channels, plane) = ((inputs - block).min(BLOCK), height * width);
@@ -441,9 +328,7 @@ fn weight_gradient<W: Transform<N, M>, const N: usize, const M: usize>(
     sums: &[f32],
     groups: usize,
 ) -> Vec<f32> {
-    let Problem {
-        inputs, outputs, ..
-    } = plan.problem;
+    let Problem { inputs, outputs, .. } = plan.problem;
     let mut gradient = vec![0.0; outputs * inputs * 9];
     let shared = Shared::new(&mut gradient);
     for_each(
@@ -478,16 +363,8 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for WeightPart
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            plan,
-            sums,
-            groups,
-            input,
-            ..
-        } = self;
-        let Problem {
-            inputs, outputs, ..
-        } = plan.problem;
+        let Self { plan, sums, groups, input, .. } = self;
+        let Problem { inputs, outputs, .. } = plan.problem;
         let width = outputs.next_multiple_of(BLOCK);
         let group = plan.products * inputs * width;
         let mut taps = [[0f32; BLOCK]; 9];
@@ -500,8 +377,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for WeightPart
                         let product = plan.product_of[i][j];
                         if product < plan.products {
                             for g in 0..groups {
-                                let at =
-                                    g * group + (product * inputs + input) * width + block + lane;
+                                let at = g * group + (product * inputs + input) * width + block + lane;
                                 products[i][j] = products[i][j] + Vector::load(simd, &sums[at..]);
                             }
                         }

@@ -16,22 +16,8 @@ pub(super) fn forward<W: Transform<N, M>, const N: usize, const M: usize>(
     bias: &[f32],
 ) -> Vec<f32> {
     let plan = Plan::<N, M>::new(problem);
-    let Problem {
-        batch,
-        inputs,
-        outputs,
-        ..
-    } = problem;
-    let (input_axis, output_axis) = (
-        Axis {
-            len: inputs,
-            step: 9,
-        },
-        Axis {
-            len: outputs,
-            step: 9 * inputs,
-        },
-    );
+    let Problem { batch, inputs, outputs, .. } = problem;
+    let (input_axis, output_axis) = (Axis { len: inputs, step: 9 }, Axis { len: outputs, step: 9 * inputs });
     let filters = filters::<W, N, M>(&plan, weight, input_axis, output_axis);
     let unit = rows_per_unit(&plan);
     let rows = batch * plan.tiles_h;
@@ -93,40 +79,20 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for Part<'_, W
     #[inline(always)]
     fn with_simd<S: Simd>(mut self, simd: S) {
         let tiles = self.transform_inputs(simd);
-        let Problem {
-            inputs, outputs, ..
-        } = self.plan.problem;
+        let Problem { inputs, outputs, .. } = self.plan.problem;
         let width = outputs.next_multiple_of(BLOCK);
         for panel in (0..width).step_by(PANEL) {
             let columns = (width - panel).min(PANEL);
             let filters = &self.filters[panel * inputs * self.plan.products..];
-            let Memory {
-                inputs: v,
-                products: m,
-                ..
-            } = &mut *self.scratch;
+            let Memory { inputs: v, products: m, .. } = &mut *self.scratch;
             m.tile = columns;
             for i in 0..self.plan.products {
                 product(
                     simd,
-                    Size {
-                        m: tiles,
-                        n: columns,
-                        depth: inputs,
-                    },
-                    Left {
-                        numbers: &v.numbers[i * v.product..],
-                        row: v.tile,
-                        column: 1,
-                    },
-                    Right {
-                        numbers: &filters[i * inputs * columns..],
-                        row: columns,
-                    },
-                    Out {
-                        numbers: &mut m.numbers[i * m.product..][..m.product],
-                        row: columns,
-                    },
+                    Size { m: tiles, n: columns, depth: inputs },
+                    Left { numbers: &v.numbers[i * v.product..], row: v.tile, column: 1 },
+                    Right { numbers: &filters[i * inputs * columns..], row: columns },
+                    Out { numbers: &mut m.numbers[i * m.product..][..m.product], row: columns },
                     false,
                 );
             }
@@ -142,17 +108,8 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     #[inline(always)]
     fn transform_inputs<S: Simd>(&mut self, simd: S) -> usize {
         let plan = self.plan;
-        let Problem {
-            inputs,
-            height,
-            width,
-            padding,
-            doubled,
-            ..
-        } = plan.problem;
-        let Memory {
-            window, inputs: to, ..
-        } = &mut *self.scratch;
+        let Problem { inputs, height, width, padding, doubled, .. } = plan.problem;
+        let Memory { window, inputs: to, .. } = &mut *self.scratch;
         let mut tiles = 0;
         for channel in (0..inputs).step_by(BLOCK) {
             tiles = 0;
@@ -165,14 +122,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
                     doubled,
                 );
                 let seen = (rows.len(), plan.tiles_w, M);
-                transform_tiles::<S, W::Input, N, N>(
-                    simd,
-                    window,
-                    seen,
-                    &plan.product_of,
-                    to,
-                    (tiles, channel),
-                );
+                transform_tiles::<S, W::Input, N, N>(simd, window, seen, &plan.product_of, to, (tiles, channel));
                 tiles += rows.len() * plan.tiles_w;
             }
         }
@@ -185,38 +135,23 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         let plan = self.plan;
         let outputs = plan.problem.outputs;
         let channels = (outputs - block).min(BLOCK);
-        let Memory {
-            products: from,
-            outputs: window,
-            ..
-        } = &mut *self.scratch;
+        let Memory { products: from, outputs: window, .. } = &mut *self.scratch;
         let width = window.columns * BLOCK;
         let mut tile = 0;
         for Strip { image, rows } in &self.strips {
             let mut bias = [0.0; BLOCK];
             if !self.bias.is_empty() {
-                let start = if self.bias.len() == outputs {
-                    0
-                } else {
-                    image * outputs
-                };
+                let start = if self.bias.len() == outputs { 0 } else { image * outputs };
                 bias[..channels].copy_from_slice(&self.bias[start + block..][..channels]);
             }
-            let tiles = from.tiles(
-                &plan.product_of,
-                tile,
-                rows.len() * plan.tiles_w,
-                block - panel,
-            );
+            let tiles = from.tiles(&plan.product_of, tile, rows.len() * plan.tiles_w, block - panel);
             for y in 0..rows.len() {
                 for x in 0..plan.tiles_w {
                     let products = tiles.of(y * plan.tiles_w + x);
                     let corner = &mut window.numbers[y * M * width + x * M * BLOCK..];
                     for lane in (0..BLOCK).step_by(S::F32_LANES) {
                         // SAFETY: a tile of `tiles`; the lanes are within a block.
-                        let half = unsafe {
-                            half_of_products::<S, W::Output, N, M>(simd, &tiles, products.add(lane))
-                        };
+                        let half = unsafe { half_of_products::<S, W::Output, N, M>(simd, &tiles, products.add(lane)) };
                         let bias = Vector::load(simd, &bias[lane..]);
                         for j in 0..M {
                             let out = column::<W::Output, _, N, M, M>(&half, j);
@@ -232,10 +167,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
             let rows = rows.start * M..plan.out_h.min(rows.end * M);
             let inside = &mut window.inside[..rows.len() * plan.out_w * BLOCK];
             let row = plan.out_w * BLOCK;
-            for (to, from) in inside
-                .chunks_exact_mut(row)
-                .zip(window.numbers.chunks_exact(width))
-            {
+            for (to, from) in inside.chunks_exact_mut(row).zip(window.numbers.chunks_exact(width)) {
                 to.copy_from_slice(&from[..row]);
             }
             let plane = plan.out_h * plan.out_w;

@@ -40,13 +40,7 @@ pub(super) fn forward(problem: Problem, x: &[f32], weight: &[f32], bias: &[f32])
 }
 
 /// The gradients, from `dy`, that of y, of (B, O, H', W').
-pub(super) fn backward(
-    problem: Problem,
-    x: &[f32],
-    weight: &[f32],
-    dy: &[f32],
-    wanted: Wanted,
-) -> Gradients {
+pub(super) fn backward(problem: Problem, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
     match problem.tile() {
         TileSize::Two => backward::backward::<Two, 4, 2>(problem, x, weight, dy, wanted),
         TileSize::Four => backward::backward::<Four, 6, 4>(problem, x, weight, dy, wanted),
@@ -162,11 +156,7 @@ impl Transformed {
         // One more for the products that are 0: what is written there is not read, what is read there is 0.
         let mut numbers = Scratch::new((products + 1) * product);
         numbers[products * product..].fill(0.0);
-        Self {
-            numbers,
-            product,
-            tile,
-        }
+        Self { numbers, product, tile }
     }
 
     /// Access to the 16 channels from `channel` on of `count` tiles from `tile` on.
@@ -181,11 +171,7 @@ impl Transformed {
         let last = products.as_flattened().iter().max().copied().unwrap_or(0);
         let first = tile * self.tile + channel;
         assert!(last + first + count.saturating_sub(1) * self.tile + BLOCK <= self.numbers.len());
-        Tiles {
-            first: self.numbers[first..].as_mut_ptr(),
-            tile: self.tile,
-            products,
-        }
+        Tiles { first: self.numbers[first..].as_mut_ptr(), tile: self.tile, products }
     }
 }
 
@@ -216,11 +202,7 @@ struct Window {
 impl Window {
     fn new(rows: usize, columns: usize) -> Self {
         let numbers = || Scratch::new(rows * columns * BLOCK);
-        Self {
-            numbers: numbers(),
-            columns,
-            inside: numbers(),
-        }
+        Self { numbers: numbers(), columns, inside: numbers() }
     }
 }
 
@@ -235,12 +217,7 @@ struct Planes<'a> {
 
 impl<'a> Planes<'a> {
     /// The block of channels from `channel` on of image `image`, of (B, `channels`, `height`, `width`).
-    fn new(
-        numbers: &'a [f32],
-        (channels, height, width): (usize, usize, usize),
-        image: usize,
-        channel: usize,
-    ) -> Self {
+    fn new(numbers: &'a [f32], (channels, height, width): (usize, usize, usize), image: usize, channel: usize) -> Self {
         Self {
             numbers: &numbers[(image * channels + channel) * height * width..],
             height,
@@ -251,36 +228,20 @@ impl<'a> Planes<'a> {
 
     /// Fills the first `rows` rows of `window` with what is seen from row `top` − `margin` and column −`margin` on.
     #[inline(always)]
-    fn fill<S: Simd>(
-        self,
-        simd: S,
-        window: &mut Window,
-        (top, rows): (usize, usize),
-        margin: usize,
-        doubled: bool,
-    ) {
+    fn fill<S: Simd>(self, simd: S, window: &mut Window, (top, rows): (usize, usize), margin: usize, doubled: bool) {
         let scale = if doubled { 2 } else { 1 };
         let height = self.height * scale;
         let plane = self.height * self.width;
         let across = window.columns * BLOCK;
         // The rows of the planes that are seen.
         let first = top.saturating_sub(margin).min(height) / scale;
-        let end = (top + rows)
-            .saturating_sub(margin)
-            .min(height)
-            .div_ceil(scale)
-            .max(first);
+        let end = (top + rows).saturating_sub(margin).min(height).div_ceil(scale).max(first);
         let inside = &mut window.inside[..(end - first) * self.width * BLOCK];
         if !inside.is_empty() {
             let from = &self.numbers[first * self.width..];
             to_block(simd, from, plane, self.channels, inside);
         }
-        for (i, row) in window
-            .numbers
-            .chunks_exact_mut(across)
-            .take(rows)
-            .enumerate()
-        {
+        for (i, row) in window.numbers.chunks_exact_mut(across).take(rows).enumerate() {
             let Some(y) = (top + i).checked_sub(margin).filter(|y| *y < height) else {
                 row.fill(0.0);
                 continue;
@@ -291,10 +252,7 @@ impl<'a> Planes<'a> {
             before.fill(0.0);
             after.fill(0.0);
             if doubled {
-                for (pair, pixel) in row
-                    .chunks_exact_mut(2 * BLOCK)
-                    .zip(from.chunks_exact(BLOCK))
-                {
+                for (pair, pixel) in row.chunks_exact_mut(2 * BLOCK).zip(from.chunks_exact(BLOCK)) {
                     pair[..BLOCK].copy_from_slice(pixel);
                     pair[BLOCK..].copy_from_slice(pixel);
                 }
@@ -358,13 +316,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBloc
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self {
-            plan,
-            rows,
-            columns,
-            block,
-            ..
-        } = self;
+        let Self { plan, rows, columns, block, .. } = self;
         let first = block * BLOCK;
         let panel = first / PANEL * PANEL;
         let panel_width = (columns.len.next_multiple_of(BLOCK) - panel).min(PANEL);
@@ -389,10 +341,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBloc
                     for i in 0..N {
                         let product = plan.product_of[i][j];
                         if product < plan.products {
-                            let at = panel_start
-                                + (product * rows.len + row) * panel_width
-                                + (first - panel)
-                                + lane;
+                            let at = panel_start + (product * rows.len + row) * panel_width + (first - panel) + lane;
                             // SAFETY: each block of columns is written by one call.
                             transformed[i].store(unsafe { self.out.part(at..at + S::F32_LANES) });
                         }
@@ -486,134 +435,4 @@ fn rows_per_unit<const N: usize, const M: usize>(plan: &Plan<N, M>) -> usize {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ops::cpu::arch::each;
-    use crate::rng::Rng;
-
-    /// y and the gradients of x and weight.
-    type Results<T> = [Vec<T>; 3];
-
-    fn normal(seed: u64, n: usize) -> Vec<f32> {
-        let mut rng = Rng::new(seed);
-        (0..n).map(|_| rng.normal() as f32).collect()
-    }
-
-    /// By the definition, in f64.
-    fn by_the_definition(p: Problem, [x, weight, dy]: [&[f32]; 3]) -> Results<f64> {
-        let ((rows, columns), scale) = (p.out_size(), p.scale());
-        let mut results = [
-            vec![0.0; dy.len()],
-            vec![0.0; x.len()],
-            vec![0.0; weight.len()],
-        ];
-        let [y, dx, dweight] = &mut results;
-        for (at, dy) in dy.iter().enumerate() {
-            let (column, row) = (at % columns, at / columns % rows);
-            let (output, image) = (
-                at / (columns * rows) % p.outputs,
-                at / (columns * rows * p.outputs),
-            );
-            for (c, u, v) in (0..p.inputs * 9).map(|i| (i / 9, i / 3 % 3, i % 3)) {
-                let inside =
-                    |i: usize, n: usize| i.checked_sub(p.padding).filter(|i| *i < n * scale);
-                if let (Some(i), Some(j)) = (inside(row + u, p.height), inside(column + v, p.width))
-                {
-                    let pixel =
-                        ((image * p.inputs + c) * p.height + i / scale) * p.width + j / scale;
-                    let tap = (output * p.inputs + c) * 9 + 3 * u + v;
-                    y[at] += f64::from(x[pixel]) * f64::from(weight[tap]);
-                    dx[pixel] += f64::from(*dy) * f64::from(weight[tap]);
-                    dweight[tap] += f64::from(*dy) * f64::from(x[pixel]);
-                }
-            }
-        }
-        results
-    }
-
-    /// The root of the mean squared error, in units of the root of the mean square.
-    fn error(ours: &[f32], right: &[f64]) -> f64 {
-        let squares: f64 = right.iter().map(|x| x * x).sum();
-        let errors: f64 = ours
-            .iter()
-            .zip(right)
-            .map(|(x, y)| (f64::from(*x) - y).powi(2))
-            .sum();
-        (errors / squares).sqrt()
-    }
-
-    fn errors<W: Transform<N, M>, const N: usize, const M: usize>(
-        p: Problem,
-        [x, weight, dy]: [&[f32]; 3],
-        right: &Results<f64>,
-    ) -> [f64; 3] {
-        let wanted = Wanted {
-            x: true,
-            weight: true,
-            bias: false,
-        };
-        let y = forward::forward::<W, N, M>(p, x, weight, &[]);
-        let gradients = backward::backward::<W, N, M>(p, x, weight, dy, wanted);
-        [
-            error(&y, &right[0]),
-            error(&gradients.x, &right[1]),
-            error(&gradients.weight, &right[2]),
-        ]
-    }
-
-    /// What is measured here stands in the documentation of `ops`: f32 itself has an error of 6e-8 for a single number.
-    #[test]
-    fn both_tile_sizes_are_accurate() -> candle_core::Result<()> {
-        for (inputs, outputs, doubled) in [(64, 20, false), (33, 17, true), (1, 1, false)] {
-            let p = Problem {
-                batch: 2,
-                inputs,
-                outputs,
-                height: 7,
-                width: 10,
-                padding: 1,
-                doubled,
-            };
-            let (rows, columns) = p.out_size();
-            let x = normal(1, 2 * inputs * 70);
-            let (weight, dy) = (
-                normal(2, outputs * inputs * 9),
-                normal(3, 2 * outputs * rows * columns),
-            );
-            let data = [&x[..], &weight, &dy];
-            let right = by_the_definition(p, data);
-            each(|| {
-                let (two, four) = (
-                    errors::<Two, 4, 2>(p, data, &right),
-                    errors::<Four, 6, 4>(p, data, &right),
-                );
-                println!("{inputs} → {outputs}: F(2×2, 3×3) {two:?}, F(4×4, 3×3) {four:?}");
-                assert!(two.iter().all(|e| *e < 5e-7), "{two:?}");
-                assert!(four.iter().all(|e| *e < 3e-6), "{four:?}");
-                Ok(())
-            })?;
-        }
-        Ok(())
-    }
-
-    #[test]
-    fn the_tile_size_is_that_of_fewer_multiplications() {
-        for (size, tile) in [
-            (2, TileSize::Two),
-            (4, TileSize::Four),
-            (7, TileSize::Four),
-            (28, TileSize::Four),
-        ] {
-            let p = Problem {
-                batch: 1,
-                inputs: 1,
-                outputs: 1,
-                height: size,
-                width: size,
-                padding: 1,
-                doubled: false,
-            };
-            assert_eq!(p.tile(), tile, "{size}");
-        }
-    }
-}
+mod tests;

@@ -131,12 +131,7 @@ impl Matrix<6, 4> for OutputFour {
     fn of<T: Number>([m0, m1, m2, m3, m4, m5]: [T; 6]) -> [T; 4] {
         let (even1, odd1) = (m1 + m2, m1 - m2);
         let (even2, odd2) = (m3 + m4, m3 - m4);
-        [
-            m0 + even1 + even2,
-            odd1.plus(2.0, odd2),
-            even1.plus(4.0, even2),
-            (m5 + odd1).plus(8.0, odd2),
-        ]
+        [m0 + even1 + even2, odd1.plus(2.0, odd2), even1.plus(4.0, even2), (m5 + odd1).plus(8.0, odd2)]
     }
 }
 
@@ -165,9 +160,7 @@ impl Matrix<6, 6> for InputAdjointFour {
         let (sum2, difference2) = (v3 + v4, v3 - v4);
         [
             v0.times(4.0),
-            v5.plus(-1.0, difference1)
-                .times(4.0)
-                .plus(-2.0, difference2),
+            v5.plus(-1.0, difference1).times(4.0).plus(-2.0, difference2),
             (v0.times(-5.0) - sum2).plus(-4.0, sum1),
             difference1.plus(2.0, difference2).plus(-5.0, v5),
             v0 + sum1 + sum2,
@@ -182,14 +175,7 @@ impl Matrix<4, 6> for OutputAdjointFour {
     fn of<T: Number>([y0, y1, y2, y3]: [T; 4]) -> [T; 6] {
         let (even1, odd1) = (y0 + y2, y1 + y3);
         let (even2, odd2) = (y0.plus(4.0, y2), y1.plus(4.0, y3));
-        [
-            y0,
-            even1 + odd1,
-            even1 - odd1,
-            even2.plus(2.0, odd2),
-            even2.plus(-2.0, odd2),
-            y3,
-        ]
+        [y0, even1 + odd1, even1 - odd1, even2.plus(2.0, odd2), even2.plus(-2.0, odd2), y3]
     }
 }
 

@@ -49,12 +49,7 @@ impl Convolution {
         geometry: Geometry,
         out: (usize, usize),
     ) -> Result<Tensor> {
-        let kernel = Self {
-            transposed,
-            geometry,
-            out,
-            tf32: tf32(),
-        };
+        let kernel = Self { transposed, geometry, out, tf32: tf32() };
         let weight = weight.to_dtype(x.dtype())?;
         match bias {
             Some(bias) => apply(kernel, &[x, &weight, &bias.to_dtype(DType::F32)?]),
@@ -65,48 +60,23 @@ impl Convolution {
     /// The problem and the shape of the result, for an image and a weight of these shapes.
     fn problem(&self, real: Real, x: &[usize], weight: &[usize]) -> Result<(Problem, [usize; 4])> {
         let (&[b, c, h, w], &[first, second, k, l]) = (x, weight) else {
-            bail!(
-                "{}: takes images and weights of four dimensions",
-                Self::NAME
-            )
+            bail!("{}: takes images and weights of four dimensions", Self::NAME)
         };
         let (given, weight, (height, width)) = ([b, c, h, w], [first, second, k, l], self.out);
-        let result = [
-            b,
-            if self.transposed { second } else { first },
-            height,
-            width,
-        ];
-        let (x, y) = if self.transposed {
-            (result, given)
-        } else {
-            (given, result)
-        };
+        let result = [b, if self.transposed { second } else { first }, height, width];
+        let (x, y) = if self.transposed { (result, given) } else { (given, result) };
         let arithmetic = match real {
             Real::F32 if self.tf32 => Arithmetic::Tf32,
             Real::F32 => Arithmetic::F32,
             Real::Bf16 => Arithmetic::Bf16,
         };
         let Geometry { stride, padding } = self.geometry;
-        let problem = Problem {
-            arithmetic,
-            x,
-            weight,
-            y,
-            stride,
-            padding,
-        };
+        let problem = Problem { arithmetic, x, weight, y, stride, padding };
         Ok((problem, result))
     }
 
     fn bias(real: Real, [batch, channels, height, width]: [usize; 4], bias: &[usize]) -> Bias {
-        Bias {
-            real,
-            batch,
-            channels,
-            pixels: height * width,
-            by_image: bias.len() == 2,
-        }
+        Bias { real, batch, channels, pixels: height * width, by_image: bias.len() == 2 }
     }
 }
 
@@ -154,11 +124,7 @@ impl Kernel for Convolution {
         });
         gradients.push(if weight.track_op() {
             let (dweight, at) = empty(device, weight.dtype(), weight.shape())?;
-            let (image, answer) = if self.transposed {
-                (dy_at, x_at)
-            } else {
-                (x_at, dy_at)
-            };
+            let (image, answer) = if self.transposed { (dy_at, x_at) } else { (x_at, dy_at) };
             problem.weight_gradient(device, image, answer, at)?;
             Some(dweight)
         } else {

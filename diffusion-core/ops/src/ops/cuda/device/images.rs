@@ -22,11 +22,7 @@ impl Resident {
         if size == 0 || free.map_or(0, |(free, _)| free) / 2 < pixels.len() {
             return Ok(None);
         }
-        Ok(Some(Self {
-            pixels: Tensor::from_slice(pixels, pixels.len(), device)?,
-            count: pixels.len() / size,
-            shape,
-        }))
+        Ok(Some(Self { pixels: Tensor::from_slice(pixels, pixels.len(), device)?, count: pixels.len() / size, shape }))
     }
 
     /// The images with these indices, as f32 in \[−1, 1\], (B, C, H, W).
@@ -37,11 +33,7 @@ impl Resident {
         let [c, h, w] = self.shape;
         let cuda = device.as_cuda_device()?;
         let (x, at) = empty(cuda, DType::F32, &Shape::from((batch, c, h, w)))?;
-        let plan = Images {
-            count: self.count,
-            size: c * h * w,
-            batch,
-        };
+        let plan = Images { count: self.count, size: c * h * w, batch };
         let launches = plan.forward(address_of(&self.pixels)?, address_of(&indices)?, at)?;
         launch(cuda, &launches)?;
         Ok(x)

@@ -3,9 +3,7 @@
 use super::super::SOURCE;
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
 use candle_core::cuda_backend::cudarc::driver::sys::CUdevice_attribute as Attribute;
-use candle_core::cuda_backend::cudarc::nvrtc::{
-    CompileError, CompileOptions, compile_ptx_with_opts,
-};
+use candle_core::cuda_backend::cudarc::nvrtc::{CompileError, CompileOptions, compile_ptx_with_opts};
 use candle_core::cuda_backend::{CudaDevice, DeviceId, WrapErr};
 use candle_core::{Error, Result};
 use std::cell::RefCell;
@@ -34,12 +32,8 @@ pub(super) fn function(device: &CudaDevice, name: &'static str) -> Result<CudaFu
 fn ptx(device: &CudaDevice) -> Result<String> {
     static COMPILED: Mutex<Option<HashMap<i32, String>>> = Mutex::new(None);
     let context = device.cuda_stream().context().clone();
-    let major = context
-        .attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)
-        .w()?;
-    let minor = context
-        .attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)
-        .w()?;
+    let major = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR).w()?;
+    let minor = context.attribute(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR).w()?;
     let capability = 10 * major + minor;
     let mut compiled = COMPILED.lock().unwrap_or_else(PoisonError::into_inner);
     let compiled = compiled.get_or_insert_default();

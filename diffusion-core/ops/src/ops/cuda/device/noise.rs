@@ -19,9 +19,7 @@ impl Noise {
     pub fn new(rng: &Rng, device: &Device) -> Result<Self> {
         let generator = Generator::new(&rng.state())?;
         Ok(Self {
-            generator: device
-                .as_cuda_device()?
-                .clone_htod(bytes(std::slice::from_ref(&generator)))?,
+            generator: device.as_cuda_device()?.clone_htod(bytes(std::slice::from_ref(&generator)))?,
             device: device.clone(),
         })
     }
@@ -30,16 +28,11 @@ impl Noise {
     pub fn randn(&mut self, shape: &Shape) -> Result<Tensor> {
         let cuda = self.device.as_cuda_device()?;
         let (x, at) = empty(cuda, DType::F32, shape)?;
-        let plan = Normals {
-            count: shape.elem_count(),
-        };
+        let plan = Normals { count: shape.elem_count() };
         // SAFETY: the kernels write what they read from it.
         let scratch = unsafe { cuda.alloc::<u8>(plan.scratch())? };
         let stream = cuda.cuda_stream();
-        let (generator, scratch) = (
-            self.generator.device_ptr(&stream).0,
-            scratch.device_ptr(&stream).0,
-        );
+        let (generator, scratch) = (self.generator.device_ptr(&stream).0, scratch.device_ptr(&stream).0);
         launch(cuda, &plan.forward(generator, at, scratch)?)?;
         Ok(x)
     }

@@ -17,12 +17,7 @@ pub(in crate::ops) fn group_norm(
     eps: f64,
     activation: Activation,
 ) -> Result<Tensor> {
-    let kernel = GroupNorm {
-        groups,
-        eps: eps as f32,
-        activation,
-        stats: OnceLock::new(),
-    };
+    let kernel = GroupNorm { groups, eps: eps as f32, activation, stats: OnceLock::new() };
     let (weight, bias) = (weight.to_dtype(DType::F32)?, bias.to_dtype(DType::F32)?);
     apply(kernel, &[x, &weight, &bias])
 }
@@ -61,13 +56,7 @@ impl Kernel for GroupNorm {
         let plan = self.plan(x.real(), x.dims(), weight.dims());
         let (storage, y) = room(device, dtype(x.real()), shape.elem_count())?;
         let (kept, stats) = room(device, DType::F32, plan.stats())?;
-        let at = Forward {
-            x: x.address()?,
-            weight: weight.address()?,
-            bias: bias.address()?,
-            y,
-            stats,
-        };
+        let at = Forward { x: x.address()?, weight: weight.address()?, bias: bias.address()?, y, stats };
         launch(device, &plan.forward(&at)?)?;
         let _ = self.stats.set(kept);
         Ok((storage, shape))
@@ -84,10 +73,8 @@ impl Kernel for GroupNorm {
             return wrong_number();
         };
         let plan = self.plan(real(x), x.dims(), weight.dims());
-        let stats = self
-            .stats
-            .get()
-            .ok_or_else(|| Error::msg("group_norm: the gradient is asked for before the result"))?;
+        let stats =
+            self.stats.get().ok_or_else(|| Error::msg("group_norm: the gradient is asked for before the result"))?;
         let stats = super::op::address(stats, &Layout::contiguous(plan.stats()))?;
         let (dx, dx_at) = empty(device, x.dtype(), x.shape())?;
         let (dweight, dweight_at) = empty(device, DType::F32, weight.shape())?;
@@ -105,11 +92,7 @@ impl Kernel for GroupNorm {
             scratch,
         };
         launch(device, &plan.backward(&at)?)?;
-        Ok(vec![
-            x.track_op().then_some(dx),
-            weight.track_op().then_some(dweight),
-            bias.track_op().then_some(dbias),
-        ])
+        Ok(vec![x.track_op().then_some(dx), weight.track_op().then_some(dweight), bias.track_op().then_some(dbias)])
     }
 }
 

@@ -2,14 +2,11 @@
 
 use super::super::launch::{Argument, Launch, Real};
 use super::module;
-use candle_core::cuda_backend::cudarc::driver::{
-    CudaSlice, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg,
-};
+use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr, DeviceRepr, LaunchConfig, PushKernelArg};
 use candle_core::cuda_backend::{CudaDType, CudaStorage, CudaStorageSlice, WrapErr};
 use candle_core::op::BackpropOp;
 use candle_core::{
-    CpuStorage, CudaDevice, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage,
-    Tensor, bail,
+    CpuStorage, CudaDevice, CustomOp1, CustomOp2, CustomOp3, DType, Layout, Result, Shape, Storage, Tensor, bail,
 };
 use half::bf16;
 
@@ -18,9 +15,7 @@ pub(in crate::ops) fn takes(image: &Tensor, others: &[&Tensor]) -> bool {
     let fits = |x: &Tensor| x.dtype() == DType::F32 || x.dtype() == image.dtype();
     image.device().is_cuda()
         && matches!(image.dtype(), DType::F32 | DType::BF16)
-        && others
-            .iter()
-            .all(|x| fits(x) && x.device().same_device(image.device()))
+        && others.iter().all(|x| fits(x) && x.device().same_device(image.device()))
 }
 
 /// An operation whose values and gradients kernels compute.
@@ -31,21 +26,13 @@ pub(super) trait Kernel: Send + Sync + 'static {
     fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)>;
 
     /// The gradients with respect to the inputs that need one.
-    fn backward(
-        &self,
-        device: &CudaDevice,
-        inputs: &[&Tensor],
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<Vec<Option<Tensor>>>;
+    fn backward(&self, device: &CudaDevice, inputs: &[&Tensor], y: &Tensor, dy: &Tensor)
+    -> Result<Vec<Option<Tensor>>>;
 }
 
 /// The result of a kernel's operation, with its place in the graph.
 pub(super) fn apply<K: Kernel>(kernel: K, inputs: &[&Tensor]) -> Result<Tensor> {
-    let inputs: Vec<Tensor> = inputs
-        .iter()
-        .map(|x| x.contiguous())
-        .collect::<Result<_>>()?;
+    let inputs: Vec<Tensor> = inputs.iter().map(|x| x.contiguous()).collect::<Result<_>>()?;
     match inputs.as_slice() {
         [a] => a.apply_op1(Op(kernel)),
         [a, b] => a.apply_op2(b, Op(kernel)),
@@ -58,21 +45,13 @@ pub(super) fn apply<K: Kernel>(kernel: K, inputs: &[&Tensor]) -> Result<Tensor> 
 struct Op<K>(K);
 
 impl<K: Kernel> Op<K> {
-    fn values<const N: usize>(
-        &self,
-        inputs: [(&CudaStorage, &Layout); N],
-    ) -> Result<(CudaStorage, Shape)> {
+    fn values<const N: usize>(&self, inputs: [(&CudaStorage, &Layout); N]) -> Result<(CudaStorage, Shape)> {
         let device = &inputs[0].0.device;
         let inputs = inputs.map(|(storage, layout)| Input { storage, layout });
         self.0.forward(device, &inputs)
     }
 
-    fn gradients(
-        &self,
-        inputs: &[&Tensor],
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<Vec<Option<Tensor>>> {
+    fn gradients(&self, inputs: &[&Tensor], y: &Tensor, dy: &Tensor) -> Result<Vec<Option<Tensor>>> {
         let device = y.device().as_cuda_device()?;
         self.0.backward(device, inputs, y, &dy.contiguous()?)
     }
@@ -106,13 +85,7 @@ impl<K: Kernel> CustomOp2 for Op<K> {
         K::NAME
     }
 
-    fn cpu_fwd(
-        &self,
-        _: &CpuStorage,
-        _: &Layout,
-        _: &CpuStorage,
-        _: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
+    fn cpu_fwd(&self, _: &CpuStorage, _: &Layout, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         self.not_here()
     }
 
@@ -126,13 +99,7 @@ impl<K: Kernel> CustomOp2 for Op<K> {
         self.values([(a, a_layout), (b, b_layout)])
     }
 
-    fn bwd(
-        &self,
-        a: &Tensor,
-        b: &Tensor,
-        y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>)> {
+    fn bwd(&self, a: &Tensor, b: &Tensor, y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
         let mut all = self.gradients(&[a, b], y, dy)?.into_iter();
         Ok((all.next().flatten(), all.next().flatten()))
     }
@@ -250,10 +217,7 @@ pub(super) fn address(storage: &CudaStorage, layout: &Layout) -> Result<u64> {
         CudaStorageSlice::F64(slice) => of(slice, &stream, start),
         CudaStorageSlice::U8(slice) => of(slice, &stream, start),
         CudaStorageSlice::U32(slice) => of(slice, &stream, start),
-        _ => bail!(
-            "a tensor of shape {:?} is of a type that no kernel takes",
-            layout.dims()
-        ),
+        _ => bail!("a tensor of shape {:?} is of a type that no kernel takes", layout.dims()),
     })
 }
 
@@ -282,12 +246,7 @@ pub(super) fn empty(device: &CudaDevice, dtype: DType, shape: &Shape) -> Result<
 
 /// A tensor outside the graph.
 pub(super) fn tensor(storage: CudaStorage, shape: &Shape) -> Tensor {
-    Tensor::from_storage(
-        Storage::Cuda(storage),
-        shape.clone(),
-        BackpropOp::none(),
-        false,
-    )
+    Tensor::from_storage(Storage::Cuda(storage), shape.clone(), BackpropOp::none(), false)
 }
 
 /// Has the device do `launches`, one after the other and after everything that it was told before.

@@ -58,14 +58,7 @@ impl Fused {
 
     /// One step, counted from 1: clips to `max_norm`, moves all parameters and averages. Where the loss or the norm is not
     /// finite, this step and all later ones change nothing.
-    pub fn step(
-        &mut self,
-        rows: &[Row<'_>],
-        update: &Update,
-        loss: &Tensor,
-        max_norm: f64,
-        step: u32,
-    ) -> Result<()> {
+    pub fn step(&mut self, rows: &[Row<'_>], update: &Update, loss: &Tensor, max_norm: f64, step: u32) -> Result<()> {
         let mut table = Vec::with_capacity(rows.len());
         for (row, length) in rows.iter().zip(&self.lengths) {
             let of = |x: Option<&Tensor>| x.map_or(Ok(0), address_of);
@@ -91,10 +84,7 @@ impl Fused {
             outcome: self.outcome.device_ptr(&stream).0,
         };
         let scratch = self.scratch.device_ptr(&stream).0;
-        launch(
-            cuda,
-            &all.judge(address_of(loss)?, max_norm, step, scratch)?,
-        )?;
+        launch(cuda, &all.judge(address_of(loss)?, max_norm, step, scratch)?)?;
         launch(cuda, &all.update(update)?)?;
         let mut kept = cuda.alloc_zeros::<u8>(size_of::<Outcome>())?;
         cuda.memcpy_dtod(&self.outcome, &mut kept)?;
@@ -109,11 +99,7 @@ impl Fused {
         let mut read = Vec::new();
         for kept in self.unread.drain(..) {
             let found = cuda.clone_dtoh(&kept)?;
-            let number = |at: usize| {
-                found[at..at + 8]
-                    .try_into()
-                    .map_or(f64::NAN, f64::from_le_bytes)
-            };
+            let number = |at: usize| found[at..at + 8].try_into().map_or(f64::NAN, f64::from_le_bytes);
             let failed = found[std::mem::offset_of!(Outcome, failed)..][..4] != [0; 4];
             read.push((number(std::mem::offset_of!(Outcome, norm)), !failed));
         }

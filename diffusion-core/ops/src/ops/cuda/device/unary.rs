@@ -64,43 +64,22 @@ impl Unary {
         };
         Ok(match *self {
             Self::Activation(activation) => {
-                let plan = Pointwise {
-                    real,
-                    length,
-                    activation,
-                };
+                let plan = Pointwise { real, length, activation };
                 (Plan::Activation(plan), dims.into())
             }
             Self::Softmax(scale) => {
                 let last = dims.last().copied().unwrap_or(1);
-                let plan = Softmax {
-                    real,
-                    rows: length / last.max(1),
-                    length: last,
-                    scale,
-                };
+                let plan = Softmax { real, rows: length / last.max(1), length: last, scale };
                 (Plan::Softmax(plan), dims.into())
             }
             Self::Upsample => {
                 let (b, c, height, width) = planes()?;
-                let plan = Upsample {
-                    real,
-                    planes: b * c,
-                    height,
-                    width,
-                };
+                let plan = Upsample { real, planes: b * c, height, width };
                 (Plan::Upsample(plan), (b, c, 2 * height, 2 * width).into())
             }
             Self::Pool { size, mean } => {
                 let (b, c, height, width) = planes()?;
-                let plan = Pool {
-                    real,
-                    planes: b * c,
-                    height,
-                    width,
-                    size,
-                    mean,
-                };
+                let plan = Pool { real, planes: b * c, height, width, size, mean };
                 (Plan::Pool(plan), (b, c, height / size, width / size).into())
             }
         })

@@ -35,15 +35,9 @@ impl Pointwise {
     fn launch(&self, kernel: &'static str, addresses: &[u64]) -> Result<Vec<Launch>> {
         product(kernel, &[self.length])?;
         let wide = aligned(addresses);
-        let packs = self
-            .length
-            .div_ceil(if wide { self.real.width() } else { 1 });
+        let packs = self.length.div_ceil(if wide { self.real.width() } else { 1 });
         let mut arguments: Vec<_> = addresses.iter().map(|at| Pointer(*at)).collect();
-        arguments.extend([
-            U64(self.length as u64),
-            U32(number(self.activation)),
-            U32(wide.into()),
-        ]);
+        arguments.extend([U64(self.length as u64), U32(number(self.activation)), U32(wide.into())]);
         Ok(vec![Launch::over(packs, kernel, arguments)?])
     }
 }

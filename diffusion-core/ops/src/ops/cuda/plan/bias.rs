@@ -52,12 +52,7 @@ impl Bias {
     ///
     /// # Errors
     /// As [`Bias::forward`].
-    pub(in crate::ops) fn backward(
-        &self,
-        dy: u64,
-        dbias: u64,
-        scratch: u64,
-    ) -> Result<Vec<Launch>> {
+    pub(in crate::ops) fn backward(&self, dy: u64, dbias: u64, scratch: u64) -> Result<Vec<Launch>> {
         let (rows, _) = self.check()?;
         let width = self.real.width();
         let wide = self.pixels.is_multiple_of(width) && aligned(&[dy]);
@@ -77,11 +72,7 @@ impl Bias {
             ],
         )?];
         if !self.by_image {
-            launches.push(column_sums(
-                (self.batch, self.channels),
-                (dbias, sums),
-                None,
-            )?);
+            launches.push(column_sums((self.batch, self.channels), (dbias, sums), None)?);
         }
         Ok(launches)
     }
@@ -89,16 +80,8 @@ impl Bias {
     /// How many channels of images, and how many numbers.
     fn check(&self) -> Result<(usize, usize)> {
         const OP: &str = "bias";
-        let Self {
-            batch,
-            channels,
-            pixels,
-            ..
-        } = *self;
-        check(
-            OP,
-            &[("batch", batch), ("channels", channels), ("pixels", pixels)],
-        )?;
+        let Self { batch, channels, pixels, .. } = *self;
+        check(OP, &[("batch", batch), ("channels", channels), ("pixels", pixels)])?;
         let rows = product(OP, &[batch, channels])?;
         check(OP, &[("channels of all images", rows)])?;
         Ok((rows, product(OP, &[rows, pixels])?))
@@ -126,13 +109,6 @@ pub(super) fn column_sums(
         "column_sums",
         (columns.div_ceil(32), matrices),
         256,
-        vec![
-            Pointer(to),
-            Pointer(from),
-            Pointer(other_to),
-            Pointer(other_from),
-            U32(rows as u32),
-            U32(columns as u32),
-        ],
+        vec![Pointer(to), Pointer(from), Pointer(other_to), Pointer(other_from), U32(rows as u32), U32(columns as u32)],
     )
 }

@@ -109,8 +109,7 @@ impl GroupNorm {
         let team = (team as u32).clamp(1, most);
         let threads = threads / team.max(32) * team.max(32);
         let mut launches = vec![Launch::new(
-            self.real
-                .pick("group_norm_back_f32", "group_norm_back_bf16"),
+            self.real.pick("group_norm_back_f32", "group_norm_back_bf16"),
             (self.batch * self.groups, 1),
             threads,
             vec![
@@ -151,34 +150,14 @@ impl GroupNorm {
     /// The size of a group.
     fn check(&self) -> Result<usize> {
         const OP: &str = "group_norm";
-        let Self {
-            batch,
-            channels,
-            pixels,
-            groups,
-            ..
-        } = *self;
-        check(
-            OP,
-            &[
-                ("batch", batch),
-                ("channels", channels),
-                ("pixels", pixels),
-                ("groups", groups),
-            ],
-        )?;
+        let Self { batch, channels, pixels, groups, .. } = *self;
+        check(OP, &[("batch", batch), ("channels", channels), ("pixels", pixels), ("groups", groups)])?;
         if !channels.is_multiple_of(groups) {
             bail!("{OP}: {groups} groups do not divide {channels} channels")
         }
         let size = product(OP, &[channels / groups, pixels])?;
         product(OP, &[batch, groups, size])?;
-        check(
-            OP,
-            &[
-                ("numbers of a group", size),
-                ("channels of all images", product(OP, &[batch, channels])?),
-            ],
-        )?;
+        check(OP, &[("numbers of a group", size), ("channels of all images", product(OP, &[batch, channels])?)])?;
         Ok(size)
     }
 }

@@ -34,10 +34,7 @@ impl Generator {
     pub(in crate::ops) fn new(state: &RngState) -> Result<Self> {
         let position = match u64::try_from(state.position) {
             Ok(position) if position.is_multiple_of(2) => position,
-            _ => bail!(
-                "normals: a generator at word {} cannot go on on a GPU",
-                state.position
-            ),
+            _ => bail!("normals: a generator at word {} cannot go on on a GPU", state.position),
         };
         let (words, _) = state.key.as_chunks::<4>();
         let mut key = [0; 8];
@@ -106,12 +103,7 @@ impl Normals {
     ///
     /// # Errors
     /// `count` is 0 or too large.
-    pub(in crate::ops) fn forward(
-        &self,
-        generator: u64,
-        out: u64,
-        scratch: u64,
-    ) -> Result<Vec<Launch>> {
+    pub(in crate::ops) fn forward(&self, generator: u64, out: u64, scratch: u64) -> Result<Vec<Launch>> {
         product("normals", &[self.count, 64])?;
         if self.count == 0 {
             bail!("normals: none is asked for")
@@ -119,62 +111,32 @@ impl Normals {
         self.launches(self.attempts(), generator, out, scratch)
     }
 
-    fn launches(
-        &self,
-        attempts: usize,
-        generator: u64,
-        out: u64,
-        scratch: u64,
-    ) -> Result<Vec<Launch>> {
+    fn launches(&self, attempts: usize, generator: u64, out: u64, scratch: u64) -> Result<Vec<Launch>> {
         let blocks = self.blocks();
         let (draw, starts) = (scratch, scratch + DRAW as u64);
         let counts = starts + 8 * blocks as u64;
         let (planned, count) = (U64(attempts as u64), U64(self.count as u64));
         let threads = THREADS as u32;
         Ok(vec![
-            Launch::new(
-                "normals_count",
-                (blocks, 1),
-                threads,
-                vec![Pointer(counts), Pointer(generator), planned],
-            )?,
+            Launch::new("normals_count", (blocks, 1), threads, vec![Pointer(counts), Pointer(generator), planned])?,
             Launch::new(
                 "normals_scan",
                 (1, 1),
                 1024.min(blocks.next_multiple_of(32)) as u32,
-                vec![
-                    Pointer(starts),
-                    Pointer(draw),
-                    Pointer(counts),
-                    U32(blocks as u32),
-                    Pointer(generator),
-                    count,
-                ],
+                vec![Pointer(starts), Pointer(draw), Pointer(counts), U32(blocks as u32), Pointer(generator), count],
             )?,
             Launch::new(
                 "normals_write",
                 (blocks, 1),
                 threads,
-                vec![
-                    Pointer(out),
-                    Pointer(starts),
-                    Pointer(draw),
-                    Pointer(generator),
-                    planned,
-                    count,
-                ],
+                vec![Pointer(out), Pointer(starts), Pointer(draw), Pointer(generator), planned, count],
             )?,
         ])
     }
 
     /// As [`Normals::forward`] with so few attempts that they do not suffice.
     #[cfg(test)]
-    pub(in crate::ops::cuda) fn too_few(
-        &self,
-        generator: u64,
-        out: u64,
-        scratch: u64,
-    ) -> Result<Vec<Launch>> {
+    pub(in crate::ops::cuda) fn too_few(&self, generator: u64, out: u64, scratch: u64) -> Result<Vec<Launch>> {
         self.launches(self.count / 2, generator, out, scratch)
     }
 }

@@ -64,10 +64,7 @@ pub(in crate::ops) fn chunks(lengths: &[usize]) -> Result<Vec<Chunk>> {
         }
     }
     if chunks.is_empty() || i32::try_from(chunks.len()).is_err() {
-        bail!(
-            "parameters: there are {} chunks of them; they must be some, and fewer than 2³¹",
-            chunks.len()
-        )
+        bail!("parameters: there are {} chunks of them; they must be some, and fewer than 2³¹", chunks.len())
     }
     Ok(chunks)
 }
@@ -112,13 +109,7 @@ impl Parameters {
     ///
     /// # Errors
     /// There are no chunks, `max_norm` is not positive, or `step` is 0.
-    pub(in crate::ops) fn judge(
-        &self,
-        loss: u64,
-        max_norm: f64,
-        step: u32,
-        scratch: u64,
-    ) -> Result<Vec<Launch>> {
+    pub(in crate::ops) fn judge(&self, loss: u64, max_norm: f64, step: u32, scratch: u64) -> Result<Vec<Launch>> {
         if max_norm.is_nan() || max_norm <= 0.0 || step == 0 {
             bail!("parameters: max_norm = {max_norm} and step = {step} must be positive")
         }
@@ -127,11 +118,7 @@ impl Parameters {
                 "squares_of_chunks",
                 (self.count, 1),
                 256,
-                vec![
-                    Pointer(scratch),
-                    Pointer(self.parameters),
-                    Pointer(self.chunks),
-                ],
+                vec![Pointer(scratch), Pointer(self.parameters), Pointer(self.chunks)],
             )?,
             Launch::new(
                 "judge",

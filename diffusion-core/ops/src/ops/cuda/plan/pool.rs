@@ -21,11 +21,7 @@ impl Pool {
     /// Dimensions of 0 or too large, an image smaller than a square.
     pub(in crate::ops) fn forward(&self, x: u64, y: u64) -> Result<Vec<Launch>> {
         let (rows, columns) = self.check()?;
-        self.launch(
-            self.real.pick("pool_f32", "pool_bf16"),
-            &[y, x],
-            self.planes * rows * columns,
-        )
+        self.launch(self.real.pick("pool_f32", "pool_bf16"), &[y, x], self.planes * rows * columns)
     }
 
     /// Writes dx; x is only looked at for the largest.
@@ -41,12 +37,7 @@ impl Pool {
         )
     }
 
-    fn launch(
-        &self,
-        kernel: &'static str,
-        addresses: &[u64],
-        length: usize,
-    ) -> Result<Vec<Launch>> {
+    fn launch(&self, kernel: &'static str, addresses: &[u64], length: usize) -> Result<Vec<Launch>> {
         let mut arguments: Vec<_> = addresses.iter().map(|at| Pointer(*at)).collect();
         arguments.extend([
             U64(length as u64),
@@ -63,22 +54,8 @@ impl Pool {
     /// Rows and columns of y.
     fn check(&self) -> Result<(usize, usize)> {
         const OP: &str = "pool";
-        let Self {
-            planes,
-            height,
-            width,
-            size,
-            ..
-        } = *self;
-        check(
-            OP,
-            &[
-                ("planes", planes),
-                ("height", height),
-                ("width", width),
-                ("size", size),
-            ],
-        )?;
+        let Self { planes, height, width, size, .. } = *self;
+        check(OP, &[("planes", planes), ("height", height), ("width", width), ("size", size)])?;
         product(OP, &[planes, height, width])?;
         if height < size || width < size || size > 1 << 15 {
             bail!("{OP}: there is no square of {size}×{size} in an image of {height}×{width}")

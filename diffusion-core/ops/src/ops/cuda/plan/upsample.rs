@@ -27,12 +27,7 @@ impl Upsample {
     }
 
     fn launch(&self, kernel: &'static str, to: u64, from: u64) -> Result<Vec<Launch>> {
-        let Self {
-            planes,
-            height,
-            width,
-            ..
-        } = *self;
+        let Self { planes, height, width, .. } = *self;
         check("upsample", &[("height", height), ("width", width)])?;
         let length = product("upsample", &[planes, height, width])?;
         product("upsample", &[length, 4])?;
@@ -42,13 +37,7 @@ impl Upsample {
         Ok(vec![Launch::over(
             length / if wide { half } else { 1 },
             kernel,
-            vec![
-                Pointer(to),
-                Pointer(from),
-                U64(length as u64),
-                U32(width as u32),
-                U32(wide.into()),
-            ],
+            vec![Pointer(to), Pointer(from), U64(length as u64), U32(width as u32), U32(wide.into())],
         )?])
     }
 }

@@ -3,24 +3,12 @@ use crate::ops::cuda::plan::bias::Bias;
 
 #[test]
 fn is_the_formula() {
-    for (batch, channels, pixels) in [
-        (1, 1, 1),
-        (2, 3, 1),
-        (3, 40, 49),
-        (2, 8, 4),
-        (5, 2, 2500),
-        (1, 3, 20_000),
-        (9, 33, 2),
-    ] {
+    for (batch, channels, pixels) in
+        [(1, 1, 1), (2, 3, 1), (3, 40, 49), (2, 8, 4), (5, 2, 2500), (1, 3, 20_000), (9, 33, 2)]
+    {
         for real in REALS {
             for (by_image, off) in [(false, 0), (true, 0), (true, 1), (false, 3)] {
-                let plan = Bias {
-                    real,
-                    batch,
-                    channels,
-                    pixels,
-                    by_image,
-                };
+                let plan = Bias { real, batch, channels, pixels, by_image };
                 let what = format!("{plan:?}, {off} off");
                 let period = channels * if by_image { batch } else { 1 };
                 let y = rounded(real, &random(1, batch * channels * pixels));
@@ -42,9 +30,7 @@ fn is_the_formula() {
                 let sums = rounded(real, &sums.collect::<Vec<f32>>());
                 assert_eq!(got[0], sums, "{what}");
                 let mut want = vec![0.0; period];
-                y.iter()
-                    .enumerate()
-                    .for_each(|(i, y)| want[at(i)] += f64::from(*y));
+                y.iter().enumerate().for_each(|(i, y)| want[at(i)] += f64::from(*y));
                 close(&what, Real::F32, &got[1], &want, 2e-6);
             }
         }
@@ -53,12 +39,6 @@ fn is_the_formula() {
 
 #[test]
 fn wrong_shapes_are_errors() {
-    let plan = Bias {
-        real: Real::F32,
-        batch: 1,
-        channels: 0,
-        pixels: 1,
-        by_image: false,
-    };
+    let plan = Bias { real: Real::F32, batch: 1, channels: 0, pixels: 1, by_image: false };
     assert!(plan.forward(0, 0).is_err() && plan.backward(0, 0, 0).is_err());
 }

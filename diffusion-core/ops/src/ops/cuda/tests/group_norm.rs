@@ -5,12 +5,7 @@ use crate::ops::cuda::plan::group_norm::{Backward, Forward, GroupNorm};
 fn formula(plan: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Vec<f64>; 4] {
     let size = plan.channels / plan.groups * plan.pixels;
     let at = |i: usize| i / plan.pixels % w.len();
-    let mut out = [
-        vec![0.0; x.len()],
-        vec![0.0; x.len()],
-        vec![0.0; w.len()],
-        vec![0.0; w.len()],
-    ];
+    let mut out = [vec![0.0; x.len()], vec![0.0; x.len()], vec![0.0; w.len()], vec![0.0; w.len()]];
     for first in (0..x.len()).step_by(size) {
         let group = first..first + size;
         let n = size as f64;
@@ -42,35 +37,17 @@ fn formula(plan: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Ve
 }
 
 /// [y, dx, dweight, dbias] by the kernels.
-fn kernels(
-    plan: &GroupNorm,
-    x: &[f32],
-    w: &[f32],
-    b: &[f32],
-    dy: &[f32],
-    off: usize,
-) -> Vec<Vec<f32>> {
+fn kernels(plan: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32], off: usize) -> Vec<Vec<f32>> {
     twice(&format!("{plan:?}"), |run| {
-        let (x, dy) = (
-            Numbers::of(plan.real, x, off),
-            Numbers::of(plan.real, dy, off),
-        );
-        let (y, dx) = (
-            Numbers::empty(plan.real, x.values().len(), off),
-            Numbers::empty(plan.real, x.values().len(), off),
-        );
+        let (x, dy) = (Numbers::of(plan.real, x, off), Numbers::of(plan.real, dy, off));
+        let (y, dx) =
+            (Numbers::empty(plan.real, x.values().len(), off), Numbers::empty(plan.real, x.values().len(), off));
         let f32s = |values: &[f32]| Numbers::of(Real::F32, values, 1);
         let new = |length: usize| Numbers::empty(Real::F32, length, 1);
         let (weight, bias, stats) = (f32s(w), f32s(b), new(plan.stats()));
         let (dweight, dbias, scratch) = (new(w.len()), new(w.len()), new(plan.scratch()));
         run(plan
-            .forward(&Forward {
-                x: x.at(),
-                weight: weight.at(),
-                bias: bias.at(),
-                y: y.at(),
-                stats: stats.at(),
-            })
+            .forward(&Forward { x: x.at(), weight: weight.at(), bias: bias.at(), y: y.at(), stats: stats.at() })
             .unwrap());
         run(plan
             .backward(&Backward {
@@ -85,13 +62,7 @@ fn kernels(
                 scratch: scratch.at(),
             })
             .unwrap());
-        assert!(
-            stats
-                .values()
-                .iter()
-                .chain(&scratch.values())
-                .all(|x| !x.is_nan())
-        );
+        assert!(stats.values().iter().chain(&scratch.values()).all(|x| !x.is_nan()));
         vec![y.values(), dx.values(), dweight.values(), dbias.values()]
     })
 }
@@ -106,13 +77,7 @@ fn compare(plan: &GroupNorm, x: &[f32], off: usize, tolerance: f64) {
     let names = ["y", "dx", "dweight", "dbias"];
     for (i, name) in names.into_iter().enumerate() {
         let real = if i < 2 { plan.real } else { Real::F32 };
-        close(
-            &format!("{name} of {plan:?}, {off} off"),
-            real,
-            &got[i],
-            &want[i],
-            tolerance,
-        );
+        close(&format!("{name} of {plan:?}, {off} off"), real, &got[i], &want[i], tolerance);
     }
 }
 
@@ -134,29 +99,13 @@ fn is_the_formula() {
     ] {
         for real in REALS {
             for (i, activation) in ACTIVATIONS.into_iter().enumerate() {
-                let plan = GroupNorm {
-                    real,
-                    batch,
-                    channels,
-                    pixels,
-                    groups,
-                    by_image: i % 2 == 1,
-                    eps: 1e-5,
-                    activation,
-                };
+                let plan =
+                    GroupNorm { real, batch, channels, pixels, groups, by_image: i % 2 == 1, eps: 1e-5, activation };
                 let x = random(1, batch * channels * pixels);
                 let x: Vec<f32> = x.iter().map(|x| 2.0 * x + 3.0).collect();
                 compare(&plan, &x, 0, 5e-6);
                 if i < 2 {
-                    compare(
-                        &GroupNorm {
-                            by_image: i == 0,
-                            ..plan
-                        },
-                        &x,
-                        1,
-                        5e-6,
-                    );
+                    compare(&GroupNorm { by_image: i == 0, ..plan }, &x, 1, 5e-6);
                 }
             }
         }
@@ -176,10 +125,7 @@ fn a_small_spread_around_a_large_mean_is_seen() {
         eps: 1e-9,
         activation: Activation::Silu,
     };
-    let x: Vec<f32> = random(1, 2 * 4 * 1300)
-        .iter()
-        .map(|x| 1000.0 + 0.01 * x)
-        .collect();
+    let x: Vec<f32> = random(1, 2 * 4 * 1300).iter().map(|x| 1000.0 + 0.01 * x).collect();
     compare(&plan, &x, 0, 5e-6);
 }
 
@@ -195,23 +141,14 @@ fn wrong_shapes_are_errors() {
         eps: 1e-5,
         activation: Activation::None,
     };
-    let at = Forward {
-        x: 0,
-        weight: 0,
-        bias: 0,
-        y: 0,
-        stats: 0,
-    };
+    let at = Forward { x: 0, weight: 0, bias: 0, y: 0, stats: 0 };
     assert!(plan.forward(&at).is_ok());
     for wrong in [
         GroupNorm { groups: 3, ..plan },
         GroupNorm { groups: 0, ..plan },
         GroupNorm { batch: 0, ..plan },
         GroupNorm { pixels: 0, ..plan },
-        GroupNorm {
-            pixels: 1 << 30,
-            ..plan
-        },
+        GroupNorm { pixels: 1 << 30, ..plan },
     ] {
         assert!(wrong.forward(&at).is_err(), "{wrong:?}");
     }

@@ -17,12 +17,7 @@ use crate::rng::Rng;
 use std::cell::UnsafeCell;
 
 const REALS: [Real; 2] = [Real::F32, Real::Bf16];
-const ACTIVATIONS: [Activation; 4] = [
-    Activation::None,
-    Activation::Silu,
-    Activation::Gelu,
-    Activation::Relu,
-];
+const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::Relu];
 
 /// Before and after each buffer, in bytes.
 const GUARD: usize = 256;
@@ -41,11 +36,7 @@ impl Memory {
     fn new(bytes: usize, off: usize) -> Self {
         let whole = (bytes + off + 2 * GUARD).div_ceil(16);
         let word = u128::from_ne_bytes([GUARDS; 16]);
-        let memory = Self {
-            storage: (0..whole).map(|_| UnsafeCell::new(word)).collect(),
-            start: GUARD + off,
-            bytes,
-        };
+        let memory = Self { storage: (0..whole).map(|_| UnsafeCell::new(word)).collect(), start: GUARD + off, bytes };
         memory.write(&vec![0xff; bytes]);
         memory
     }
@@ -75,10 +66,7 @@ impl Memory {
         let (before, rest) = all.split_at(self.start);
         let (bytes, after) = rest.split_at(self.bytes);
         for guard in [before, after] {
-            assert!(
-                guard.iter().all(|byte| *byte == GUARDS),
-                "written beside the buffer"
-            );
+            assert!(guard.iter().all(|byte| *byte == GUARDS), "written beside the buffer");
         }
         bytes.to_vec()
     }
@@ -86,9 +74,7 @@ impl Memory {
     /// Of plain numbers in the layout of the kernels.
     fn of_values<T: Copy>(values: &[T], off: usize) -> Self {
         // SAFETY: T is a number or a struct of numbers without padding.
-        let bytes = unsafe {
-            std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values))
-        };
+        let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
         Self::of(bytes, off)
     }
 
@@ -96,9 +82,7 @@ impl Memory {
         let bytes = self.bytes();
         let chunks = bytes.chunks_exact(size_of::<T>());
         // SAFETY: any bits are a T, as above.
-        chunks
-            .map(|bytes| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
-            .collect()
+        chunks.map(|bytes| unsafe { bytes.as_ptr().cast::<T>().read_unaligned() }).collect()
     }
 }
 
@@ -133,9 +117,7 @@ impl Numbers {
             Real::F32 => self.memory.values(),
             Real::Bf16 => {
                 let bits = self.memory.values::<u16>();
-                bits.iter()
-                    .map(|bits| f32::from_bits(u32::from(*bits) << 16))
-                    .collect()
+                bits.iter().map(|bits| f32::from_bits(u32::from(*bits) << 16)).collect()
             }
         }
     }
@@ -149,17 +131,9 @@ fn bf16(x: f32) -> u16 {
         return below | 0x40;
     }
     let (low, high) = (value(below), value(below + 1));
-    let high = if high.is_infinite() {
-        high.signum() * 2f64.powi(128)
-    } else {
-        high
-    };
+    let high = if high.is_infinite() { high.signum() * 2f64.powi(128) } else { high };
     let (to_low, to_high) = ((f64::from(x) - low).abs(), (high - f64::from(x)).abs());
-    if to_high < to_low || (to_high == to_low && !below.is_multiple_of(2)) {
-        below + 1
-    } else {
-        below
-    }
+    if to_high < to_low || (to_high == to_low && !below.is_multiple_of(2)) { below + 1 } else { below }
 }
 
 /// What `real` makes of the numbers.
@@ -178,10 +152,8 @@ fn random(seed: u64, length: usize) -> Vec<f32> {
 
 /// What `work` returns, given a way to carry out launches; twice, for the same bits.
 fn twice(what: &str, work: impl Fn(&dyn Fn(Vec<Launch>)) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
-    let [a, b] =
-        [Order::Forwards, Order::Backwards].map(|order| work(&|launches| run(&launches, order)));
-    let bits =
-        |all: &[Vec<f32>]| -> Vec<u32> { all.iter().flatten().map(|x| x.to_bits()).collect() };
+    let [a, b] = [Order::Forwards, Order::Backwards].map(|order| work(&|launches| run(&launches, order)));
+    let bits = |all: &[Vec<f32>]| -> Vec<u32> { all.iter().flatten().map(|x| x.to_bits()).collect() };
     assert!(bits(&a) == bits(&b), "{what}: the order matters");
     a
 }
@@ -232,15 +204,9 @@ fn every_kernel_is_listed() {
 
 #[test]
 fn launches_that_cannot_be_are_errors() {
-    for (blocks, threads) in [
-        ((0, 1), 32),
-        ((1, 0), 32),
-        ((1, 65536), 32),
-        ((1 << 31, 1), 32),
-        ((1, 1), 0),
-        ((1, 1), 33),
-        ((1, 1), 1056),
-    ] {
+    for (blocks, threads) in
+        [((0, 1), 32), ((1, 0), 32), ((1, 65536), 32), ((1 << 31, 1), 32), ((1, 1), 0), ((1, 1), 33), ((1, 1), 1056)]
+    {
         assert!(Launch::new("k", blocks, threads, vec![]).is_err());
     }
     assert!(Launch::new("k", (1, 65535), 1024, vec![]).is_ok());
@@ -265,47 +231,14 @@ fn few_blocks_do_the_work_of_many() {
                 let bias = Numbers::of(Real::F32, &random(2, planes), 0);
                 let images = Numbers::empty(Real::F32, 3 * 85, off);
                 let activation = Activation::Silu;
-                let pointwise = Pointwise {
-                    real,
-                    length,
-                    activation,
-                };
-                let biased = Bias {
-                    real,
-                    batch: 5,
-                    channels: 8,
-                    pixels: height * width,
-                    by_image: true,
-                };
-                let softmax = |rows: usize| Softmax {
-                    real,
-                    rows,
-                    length: length / rows,
-                    scale: 1.0,
-                };
-                let upsample = Upsample {
-                    real,
-                    planes,
-                    height,
-                    width,
-                };
-                let pool = Pool {
-                    real,
-                    planes,
-                    height,
-                    width,
-                    size: 2,
-                    mean: true,
-                };
-                let gather = Images {
-                    count: 3,
-                    size: 85,
-                    batch: 3,
-                };
+                let pointwise = Pointwise { real, length, activation };
+                let biased = Bias { real, batch: 5, channels: 8, pixels: height * width, by_image: true };
+                let softmax = |rows: usize| Softmax { real, rows, length: length / rows, scale: 1.0 };
+                let upsample = Upsample { real, planes, height, width };
+                let pool = Pool { real, planes, height, width, size: 2, mean: true };
+                let gather = Images { count: 3, size: 85, batch: 3 };
                 let outs: Vec<_> = (0..10).map(|_| out()).collect();
-                let [a, b, c, d, e, f, g, h, i, j] = &outs[..] else {
-                    unreachable!()
-                };
+                let [a, b, c, d, e, f, g, h, i, j] = &outs[..] else { unreachable!() };
                 let sums = Numbers::empty(Real::F32, planes, 0);
                 let launches = [
                     pointwise.forward(x.at(), a.at()),
@@ -325,13 +258,7 @@ fn few_blocks_do_the_work_of_many() {
                 ];
                 for launch in launches.into_iter().flat_map(Result::unwrap) {
                     let blocks = launch.blocks.0.min(most);
-                    run(
-                        &[Launch {
-                            blocks: (blocks, 1),
-                            ..launch
-                        }],
-                        Order::Forwards,
-                    );
+                    run(&[Launch { blocks: (blocks, 1), ..launch }], Order::Forwards);
                 }
                 let of_all = outs.iter().chain([&y, &sums, &images]);
                 let bits = of_all.flat_map(|out| out.memory.bytes());

@@ -7,14 +7,9 @@ fn draw(from: &Rng, count: usize) -> (Vec<f32>, Generator) {
     let start = Generator::new(&from.state()).unwrap();
     let after = std::cell::Cell::new(start);
     let drawn = twice(&format!("{start:?}, {count}"), |run| {
-        let (generator, out) = (
-            Memory::of_values(&[start], 8),
-            Numbers::empty(Real::F32, count, 1),
-        );
+        let (generator, out) = (Memory::of_values(&[start], 8), Numbers::empty(Real::F32, count, 1));
         let scratch = Memory::new(plan.scratch(), 8);
-        run(plan
-            .forward(generator.at(), out.at(), scratch.at())
-            .unwrap());
+        run(plan.forward(generator.at(), out.at(), scratch.at()).unwrap());
         scratch.bytes();
         after.set(generator.values()[0]);
         vec![out.values()]
@@ -31,10 +26,7 @@ fn compare(rng: &mut Rng, count: usize) {
         assert!(off <= 1, "{count}, {i}: {got} and not {want}");
     }
     let (got, want) = (after.state().unwrap(), rng.state());
-    assert_eq!(
-        (got.key, got.stream, got.position),
-        (want.key, want.stream, want.position)
-    );
+    assert_eq!((got.key, got.stream, got.position), (want.key, want.stream, want.position));
     assert_eq!(got.spare.is_some(), want.spare.is_some(), "{count}");
     if let (Some(got), Some(want)) = (got.spare, want.spare) {
         assert!((got - want).abs() <= 4.0 * f64::EPSILON * want.abs());
@@ -64,10 +56,7 @@ fn are_those_of_the_generator() {
 #[test]
 fn far_along_the_stream() {
     for position in [16 << 32, (16 << 32) - 6, (16 << 32) - 48] {
-        let state = crate::rng::RngState {
-            position,
-            ..Rng::new(3).state()
-        };
+        let state = crate::rng::RngState { position, ..Rng::new(3).state() };
         compare(&mut Rng::from_state(state), 300);
     }
 }
@@ -91,10 +80,7 @@ fn too_few_attempts_are_seen() {
 
 #[test]
 fn wrong_states_are_errors() {
-    let state = |position| crate::rng::RngState {
-        position,
-        ..Rng::new(3).state()
-    };
+    let state = |position| crate::rng::RngState { position, ..Rng::new(3).state() };
     assert!(Generator::new(&state(3)).is_err());
     assert!(Generator::new(&state(1 << 65)).is_err());
     assert!(Normals { count: 0 }.forward(0, 0, 0).is_err());

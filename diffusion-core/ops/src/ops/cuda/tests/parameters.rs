@@ -32,21 +32,13 @@ impl Network {
             let zeros = vec![0.0; theta.len()];
             [f32s(theta), f32s(&zeros), f32s(&zeros), f32s(theta)]
         });
-        Self {
-            parts: parts.collect(),
-            outcome: Memory::of_values(&[Outcome::default()], 0),
-        }
+        Self { parts: parts.collect(), outcome: Memory::of_values(&[Outcome::default()], 0) }
     }
 
     fn step(&self, given: &Given, step: u32, off: usize, run: &dyn Fn(Vec<Launch>)) -> Outcome {
-        let gradients: Vec<_> = given
-            .gradients
-            .iter()
-            .map(|g| g.as_ref().map(|g| Numbers::of(Real::F32, g, off)))
-            .collect();
-        let AdamWConfig {
-            lr, beta1, beta2, ..
-        } = given.config;
+        let gradients: Vec<_> =
+            given.gradients.iter().map(|g| g.as_ref().map(|g| Numbers::of(Real::F32, g, off))).collect();
+        let AdamWConfig { lr, beta1, beta2, .. } = given.config;
         let left = |beta: f64, k: u64| 1.0 - libm::pow(beta, k as f64);
         let rows = self.parts.iter().zip(&gradients).zip(given.counts);
         let table: Vec<_> = rows
@@ -64,18 +56,12 @@ impl Network {
         let lengths: Vec<usize> = table.iter().map(|row| row.length as usize).collect();
         let chunks = chunks(&lengths).unwrap();
         let (table, list) = (Memory::of_values(&table, 0), Memory::of_values(&chunks, 0));
-        let plan = Parameters {
-            parameters: table.at(),
-            chunks: list.at(),
-            count: chunks.len(),
-            outcome: self.outcome.at(),
-        };
+        let plan =
+            Parameters { parameters: table.at(), chunks: list.at(), count: chunks.len(), outcome: self.outcome.at() };
         let scratch = Memory::new(8 * plan.scratch(), 8);
         let loss = given.loss.map(|loss| Numbers::of(Real::F32, &[loss], 1));
         let loss = loss.as_ref().map_or(0, Numbers::at);
-        run(plan
-            .judge(loss, given.max_norm, step, scratch.at())
-            .unwrap());
+        run(plan.judge(loss, given.max_norm, step, scratch.at()).unwrap());
         run(plan
             .update(&Update {
                 share: given.share,
@@ -112,11 +98,7 @@ fn steps_are_those_of_the_cpu() -> Result<()> {
     for (off, beta1, averaged) in [(0, 0.9, true), (1, 0.9, true), (0, 0.2, false)] {
         let thetas: Vec<_> = (0..).zip(LENGTHS).map(|(i, n)| random(i, n)).collect();
         let (max_norm, share) = (30.0, 0.5);
-        let config = |step: u64| AdamWConfig {
-            lr: 0.01 / step as f64,
-            beta1,
-            ..AdamWConfig::default()
-        };
+        let config = |step: u64| AdamWConfig { lr: 0.01 / step as f64, beta1, ..AdamWConfig::default() };
         // Some are clipped, some not.
         let gradients = |step: u64| gradients(step, if step.is_multiple_of(2) { 1.0 } else { 0.1 });
         let tensor = |x: &[f32]| Tensor::from_slice(x, x.len(), &Device::Cpu);
@@ -144,12 +126,7 @@ fn steps_are_those_of_the_cpu() -> Result<()> {
             for (([theta, m, v, average], count), g) in host.iter_mut().zip(&gradients) {
                 if let Some(g) = g {
                     *count += 1;
-                    Step::new(&config(step), *count, scale * share).apply(
-                        theta,
-                        m,
-                        v,
-                        &tensor(g)?,
-                    )?;
+                    Step::new(&config(step), *count, scale * share).apply(theta, m, v, &tensor(g)?)?;
                 }
                 average_in(average, theta, 1.0 - decay)?;
             }
@@ -202,12 +179,9 @@ fn steps_are_those_of_the_cpu() -> Result<()> {
 #[test]
 fn what_is_not_finite_changes_nothing() {
     let thetas: Vec<_> = (0..).zip(LENGTHS).map(|(i, n)| random(i, n)).collect();
-    for (bad, bad_loss) in [
-        (f32::NAN, None),
-        (f32::INFINITY, Some(1.0)),
-        (0.0, Some(f32::NAN)),
-        (0.0, Some(f32::INFINITY)),
-    ] {
+    for (bad, bad_loss) in
+        [(f32::NAN, None), (f32::INFINITY, Some(1.0)), (0.0, Some(f32::NAN)), (0.0, Some(f32::INFINITY))]
+    {
         twice("failure", |run| {
             let device = Network::new(&thetas, 0);
             let good = gradients(1, 1.0);
@@ -243,12 +217,7 @@ fn what_is_not_finite_changes_nothing() {
 #[test]
 fn wrong_arguments_are_errors() {
     assert!(chunks(&[]).is_err() && chunks(&[0]).is_err() && chunks(&[1 << 46]).is_err());
-    let plan = Parameters {
-        parameters: 0,
-        chunks: 0,
-        count: 1,
-        outcome: 0,
-    };
+    let plan = Parameters { parameters: 0, chunks: 0, count: 1, outcome: 0 };
     for (max_norm, step) in [(0.0, 1), (-1.0, 1), (f64::NAN, 1), (1.0, 0)] {
         assert!(plan.judge(0, max_norm, step, 0).is_err());
     }

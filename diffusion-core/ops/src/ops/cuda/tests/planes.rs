@@ -13,11 +13,7 @@ fn on_cpu(
     op: impl Fn(&Tensor) -> Result<Tensor>,
 ) -> Result<[Vec<f32>; 2]> {
     let (planes, h, w) = shape;
-    let x = Var::from_tensor(&Tensor::from_vec(
-        x.to_vec(),
-        (1, planes, h, w),
-        &Device::Cpu,
-    )?)?;
+    let x = Var::from_tensor(&Tensor::from_vec(x.to_vec(), (1, planes, h, w), &Device::Cpu)?)?;
     let y = op(&x)?;
     let dy = Tensor::from_vec(dy(y.elem_count()), y.shape(), &Device::Cpu)?;
     let grads = (&y * dy)?.sum_all()?.backward()?;
@@ -27,37 +23,19 @@ fn on_cpu(
 
 #[test]
 fn upsampling_is_that_of_the_cpu() -> Result<()> {
-    for shape in [
-        (1, 1, 1),
-        (3, 2, 3),
-        (2, 7, 7),
-        (5, 3, 4),
-        (40, 14, 14),
-        (2, 5, 6),
-    ] {
+    for shape in [(1, 1, 1), (3, 2, 3), (2, 7, 7), (5, 3, 4), (40, 14, 14), (2, 5, 6)] {
         let (planes, height, width) = shape;
         let length = planes * height * width;
         for real in REALS {
             for off in [0, 1] {
-                let plan = Upsample {
-                    real,
-                    planes,
-                    height,
-                    width,
-                };
+                let plan = Upsample { real, planes, height, width };
                 let what = format!("{plan:?}, {off} off");
                 let x = rounded(real, &random(1, length));
                 let slopes = |n: usize| rounded(real, &random(2, n));
                 let got = twice(&what, |run| {
-                    let (x, y) = (
-                        Numbers::of(real, &x, off),
-                        Numbers::empty(real, 4 * length, off),
-                    );
+                    let (x, y) = (Numbers::of(real, &x, off), Numbers::empty(real, 4 * length, off));
                     run(plan.forward(x.at(), y.at()).unwrap());
-                    let (dy, dx) = (
-                        Numbers::of(real, &slopes(4 * length), off),
-                        Numbers::empty(real, length, off),
-                    );
+                    let (dy, dx) = (Numbers::of(real, &slopes(4 * length), off), Numbers::empty(real, length, off));
                     run(plan.backward(dy.at(), dx.at()).unwrap());
                     vec![y.values(), dx.values()]
                 });
@@ -85,30 +63,17 @@ fn pooling_is_that_of_the_cpu() -> Result<()> {
         let length = planes * height * width;
         for real in REALS {
             for mean in [false, true] {
-                let plan = Pool {
-                    real,
-                    planes,
-                    height,
-                    width,
-                    size,
-                    mean,
-                };
+                let plan = Pool { real, planes, height, width, size, mean };
                 let what = format!("{plan:?}");
                 // Many equal numbers.
-                let x = random(1, length)
-                    .iter()
-                    .map(|x| x.max(0.0))
-                    .collect::<Vec<_>>();
+                let x = random(1, length).iter().map(|x| x.max(0.0)).collect::<Vec<_>>();
                 let x = rounded(real, &x);
                 let slopes = |n: usize| rounded(real, &random(2, n));
                 let after = planes * (height / size) * (width / size);
                 let got = twice(&what, |run| {
                     let (x, y) = (Numbers::of(real, &x, 1), Numbers::empty(real, after, 1));
                     run(plan.forward(x.at(), y.at()).unwrap());
-                    let (dy, dx) = (
-                        Numbers::of(real, &slopes(after), 1),
-                        Numbers::empty(real, length, 1),
-                    );
+                    let (dy, dx) = (Numbers::of(real, &slopes(after), 1), Numbers::empty(real, length, 1));
                     run(plan.backward(x.at(), dy.at(), dx.at()).unwrap());
                     vec![y.values(), dx.values()]
                 });
@@ -124,14 +89,7 @@ fn pooling_is_that_of_the_cpu() -> Result<()> {
 
 #[test]
 fn a_nan_is_the_largest() {
-    let plan = Pool {
-        real: Real::F32,
-        planes: 1,
-        height: 2,
-        width: 4,
-        size: 2,
-        mean: false,
-    };
+    let plan = Pool { real: Real::F32, planes: 1, height: 2, width: 4, size: 2, mean: false };
     let x = [1f32, f32::NAN, 1.0, 2.0, 9.0, 0.0, -1.0, 3.0];
     let got = twice("max", |run| {
         let f32s = |values: &[f32]| Numbers::of(Real::F32, values, 0);
@@ -147,21 +105,9 @@ fn a_nan_is_the_largest() {
 
 #[test]
 fn wrong_shapes_are_errors() {
-    let pool = Pool {
-        real: Real::F32,
-        planes: 1,
-        height: 2,
-        width: 4,
-        size: 3,
-        mean: false,
-    };
+    let pool = Pool { real: Real::F32, planes: 1, height: 2, width: 4, size: 3, mean: false };
     assert!(pool.forward(0, 0).is_err() && pool.backward(0, 0, 0).is_err());
     assert!(Pool { size: 0, ..pool }.forward(0, 0).is_err());
-    let upsample = Upsample {
-        real: Real::F32,
-        planes: 0,
-        height: 1,
-        width: 1,
-    };
+    let upsample = Upsample { real: Real::F32, planes: 0, height: 1, width: 1 };
     assert!(upsample.forward(0, 0).is_err());
 }

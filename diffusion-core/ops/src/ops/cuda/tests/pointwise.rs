@@ -9,11 +9,7 @@ fn activations_are_the_formula() {
         for real in REALS {
             for activation in ACTIVATIONS {
                 for off in [0, 1] {
-                    let plan = Pointwise {
-                        real,
-                        length,
-                        activation,
-                    };
+                    let plan = Pointwise { real, length, activation };
                     let what = format!("{plan:?}, {off} off");
                     let x: Vec<f32> = random(1, length).iter().map(|x| 3.0 * x).collect();
                     let (x, dy) = (rounded(real, &x), rounded(real, &random(2, length)));
@@ -43,11 +39,7 @@ fn activations_of_what_is_large_or_no_number() {
     let x = [-1e4, -200.0, -90.0, 90.0, 200.0, 1e4, f32::NAN, 0.0];
     for real in REALS {
         for activation in ACTIVATIONS {
-            let plan = Pointwise {
-                real,
-                length: 8,
-                activation,
-            };
+            let plan = Pointwise { real, length: 8, activation };
             let what = format!("{plan:?}");
             let got = twice(&what, |run| {
                 let (y, dx) = (Numbers::empty(real, 8, 0), Numbers::empty(real, 8, 0));
@@ -73,29 +65,12 @@ fn activations_of_what_is_large_or_no_number() {
 /// By warps and by blocks, with rows left over and lengths of every kind.
 #[test]
 fn softmax_is_the_formula() {
-    for (rows, length) in [
-        (1, 1),
-        (3, 7),
-        (17, 49),
-        (9, 64),
-        (2, 1000),
-        (3, 2049),
-        (2, 2304),
-        (2, 16_500),
-    ] {
+    for (rows, length) in [(1, 1), (3, 7), (17, 49), (9, 64), (2, 1000), (3, 2049), (2, 2304), (2, 16_500)] {
         for real in REALS {
             for off in [0, 1] {
-                let plan = Softmax {
-                    real,
-                    rows,
-                    length,
-                    scale: 0.4,
-                };
+                let plan = Softmax { real, rows, length, scale: 0.4 };
                 let what = format!("{plan:?}, {off} off");
-                let x: Vec<f32> = random(1, rows * length)
-                    .iter()
-                    .map(|x| 5.0 * x + 300.0)
-                    .collect();
+                let x: Vec<f32> = random(1, rows * length).iter().map(|x| 5.0 * x + 300.0).collect();
                 let (x, dy) = (rounded(real, &x), rounded(real, &random(2, rows * length)));
                 let mut want = Vec::new();
                 for x in x.chunks(length) {
@@ -111,10 +86,7 @@ fn softmax_is_the_formula() {
                     let (x, dy) = (Numbers::of(real, &x, off), Numbers::of(real, &dy, off));
                     let out = Numbers::empty(real, rows * length, off);
                     run(plan.forward(x.at(), out.at()).unwrap());
-                    let (y, dx) = (
-                        Numbers::of(real, &y, off),
-                        Numbers::empty(real, rows * length, off),
-                    );
+                    let (y, dx) = (Numbers::of(real, &y, off), Numbers::empty(real, rows * length, off));
                     run(plan.backward(y.at(), dy.at(), dx.at()).unwrap());
                     vec![out.values(), dx.values()]
                 });
@@ -136,18 +108,10 @@ fn softmax_is_the_formula() {
 /// Numbers that are masked out by −∞ get nothing, and a NaN is seen.
 #[test]
 fn softmax_of_infinite_numbers() {
-    let plan = Softmax {
-        real: Real::F32,
-        rows: 3,
-        length: 2,
-        scale: 1.0,
-    };
+    let plan = Softmax { real: Real::F32, rows: 3, length: 2, scale: 1.0 };
     let x = [f32::NEG_INFINITY, 5.0, f32::NAN, 0.0, 1e38, -1e38];
     let got = twice("softmax", |run| {
-        let (x, y) = (
-            Numbers::of(Real::F32, &x, 0),
-            Numbers::empty(Real::F32, 6, 0),
-        );
+        let (x, y) = (Numbers::of(Real::F32, &x, 0), Numbers::empty(Real::F32, 6, 0));
         run(plan.forward(x.at(), y.at()).unwrap());
         vec![y.values()]
     });
@@ -167,16 +131,9 @@ fn images_are_those_of_the_data_set() {
         let pixel = |p: &u8| f32::from(*p) / 127.5 - 1.0;
         let want: Vec<f32> = indices.into_iter().flat_map(image).map(pixel).collect();
         for (off, count) in [(0, 9), (1, 9), (0, 8)] {
-            let plan = Images {
-                count,
-                size,
-                batch: 5,
-            };
+            let plan = Images { count, size, batch: 5 };
             let got = twice(&format!("{plan:?}"), |run| {
-                let (pixels, y) = (
-                    Memory::of(&pixels, off),
-                    Numbers::empty(Real::F32, 5 * size, off),
-                );
+                let (pixels, y) = (Memory::of(&pixels, off), Numbers::empty(Real::F32, 5 * size, off));
                 let indices = Memory::of_values(&indices.map(|i| i as u32), 4);
                 let launches = plan.forward(pixels.at(), indices.at(), y.at());
                 run(launches.unwrap());

@@ -61,35 +61,17 @@ pub(in crate::ops) struct Convolution {
 
 impl Convolution {
     /// y = x ∗ weight. Takes the addresses of all three on the device.
-    pub(in crate::ops) fn forward(
-        self,
-        device: &CudaDevice,
-        x: u64,
-        weight: u64,
-        y: u64,
-    ) -> Result<()> {
+    pub(in crate::ops) fn forward(self, device: &CudaDevice, x: u64, weight: u64, y: u64) -> Result<()> {
         self.run(Pass::Forward, device, x, weight, y)
     }
 
     /// dx of weight and dy.
-    pub(in crate::ops) fn input_gradient(
-        self,
-        device: &CudaDevice,
-        weight: u64,
-        dy: u64,
-        dx: u64,
-    ) -> Result<()> {
+    pub(in crate::ops) fn input_gradient(self, device: &CudaDevice, weight: u64, dy: u64, dx: u64) -> Result<()> {
         self.run(Pass::Data, device, dx, weight, dy)
     }
 
     /// dweight of x and dy.
-    pub(in crate::ops) fn weight_gradient(
-        self,
-        device: &CudaDevice,
-        x: u64,
-        dy: u64,
-        dweight: u64,
-    ) -> Result<()> {
+    pub(in crate::ops) fn weight_gradient(self, device: &CudaDevice, x: u64, dy: u64, dweight: u64) -> Result<()> {
         self.run(Pass::Filter, device, x, dweight, dy)
     }
 
@@ -97,9 +79,7 @@ impl Convolution {
         HANDLES.with_borrow_mut(|handles| {
             let handle = match handles.entry(device.id()) {
                 std::collections::hash_map::Entry::Occupied(found) => found.into_mut(),
-                std::collections::hash_map::Entry::Vacant(none) => {
-                    none.insert(Handle::new(device)?)
-                }
+                std::collections::hash_map::Entry::Vacant(none) => none.insert(Handle::new(device)?),
             };
             handle.run(self, pass, x, weight, y)
         })
@@ -135,13 +115,7 @@ impl Handle {
         let mut handle = null_mut();
         library.check("cudnnCreate", unsafe { (library.create)(&mut handle) })?;
         let stream = device.cuda_stream().cu_stream().cast();
-        let made = Self {
-            handle,
-            device: device.clone(),
-            problems: HashMap::new(),
-            workspace: None,
-            library,
-        };
+        let made = Self { handle, device: device.clone(), problems: HashMap::new(), workspace: None, library };
         // SAFETY: the handle was just made, and the stream lives as long as the device, of which `made` keeps a clone.
         let status = unsafe { (made.library.set_stream)(handle, stream) };
         made.library.check("cudnnSetStream", status)?;
@@ -153,9 +127,7 @@ impl Handle {
             let problem = Problem::new(&self.library, of)?;
             self.problems.insert(of, problem);
         }
-        let Some(problem) = self.problems.get_mut(&of) else {
-            bail!("cudnn: a problem was lost")
-        };
+        let Some(problem) = self.problems.get_mut(&of) else { bail!("cudnn: a problem was lost") };
         let candidate = match problem.chosen[pass as usize] {
             Some(candidate) => candidate,
             None => {
@@ -178,16 +150,9 @@ impl Handle {
         let math = unsafe { (library.set_math_type)(problem.convolution, candidate.math) };
         library.check("cudnnSetConvolutionMathType", math)?;
         let (one, zero) = (1f32, 0f32);
-        let (one, zero) = (
-            std::ptr::from_ref(&one).cast(),
-            std::ptr::from_ref(&zero).cast(),
-        );
+        let (one, zero) = (std::ptr::from_ref(&one).cast(), std::ptr::from_ref(&zero).cast());
         let (x, weight, y) = (x as *mut c_void, weight as *mut c_void, y as *mut c_void);
-        let (algo, space, size) = (
-            candidate.algorithm,
-            workspace as *mut c_void,
-            candidate.memory,
-        );
+        let (algo, space, size) = (candidate.algorithm, workspace as *mut c_void, candidate.memory);
         // SAFETY: the descriptors say what lies at the three addresses, which the caller has allocated; the workspace is as
         // large as the algorithm asked for; the scaling factors are f32, as for f32 and bf16 they have to be.
         let status = unsafe {
@@ -248,43 +213,28 @@ impl Problem {
         let four = |shape: [usize; 4]| -> Result<[c_int; 4]> {
             let mut four = [0; 4];
             for (to, from) in four.iter_mut().zip(shape) {
-                *to = c_int::try_from(from)
-                    .map_err(|_| Error::msg(format!("cudnn: {shape:?} is too large")))?;
+                *to = c_int::try_from(from).map_err(|_| Error::msg(format!("cudnn: {shape:?} is too large")))?;
             }
             Ok(four)
         };
         let (x, weight, y) = (four(of.x)?, four(of.weight)?, four(of.y)?);
         let [stride, padding, ..] = four([of.stride, of.padding, 0, 0])?;
-        let mut made = Self {
-            x: null_mut(),
-            weight: null_mut(),
-            y: null_mut(),
-            convolution: null_mut(),
-            chosen: [None; 3],
-        };
+        let mut made =
+            Self { x: null_mut(), weight: null_mut(), y: null_mut(), convolution: null_mut(), chosen: [None; 3] };
         let (kind, nchw) = (of.arithmetic.data_type(), library::NCHW);
         // SAFETY: each descriptor is made before it is filled in. They are never destroyed: there is one for each shape, for
         // as long as the thread runs.
         unsafe {
             for (tensor, [n, c, h, w]) in [(&mut made.x, x), (&mut made.y, y)] {
-                library.check(
-                    "cudnnCreateTensorDescriptor",
-                    (library.create_tensor)(tensor),
-                )?;
+                library.check("cudnnCreateTensorDescriptor", (library.create_tensor)(tensor))?;
                 let set = (library.set_tensor)(*tensor, nchw, kind, n, c, h, w);
                 library.check("cudnnSetTensor4dDescriptor", set)?;
             }
-            library.check(
-                "cudnnCreateFilterDescriptor",
-                (library.create_filter)(&mut made.weight),
-            )?;
+            library.check("cudnnCreateFilterDescriptor", (library.create_filter)(&mut made.weight))?;
             let [o, c, k, l] = weight;
             let set = (library.set_filter)(made.weight, kind, nchw, o, c, k, l);
             library.check("cudnnSetFilter4dDescriptor", set)?;
-            library.check(
-                "cudnnCreateConvolutionDescriptor",
-                (library.create_convolution)(&mut made.convolution),
-            )?;
+            library.check("cudnnCreateConvolutionDescriptor", (library.create_convolution)(&mut made.convolution))?;
             let (correlation, compute) = (library::CROSS_CORRELATION, library::FLOAT);
             let set = (library.set_convolution)(
                 made.convolution,
@@ -303,13 +253,7 @@ impl Problem {
     }
 
     /// The first of cuDNN's candidates that gives the same bits every time.
-    fn choose(
-        &self,
-        library: &Library,
-        handle: *mut c_void,
-        of: Convolution,
-        pass: Pass,
-    ) -> Result<Candidate> {
+    fn choose(&self, library: &Library, handle: *mut c_void, of: Convolution, pass: Pass) -> Result<Candidate> {
         let math = unsafe { (library.set_math_type)(self.convolution, of.arithmetic.math()) };
         library.check("cudnnSetConvolutionMathType", math)?;
         let mut found = [Candidate::default(); 8];
@@ -317,59 +261,21 @@ impl Problem {
         // SAFETY: all descriptors are filled in, and there is room for as many candidates as are asked for.
         let status = unsafe {
             let at = found.as_mut_ptr();
-            let Self {
-                x,
-                weight,
-                y,
-                convolution,
-                ..
-            } = *self;
+            let Self { x, weight, y, convolution, .. } = *self;
             match pass {
-                Pass::Forward => (library.forward_algorithms)(
-                    handle,
-                    x,
-                    weight,
-                    convolution,
-                    y,
-                    most,
-                    &mut count,
-                    at,
-                ),
-                Pass::Data => (library.data_algorithms)(
-                    handle,
-                    weight,
-                    y,
-                    convolution,
-                    x,
-                    most,
-                    &mut count,
-                    at,
-                ),
-                Pass::Filter => (library.filter_algorithms)(
-                    handle,
-                    x,
-                    y,
-                    convolution,
-                    weight,
-                    most,
-                    &mut count,
-                    at,
-                ),
+                Pass::Forward => (library.forward_algorithms)(handle, x, weight, convolution, y, most, &mut count, at),
+                Pass::Data => (library.data_algorithms)(handle, weight, y, convolution, x, most, &mut count, at),
+                Pass::Filter => (library.filter_algorithms)(handle, x, y, convolution, weight, most, &mut count, at),
             }
         };
         library.check("cudnnGetConvolution…Algorithm_v7", status)?;
         let exact = of.arithmetic == Arithmetic::F32;
         let found = found.iter().take(count.max(0) as usize);
         let mut usable = found.filter(|it| {
-            it.status == library::SUCCESS
-                && it.determinism == library::DETERMINISTIC
-                && it.memory <= WORKSPACE
+            it.status == library::SUCCESS && it.determinism == library::DETERMINISTIC && it.memory <= WORKSPACE
         });
         match usable.next() {
-            Some(it) => Ok(Candidate {
-                math: if exact { library::FMA_MATH } else { it.math },
-                ..*it
-            }),
+            Some(it) => Ok(Candidate { math: if exact { library::FMA_MATH } else { it.math }, ..*it }),
             None => bail!("cudnn: {} has no algorithm for {of:?}", pass.name()),
         }
     }

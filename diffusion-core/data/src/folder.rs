@@ -1,0 +1,268 @@
+//! A folder of images, with folders in it as classes.
+
+mod picture;
+
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, ensure};
+use rayon::prelude::*;
+
+use super::resize::{check_bytes, check_side, to_channels_first};
+use super::{Dataset, MAX_CLASSES};
+use diffusion_show::progress::{Progress, Unit};
+use picture::Picture;
+
+/// The ends of the names of files that are taken for images.
+const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "bmp", "gif", "webp"];
+
+impl Dataset {
+    /// The images in a folder, `side` pixels high and wide (1 … 1024).
+    ///
+    /// PNG, JPEG, BMP, GIF (its first frame) and WebP are read. If the folder holds folders of images, each is a class, in
+    /// the order of their names; if it holds images, they are one class with the name of the folder. Folders further down
+    /// are not entered. Hidden files (`.name`) are ignored; how many other files and folders were skipped is part of what
+    /// the data set displays.
+    ///
+    /// The square in the middle of each image is resized, by weighted means of the neighbours. Transparent pixels are laid
+    /// on white. The images are RGB, or grey if all files are.
+    ///
+    /// # Errors
+    /// The folder cannot be read, or there is no image, or images and folders of images are mixed; a file that is named as
+    /// an image cannot be decoded or takes more than 256 MiB; more than [`MAX_CLASSES`] folders, or more than
+    /// [`MAX_BYTES`](super::MAX_BYTES) of pixels.
+    pub fn from_folder(path: &Path, side: usize) -> Result<Self> {
+        check_side(side)?;
+        Self::read_folder(path, Some(side))
+    }
+
+    /// [`Dataset::from_folder`]; without a `side`, images that are all of one size stay as they are.
+    pub(super) fn read_folder(path: &Path, side: Option<usize>) -> Result<Self> {
+        let found = find(path)?;
+        let files: Vec<&PathBuf> = found.classes.iter().flat_map(|(_, files)| files).collect();
+        let pictures = read_all(&found.name, &files, side)?;
+        let (height, width) = (pictures[0].height, pictures[0].width);
+        let channels = if pictures.iter().all(|picture| picture.grey) { 1 } else { 3 };
+        let mut pixels = Vec::with_capacity(files.len() * channels * height * width);
+        for picture in pictures {
+            if picture.grey {
+                (0..channels).for_each(|_| pixels.extend_from_slice(&picture.pixels));
+            } else {
+                pixels.extend(to_channels_first(&picture.pixels, 3, height * width));
+            }
+        }
+        let labels = found.classes.iter().zip(0..);
+        let labels = labels.flat_map(|((_, files), class)| vec![class; files.len()]);
+        let names: Vec<&str> = found.classes.iter().map(|(name, _)| &name[..]).collect();
+        let all = Self::from_u8(&found.name, pixels, [channels, height, width], labels.collect(), &names)?;
+        Ok(Self { skipped: found.skipped, ..all })
+    }
+}
+
+/// The last part of a path, also of `.` and the like.
+pub(super) fn name_of(path: &Path) -> String {
+    let absolute = fs::canonicalize(path).unwrap_or_default();
+    let name = path.file_name().or(absolute.file_name());
+    name.unwrap_or(OsStr::new("images")).to_string_lossy().into_owned()
+}
+
+/// What is in a folder of images.
+struct Found {
+    /// The name of the folder.
+    name: String,
+    /// Name and files of each class, at least one of each.
+    classes: Vec<(String, Vec<PathBuf>)>,
+    /// How many other files and folders there are.
+    skipped: usize,
+}
+
+fn find(path: &Path) -> Result<Found> {
+    let at = path.display();
+    let top = Listing::read(path)?;
+    let (mut classes, mut skipped) = (Vec::new(), top.others);
+    for folder in top.folders {
+        let inside = Listing::read(&folder)?;
+        skipped += inside.others + inside.folders.len();
+        if !inside.images.is_empty() {
+            classes.push((name_of(&folder), inside.images));
+        }
+    }
+    if !top.images.is_empty() {
+        ensure!(
+            classes.is_empty(),
+            "{at} holds {} images beside folders of images: move them into a folder, so that every folder is a class",
+            top.images.len()
+        );
+        classes.push((name_of(path), top.images));
+    }
+    ensure!(
+        !classes.is_empty(),
+        "there is no image in {at}, nor in the folders in it: PNG, JPEG, BMP, GIF and WebP are read; \
+         {skipped} other files or folders are there"
+    );
+    ensure!(
+        classes.len() <= MAX_CLASSES,
+        "{at} holds {} folders of images; no more than {MAX_CLASSES} classes are possible",
+        classes.len()
+    );
+    Ok(Found { name: name_of(path), classes, skipped })
+}
+
+/// The entries of a folder that are not hidden, in the order of their names.
+struct Listing {
+    images: Vec<PathBuf>,
+    folders: Vec<PathBuf>,
+    others: usize,
+}
+
+impl Listing {
+    fn read(path: &Path) -> Result<Self> {
+        let cannot = || format!("cannot read the folder {}", path.display());
+        let (mut images, mut folders, mut others) = (Vec::new(), Vec::new(), 0);
+        for entry in fs::read_dir(path).with_context(cannot)? {
+            let entry = entry.with_context(cannot)?;
+            if entry.file_name().as_encoded_bytes().starts_with(b".") {
+                continue;
+            }
+            let path = entry.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.is_file() && is_named_as_image(&path) {
+                images.push(path);
+            } else {
+                others += 1;
+            }
+        }
+        images.sort();
+        folders.sort();
+        Ok(Self { images, folders, others })
+    }
+}
+
+fn is_named_as_image(path: &Path) -> bool {
+    let extension = path.extension().unwrap_or_default();
+    EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e))
+}
+
+/// Reads files, at least one, into pictures of one size.
+fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>) -> Result<Vec<Picture>> {
+    let unit = Unit::Items("images".to_owned());
+    let mut progress = Progress::new(files.len() as u64, name).unit(unit);
+    let mut pictures: Vec<Picture> = Vec::new();
+    // Piece by piece, so that an error ends it early.
+    for piece in files.chunks(64) {
+        let read = piece.par_iter().map(|file| Picture::read(file, side));
+        let read: Vec<Picture> = read.collect::<Result<_>>()?;
+        let first = pictures.first().unwrap_or(&read[0]);
+        let (width, height) = (first.width, first.height);
+        check_bytes(files.len(), [3, height, width]).with_context(|| name.to_owned())?;
+        for (picture, file) in read.iter().zip(piece) {
+            ensure!(
+                (picture.width, picture.height) == (width, height),
+                "the images are not of one size: {} has {width}×{height} pixels, {} has {}×{}. \
+                 Give the side that all shall have",
+                files[0].display(),
+                file.display(),
+                picture.width,
+                picture.height
+            );
+        }
+        pictures.extend(read);
+        progress.inc(piece.len() as u64);
+    }
+    progress.finish();
+    Ok(pictures)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{GrayImage, Luma, Rgb, RgbImage};
+    use tempfile::TempDir;
+
+    /// A folder with files of flat colours: grey ones where the three are equal and the name begins with `grey`.
+    fn folder(files: &[(&str, [u8; 3], [u32; 2])]) -> TempDir {
+        let dir = tempfile::tempdir().unwrap();
+        for &(name, rgb, [width, height]) in files {
+            let path = dir.path().join(name);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            if name.contains("grey") {
+                GrayImage::from_pixel(width, height, Luma([rgb[0]])).save(path)
+            } else {
+                RgbImage::from_pixel(width, height, Rgb(rgb)).save(path)
+            }
+            .unwrap();
+        }
+        dir
+    }
+
+    #[test]
+    fn folders_are_classes_in_the_order_of_their_names() {
+        let dir = folder(&[
+            ("dogs/2.png", [2, 20, 200], [5, 4]),
+            ("dogs/1.BMP", [1, 10, 100], [3, 9]),
+            ("cats/grey.png", [7, 7, 7], [2, 2]),
+            ("cats/deeper/x.png", [0, 0, 0], [2, 2]),
+            (".hidden/x.png", [0, 0, 0], [2, 2]),
+        ]);
+        fs::write(dir.path().join("dogs/list.csv"), "1,2").unwrap();
+        fs::write(dir.path().join("README"), "dogs and cats").unwrap();
+        fs::write(dir.path().join("dogs/.DS_Store"), "").unwrap();
+        fs::create_dir(dir.path().join("empty")).unwrap();
+        let d = Dataset::from_folder(dir.path(), 2).unwrap();
+        assert_eq!((d.shape(), d.labels()), ([3, 2, 2], &[0, 1, 1][..]));
+        assert_eq!(d.class_names(), ["cats", "dogs"]);
+        let want = [[7, 7, 7], [1, 10, 100], [2, 20, 200]];
+        let want: Vec<u8> = want.iter().flatten().flat_map(|p| [*p; 4]).collect();
+        assert_eq!(d.bytes().unwrap(), want);
+        let name = dir.path().file_name().unwrap().to_str().unwrap();
+        assert_eq!(
+            d.to_string(),
+            format!("{name}: 3 images of 3×2×2, 2 classes (cats: 1, dogs: 2); 3 other files or folders skipped")
+        );
+    }
+
+    #[test]
+    fn images_alone_are_one_class_and_stay_grey_only_together() {
+        let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
+        let grey = folder(&files);
+        let d = Dataset::read_folder(&grey.path().join("pile"), None).unwrap();
+        assert_eq!((d.shape(), d.name()), ([1, 3, 3], "pile"));
+        assert_eq!((d.class_names(), d.class_counts()), (&["pile".to_owned()][..], vec![2]));
+        assert_eq!(d.bytes().unwrap()[8..10], [9, 8]);
+
+        files.push(("pile/rgb.png", [5; 3], [3, 3]));
+        let mixed = folder(&files);
+        let d = Dataset::from_folder(&mixed.path().join("pile"), 3).unwrap();
+        assert_eq!(d.shape(), [3, 3, 3]);
+        assert!(d.bytes().unwrap()[..27].iter().all(|&p| p == 9));
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named() {
+        let sizes = folder(&[("a.png", [0; 3], [3, 4]), ("b.png", [0; 3], [4, 4])]);
+        let mixed = folder(&[("a.png", [0; 3], [3, 4]), ("b/b.png", [0; 3], [4, 4])]);
+        let damaged = folder(&[("good.png", [0; 3], [3, 4])]);
+        fs::write(damaged.path().join("odd.jpg"), "no image").unwrap();
+        let none = folder(&[]);
+        fs::write(none.path().join("a.txt"), "").unwrap();
+        for (dir, side, facts) in [
+            (sizes.path(), None, ["a.png has 3×4", "b.png has 4×4"]),
+            (mixed.path(), Some(2), ["holds 1 images beside", "move them"]),
+            (damaged.path(), Some(2), ["odd.jpg", "image"]),
+            (none.path(), Some(2), ["no image in", "1 other files"]),
+            (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),
+            (&none.path().join("missing"), Some(2), ["folder", "missing"]),
+        ] {
+            let message = format!("{:#}", Dataset::read_folder(dir, side).unwrap_err());
+            for fact in facts {
+                assert!(message.contains(fact), "no {fact:?} in {message}");
+            }
+        }
+        for side in [0, 1025, usize::MAX] {
+            let message = Dataset::from_folder(sizes.path(), side).unwrap_err();
+            assert!(message.to_string().contains("1 … 1024"), "{message}");
+        }
+    }
+}

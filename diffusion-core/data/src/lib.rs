@@ -1,0 +1,418 @@
+//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, folders of images, latents.
+//!
+//! A [`Dataset`] of 8-bit images returns tensors in \[−1, 1\], where diffusion models work; one of f32 values, such as the
+//! latents of an autoencoder, returns them as they are. The built-in sprites ([`Dataset::sprites`]) need no file and no
+//! network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into [`download::data_dir`]; [`fetch`] does so
+//! ahead of time. Your own images come from a folder ([`Dataset::from_folder`]), from NumPy ([`Dataset::from_npy`]), from
+//! IDX files ([`Dataset::from_idx`]) or from memory ([`Dataset::from_u8`], [`Dataset::from_f32`]). [`Source`] names any of
+//! them in one line of a configuration.
+
+mod augment;
+mod cifar;
+pub mod download;
+mod fingerprint;
+mod folder;
+mod idx;
+mod locate;
+mod mnist;
+mod npy;
+mod resize;
+mod source;
+
+#[doc(inline)]
+pub use diffusion_sprites as sprites;
+#[cfg(test)]
+mod tests;
+
+pub use augment::Augmentation;
+pub use cifar::CIFAR10_CLASSES;
+pub use locate::{DOWNLOADS, fetch};
+pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
+pub use npy::{labels_from_npy, samples_from_npy};
+pub use resize::Resize;
+pub use source::{Source, TASKS};
+
+use std::fmt;
+use std::sync::Arc;
+
+use anyhow::{Result, bail, ensure};
+use candle_core::{Device, Tensor};
+
+use diffusion_ops::rng::Rng;
+use resize::to_channels_first;
+
+/// The most sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
+pub const MAX_SPRITES: usize = 1_000_000;
+
+/// The most bytes of pixels that are read from files or made by [`Dataset::resize`]: 8 GiB.
+pub const MAX_BYTES: u64 = 8 << 30;
+
+/// The most classes that labels without names can have.
+pub const MAX_CLASSES: usize = 10_000;
+
+/// The most channels of an image or latent.
+pub const MAX_CHANNELS: usize = 64;
+
+/// A split of a data set: the images to train on, or the held-out test set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Split {
+    /// The training images.
+    Train,
+    /// The test images.
+    Test,
+}
+
+/// Labelled images, or latents, of one size.
+///
+/// ```
+/// use diffusion_core::{candle::Device, data::Dataset};
+/// let sprites = Dataset::sprites(100, 42)?;
+/// assert_eq!(sprites.images(0..8, &Device::Cpu)?.dims(), &[8, 3, 16, 16]);
+/// assert_eq!(sprites.class_names().len(), 5);
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone)]
+pub struct Dataset {
+    name: String,
+    pixels: Pixels,
+    /// C, H, W.
+    shape: [usize; 3],
+    labels: Arc<[u32]>,
+    class_names: Arc<[String]>,
+    captions: Option<Arc<[String]>>,
+    augmentation: Vec<Augmentation>,
+    /// How many entries of a folder were no images.
+    skipped: usize,
+}
+
+/// The values of all images, (N, C, H, W).
+#[derive(Clone)]
+enum Pixels {
+    /// 0 … 255, which stand for −1 … 1.
+    U8(Arc<[u8]>),
+    F32(Arc<[f32]>),
+}
+
+impl Dataset {
+    /// `n` sprites drawn by this crate: 16×16 RGB on white, five classes ([`sprites::CLASSES`]), the same for the same
+    /// `seed`. The first 100 of 10,000 are the same as 100.
+    ///
+    /// # Errors
+    /// `n` = 0 or above [`MAX_SPRITES`].
+    pub fn sprites(n: usize, seed: u64) -> Result<Self> {
+        const SIDE: usize = sprites::SIDE;
+        ensure!((1..=MAX_SPRITES).contains(&n), "n = {n} sprites: ask for 1 … {MAX_SPRITES}");
+        let drawn = sprites::generate(n, seed);
+        let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
+        Self::from_u8("sprites", by_channel, [3, SIDE, SIDE], drawn.labels, &sprites::CLASSES)
+    }
+
+    /// [`Dataset::sprites`] with a caption of what each shows.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let sprites = Dataset::captioned_sprites(100, 42)?;
+    /// assert!(sprites.captions().is_some_and(|captions| captions.iter().all(|text| text.starts_with("a"))));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Dataset::sprites`].
+    pub fn captioned_sprites(n: usize, seed: u64) -> Result<Self> {
+        Self::sprites(n, seed)?.with_captions(sprites::generate(n, seed).captions)
+    }
+
+    /// A data set of 8-bit images.
+    ///
+    /// `pixels` are (N, C, H, W) in row-major order, 0 … 255; `shape` is (C, H, W) with C = 1 … [`MAX_CHANNELS`], 1 for grey
+    /// and 3 for RGB; `labels` are N class numbers, indices into `classes`.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let bars = Dataset::from_u8("bars", vec![0, 255, 0, 255], [1, 2, 2], vec![0], &["vertical"])?;
+    /// assert_eq!((bars.len(), bars.shape()), (1, [1, 2, 2]));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// No image; a number of channels out of range; pixels that do not fill N images; a label without a class name.
+    pub fn from_u8(name: &str, pixels: Vec<u8>, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
+        let len = pixels.len();
+        Self::build(name, Pixels::U8(pixels.into()), len, shape, labels, classes)
+    }
+
+    /// A data set of f32 values without a fixed range, such as the latents of an autoencoder.
+    ///
+    /// `values` are (N, C, H, W) in row-major order, and [`Dataset::images`] returns them unchanged; `shape`, `labels` and
+    /// `classes` are as for [`Dataset::from_u8`].
+    ///
+    /// ```
+    /// use diffusion_core::{candle::Device, data::Dataset};
+    /// let latents = Dataset::from_f32("latents", vec![0.5; 32], [8, 2, 2], vec![0], &["any"])?;
+    /// let z = latents.images([0], &Device::Cpu)?;
+    /// assert_eq!(z.flatten_all()?.to_vec1::<f32>()?, [0.5; 32]);
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// As [`Dataset::from_u8`]; a value is NaN or infinite.
+    pub fn from_f32(
+        name: &str,
+        values: Vec<f32>,
+        shape: [usize; 3],
+        labels: Vec<u32>,
+        classes: &[&str],
+    ) -> Result<Self> {
+        if let Some(i) = values.iter().position(|value| !value.is_finite()) {
+            bail!("{name}: value {i} is {}, not a finite number", values[i])
+        }
+        let len = values.len();
+        Self::build(name, Pixels::F32(values.into()), len, shape, labels, classes)
+    }
+
+    fn build(
+        name: &str,
+        pixels: Pixels,
+        len: usize,
+        shape: [usize; 3],
+        labels: Vec<u32>,
+        classes: &[&str],
+    ) -> Result<Self> {
+        let [channels, height, width] = shape;
+        ensure!(
+            (1..=MAX_CHANNELS).contains(&channels),
+            "{name}: images of {channels} channels; 1 … {MAX_CHANNELS} are possible"
+        );
+        let want = [channels, height, width, labels.len()].iter().try_fold(1usize, |a, b| a.checked_mul(*b));
+        ensure!(
+            want == Some(len) && len > 0,
+            "{name}: {} labels and images of {channels}×{height}×{width} do not fit {len} pixel values",
+            labels.len()
+        );
+        let known = classes.len();
+        if let Some(i) = labels.iter().position(|&label| label as usize >= known) {
+            bail!("{name}: labels[{i}] = {}, but there are {known} classes, 0 … {}", labels[i], known.max(1) - 1)
+        }
+        Ok(Self {
+            name: name.to_owned(),
+            pixels,
+            shape,
+            labels: labels.into(),
+            class_names: classes.iter().map(|c| (*c).to_owned()).collect(),
+            captions: None,
+            augmentation: Vec::new(),
+            skipped: 0,
+        })
+    }
+
+    /// Adds a caption to every image, in the order of the images.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let dot = Dataset::from_u8("dot", vec![0], [1, 1, 1], vec![0], &["dots"])?;
+    /// let dot = dot.with_captions(vec!["a black dot".to_owned()])?;
+    /// assert_eq!(dot.captions().unwrap()[0], "a black dot");
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    ///
+    /// # Errors
+    /// The number of captions is not [`Dataset::len`].
+    pub fn with_captions(self, captions: Vec<String>) -> Result<Self> {
+        ensure!(
+            captions.len() == self.len(),
+            "{}: {} captions for {} images; every image needs one",
+            self.name,
+            captions.len(),
+            self.len()
+        );
+        Ok(Self { captions: Some(captions.into()), ..self })
+    }
+
+    /// `sprites`, `mnist`, `fashion-mnist`, `cifar10`, the name of the folder, or the name given.
+    pub fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// The number of images; at least 1.
+    pub fn len(&self) -> usize {
+        self.labels.len()
+    }
+
+    /// Never: a data set holds at least one image.
+    pub fn is_empty(&self) -> bool {
+        self.labels.is_empty()
+    }
+
+    /// (C, H, W) of each image.
+    pub fn shape(&self) -> [usize; 3] {
+        self.shape
+    }
+
+    /// The class number of each image.
+    pub fn labels(&self) -> &[u32] {
+        &self.labels
+    }
+
+    /// The names of the classes, by number.
+    pub fn class_names(&self) -> &[String] {
+        &self.class_names
+    }
+
+    /// The caption of each image, if there are captions.
+    pub fn captions(&self) -> Option<&[String]> {
+        self.captions.as_deref()
+    }
+
+    /// How many images each class has.
+    pub fn class_counts(&self) -> Vec<usize> {
+        let mut counts = vec![0; self.class_names.len()];
+        self.labels.iter().for_each(|label| counts[*label as usize] += 1);
+        counts
+    }
+
+    /// The pixels of 8-bit images, (N, C, H, W); none if the values are f32.
+    pub fn bytes(&self) -> Option<&[u8]> {
+        match &self.pixels {
+            Pixels::U8(pixels) => Some(pixels),
+            Pixels::F32(_) => None,
+        }
+    }
+
+    /// The images with these indices as f32, without augmentation: 8-bit pixels in \[−1, 1\], where black is −1 and white
+    /// 1; f32 values unchanged.
+    ///
+    /// # Shapes
+    /// (B, C, H, W), B the number of `indices`: a range as `0..8`, or a `Vec` or array of `usize` in any order.
+    ///
+    /// # Errors
+    /// No index, or one that is not below [`Dataset::len`].
+    pub fn images(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
+        let indices = self.checked(indices)?;
+        let [channels, height, width] = self.shape;
+        let size = channels * height * width;
+        let values = match &self.pixels {
+            Pixels::U8(pixels) => {
+                let mut values = Vec::with_capacity(indices.len() * size);
+                for i in &indices {
+                    let bytes = pixels[i * size..][..size].iter();
+                    values.extend(bytes.map(|&byte| f32::from(byte) / 127.5 - 1.0));
+                }
+                values
+            }
+            Pixels::F32(values) => gather(values, &indices, size),
+        };
+        let shape = (indices.len(), channels, height, width);
+        Ok(Tensor::from_vec(values, shape, device)?)
+    }
+
+    /// The classes of the images with these indices as vectors of 0 and a single 1: the context of a conditional model.
+    ///
+    /// # Shapes
+    /// (B, K) f32 for B `indices` and K classes.
+    ///
+    /// # Errors
+    /// As [`Dataset::images`].
+    pub fn context(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
+        let indices = self.checked(indices)?;
+        let classes = self.class_names.len();
+        let mut values = vec![0f32; indices.len() * classes];
+        for (row, i) in values.chunks_mut(classes).zip(&indices) {
+            row[self.labels[*i] as usize] = 1.0;
+        }
+        Ok(Tensor::from_vec(values, (indices.len(), classes), device)?)
+    }
+
+    /// The indices, if there is one and all are in range.
+    fn checked(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<usize>> {
+        let indices: Vec<usize> = indices.into_iter().collect();
+        ensure!(!indices.is_empty(), "the list of indices is empty");
+        if let Some(index) = indices.iter().find(|&&index| index >= self.len()) {
+            bail!("index {index} is out of range: {} has the images 0 … {}", self.name, self.len() - 1)
+        }
+        Ok(indices)
+    }
+
+    /// The indices of the images of a class, in order.
+    ///
+    /// # Errors
+    /// There is no class of this number.
+    pub fn of_class(&self, class: usize) -> Result<Vec<usize>> {
+        let classes = self.class_names.len();
+        ensure!(class < classes, "class {class} does not exist: {} has the classes 0 … {}", self.name, classes - 1);
+        Ok((0..self.len()).filter(|&i| self.labels[i] as usize == class).collect())
+    }
+
+    /// The data set of these images only.
+    ///
+    /// # Errors
+    /// As [`Dataset::images`].
+    pub fn select(&self, indices: impl IntoIterator<Item = usize>) -> Result<Self> {
+        let indices = self.checked(indices)?;
+        let size = self.shape.iter().product();
+        let captions = self.captions.as_deref();
+        Ok(Self {
+            pixels: match &self.pixels {
+                Pixels::U8(pixels) => Pixels::U8(gather(pixels, &indices, size).into()),
+                Pixels::F32(values) => Pixels::F32(gather(values, &indices, size).into()),
+            },
+            labels: gather(&self.labels, &indices, 1).into(),
+            captions: captions.map(|captions| gather(captions, &indices, 1).into()),
+            ..self.clone()
+        })
+    }
+
+    /// A random split in two, `(train, test)`: the share `test` of the images is held out.
+    ///
+    /// # Errors
+    /// `test` is not in (0, 1), or so small or large that one of the two would be empty.
+    pub fn split(&self, test: f64, rng: &mut Rng) -> Result<(Self, Self)> {
+        let kept = (self.len() as f64 * test).round();
+        ensure!(
+            kept >= 1.0 && kept < self.len() as f64,
+            "test = {test}: a share that leaves at least one of the {} images on each side is needed, as 0.1",
+            self.len(),
+        );
+        let order = rng.permutation(self.len());
+        let (test, train) = order.split_at(kept as usize);
+        Ok((self.select(train.iter().copied())?, self.select(test.iter().copied())?))
+    }
+
+    /// Shows name, number, size and classes in a notebook.
+    pub fn evcxr_display(&self) {
+        println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
+    }
+}
+
+/// The values of these images, `size` for each.
+fn gather<T: Clone>(values: &[T], indices: &[usize], size: usize) -> Vec<T> {
+    let mut gathered = Vec::with_capacity(indices.len() * size);
+    for i in indices {
+        gathered.extend_from_slice(&values[i * size..][..size]);
+    }
+    gathered
+}
+
+/// `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and how much of a folder was skipped.
+impl fmt::Display for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [c, h, w] = self.shape;
+        let counted = self.class_names.iter().zip(self.class_counts());
+        let counted: Vec<String> = counted.map(|(name, n)| format!("{name}: {n}")).collect();
+        let (name, n, classes) = (&self.name, self.len(), self.class_names.len());
+        write!(f, "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})", counted.join(", "))?;
+        if self.captions.is_some() {
+            write!(f, "; with captions")?;
+        }
+        match self.skipped {
+            0 => Ok(()),
+            skipped => write!(f, "; {skipped} other files or folders skipped"),
+        }
+    }
+}
+
+/// As [`Display`](fmt::Display): millions of pixels say less than their summary.
+impl fmt::Debug for Dataset {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(self, f)
+    }
+}

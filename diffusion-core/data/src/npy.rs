@@ -1,0 +1,283 @@
+//! Images and labels from NumPy files, as `np.save` writes them.
+//!
+//! They are read here rather than by candle's reader, which allocates whatever a header claims.
+
+mod array;
+
+use std::path::Path;
+
+use anyhow::{Context, Result, bail, ensure};
+use candle_core::{DType, Device, Tensor};
+
+use super::resize::to_channels_first;
+use super::{Dataset, MAX_CLASSES};
+use array::{Array, Value};
+
+impl Dataset {
+    /// Images, and if there are any their labels, from `.npy` files (NumPy's `np.save`), little-endian in C order.
+    ///
+    /// `images` are of type `uint8`, 0 … 255: (N, H, W) for grey, else (N, H, W, C) or (N, C, H, W) with C = 1 (grey) or 3
+    /// (RGB). The last axis is taken for the channels if its length is 1 or 3, otherwise the second.
+    ///
+    /// `labels` are class numbers, (N,) or (N, 1) of any type, or one-hot rows, (N, K): a 1 at the class and 0 elsewhere.
+    /// Without them, all images are of one class. `classes` are the names; if none is given, the classes are called
+    /// `class 0`, `class 1`, … up to the highest number, or up to K.
+    ///
+    /// # Errors
+    /// A file cannot be read or is not what it should be (the message says what to do in NumPy); more than
+    /// [`MAX_BYTES`](super::MAX_BYTES) in a file; the two differ in number; a label is no class number, has no class name, or
+    /// is [`MAX_CLASSES`] or above.
+    pub fn from_npy(name: &str, images: &Path, labels: Option<&Path>, classes: &[&str]) -> Result<Self> {
+        let (n, shape, pixels) = images_of(Array::read(images)?, images)?;
+        let (numbers, count) = match labels {
+            None => (vec![0; n], 1),
+            Some(path) => read_labels(path, n)?,
+        };
+        let at = labels.unwrap_or(images).display();
+        let names: Vec<String> = match classes {
+            [] => (0..count).map(|class| format!("class {class}")).collect(),
+            _ => classes.iter().map(|&class| class.to_owned()).collect(),
+        };
+        ensure!(labels.is_some() || names.len() == 1, "{} class names for {at}, but no labels", names.len());
+        ensure!(
+            count <= names.len(),
+            "{at} has the classes 0 … {}, but there are {} class names",
+            count - 1,
+            names.len()
+        );
+        let names: Vec<&str> = names.iter().map(String::as_str).collect();
+        Self::from_u8(name, pixels, shape, numbers, &names)
+    }
+}
+
+/// Images that somebody has made, as an `.npy` file: `float32` or `float64` (N, C, H, W) in −1 … 1, as `diffusion sample --npy`
+/// writes them, or `uint8` as [`Dataset::from_npy`] takes them.
+///
+/// # Shapes
+/// (N, C, H, W), f32, in \[−1, 1\].
+///
+/// # Errors
+/// The file cannot be read or holds no images; a value is not finite or far outside of −1 … 1: the message names the file.
+pub fn samples_from_npy(path: &Path) -> Result<Tensor> {
+    let at = path.display();
+    let array = Array::read(path)?;
+    if array.value == Value::U8 {
+        let (n, [c, h, w], bytes) = images_of(array, path)?;
+        let x = Tensor::from_vec(bytes, (n, c, h, w), &Device::Cpu)?;
+        return Ok(x.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?);
+    }
+    ensure!(
+        array.value.is_float(),
+        "{at} holds values of type {}; samples are float32 in −1 … 1, or uint8",
+        array.value
+    );
+    let [n, c @ (1 | 3), h, w] = array.shape[..] else {
+        bail!("{at} holds an array of shape {:?}; samples are (N, C, H, W) with C = 1 or 3", array.shape)
+    };
+    let values: Vec<f32> = array.numbers().map(|x| x as f32).collect();
+    // Beyond 1.5 a value is a mistake, such as 0 … 255 as float.
+    if let Some(i) = values.iter().position(|x| !(-1.5..=1.5).contains(x)) {
+        bail!("{at}: sample {} has the value {}; samples are in −1 … 1", i / (c * h * w), values[i])
+    }
+    Ok(Tensor::from_vec(values, (n, c, h, w), &Device::Cpu)?.clamp(-1f32, 1f32)?)
+}
+
+/// The class numbers of `n` images, as [`Dataset::from_npy`] takes them.
+///
+/// # Errors
+/// The file cannot be read, holds no labels, or not `n`: the message names it.
+pub fn labels_from_npy(path: &Path, n: usize) -> Result<Vec<u32>> {
+    read_labels(path, n).map(|(labels, _)| labels)
+}
+
+/// (N, \[C, H, W\], pixels with the channels first).
+fn images_of(array: Array, path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> {
+    let at = path.display();
+    ensure!(
+        array.value == Value::U8,
+        "{at} holds values of type {}; images are 0 … 255 of type uint8. In NumPy, from values in 0 … 1: \
+         np.save(file, (255 * x).round().astype(np.uint8))",
+        array.value
+    );
+    match array.shape[..] {
+        [n, h, w] => Ok((n, [1, h, w], array.bytes)),
+        [n, h, w, c @ (1 | 3)] => Ok((n, [c, h, w], to_channels_first(&array.bytes, c, h * w))),
+        [n, c @ (1 | 3), h, w] => Ok((n, [c, h, w], array.bytes)),
+        _ => bail!(
+            "{at} holds an array of shape {:?}, not images: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3",
+            array.shape
+        ),
+    }
+}
+
+/// The class numbers of `n` images, and how many classes there are.
+fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
+    let at = path.display();
+    let array = Array::read(path)?;
+    let (found, k) = match array.shape[..] {
+        [found] | [found, 1] => (found, None),
+        [found, k] => (found, Some(k)),
+        _ => bail!(
+            "{at} holds an array of shape {:?}, not labels: (N,) class numbers or (N, K) one-hot rows",
+            array.shape
+        ),
+    };
+    ensure!(found == n, "{found} labels in {at} for {n} images: they do not belong together");
+    let values: Vec<f64> = array.numbers().collect();
+    let Some(k) = k else {
+        for (i, value) in values.iter().enumerate() {
+            ensure!(
+                value.fract() == 0.0 && (0.0..MAX_CLASSES as f64).contains(value),
+                "labels[{i}] = {value} in {at}: class numbers are whole, from 0 to {}",
+                MAX_CLASSES - 1
+            );
+        }
+        let labels: Vec<u32> = values.iter().map(|value| *value as u32).collect();
+        let count = labels.iter().max().map_or(0, |most| *most as usize + 1);
+        return Ok((labels, count));
+    };
+    ensure!(k <= MAX_CLASSES, "{at} has rows of {k} values; no more than {MAX_CLASSES} classes are possible");
+    let mut labels = Vec::with_capacity(n);
+    for (i, row) in values.chunks_exact(k).enumerate() {
+        let class = row.iter().position(|&value| value == 1.0);
+        let others_are_0 = row.iter().filter(|&&value| value != 0.0).count() == 1;
+        let class = class.filter(|_| others_are_0);
+        labels
+            .push(class.with_context(|| format!("labels[{i}] in {at} is not one-hot: a single 1 and otherwise 0"))?
+                as u32);
+    }
+    Ok((labels, k))
+}
+
+#[cfg(test)]
+pub(super) mod tests {
+    use super::*;
+    pub(crate) use array::tests::npy;
+    use std::fs;
+    use std::path::PathBuf;
+    use tempfile::TempDir;
+
+    /// Files of these contents in a folder of their own.
+    fn files<const N: usize>(contents: [Vec<u8>; N]) -> (TempDir, [PathBuf; N]) {
+        let dir = tempfile::tempdir().unwrap();
+        let paths = std::array::from_fn(|i| dir.path().join(format!("file{i}.npy")));
+        for (path, bytes) in std::iter::zip(&paths, contents) {
+            fs::write(path, bytes).unwrap();
+        }
+        (dir, paths)
+    }
+
+    fn counting(n: u8) -> Vec<u8> {
+        (0..n).collect()
+    }
+
+    #[test]
+    fn samples_are_read_as_they_are_written() -> Result<()> {
+        let x = Tensor::new(&[[[[-1f32, 0.25], [1.0, 1.2]]]], &Device::Cpu)?;
+        let values = |x: &[f32]| x.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
+        let (dir, [bytes, far, labels]) = files([
+            npy("|u1", "(2, 1, 2)", &[0, 255, 51, 102]),
+            npy("<f4", "(1, 1, 1, 2)", &values(&[0.0, 200.0])),
+            npy("|u1", "(3,)", &[2, 0, 1]),
+        ]);
+        let path = dir.path().join("x.npy");
+        x.write_npy(&path)?;
+        let numbers = |x: Tensor| x.flatten_all()?.to_vec1::<f32>();
+        let read = samples_from_npy(&path)?;
+        assert_eq!(read.dims(), [1, 1, 2, 2]);
+        assert_eq!(numbers(read)?, [-1.0, 0.25, 1.0, 1.0]);
+        let read = samples_from_npy(&bytes)?;
+        assert_eq!(read.dims(), [2, 1, 1, 2]);
+        for (x, want) in numbers(read)?.iter().zip([-1.0, 1.0, -0.6, -0.2]) {
+            assert!((x - want).abs() < 1e-6, "{x} {want}");
+        }
+        let message = samples_from_npy(&far).unwrap_err().to_string();
+        assert!(message.contains("sample 0 has the value 200; samples are in −1 … 1"), "{message}");
+        let message = samples_from_npy(&labels).unwrap_err().to_string();
+        assert!(message.contains("not images"), "{message}");
+        assert_eq!(labels_from_npy(&labels, 3)?, [2, 0, 1]);
+        assert!(labels_from_npy(&labels, 2).is_err());
+        Ok(())
+    }
+
+    #[test]
+    fn every_order_of_axes_gives_the_same_images() {
+        // Two images of 3 × 2 × 4: by channel the bytes count up; by pixel they jump.
+        let by_channel = counting(48);
+        let by_pixel: Vec<u8> =
+            (0..2).flat_map(|n| (0..8).flat_map(move |p| (0..3).map(move |c| n * 24 + c * 8 + p))).collect();
+        let (_dir, [first, last, grey, plain]) = files([
+            npy("|u1", "(2, 3, 2, 4)", &by_channel),
+            npy("|u1", "(2, 2, 4, 3)", &by_pixel),
+            npy("|u1", "(6, 2, 4, 1)", &by_channel),
+            npy("|u1", "(6, 2, 4)", &by_channel),
+        ]);
+        for (path, shape) in [(first, [3, 2, 4]), (last, [3, 2, 4]), (grey, [1, 2, 4]), (plain, [1, 2, 4])] {
+            let d = Dataset::from_npy("x", &path, None, &[]).unwrap();
+            assert_eq!((d.shape(), d.bytes().unwrap()), (shape, &by_channel[..]));
+            assert_eq!(d.class_names(), ["class 0"]);
+        }
+    }
+
+    #[test]
+    fn labels_are_numbers_or_one_hot_rows_of_any_type() {
+        let f32s = |values: [f32; 6]| values.map(f32::to_le_bytes).concat();
+        let i64s = |values: &[i64]| values.iter().flat_map(|v| v.to_le_bytes()).collect::<Vec<_>>();
+        let images = npy("|u1", "(3, 1, 2)", &counting(6));
+        for labels in [
+            npy("|u1", "(3,)", &[1, 0, 1]),
+            npy("<i8", "(3,)", &i64s(&[1, 0, 1])),
+            npy("<i8", "(3, 1)", &i64s(&[1, 0, 1])),
+            npy("|u1", "(3, 2)", &[0, 1, 1, 0, 0, 1]),
+            npy("|b1", "(3, 2)", &[0, 1, 1, 0, 0, 1]),
+            npy("<f4", "(3, 2)", &f32s([0.0, 1.0, 1.0, 0.0, 0.0, 1.0])),
+        ] {
+            let (_dir, [images, labels]) = files([images.clone(), labels]);
+            let d = Dataset::from_npy("x", &images, Some(&labels), &[]).unwrap();
+            assert_eq!(d.labels(), [1, 0, 1]);
+            assert_eq!(d.class_names(), ["class 0", "class 1"]);
+            let d = Dataset::from_npy("x", &images, Some(&labels), &["a", "b", "c"]).unwrap();
+            assert_eq!(d.class_counts(), [1, 2, 0]);
+        }
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_file() {
+        let images = npy("|u1", "(2, 1, 2)", &counting(4));
+        let with_labels = |labels: Vec<u8>, classes: &[&str]| {
+            let (_dir, [images, labels]) = files([images.clone(), labels]);
+            Dataset::from_npy("x", &images, Some(&labels), classes)
+        };
+        let alone = |bytes: Vec<u8>, classes: &[&str]| {
+            let (_dir, [path]) = files([bytes]);
+            Dataset::from_npy("x", &path, None, classes)
+        };
+        let nan = f32::NAN.to_le_bytes();
+        for (result, facts) in [
+            (alone(npy("<f4", "(1, 1, 1)", &nan), &[]), ["file0.npy", "astype(np.uint8)"]),
+            (alone(npy("|u1", "(2, 2)", &counting(4)), &[]), ["file0.npy", "[2, 2], not images"]),
+            (alone(npy("|u1", "()", &[1]), &[]), ["file0.npy", "[], not images"]),
+            (alone(npy("|u1", "(1, 2, 2, 2)", &counting(8)), &[]), ["file0.npy", "[1, 2, 2, 2], not images"]),
+            (alone(images.clone(), &["a", "b"]), ["file0.npy", "2 class names"]),
+            (alone(vec![1; 9], &[]), ["file0.npy", "as a NumPy array"]),
+            (with_labels(npy("|u1", "(3,)", &[0; 3]), &[]), ["3 labels in", "for 2 images"]),
+            (with_labels(npy("|i1", "(2,)", &[0, 255]), &[]), ["file1.npy", "labels[1] = -1"]),
+            (with_labels(npy("<u4", "(2,)", &[255; 8]), &[]), ["file1.npy", "labels[0] = 4294967295"]),
+            (with_labels(npy("<f4", "(2,)", &[nan, nan].concat()), &[]), ["file1.npy", "labels[0] = NaN"]),
+            (with_labels(npy("|u1", "(2, 2)", &[1, 0, 1, 1]), &[]), ["file1.npy", "labels[1]"]),
+            (with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 0]), &[]), ["file1.npy", "not one-hot"]),
+            (with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 2]), &[]), ["file1.npy", "not one-hot"]),
+            (with_labels(npy("|u1", "(2, 20000)", &[0; 40_000]), &[]), ["file1.npy", "no more than 10000 classes"]),
+            (with_labels(npy("|u1", "(2, 1, 1)", &[0, 0]), &[]), ["file1.npy", "not labels"]),
+            (
+                with_labels(npy("|u1", "(2,)", &[0, 2]), &["a", "b"]),
+                ["file1.npy", "0 … 2, but there are 2 class names"],
+            ),
+        ] {
+            let message = format!("{:#}", result.unwrap_err());
+            for fact in facts {
+                assert!(message.contains(fact), "no {fact:?} in {message}");
+            }
+        }
+    }
+}

@@ -1,0 +1,103 @@
+//! Images of another size, and the two orders in which the numbers of an image are kept.
+
+use anyhow::{Context, Result, ensure};
+use image::GrayImage;
+use image::imageops::{self, FilterType};
+
+use super::{Dataset, MAX_BYTES, Pixels};
+
+/// The largest side of a resized image in pixels.
+pub(super) const MAX_SIDE: usize = 1024;
+
+/// How [`Dataset::resize`] fills in between pixels.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Resize {
+    /// Weighted means of the neighbours: for photographs and handwriting.
+    Bilinear,
+    /// The nearest pixel: keeps the hard edges of pixel art.
+    Nearest,
+}
+
+impl Dataset {
+    /// The same images `side` pixels high and wide: 28 → 32 or 32 → 64, say.
+    ///
+    /// # Errors
+    /// `side` = 0 or above 1024; more than [`MAX_BYTES`] of pixels; f32 values.
+    pub fn resize(&self, side: usize, how: Resize) -> Result<Self> {
+        check_side(side)?;
+        let bytes =
+            self.bytes().with_context(|| format!("{} holds f32 values; resize is for 8-bit images only", self.name))?;
+        let [channels, height, width] = self.shape;
+        check_bytes(self.len(), [channels, side, side])?;
+        let filter = match how {
+            Resize::Bilinear => FilterType::Triangle,
+            Resize::Nearest => FilterType::Nearest,
+        };
+        let to = side as u32;
+        let mut pixels = Vec::with_capacity(self.len() * channels * side * side);
+        for plane in bytes.chunks_exact(height * width) {
+            let plane = GrayImage::from_raw(width as u32, height as u32, plane.to_vec());
+            let plane = plane.context("the plane of a channel")?;
+            pixels.extend_from_slice(&imageops::resize(&plane, to, to, filter));
+        }
+        Ok(Self { pixels: Pixels::U8(pixels.into()), shape: [channels, side, side], ..self.clone() })
+    }
+}
+
+/// Whether images can be `side` pixels high and wide.
+pub(super) fn check_side(side: usize) -> Result<()> {
+    ensure!((1..=MAX_SIDE).contains(&side), "side = {side}: 1 … {MAX_SIDE} pixels are possible");
+    Ok(())
+}
+
+/// Whether `n` images of (C, H, W) can be kept.
+pub(super) fn check_bytes(n: usize, [channels, height, width]: [usize; 3]) -> Result<()> {
+    let bytes = [n, channels, height, width].iter().try_fold(1u64, |product, &d| product.checked_mul(d as u64));
+    ensure!(
+        bytes.is_some_and(|bytes| bytes <= MAX_BYTES),
+        "{n} images of {channels}×{height}×{width} take more than {} GiB; make them smaller or fewer",
+        MAX_BYTES >> 30
+    );
+    Ok(())
+}
+
+/// Images with the channels of each pixel side by side, as images with one plane of pixels for each channel.
+pub(super) fn to_channels_first(interleaved: &[u8], channels: usize, area: usize) -> Vec<u8> {
+    let images = interleaved.chunks_exact(channels * area);
+    images.flat_map(|image| (0..channels).flat_map(move |c| (0..area).map(move |i| image[i * channels + c]))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use image::{Rgb, RgbImage};
+
+    #[test]
+    fn sizes_that_no_computer_has_are_errors() {
+        let message = check_bytes(usize::MAX, [3, 1024, 1024]).unwrap_err();
+        assert!(message.to_string().contains("more than 8 GiB"), "{message}");
+        assert!(check_bytes(60_000, [1, 1024, 1024]).is_err());
+        assert!(check_bytes(8192, [1, 1024, 1024]).is_ok());
+        assert!(check_bytes(8193, [1, 1024, 1024]).is_err());
+    }
+
+    #[test]
+    fn channels_are_resized_as_those_of_an_rgb_image() -> Result<()> {
+        let pixels: Vec<u8> = (0..4 * 3 * 30).map(|i| (i * i * 7 + i * 31) as u8).collect();
+        let d = Dataset::from_u8("x", pixels.clone(), [3, 5, 6], vec![0; 4], &["a"])?;
+        for (how, filter) in [(Resize::Bilinear, FilterType::Triangle), (Resize::Nearest, FilterType::Nearest)] {
+            let mut want = Vec::new();
+            for image in pixels.chunks(90) {
+                let rgb = RgbImage::from_fn(6, 5, |x, y| {
+                    let i = (6 * y + x) as usize;
+                    Rgb([image[i], image[30 + i], image[60 + i]])
+                });
+                let resized = imageops::resize(&rgb, 8, 8, filter);
+                want.extend(to_channels_first(&resized, 3, 64));
+            }
+            let resized = d.resize(8, how)?;
+            assert_eq!((resized.shape(), resized.bytes()), ([3, 8, 8], Some(&want[..])));
+        }
+        Ok(())
+    }
+}

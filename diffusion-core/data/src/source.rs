@@ -1,0 +1,313 @@
+//! Any data set by its name: what a configuration or a command line says about data.
+
+use std::collections::HashSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use serde::{Deserialize, Serialize};
+
+use super::folder::name_of;
+use super::resize::check_side;
+use super::{Augmentation, Dataset, MAX_SPRITES, Resize, Split};
+use diffusion_ops::rng::Rng;
+
+/// The names that [`Source::task`] can have, beside that of a folder or file.
+pub const TASKS: [&str; 4] = ["sprites", "mnist", "fashion-mnist", "cifar10"];
+
+/// The share of a folder or array that is held out as the test set.
+const TEST: f64 = 0.1;
+
+/// A data set by name, and how to prepare it.
+///
+/// ```
+/// use diffusion_core::data::{Split, Source};
+/// let source = Source { images: 100, side: Some(32), ..Source::default() };
+/// let train = source.load(Split::Train, 42)?;
+/// assert_eq!((train.len(), train.shape()), (100, [3, 32, 32]));
+/// # Ok::<(), anyhow::Error>(())
+/// ```
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub struct Source {
+    /// `sprites` (the default), `mnist`, `fashion-mnist`, `cifar10`, or the path of a folder of images
+    /// ([`Dataset::from_folder`]), of an `.npy` file ([`Dataset::from_npy`]), or of a folder with one `.npy` file of images and
+    /// perhaps another with `label` in its name. A folder that has one of the four names is written `./mnist`.
+    pub task: String,
+    /// How many training sprites are drawn, 1 … 1,000,000. Default 10,000. Other data sets have a fixed number of images.
+    pub images: usize,
+    /// The height and width that images get, 1 … 1024; none leaves them as they are, which a folder of images allows if all
+    /// are of one size. Sprites keep their hard edges ([`Resize::Nearest`]), everything else is smoothed.
+    pub side: Option<usize>,
+    /// The `.npy` file with the labels, for images from an `.npy` file.
+    pub labels: Option<PathBuf>,
+    /// Random changes to the training images, such as `["horizontal-flip"]`. Default none.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub augment: Vec<Augmentation>,
+}
+
+impl Default for Source {
+    fn default() -> Self {
+        Self { task: "sprites".to_owned(), images: 10_000, side: None, labels: None, augment: Vec::new() }
+    }
+}
+
+impl Source {
+    /// The images of a split.
+    ///
+    /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. Of a folder or array, a
+    /// tenth chosen by `seed` is held out for [`Split::Test`]. Sprites are drawn from `seed`; the test set is a tenth as
+    /// large, drawn from another seed, without images that are also in the training set. Only training images are augmented.
+    ///
+    /// # Errors
+    /// `task` is neither a name nor a path that exists; a value out of range; `labels` without an `.npy` file of images;
+    /// fewer than 5 images in a folder or array; whatever is wrong with the files.
+    pub fn load(&self, split: Split, seed: u64) -> Result<Dataset> {
+        self.side.map_or(Ok(()), check_side)?;
+        if let Some(labels) = &self.labels
+            && TASKS.contains(&&self.task[..])
+        {
+            bail!("labels = {labels:?}: {} has its own", self.task);
+        }
+        let all = match &self.task[..] {
+            "sprites" => self.sprites(split, seed)?,
+            "mnist" => Dataset::mnist(split)?,
+            "fashion-mnist" => Dataset::fashion_mnist(split)?,
+            "cifar10" => Dataset::cifar10(split)?,
+            path => split_of(self.read(Path::new(path))?, split, seed)?,
+        };
+        let [_, height, width] = all.shape();
+        let how = match &self.task[..] {
+            "sprites" => Resize::Nearest,
+            _ => Resize::Bilinear,
+        };
+        let all = match self.side {
+            Some(side) if (height, width) != (side, side) => all.resize(side, how)?,
+            _ => all,
+        };
+        Ok(match split {
+            Split::Train => all.with_augmentation(self.augment.iter().copied()),
+            Split::Test => all,
+        })
+    }
+
+    fn sprites(&self, split: Split, seed: u64) -> Result<Dataset> {
+        ensure!(
+            (1..=MAX_SPRITES).contains(&self.images),
+            "images = {}: 1 … {MAX_SPRITES} sprites can be drawn",
+            self.images
+        );
+        let train = Dataset::sprites(self.images, seed)?;
+        if split == Split::Train {
+            return Ok(train);
+        }
+        let test = Dataset::sprites((self.images / 10).max(1), !seed)?;
+        let size = train.shape().iter().product();
+        let images = |d| Dataset::bytes(d).unwrap_or_default().chunks_exact(size);
+        let known: HashSet<&[u8]> = images(&train).collect();
+        let images = images(&test).enumerate();
+        let new = images.filter(|(_, image)| !known.contains(image));
+        test.select(new.map(|(i, _)| i))
+    }
+
+    /// All images of a folder or array.
+    fn read(&self, path: &Path) -> Result<Dataset> {
+        let is_array = |path: &Path| {
+            let extension = path.extension().unwrap_or_default();
+            extension.eq_ignore_ascii_case("npy") && path.is_file()
+        };
+        if is_array(path) {
+            let name = name_of(path.with_extension("").as_path());
+            return Dataset::from_npy(&name, path, self.labels.as_deref(), &[]);
+        }
+        ensure!(
+            path.exists(),
+            "task = {:?} is neither one of {} nor a folder or .npy file that exists",
+            self.task,
+            TASKS.join(", ")
+        );
+        ensure!(
+            path.is_dir(),
+            "task = {:?} is a file that does not end in .npy; a folder of images or an .npy file is needed",
+            self.task
+        );
+        let mut arrays = Vec::new();
+        for entry in fs::read_dir(path).with_context(|| path.display().to_string())? {
+            let file = entry.with_context(|| path.display().to_string())?.path();
+            if is_array(&file) {
+                arrays.push(file);
+            }
+        }
+        if !arrays.is_empty() {
+            let (images, labels) = self.pair(arrays)?;
+            return Dataset::from_npy(&name_of(path), &images, labels.as_deref(), &[]);
+        }
+        if let Some(labels) = &self.labels {
+            bail!(
+                "labels = {labels:?} belong to images in an .npy file; in the folder {:?}, each folder is a class",
+                self.task
+            );
+        }
+        Dataset::read_folder(path, self.side)
+    }
+
+    /// Which of the arrays in a folder are the images, and which the labels.
+    fn pair(&self, mut arrays: Vec<PathBuf>) -> Result<(PathBuf, Option<PathBuf>)> {
+        arrays.sort();
+        let is_labels = |path: &PathBuf| {
+            let name = path.file_name().unwrap_or_default().to_string_lossy();
+            name.to_lowercase().contains("label")
+        };
+        let (labels, images): (Vec<_>, Vec<_>) = arrays.into_iter().partition(is_labels);
+        match (&images[..], &labels[..], &self.labels) {
+            ([images], _, Some(labels)) => Ok((images.clone(), Some(labels.clone()))),
+            ([images], [], None) => Ok((images.clone(), None)),
+            ([images], [labels], None) => Ok((images.clone(), Some(labels.clone()))),
+            _ => bail!(
+                "the folder {:?} holds {} .npy files of images and {} of labels (by their names); \
+                 give the path of the images as task and that of the labels as labels",
+                self.task,
+                images.len(),
+                labels.len()
+            ),
+        }
+    }
+}
+
+/// The training images, or the tenth that is held out.
+fn split_of(all: Dataset, split: Split, seed: u64) -> Result<Dataset> {
+    ensure!(all.len() >= 5, "{} has {} images; at least 5 are needed to hold out a tenth", all.name(), all.len());
+    let (train, test) = all.split(TEST, &mut Rng::new(seed))?;
+    Ok(match split {
+        Split::Train => train,
+        Split::Test => test,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::npy::tests::npy;
+    use image::{GrayImage, Luma};
+
+    fn task(task: impl AsRef<Path>) -> Source {
+        Source { task: task.as_ref().to_str().unwrap().to_owned(), ..Source::default() }
+    }
+
+    #[test]
+    fn a_configuration_is_what_it_says_and_nothing_else() {
+        let source: Source = toml::from_str("task = \"mnist\"\nside = 32").unwrap();
+        let want = Source { side: Some(32), ..task("mnist") };
+        assert_eq!(source, want);
+        assert_eq!(toml::from_str::<Source>("").unwrap(), Source::default());
+        let augmented: Source = toml::from_str("augment = [\"horizontal-flip\"]").unwrap();
+        assert_eq!(augmented.augment, [Augmentation::HorizontalFlip]);
+        let message = toml::from_str::<Source>("augment = [\"flip\"]").unwrap_err();
+        assert!(message.to_string().contains("horizontal-flip"), "{message}");
+        let written = toml::to_string(&want).unwrap();
+        assert!(!written.contains("augment"), "as older run folders have it");
+        assert_eq!(toml::from_str::<Source>(&written).unwrap(), want);
+        let message = toml::from_str::<Source>("sides = 32").unwrap_err();
+        assert!(message.to_string().contains("sides"), "{message}");
+    }
+
+    #[test]
+    fn sprites_to_test_on_are_none_of_those_to_learn_from() -> Result<()> {
+        let source = Source { images: 2000, ..Source::default() };
+        let (train, test) = (source.load(Split::Train, 1)?, source.load(Split::Test, 1)?);
+        assert_eq!(train.fingerprint(), Dataset::sprites(2000, 1)?.fingerprint());
+        assert!((190..=200).contains(&test.len()), "{}", test.len());
+        let images =
+            |d: &Dataset| -> HashSet<Vec<u8>> { d.bytes().unwrap().chunks_exact(768).map(<[u8]>::to_vec).collect() };
+        assert!(images(&train).is_disjoint(&images(&test)));
+        let large = Source { images: 3, side: Some(32), augment: vec![Augmentation::HorizontalFlip], ..source };
+        assert_eq!(large.load(Split::Test, 1)?.augmentation(), []);
+        let large = large.load(Split::Train, 1)?;
+        assert_eq!(large.augmentation(), [Augmentation::HorizontalFlip]);
+        assert_eq!(large.shape(), [3, 32, 32]);
+        // Enlarged without smoothing: every row twice, every pixel twice.
+        let pixels = large.bytes().unwrap();
+        assert_eq!(pixels[..32], pixels[32..64]);
+        assert!(pixels.chunks_exact(2).all(|pair| pair[0] == pair[1]));
+        Ok(())
+    }
+
+    #[test]
+    fn arrays_are_found_by_path_or_in_their_folder() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let [images, labels] = ["x.npy", "x_Labels.npy"].map(|name| dir.path().join(name));
+        let pixels: Vec<u8> = (0..20).collect();
+        fs::write(&images, npy("|u1", "(20, 1, 1)", &pixels))?;
+        let both = |source: &Source| -> Result<[Dataset; 2]> {
+            Ok([source.load(Split::Train, 7)?, source.load(Split::Test, 7)?])
+        };
+        for source in [task(&images), task(dir.path())] {
+            let [train, test] = both(&source)?;
+            assert_eq!((train.len(), test.len(), train.class_names().len()), (18, 2, 1));
+            let mut all = [train.bytes().unwrap(), test.bytes().unwrap()].concat();
+            all.sort();
+            assert_eq!(all, pixels);
+        }
+        // Class i % 2 for image i, in the folder or named.
+        let numbers: Vec<u8> = pixels.iter().map(|p| p % 2).collect();
+        fs::write(&labels, npy("|u1", "(20,)", &numbers))?;
+        let named = Source { labels: Some(labels), ..task(&images) };
+        for source in [named, task(dir.path())] {
+            let [train, test] = both(&source)?;
+            for d in [&train, &test] {
+                let wanted: Vec<u32> = d.bytes().unwrap().iter().map(|p| u32::from(p % 2)).collect();
+                assert_eq!(d.labels(), wanted);
+            }
+            assert_eq!(train.class_names(), ["class 0", "class 1"]);
+        }
+        fs::write(dir.path().join("y.npy"), "")?;
+        let message = task(dir.path()).load(Split::Train, 7).unwrap_err().to_string();
+        assert!(message.contains("2 .npy files of images and 1 of labels"), "{message}");
+        Ok(())
+    }
+
+    #[test]
+    fn a_folder_of_images_is_resized_only_if_asked_for() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        for i in 0..10 {
+            let image = GrayImage::from_pixel(6, 4, Luma([i]));
+            image.save(dir.path().join(format!("{i}.png")))?;
+        }
+        let plain = task(dir.path());
+        assert_eq!(plain.load(Split::Train, 1)?.shape(), [1, 4, 6]);
+        let square = Source { side: Some(8), ..plain };
+        let (train, test) = (square.load(Split::Train, 1)?, square.load(Split::Test, 1)?);
+        assert_eq!((train.shape(), train.len(), test.len()), ([1, 8, 8], 9, 1));
+        assert_ne!(test.bytes(), square.load(Split::Test, 2)?.bytes());
+        Ok(())
+    }
+
+    #[test]
+    fn what_cannot_be_loaded_says_why() -> Result<()> {
+        let dir = tempfile::tempdir()?;
+        let few = dir.path().join("few.npy");
+        fs::write(&few, npy("|u1", "(4, 1, 1)", &[0; 4]))?;
+        let text = dir.path().join("notes.txt");
+        fs::write(&text, "")?;
+        let empty = dir.path().join("empty");
+        fs::create_dir(&empty)?;
+        let with_labels = |source: Source| Source { labels: Some(few.clone()), ..source };
+        for (source, facts) in [
+            (task("mnits"), ["task = \"mnits\"", "sprites, mnist, fashion-mnist, cifar10"]),
+            (task(""), ["task = \"\"", "sprites, mnist"]),
+            (task(&text), ["notes.txt", "does not end in .npy"]),
+            (task(&few), ["few has 4 images", "at least 5"]),
+            (task(&empty), ["no image in", "empty"]),
+            (with_labels(task(&empty)), ["few.npy", "each folder is a class"]),
+            (with_labels(task("sprites")), ["few.npy", "sprites has its own"]),
+            (Source { images: 0, ..Source::default() }, ["images = 0", "1 … 1000000"]),
+            (Source { side: Some(0), ..task("mnist") }, ["side = 0", "1 … 1024"]),
+        ] {
+            let message = format!("{:#}", source.load(Split::Train, 1).unwrap_err());
+            for fact in facts {
+                assert!(message.contains(fact), "no {fact:?} in {message}");
+            }
+        }
+        Ok(())
+    }
+}

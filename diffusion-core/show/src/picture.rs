@@ -1,0 +1,259 @@
+//! A picture of RGB pixels: what everything in this module is drawn on, shown as and saved as.
+
+use std::path::Path;
+
+use anyhow::{Context, Result, ensure};
+use png::{BitDepth, ColorType, Compression, Filter};
+
+use super::palette::Palette;
+use super::{Draw, displayed};
+
+/// Red, green and blue, 0 … 255.
+pub type Rgb = [u8; 3];
+
+/// The near-white background, which makes a picture readable on light and dark pages.
+pub(super) const CARD: Rgb = [251, 251, 251];
+/// Titles and axis labels.
+pub(super) const INK: Rgb = [34, 34, 34];
+/// Captions and tick labels.
+pub(super) const SOFT_INK: Rgb = [84, 84, 84];
+/// Thin lines around and behind things.
+pub(super) const FAINT: Rgb = [208, 208, 208];
+/// The margin around everything.
+pub(super) const PADDING: usize = 12;
+
+/// A rendered picture, 8 bits a channel.
+///
+/// [`Grid`](super::Grid), [`Plot`](super::Plot) and [`Panels`](super::Panels) become one when they are shown or saved;
+/// [`Draw::draw`] gives it directly.
+#[derive(Clone, PartialEq)]
+pub struct Picture {
+    width: usize,
+    height: usize,
+    /// Row by row from the top left, three bytes a pixel.
+    rgb: Vec<u8>,
+}
+
+/// More than any screen shows, and 192 MB in memory.
+const MOST_PIXELS: usize = 64 << 20;
+
+impl Picture {
+    /// A picture of one colour. `how_to_shrink` ends the error that says that it would be too large.
+    pub(super) fn new(width: usize, height: usize, colour: Rgb, how_to_shrink: &str) -> Result<Self> {
+        let pixels = width.checked_mul(height).filter(|&n| n <= MOST_PIXELS);
+        let pixels = pixels.with_context(|| {
+            format!("the picture would have {width} × {height} pixels, more than {MOST_PIXELS}: {how_to_shrink}")
+        })?;
+        let rgb = colour.repeat(pixels);
+        Ok(Self { width, height, rgb })
+    }
+
+    /// The pixels of a buffer that a drawing library has filled.
+    pub(super) fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Self {
+        debug_assert_eq!(rgb.len(), 3 * width * height);
+        Self { width, height, rgb }
+    }
+
+    /// Width in pixels.
+    pub fn width(&self) -> usize {
+        self.width
+    }
+
+    /// Height in pixels.
+    pub fn height(&self) -> usize {
+        self.height
+    }
+
+    /// The colour `x` pixels from the left and `y` from the top, `None` outside.
+    pub fn pixel(&self, x: usize, y: usize) -> Option<Rgb> {
+        (x < self.width && y < self.height).then(|| self.at(3 * (y * self.width + x)))
+    }
+
+    fn at(&self, i: usize) -> Rgb {
+        [self.rgb[i], self.rgb[i + 1], self.rgb[i + 2]]
+    }
+
+    /// All pixels, row by row from the top left, red, green and blue of each.
+    pub fn rgb(&self) -> &[u8] {
+        &self.rgb
+    }
+
+    /// Fills the part of a rectangle that lies on the picture.
+    pub(super) fn fill(&mut self, (x, y): (usize, usize), (width, height): (usize, usize), colour: Rgb) {
+        let right = (x + width).min(self.width);
+        for y in y..(y + height).min(self.height) {
+            if x < right {
+                let row = &mut self.rgb[3 * (y * self.width + x)..3 * (y * self.width + right)];
+                row.chunks_exact_mut(3).for_each(|p| p.copy_from_slice(&colour));
+            }
+        }
+    }
+
+    /// Mixes `colour` into a pixel, `share` in 0 … 1. A pixel outside is left out.
+    pub(super) fn blend(&mut self, x: i64, y: i64, colour: Rgb, share: f32) {
+        if (0..self.width as i64).contains(&x) && (0..self.height as i64).contains(&y) {
+            let i = 3 * (y as usize * self.width + x as usize);
+            for (old, new) in self.rgb[i..i + 3].iter_mut().zip(colour) {
+                *old = (*old as f32 + (new as f32 - *old as f32) * share).round() as u8;
+            }
+        }
+    }
+
+    /// Copies `other` to (x, y); what would lie outside is left out.
+    pub(super) fn paste(&mut self, other: &Picture, (x, y): (usize, usize)) {
+        let width = other.width.min(self.width.saturating_sub(x));
+        for row in 0..other.height.min(self.height.saturating_sub(y)) {
+            let (from, to) = (3 * row * other.width, 3 * ((y + row) * self.width + x));
+            self.rgb[to..to + 3 * width].copy_from_slice(&other.rgb[from..from + 3 * width]);
+        }
+    }
+
+    /// The picture at half its width and height; a last odd row or column is dropped.
+    pub(super) fn halved(&self) -> Self {
+        let (width, height) = (self.width / 2, self.height / 2);
+        let mut rgb = Vec::with_capacity(3 * width * height);
+        for (x, y) in (0..height).flat_map(|y| (0..width).map(move |x| (x, y))) {
+            let above = 3 * (2 * y * self.width + 2 * x);
+            let below = above + 3 * self.width;
+            let four = [above, above + 3, below, below + 3];
+            let mean = |c: usize| (four.iter().map(|i| u32::from(self.rgb[i + c])).sum::<u32>() + 2) / 4;
+            rgb.extend([mean(0) as u8, mean(1) as u8, mean(2) as u8]);
+        }
+        Self { width, height, rgb }
+    }
+
+    /// The picture in at most 64 colours: enough for a plot, whose PNG file then is a third smaller.
+    pub(super) fn in_few_colours(mut self) -> Self {
+        let palette = Palette::of(self.rgb.chunks_exact(3), 64);
+        for p in self.rgb.chunks_exact_mut(3) {
+            p.copy_from_slice(&palette.colours[palette.index(p) as usize]);
+        }
+        self
+    }
+
+    /// The picture as a PNG file: grey if all of it is, indexed if it has at most 256 colours, and with the row filter that
+    /// makes it smaller.
+    pub(super) fn png(&self) -> Result<Vec<u8>> {
+        let pixels = || self.rgb.chunks_exact(3);
+        let (kind, bytes, palette) = if pixels().all(|p| p[0] == p[1] && p[1] == p[2]) {
+            (ColorType::Grayscale, pixels().map(|p| p[0]).collect(), None)
+        } else if let Some(palette) = Palette::exact(pixels()) {
+            let bytes = pixels().map(|p| palette.index(p)).collect();
+            (ColorType::Indexed, bytes, Some(palette.colours.concat()))
+        } else {
+            (ColorType::Rgb, self.rgb.clone(), None)
+        };
+        let encoded = |filter: Filter| -> Result<Vec<u8>> {
+            let mut file = Vec::new();
+            let mut encoder = png::Encoder::new(&mut file, self.width as u32, self.height as u32);
+            encoder.set_color(kind);
+            encoder.set_depth(BitDepth::Eight);
+            encoder.set_compression(Compression::High);
+            encoder.set_filter(filter);
+            palette.iter().for_each(|p| encoder.set_palette(p.clone()));
+            let mut writer = encoder.write_header()?;
+            writer.write_image_data(&bytes)?;
+            writer.finish()?;
+            Ok(file)
+        };
+        let context = "the picture cannot be encoded as a PNG";
+        let plain = encoded(Filter::NoFilter).context(context)?;
+        let filtered = encoded(Filter::Adaptive).context(context)?;
+        Ok(if filtered.len() < plain.len() { filtered } else { plain })
+    }
+
+    fn shown(&self) -> Result<Self> {
+        Ok(self.clone())
+    }
+}
+
+displayed!(Picture);
+
+impl Draw for Picture {
+    fn draw(&self) -> Result<Picture> {
+        Ok(self.clone())
+    }
+}
+
+/// Writes a file whose name must end in `extension`, and makes its folder.
+pub(super) fn write(path: &Path, extension: &str, bytes: &[u8]) -> Result<()> {
+    ensure!(
+        path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)),
+        "{}: this is saved as a .{extension} file; let the name end in .{extension}",
+        path.display()
+    );
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make this folder", folder.display()))?;
+    }
+    std::fs::write(path, bytes).with_context(|| format!("{}: cannot write this file", path.display()))
+}
+
+/// What evcxr shows below a cell: the file in base64, or what went wrong.
+pub(super) fn show(what: &str, mime: &str, bytes: Result<Vec<u8>>) {
+    use base64::prelude::{BASE64_STANDARD, Engine};
+    match bytes {
+        Ok(bytes) => println!("EVCXR_BEGIN_CONTENT {mime}\n{}\nEVCXR_END_CONTENT", BASE64_STANDARD.encode(bytes)),
+        Err(error) => eprintln!("This {what} cannot be shown: {error:#}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The colour type of the PNG file, and its pixels.
+    fn decoded(picture: &Picture) -> (ColorType, Vec<u8>) {
+        let file = std::io::Cursor::new(picture.png().unwrap());
+        let mut decoder = png::Decoder::new(file);
+        decoder.set_transformations(png::Transformations::EXPAND);
+        let mut reader = decoder.read_info().unwrap();
+        let kind = reader.info().color_type;
+        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+        reader.next_frame(&mut bytes).unwrap();
+        (kind, bytes)
+    }
+
+    #[test]
+    fn a_png_holds_the_same_pixels() -> Result<()> {
+        let mut picture = Picture::new(7, 5, CARD, "")?;
+        picture.fill((2, 1), (100, 2), [10, 10, 10]);
+        let grey: Vec<u8> = picture.rgb().iter().copied().step_by(3).collect();
+        assert_eq!(decoded(&picture), (ColorType::Grayscale, grey));
+        picture.blend(0, 0, [255, 0, 0], 0.5);
+        let rgb = picture.rgb().to_vec();
+        assert_eq!(decoded(&picture), (ColorType::Indexed, rgb));
+        let many: Vec<u8> = (0..300u16).flat_map(|i| [i as u8, (i / 256) as u8, 0]).collect();
+        let picture_of_many = Picture::from_rgb(300, 1, many.clone());
+        assert_eq!(decoded(&picture_of_many), (ColorType::Rgb, many));
+        assert_eq!(picture.pixel(0, 0), Some([253, 126, 126]));
+        assert_eq!(picture.pixel(7, 0), None);
+        Ok(())
+    }
+
+    #[test]
+    fn what_lies_outside_is_left_out() -> Result<()> {
+        let mut picture = Picture::new(4, 4, CARD, "")?;
+        let other = Picture::new(3, 3, [1, 2, 3], "")?;
+        picture.paste(&other, (3, 2));
+        picture.paste(&other, (9, 9));
+        picture.blend(-1, 2, [0; 3], 1.0);
+        picture.fill((9, 0), (3, 3), [0; 3]);
+        let painted = picture.rgb().chunks_exact(3).filter(|p| *p != CARD).count();
+        assert_eq!((painted, picture.pixel(3, 3)), (2, Some([1, 2, 3])));
+        Ok(())
+    }
+
+    #[test]
+    fn errors_of_files_name_the_path() -> Result<()> {
+        let picture = Picture::new(1, 1, CARD, "")?;
+        for wrong in ["picture.gif", "picture"] {
+            let message = picture.save(wrong).unwrap_err().to_string();
+            assert!(message.starts_with(wrong) && message.contains(".png"), "{message}");
+        }
+        let folder = std::env::temp_dir().join(format!("diffusion-picture-{}", std::process::id()));
+        picture.save(folder.join("a/b.PNG"))?;
+        let message = format!("{:#}", picture.save(folder.join("a/b.PNG/c.png")).unwrap_err());
+        assert!(message.contains("b.PNG"), "{message}");
+        Ok(std::fs::remove_dir_all(folder)?)
+    }
+}

@@ -112,7 +112,7 @@ impl Dataset {
     /// ```
     /// use diffusion_core::data::Dataset;
     /// let sprites = Dataset::captioned_sprites(100, 42)?;
-    /// assert!(sprites.captions().is_some_and(|captions| captions.iter().all(|text| text.starts_with("a"))));
+    /// assert!(sprites.captions().is_some_and(|captions| captions.len() == 100));
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     ///

@@ -56,6 +56,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
 /// Other shapes, or a C that `heads` does not divide.
 ///
 /// ```
+/// # use diffusion_ops as diffusion_core;
 /// use diffusion_core::{candle::{Device, Tensor}, ops::{attention, masked_attention}, rng::Rng};
 /// let x = Rng::new(0).randn((1, 3, 4), &Device::Cpu)?;
 /// let mask = Tensor::new(&[[1f32, 1.0, 0.0]], &Device::Cpu)?;

@@ -2,10 +2,10 @@
 """`make bench`: speeds, each side by side in the same run with what it is compared with. Writes target/bench.json.
 
     kernel      the crate inside the notebook kernel against a release build, and what a reader waits for
-    steps       a network's training step and denoising step: seconds, images per second, peak memory
-    sampling    50 steps of DDIM, a sampler's overhead beyond its network, few steps against many
+    steps       each network's training step and denoising step: seconds and peak memory
+    sampling    50 steps of DDIM with three networks, a sampler's overhead beyond its network, few steps against many
     evaluation  all measures of 10,000 samples
-    ops         the operations one by one, as a share of what the machine can do, and where a training step goes
+    ops         where each network's training step goes, by operation
     scaling     the steps for growing batches and images
     gpu         training and sampling on the GPU (FEATURES=cuda), only if it is asked for
 
@@ -35,11 +35,13 @@ def parse():
     p = argparse.ArgumentParser(prog="bench.py", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; all of them if none is named; and {ON_REQUEST[0]}")
     p.add_argument("--features", default="", help="of the crate: cuda")
-    p.add_argument("--network", default="simple_unet", help="which network (default: %(default)s)")
-    p.add_argument("--base", type=int, nargs="+", help="its widths (steps: 32 64, ops: 64, scaling: 32)")
-    p.add_argument("--batch", type=int, nargs="+", help="images at a time (steps: 64 1, ops: 64)")
+    p.add_argument("--network", nargs="+", help="which networks (default: all; scaling: simple_unet)")
+    p.add_argument("--base", type=int, nargs="+", help="their widths (steps: 32 64, ops: 64, scaling: 32)")
+    p.add_argument("--batch", type=int, nargs="+", help="images at a time (steps: training 16 64, denoising 1 16 64; ops: 16)")
+    p.add_argument("--instructions", choices=["avx2"], help="hold every side to these, as on most laptops")
+    p.add_argument("--details", action="store_true", help="ops: also each kernel of ours by its shapes")
     p.add_argument("--threads", type=int, default=2, help="for every side (default: %(default)s)")
-    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps and sampling: 5, ops and scaling: 3, evaluation: 1)")
+    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps and sampling: 5, scaling: 3, evaluation: 1)")
     p.add_argument("--torch", action="store_true",
                    help=f"install PyTorch into target/torch-env if it is not there ({REQUIREMENTS.name} names the version)")
     p.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"), metavar="PATH",
@@ -91,26 +93,31 @@ def measure(options):
             yield {**compare.entry(result["name"], {}, None), **result}
     if set(parts) == {"kernel"}:
         return
-    sides = Sides(options.threads, options.torch_python, options.torch, options.features)
-    print(f"\n{processor()}, {os.cpu_count()} cores{graphics()}")
+    sides = Sides(options.threads, options.torch_python, options.torch, options.features, options.instructions)
+    held = f", held to {options.instructions}" if options.instructions else ""
+    print(f"\n{processor()}, {os.cpu_count()} cores{graphics()}{held}")
     if sides.torch:
-        print(f"PyTorch {sides.torch['version']}, {sides.torch['adam']}")
+        print(f"PyTorch {sides.torch['version']}, Adam(fused=True)")
     else:
         print("PyTorch is not compared with: `make bench TORCH=1` installs it into target/torch-env, TORCH_PYTHON=PATH names one")
+    networks = options.network or list(sides.networks["sides"])
     began, others = time.monotonic(), used_by_others()
     if "steps" in parts:
-        yield from compare.steps(sides, options.network, options.base or [32, 64], options.batch or [64, 1], options.rounds or 5)
+        for network in networks:
+            yield from compare.steps(sides, network, options.base or [32, 64], options.batch, options.rounds or 5)
     if "sampling" in parts:
         yield from compare.sampling(sides, options.rounds or 5)
     if "evaluation" in parts:
         yield from compare.evaluation(sides, options.rounds or 1)
     if "ops" in parts:
-        for base in options.base or [64]:
-            for batch in options.batch or [64]:
-                yield from compare.one_by_one(sides, base, batch, options.rounds or 3)
+        for network in networks:
+            for base in options.base or [64]:
+                for batch in options.batch or [16]:
+                    yield from compare.profile(sides, network, base, batch, options.details)
     if "scaling" in parts:
         for base in options.base or [32]:
-            yield from compare.scaling(sides, options.network, base, options.rounds or 3)
+            for network in options.network or ["simple_unet"]:
+                yield from compare.scaling(sides, network, base, options.rounds or 3)
     if "gpu" in parts:
         yield from compare.gpu(sides, options.rounds or 5, options.batch, "cuda" in options.features)
     if others is not None and (busy := (used_by_others() - others) / (time.monotonic() - began)) > BUSY:

@@ -8,8 +8,9 @@ from contextlib import ExitStack
 
 from .sides import NAMES
 
-# The promise: at most so many times PyTorch's.
-MUST = {("train", "time"): 1.0, ("denoise", "time"): 0.8, ("train", "memory"): 1.0, ("denoise", "memory"): 1.0}
+# The promise: at most so many times PyTorch's. With one image, as many.
+TIME, MEMORY, ALONE = 0.9, 1.0, 1.0
+BATCHES = {"train": (16, 64), "denoise": (1, 16, 64)}
 STEP = {"train": "training step", "denoise": "denoising step"}
 
 
@@ -50,81 +51,102 @@ def row(first, *cells, width=14):
     print(f"{first:34}" + "".join(f"{cell:>{width}}" for cell in cells), flush=True)
 
 
-def in_turn(processes, line, rounds):
-    """The median of each side's seconds."""
-    took = {who: [] for who in processes}
-    for turn in range(rounds):
-        for who, process in processes.items():
-            if who != "candle" or turn == 0:
-                took[who].append(process.ask(line)["seconds"])
-    return {who: statistics.median(seconds) for who, seconds in took.items()}
+def layouts(sides, who):
+    """PyTorch takes part with channels first and with channels last."""
+    names = {name: [] for name in who}
+    return names | {"last": ["last"]} if "torch" in names else names
+
+
+def best_of(seconds, peaks):
+    """With the faster of PyTorch's layouts as PyTorch."""
+    layout = "last" if seconds.get("last", float("inf")) < seconds.get("torch", float("inf")) else "first"
+    if layout == "last":
+        seconds["torch"], peaks["torch"] = seconds["last"], peaks.get("last")
+    seconds.pop("last", None)
+    peaks.pop("last", None)
+    return layout if "torch" in seconds else None
 
 
 def step(sides, who, network, purpose, base, batch, width, rounds):
-    """The seconds of a step on each of the sides, and the peak of memory."""
-    took, peaks = {name: [] for name in who}, {}
+    """The seconds of a step on each of the sides, the peak of memory, and PyTorch's layout.
+
+    After the first round only the faster layout of PyTorch goes on; stock candle, which is slow, takes part in that one only.
+    """
+    took, peaks = {}, {}
     with ExitStack() as stack:
         processes = {}
-        for name in who:
-            process = sides.start(name, "step", name, network, purpose, base, batch, width, *sides.adam_of(name))
+        for name, more in layouts(sides, who).items():
+            real = "torch" if name == "last" else name
+            process = sides.start(real, "step", real, network, purpose, base, batch, width, *more)
             processes[name] = stack.enter_context(process)
+            process.ask()  # to warm up, while no other does
         for turn in range(rounds):
-            for name, process in processes.items():
-                if name == "candle" and turn > 0:
-                    continue
+            for name, process in list(processes.items()):
                 reply = process.ask()
-                took[name].append(reply["seconds"])
+                took.setdefault(name, []).append(reply["seconds"])
                 peaks[name] = reply["peak_bytes"]
-                if name == "candle":
-                    process.end()  # its memory may be large
-    return {name: statistics.median(seconds) for name, seconds in took.items()}, peaks
+            if turn == 0:
+                slower = max(("torch", "last"), key=lambda name: took.get(name, [0])[0])
+                for name in ("candle", *([slower] if "last" in took else [])):
+                    if name in processes:
+                        processes.pop(name).end()  # its memory may be large
+    for name in ("torch", "last"):
+        if len(took.get(name, [])) < rounds and rounds > 1:
+            took.pop(name, None)
+    seconds = {name: statistics.median(values) for name, values in took.items()}
+    return seconds, peaks, best_of(seconds, peaks)
 
 
 def steps(sides, network, bases, batches, rounds):
     who, width = sides.check(network), sides.networks["sides"][network][0]
-    print(f"\n{network}, {width}×{width}, {sides.threads} threads, rounds: {rounds}; "
-          "memory is the peak above what the process held before there was a network, with everything loaded")
-    row("", *NAMES.values(), "ours/PyTorch", "candle/ours", "images/s ours", "PyTorch", "memory ours", "PyTorch", "ours/PyTorch")
-    promised = []
+    print(f"\n{network}, {width}×{width}, {sides.threads} threads, rounds: {rounds}; PyTorch with the faster of channels first "
+          "and last; memory is the peak above what the process held before there was a network, with everything loaded")
+    row("", *NAMES.values(), "channels", "ours/PyTorch", "memory ours", "PyTorch", "ours/PyTorch", "must", width=13)
     for base in bases:
-        for batch in batches:
-            for purpose in STEP:
-                seconds, peaks = step(sides, who, network, purpose, base, batch, width, rounds)
+        for purpose in STEP:
+            for batch in batches or BATCHES[purpose]:
+                seconds, peaks, layout = step(sides, who, network, purpose, base, batch, width, rounds)
                 time, memory = ratio(seconds, "ours", "torch"), ratio(peaks, "ours", "torch")
-                per_second = {name: batch / s for name, s in seconds.items()}
+                held = time is None or time <= (ALONE if batch == 1 else TIME) and (memory is None or memory <= MEMORY)
                 row(f"base {base}, batch {batch}, {STEP[purpose]}", *(duration(seconds.get(name)) for name in NAMES),
-                    number(time), number(ratio(seconds, "candle", "ours"), 1), number(per_second["ours"], 0),
-                    number(per_second.get("torch"), 0), megabytes(peaks["ours"]), megabytes(peaks.get("torch")), number(memory))
-                if (network, base, batch) == ("simple_unet", 64, 64):
-                    promised += [(purpose, "time", time), (purpose, "memory", memory)]
+                    layout or "-", number(time), megabytes(peaks["ours"]), megabytes(peaks.get("torch")), number(memory),
+                    "-" if time is None else "HELD" if held else "NOT HELD", width=13)
                 name = f"{network} base {base} batch {batch} {width}x{width} {STEP[purpose]}"
-                yield entry(name, seconds, sides.threads, peaks, peak_bytes_candle=peaks.get("candle"))
-    for purpose, what, got in promised:
-        most = MUST[purpose, what]
-        held = "not compared" if got is None else "HELD" if got <= most else "NOT HELD"
-        print(f"Must: {STEP[purpose]}, base 64, batch 64: {what} ≤ {most} of PyTorch's: {number(got)}, {held}")
+                yield entry(name, seconds, sides.threads, peaks, peak_bytes_candle=peaks.get("candle"), layout=layout)
+
+
+# What is sampled in 50 steps of DDIM: network, base, images, their side, T.
+SAMPLED = (("simple_unet", 32, 64, 28, 1000), ("context_unet", 64, 64, 16, 500), ("attention_unet", 64, 16, 64, 1000))
 
 
 def sampling(sides, rounds):
     """What a sampler takes, what of it the network, and few steps against many."""
-    print(f"\nSampling, {sides.threads} threads, rounds: {rounds}")
+    print(f"\nSampling, {sides.threads} threads, rounds: {rounds}; PyTorch with diffusers' scheduler")
     row("", "ours", "PyTorch", "ours/PyTorch", "network alone", "overhead")
-    who = [name for name in sides.check("simple_unet") if name != "candle"]
-    with ExitStack() as stack:
-        start = lambda name: sides.start(name, "sample", name, "simple_unet", 32, 64, 28, 1000)  # noqa: E731
-        processes = {name: stack.enter_context(start(name)) for name in who}
-        took = {name: [] for name in (*who, "network")}
-        for _ in range(rounds):
-            for name, process in processes.items():
-                took[name].append(process.ask("ddim 50")["seconds"])
-            took["network"].append(processes["ours"].ask("network 50")["seconds"])
-    seconds = {name: statistics.median(values) for name, values in took.items()}
-    # The machine's speed changes: the overhead is that of the best round of each.
-    overhead = min(took["ours"]) / min(took["network"]) - 1
-    name = "DDIM, 50 steps, 64 images, base 32"
-    row(name, duration(seconds["ours"]), duration(seconds.get("torch")), number(ratio(seconds, "ours", "torch")),
-        duration(seconds["network"]), f"{100 * overhead:.1f} %")
-    yield entry(name, seconds, sides.threads, overhead=overhead)
+    promises = []
+    for network, base, images, side, total in SAMPLED:
+        who = [name for name in sides.check(network) if name != "candle"]
+        with ExitStack() as stack:
+            processes = {}
+            for name, more in layouts(sides, who).items():
+                real = "torch" if name == "last" else name
+                process = sides.start(real, "sample", real, network, base, images, side, total, *more)
+                processes[name] = stack.enter_context(process)
+            took = {name: [] for name in (*processes, "network")}
+            for _ in range(rounds):
+                for name, process in processes.items():
+                    took[name].append(process.ask("ddim 50")["seconds"])
+                took["network"].append(processes["ours"].ask("network 50")["seconds"])
+        seconds = {name: statistics.median(values) for name, values in took.items()}
+        # The machine's speed changes: the overhead is that of the best round of each.
+        overhead = min(took["ours"]) / min(took["network"]) - 1
+        alone = seconds.pop("network")
+        best_of(seconds, {})
+        against, name = ratio(seconds, "ours", "torch"), f"{network} {base}, {images} images of {side}×{side}, 50 steps"
+        row(name, duration(seconds["ours"]), duration(seconds.get("torch")), number(against), duration(alone), f"{100 * overhead:.1f} %")
+        yield entry(f"DDIM, {name}", seconds, sides.threads, overhead=overhead)
+        promises.append((f"{name}: ≤ 0.8 of PyTorch's: {number(against)}", None if against is None else against <= 0.8))
+        promises.append((f"{name}: overhead beyond the network ≤ 5 %: {100 * overhead:.1f} %", overhead <= 0.05))
 
     with sides.start("ours", "sample", "ours", "context_unet", 64, 32, 16, 500) as ours:
         many, few = (statistics.median(ours.ask(line)["seconds"] for _ in range(rounds)) for line in ("ddpm", "ddim 25"))
@@ -132,17 +154,15 @@ def sampling(sides, rounds):
     row("sprites: DDIM, 25 steps, 32 images", duration(few))
     for line, took in (("DDPM, 500 steps, 32 sprites", many), ("DDIM, 25 steps, 32 sprites", few)):
         yield entry(line, {"ours": took}, sides.threads)
-    against = ratio(seconds, "ours", "torch")
-    for what, held in ((f"50 steps of DDIM ≤ 0.8 of PyTorch's with diffusers: {number(against)}", None if against is None else against <= 0.8),
-                       (f"overhead beyond the network ≤ 5 %: {100 * overhead:.1f} %", overhead <= 0.05),
-                       (f"25 steps of DDIM ≥ 19 × as fast as 500 of DDPM: {many / few:.1f}", many / few >= 19)):
+    promises.append((f"25 steps of DDIM ≥ 19 × as fast as 500 of DDPM: {many / few:.1f}", many / few >= 19))
+    for what, held in promises:
         print(f"Must: {what}, {'not compared' if held is None else 'HELD' if held else 'NOT HELD'}")
 
 
 # What a GPU is to do: networks with the side of their images, and images at a time.
-ON_GPU, BATCHES, PRECISIONS = {"simple_unet": 28, "attention_unet": 64}, (128, 512), ("f32", "tf32", "bf16")
+ON_GPU, ON_GPU_BATCHES, PRECISIONS = {"simple_unet": 28, "attention_unet": 64}, (128, 512), ("f32", "tf32", "bf16")
 # The promise on a GPU: so many times PyTorch's images per second, and at most so many times its memory.
-FASTER, MEMORY = {"train": 1.0, "sample": 1.2}, 1.1
+FASTER, ON_GPU_MEMORY = {"train": 1.0, "sample": 1.2}, 1.1
 
 
 def gpu(sides, rounds, batches, on_gpu):
@@ -151,7 +171,7 @@ def gpu(sides, rounds, batches, on_gpu):
     print(f"\n{where}, rounds: {rounds}; images per second; PyTorch eager with cudnn.benchmark, the faster of channels first and last")
     row("", "ours", "PyTorch", "ours/PyTorch", "memory ours", "PyTorch", "ours/PyTorch", "promise")
     for network, side in ON_GPU.items():
-        for batch in batches or BATCHES:
+        for batch in batches or ON_GPU_BATCHES:
             for precision in PRECISIONS:
                 with ExitStack() as stack:
                     start = lambda who, *more: stack.enter_context(  # noqa: E731
@@ -176,7 +196,7 @@ def gpu(sides, rounds, batches, on_gpu):
                     memory = {"ours": peaks.get("ours"), "torch": peaks.get(other)}
                     faster = found["torch"] / found["ours"] if other else None
                     larger = ratio(memory, "ours", "torch")
-                    held = faster is None or faster >= FASTER[what] and (larger is None or larger <= MEMORY)
+                    held = faster is None or faster >= FASTER[what] and (larger is None or larger <= ON_GPU_MEMORY)
                     row(f"{network} {side}×{side}, {batch}, {precision}, {what}", number(batch / found["ours"], 0),
                         number(batch / found["torch"], 0) if other else "-", number(faster), megabytes(memory["ours"]),
                         megabytes(memory["torch"]), number(larger), "-" if faster is None or not on_gpu else "HELD" if held else "NOT HELD")
@@ -204,7 +224,7 @@ def scaling(sides, network, base, rounds):
         row("", "ours", "per pixel", "PyTorch", "per pixel", "ours/PyTorch")
         usual, *others = sides.networks["sides"][network]
         for batch, width in [*((batch, usual) for batch in (1, 8, 64, 256)), *((64, other) for other in others)]:
-            seconds, peaks = step(sides, who, network, purpose, base, batch, width, rounds)
+            seconds, peaks, _ = step(sides, who, network, purpose, base, batch, width, rounds)
             cells = []
             for name in ("ours", "torch"):
                 took = seconds.get(name)
@@ -215,92 +235,38 @@ def scaling(sides, network, base, rounds):
             yield entry(name, seconds, sides.threads, peaks, ours_s_per_pixel=per_pixel)
 
 
-def operations(b):
-    """The operations of SimpleUNet with base `b`: group, name, sizes, and how often each is in it."""
-    conv3, halve, conv1 = "conv 3×3", "conv 3×3, stride 2", "conv 1×1"
-    norm, move, add = "group norm + SiLU", "upsample, cat", "add"
-    yield from ((conv3, "conv2d", (c, out, side, 3, 1), times) for c, out, side, times in [
-        (1, b, 28, 1), (b, b, 28, 3), (2 * b, b, 28, 2), (b, 1, 28, 1), (b, 2 * b, 14, 1), (2 * b, 2 * b, 14, 2),
-        (4 * b, 2 * b, 14, 2), (2 * b, 4 * b, 7, 1), (4 * b, 4 * b, 7, 1)])
-    yield from ((halve, "conv2d", (c, c, side, 3, 2), 1) for c, side in [(b, 28), (2 * b, 14)])
-    yield from ((conv1, "conv2d", (c, out, side, 1, 1), 1) for c, out, side in [
-        (2 * b, b, 28), (b, 2 * b, 14), (4 * b, 2 * b, 14), (2 * b, 4 * b, 7)])
-    yield from ((norm, "group_norm_silu", (c, side), times) for c, side, times in [
-        (b, 28, 4), (2 * b, 28, 1), (b, 14, 1), (2 * b, 14, 2), (4 * b, 14, 1), (2 * b, 7, 1), (4 * b, 7, 1)])
-    yield from ((move, kind, (c, side), 1) for kind in ("upsample", "cat") for c, side in [(4 * b, 7), (2 * b, 14)])
-    yield from ((add, kind, (c, side), times) for kind in ("shift", "add") for c, side, times in [
-        (b, 28, 2), (2 * b, 14, 2), (4 * b, 7, 1)])
-    yield from (("linear", "linear", (i, o), times) for i, o, times in [
-        (b, 4 * b, 1), (4 * b, b, 2), (4 * b, 2 * b, 2), (4 * b, 4 * b, 2)])
-    yield "attention", "attention", (49, 4 * b, 4), 0
-    yield "Adam", "adam", (b,), 1
+# The kernels by what they do.
+PARTS = {
+    "convolution": "convolution", "convolution without bias": "convolution", "group_norm": "norm", "batch_norm": "norm",
+    "silu": "activation", "gelu": "activation", "relu": "activation", "max_pool2d": "between resolutions",
+    "avg_pool2d": "between resolutions", "upsample_nearest2x": "between resolutions", "upsample_bilinear2x": "between resolutions",
+    "linear": "linear", "attention": "attention", "self_attention2d": "attention",
+}
 
 
-def described(kind, sizes):
-    match kind, sizes:
-        case "conv2d", (c, out, side, k, stride):
-            return f"conv2d {c}→{out} {k}×{k}{', stride 2' if stride == 2 else ''}, {side}×{side}"
-        case "linear", (i, o):
-            return f"linear {i}→{o}"
-        case "attention", (n, c, heads):
-            return f"attention {n}×{c}, {heads} heads"
-        case "adam", (base,):
-            return f"Adam, SimpleUNet base {base}"
-        case _, (c, side):
-            return f"{kind.replace('_', ' ')} {c}, {side}×{side}"
-
-
-def products(kind, sizes, batch):
-    """The floating-point operations of the plain algorithm, forward; None where there is no product."""
-    match kind, sizes:
-        case "conv2d", (c, out, side, k, stride):
-            return 2 * batch * c * out * k * k * (side // stride) ** 2
-        case "linear", (i, o):
-            return 2 * batch * i * o
-        case "attention", (n, c, _):
-            return 4 * batch * n * n * c
-    return None
-
-
-def one_by_one(sides, base, batch, rounds):
-    """The operations forward, and forward and backward; then what a training step takes, summed up from them."""
-    with ExitStack() as stack:
-        processes = {who: stack.enter_context(sides.start(who, "ops", who, *sides.adam_of(who))) for who in sides.commands}
-        product = in_turn(processes, "forward 1 matmul 2048", rounds)
-        machine = max(2 * 2048**3 / s for s in product.values())
-        each = ", ".join(f"{NAMES[who]} {duration(s)}" for who, s in product.items())
-        print(f"\nOperations, batch {batch}, {sides.threads} threads, rounds: {rounds}; GFLOP/s of the plain algorithm; "
-              f"the machine: {machine / 1e9:.0f} GFLOP/s in a product of 2048×2048 matrices ({each})")
-        yield entry("matmul 2048", product, sides.threads, gflops_machine=machine / 1e9)
-        sums = {}
-        for mode, passes in (("forward", 1), ("both", 3)):
-            what = "forward" if mode == "forward" else "forward and backward"
-            print()
-            row(what, *NAMES.values(), "ours/PyTorch", "GFLOP/s ours", "of machine", "PyTorch", "of machine")
-            for group, kind, sizes, times in operations(base):
-                if kind == "adam" and mode == "forward":
-                    continue
-                line = f"{mode} {batch} {kind} {' '.join(map(str, sizes))}"
-                seconds = in_turn(processes, line, rounds)
-                work, cells, more = products(kind, sizes, batch), [], {}
-                for who in ("ours", "torch"):
-                    rate = passes * work / seconds[who] if work and who in seconds else None
-                    cells += [number(rate and rate / 1e9, 0), "-" if rate is None else f"{rate / machine:.0%}"]
-                    more[f"gflops_{who}"] = rate and rate / 1e9
-                times_of_all = (duration(seconds.get(who)) for who in NAMES)
-                row(described(kind, sizes), *times_of_all, number(ratio(seconds, "ours", "torch")), *cells)
-                yield entry(f"{described(kind, sizes)}, batch {batch}, {what}", seconds, sides.threads, **more)
-                for who, s in seconds.items():
-                    sums.setdefault((mode, group), dict.fromkeys(seconds, 0.0))[who] += times * s
-    profile(sums)
-
-
-def profile(sums):
-    """How often each operation is in a training step of SimpleUNet, times how long it takes alone."""
-    print("\nWhere a training step of SimpleUNet goes: each operation alone, times how often it occurs")
-    parts = {group: seconds for (mode, group), seconds in sums.items() if mode == "both" and any(seconds.values())}
-    total = {who: sum(seconds[who] for seconds in parts.values()) for who in next(iter(parts.values()))}
-    row("", *(cell for who in total for cell in (NAMES[who], "share")), "ours/PyTorch")
-    for group, seconds in {**parts, "sum": total}.items():
-        cells = (cell for who, s in seconds.items() for cell in (duration(s), f"{s / total[who]:.0%}"))
-        row(group, *cells, number(ratio(seconds, "ours", "torch")))
+def profile(sides, network, base, batch, details):
+    """Where a training step goes, by what the operations do: each kernel of ours is timed, PyTorch's by its profiler."""
+    width, parts, totals, layout = sides.networks["sides"][network][0], {}, {}, []
+    if sides.torch:
+        _, _, best = step(sides, ["torch"], network, "train", base, batch, width, 1)
+        layout = ["last"] if best == "last" else []
+    for who in ("ours", *(["torch"] if sides.torch else [])):
+        found = sides.tell(who, "profile", who, network, str(base), str(batch), str(width), *(layout if who == "torch" else []))
+        totals[who] = found["total"]
+        add = lambda part, i, seconds: parts.setdefault(part, {}).setdefault(who, [0.0, 0.0]).__setitem__(  # noqa: E731
+            i, parts[part][who][i] + seconds)
+        for kind, what, *seconds in found["kernels"]:
+            for i in (0, 1):
+                add(PARTS.get(kind, "rest") if who == "ours" else kind, i, seconds[i])
+        add("optimiser", 0, found["optimiser"])
+        add("rest", 0, totals[who] - sum(sum(sides[who]) for sides in parts.values() if who in sides))
+        if who == "ours" and details:
+            for kind, shapes, *seconds in sorted(found["kernels"], key=lambda k: -sum(k[2:]))[:25]:
+                row(f"  {kind} {' '.join(map(str, shapes))}"[:90].ljust(90), *map(duration, seconds))
+    print(f"\n{network}, base {base}, batch {batch}, {width}×{width}: a training step by operation, forward and backward")
+    row("", "ours", "", "PyTorch", "", "ours/PyTorch")
+    for part, seconds in sorted(parts.items(), key=lambda p: -sum(p[1].get("ours", [0]))):
+        sums = {who: sum(s) for who, s in seconds.items()}
+        row(part, *(cell for who in totals for cell in map(duration, seconds.get(who, [0, 0]))), number(ratio(sums, "ours", "torch")))
+    row("step", duration(totals["ours"]), "", duration(totals.get("torch")), "", number(ratio(totals, "ours", "torch")))
+    yield entry(f"profile of {network} base {base} batch {batch}", totals, sides.threads, parts=parts)

@@ -2,12 +2,12 @@
 
     in_torch.py about
     in_torch.py check torch NETWORK SIDE
-    in_torch.py step torch NETWORK train|denoise BASE BATCH SIDE [fused]
-    in_torch.py sample torch NETWORK BASE BATCH SIDE T
-    in_torch.py ops torch [fused]
+    in_torch.py step torch NETWORK train|denoise BASE BATCH SIDE [last]
+    in_torch.py profile torch NETWORK BASE BATCH SIDE [last]
+    in_torch.py sample torch NETWORK BASE BATCH SIDE T [last]
     in_torch.py gpu torch NETWORK BATCH SIDE f32|tf32|bf16 [last]
 
-`last` asks for images with their channels last. `fused` asks for Adam(fused=True), else it is PyTorch's default. `OMP_NUM_THREADS` says how many threads.
+`last` asks for images with their channels last. Adam is Adam(fused=True), the fastest. `OMP_NUM_THREADS` says how many threads.
 """
 import json
 import math
@@ -25,8 +25,6 @@ import networks  # noqa: E402
 
 # As in measure.rs: a measurement goes on for so many seconds; what takes longer than LONG is not run to warm up.
 ENOUGH, LONG = 0.1, 5.0
-FIRST = ("both 1 conv2d 8 8 8 3 1", "both 1 adam 8")
-
 
 NETWORKS = {
     "simple_unet": networks.SimpleUNet,
@@ -72,12 +70,18 @@ def train_step(net, adam, xt, t, target):
     return loss
 
 
-def step(name, purpose, base, batch, side, adam):
+def formatted(x, last):
+    return x.contiguous(memory_format=torch.channels_last) if last else x
+
+
+def step(name, purpose, base, batch, side, last):
     net = NETWORKS[name](base)
-    xt, target = torch.randn(2, batch, net.channels, side, side)
+    if last:
+        net = net.to(memory_format=torch.channels_last)
+    xt, target = (formatted(x, last) for x in torch.randn(2, batch, net.channels, side, side))
     t = torch.randint(0, 1000, (batch,))
     if purpose == "train":
-        optimiser = torch.optim.Adam(net.parameters(), **adam)
+        optimiser = torch.optim.Adam(net.parameters(), fused=True)
         return lambda: train_step(net, optimiser, xt, t, target)
 
     net.eval()
@@ -89,26 +93,68 @@ def step(name, purpose, base, batch, side, adam):
     return denoise
 
 
-def sample(name, base, batch, side, total, line):
-    """`ddim N`: by diffusers' scheduler."""
+# What the profiler's events belong to, by what their names contain: the first that fits.
+PARTS = (
+    ("optimiser", ("adam", "Optimizer")),
+    ("attention", ("attention",)),
+    ("norm", ("norm",)),
+    ("convolution", ("conv",)),
+    ("linear", ("mm",)),
+    ("activation", ("silu", "gelu", "relu", "threshold")),
+    ("between resolutions", ("pool", "upsample")),
+)
+
+
+def profile(name, base, batch, side, last):
+    """The seconds of a training step, and of its parts; kernels as in profile.rs, but without shapes."""
+    from torch.profiler import ProfilerActivity
+
+    run, steps = step(name, "train", base, batch, side, last), 5
+    run()
+    began = time.perf_counter()
+    for _ in range(steps):
+        run()
+    total = (time.perf_counter() - began) / steps
+    with torch.profiler.profile(activities=[ProfilerActivity.CPU]) as profiler:
+        for _ in range(steps):
+            run()
+    kernels, optimiser = [], 0.0
+    for event in profiler.key_averages():
+        seconds = event.self_cpu_time_total * 1e-6 / steps
+        part = next((part for part, words in PARTS if any(word in event.key for word in words)), "rest")
+        if part == "optimiser":
+            optimiser += seconds
+        else:
+            back = "backward" in event.key.lower()
+            kernels.append([part, event.key, 0.0 if back else seconds, seconds if back else 0.0])
+    return {"total": total, "optimiser": optimiser, "kernels": kernels}
+
+
+def sample(name, base, batch, side, total, last):
+    """By diffusers' scheduler; what answers a line: `ddim N`."""
     from diffusers import DDIMScheduler
 
-    kind, n = line.split()
-    if kind != "ddim":
-        raise SystemExit(f"{line}: it must be ddim N")
     net = NETWORKS[name](base).eval()
-    noise = torch.randn(batch, net.channels, side, side)
-    scheduler = DDIMScheduler(num_train_timesteps=total, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing")
-    scheduler.set_timesteps(int(n))
+    if last:
+        net = net.to(memory_format=torch.channels_last)
+    noise = formatted(torch.randn(batch, net.channels, side, side), last)
 
-    @torch.inference_mode()
-    def draw():
-        x = noise
-        for t in scheduler.timesteps:
-            x = scheduler.step(net(x, t.repeat(batch)), t, x, use_clipped_model_output=True).prev_sample
-        return x
+    def seconds(line):
+        kind, n = line.split()
+        if kind != "ddim":
+            raise SystemExit(f"{line}: it must be ddim N")
+        scheduler = DDIMScheduler(
+            num_train_timesteps=total, beta_schedule="linear", beta_start=1e-4, beta_end=0.02, timestep_spacing="trailing"
+        )
+        scheduler.set_timesteps(int(n))
+        with torch.inference_mode():
+            began, x = time.perf_counter(), noise
+            for t in scheduler.timesteps:
+                x = scheduler.step(net(x, t.repeat(batch)), t, x, use_clipped_model_output=True).prev_sample
+            return time.perf_counter() - began
 
-    return Timed(draw).seconds()
+    seconds("ddim 2")
+    return seconds
 
 
 def numbers(k, shape, mean, size):
@@ -130,59 +176,6 @@ def check(name, side):
     t, adam = torch.tensor([3, 700]), torch.optim.Adam(net.parameters())
     answer = net(xt, t).flatten().tolist()
     return {"answer": answer, "losses": [train_step(net, adam, xt, t, target).item() for _ in range(5)]}
-
-
-def attention(q, k, v, heads):
-    b, n, c = q.shape
-    q, k, v = (x.view(b, n, heads, c // heads).transpose(1, 2) for x in (q, k, v))
-    return F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(b, n, c)
-
-
-def operation(kind, b, sizes):
-    """The shapes of what goes in, and the operation."""
-    match kind, sizes:
-        case "matmul", [n]:
-            return [(n, n)] * 2, torch.mm
-        case "conv2d", [c, out, side, k, stride]:
-            return ([(b, c, side, side), (out, c, k, k), (out,)],
-                    lambda x, w, bias: F.conv2d(x, w, bias, stride=stride, padding=k // 2))
-        case "group_norm_silu", [c, side]:
-            return [(b, c, side, side), (c,), (c,)], lambda x, w, bias: F.silu(F.group_norm(x, 8, w, bias))
-        case "upsample", [c, side]:
-            return [(b, c, side, side)], lambda x: F.interpolate(x, scale_factor=2, mode="nearest")
-        case "cat", [c, side]:
-            return [(b, c, side, side)] * 2, lambda x, y: torch.cat([x, y], dim=1)
-        case "add", [c, side]:
-            return [(b, c, side, side)] * 2, torch.add
-        case "shift", [c, side]:
-            return [(b, c, side, side), (b, c, 1, 1)], torch.add
-        case "linear", [i, o]:
-            return [(b, i), (o, i), (o,)], F.linear
-        case "attention", [n, c, heads]:
-            return [(b, n, c)] * 3, lambda q, k, v: attention(q, k, v, heads)
-    raise SystemExit(f"{kind} {sizes}: there is no such operation")
-
-
-def operation_seconds(line, adam):
-    mode, batch, kind, *sizes = line.split()
-    if kind == "adam":
-        net = networks.SimpleUNet(int(sizes[0]))
-        for values in net.parameters():
-            values.grad = torch.randn_like(values)
-        return Timed(torch.optim.Adam(net.parameters(), **adam).step).seconds()
-    shapes, forward = operation(kind, int(batch), list(map(int, sizes)))
-    inputs = [torch.randn(shape, requires_grad=mode == "both") for shape in shapes]
-
-    def both():
-        for x in inputs:
-            x.grad = None
-        y = forward(*inputs)
-        y.backward(torch.ones_like(y))
-
-    if mode == "both":
-        return Timed(both).seconds()
-    with torch.inference_mode():
-        return Timed(lambda: forward(*inputs)).seconds()
 
 
 class OnGpu:
@@ -251,10 +244,6 @@ class OnGpu:
         return torch.cuda.max_memory_allocated() if self.device == "cuda" else None
 
 
-def adam(fused):
-    return {"fused": True} if fused else {}
-
-
 def answer(seconds, before=None):
     for line in sys.stdin:
         took, most = seconds(line), status("VmHWM")
@@ -270,22 +259,21 @@ def main(arguments):
             print(json.dumps({"version": torch.__version__, "torch": list(NETWORKS)}))
         case ["check", "torch", name, side]:
             print(json.dumps(check(name, int(side))))
-        case ["step", "torch", name, purpose, base, batch, side, *fused]:
+        case ["step", "torch", name, purpose, base, batch, side, *last]:
             # What PyTorch loads at the first use of anything is not the network's memory.
-            for line in FIRST:
-                operation_seconds(line, adam(fused))
+            step("simple_unet", "train", 8, 1, 8, False)()
             before = status("VmRSS")
-            timed = Timed(step(name, purpose, int(base), int(batch), int(side), adam(fused)))
+            timed = Timed(step(name, purpose, int(base), int(batch), int(side), bool(last)))
             answer(lambda _: timed.seconds(), before)
-        case ["sample", "torch", name, *sizes]:
-            answer(lambda line: sample(name, *map(int, sizes), line))
+        case ["profile", "torch", name, base, batch, side, *last]:
+            print(json.dumps(profile(name, int(base), int(batch), int(side), bool(last))))
+        case ["sample", "torch", name, base, batch, side, total, *last]:
+            answer(sample(name, int(base), int(batch), int(side), int(total), bool(last)))
         case ["gpu", "torch", name, batch, side, precision, *last]:
             work = OnGpu(name, int(batch), int(side), precision, bool(last))
             for line in sys.stdin:
                 seconds = work.seconds(line.strip())
                 print(json.dumps({"seconds": seconds, "peak_bytes": work.peak()}), flush=True)
-        case ["ops", "torch", *fused]:
-            answer(lambda line: operation_seconds(line, adam(fused)))
         case _:
             raise SystemExit(f"{arguments}: the first lines of {__file__} say what can be asked")
 

@@ -4,19 +4,19 @@
 //!     speed check ours|candle NETWORK SIDE
 //!     speed step ours|candle NETWORK train|denoise BASE BATCH SIDE
 //!     speed sample ours NETWORK BASE BATCH SIDE T
-//!     speed ops ours|candle
+//!     speed profile ours NETWORK BASE BATCH SIDE
 //!     speed evaluate ours SAMPLES
 //!     speed gpu ours NETWORK BATCH SIDE f32|tf32|bf16
 //!
-//! The last five answer each line of the standard input with a line of JSON: the seconds that it took, and the peak of
-//! memory so far. A line for `ops` is such as `both 64 conv2d 64 128 28 3 1`, one for `sample` such
-//! as `ddim 50`, for `gpu` it is `train` or `sample`. `RAYON_NUM_THREADS` says how many threads.
+//! `step`, `sample`, `evaluate` and `gpu` answer each line of the standard input with a line of JSON: the seconds that it took,
+//! and the peak of memory so far. A line for `sample` is such as `ddim 50`, for `gpu` it is `train` or `sample`.
+//! `RAYON_NUM_THREADS` says how many threads, `DIFFUSION_INSTRUCTIONS` can hold the kernels to AVX2.
 
 mod evaluation;
 mod gpu;
 mod measure;
 mod networks;
-mod operations;
+mod profile;
 mod sampling;
 mod stock;
 
@@ -24,9 +24,6 @@ use anyhow::{Context, Result, bail};
 use measure::{Memory, Timed};
 use networks::{Network, Purpose, Step};
 use std::io::{Write, stdin, stdout};
-
-/// What is done before memory is counted: what is loaded at the first use of anything is not the network's.
-const FIRST: [&str; 2] = ["both 1 conv2d 8 8 8 3 1", "both 1 adam 8"];
 
 /// Who does the work.
 #[derive(Clone, Copy, PartialEq)]
@@ -49,9 +46,9 @@ fn main() -> Result<()> {
         }
         ["step", side, name, purpose, base, batch, width] => {
             let side = who(side)?;
-            for line in FIRST {
-                operations::seconds(line, side)?;
-            }
+            // What is loaded at the first use of anything is not the network's.
+            let small = Network::new(side, "simple_unet", 8, Purpose::Train)?;
+            Step::new(side, small, Purpose::Train, 1, 8)?.run()?;
             let memory = Memory::now();
             let purpose = match purpose {
                 "train" => Purpose::Train,
@@ -69,9 +66,9 @@ fn main() -> Result<()> {
             let drawing = sampling::Drawing::new(network, batch, width, steps)?;
             answer(&Memory::now(), |line| drawing.seconds(line))
         }
-        ["ops", side] => {
-            let (side, memory) = (who(side)?, Memory::now());
-            answer(&memory, |line| operations::seconds(line, side))
+        ["profile", "ours", name, base, batch, width] => {
+            println!("{}", profile::profile(name, number(base)?, number(batch)?, number(width)?)?);
+            Ok(())
         }
         ["evaluate", "ours", samples] => {
             let measuring = evaluation::Measuring::new(number(samples)?)?;

@@ -4,12 +4,14 @@ use crate::{Side, stock};
 use anyhow::{Context, Result};
 use diffusion_core::candle::{self, DType, Device, Tensor, Var, backprop::GradStore};
 use diffusion_core::candle_nn::{self, Optimizer, ParamsAdamW, VarBuilder, VarMap};
+use diffusion_core::ops::backward;
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
 use diffusion_core::unet::{
     Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network as Unet, SimpleUNet, UNet,
 };
 use std::collections::{BTreeMap, HashMap};
+use std::time::Instant;
 
 pub type Parameters = BTreeMap<String, Var>;
 type Forward = Box<dyn Fn(&Tensor, &[f64]) -> candle::Result<Tensor>>;
@@ -223,8 +225,20 @@ impl Step {
             return Ok(answer);
         };
         let loss = (answer - &self.target)?.sqr()?.mean_all()?;
-        adam.step(&loss.backward()?)?;
+        adam.step(&backward(&loss)?)?;
         Ok(loss)
+    }
+
+    /// A training step; returns the seconds that Adam took of it.
+    pub fn run_in_parts(&mut self) -> Result<f64> {
+        let answer = (self.network.forward)(&self.xt, &self.t)?;
+        let loss = (answer - &self.target)?.sqr()?.mean_all()?;
+        let grads = backward(&loss)?;
+        let began = Instant::now();
+        if let Some(adam) = &mut self.adam {
+            adam.step(&grads)?;
+        }
+        Ok(began.elapsed().as_secs_f64())
     }
 }
 

@@ -1,6 +1,7 @@
 """Who is timed: the crate, PyTorch and stock candle, each in processes of its own, which measure when they are asked."""
 import json
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,16 @@ BINARY = ROOT / "target" / "release" / "examples" / "speed"
 TORCH_ENV = ROOT / "target" / "torch-env"
 REQUIREMENTS = ROOT / "tests" / "bench-requirements.txt"
 NAMES = {"ours": "ours", "torch": "PyTorch", "candle": "stock candle"}
+# What holds each side to these instructions: ours, PyTorch, and the libraries that PyTorch calls.
+INSTRUCTIONS = {
+    None: {},
+    "avx2": {
+        "DIFFUSION_INSTRUCTIONS": "avx2",
+        "ATEN_CPU_CAPABILITY": "avx2",
+        "ONEDNN_MAX_CPU_ISA": "AVX2",
+        "MKL_ENABLE_INSTRUCTIONS": "AVX2",
+    },
+}
 
 
 class Problem(Exception):
@@ -57,6 +68,13 @@ class Process:
 
     def ask(self, line=""):
         """{"seconds": …, "peak_bytes": …}"""
+        # Between its answers it stands still: the threads of all sides go on looking for work for a while, at the others' cost.
+        self.process.send_signal(signal.SIGCONT)
+        answer = self.answer(line)
+        self.process.send_signal(signal.SIGSTOP)
+        return answer
+
+    def answer(self, line):
         try:
             self.process.stdin.write(line + "\n")
             self.process.stdin.flush()
@@ -71,7 +89,7 @@ class Process:
 class Sides:
     """Those that can be timed here, in the order in which they take turns: ours, PyTorch if there is one, stock candle."""
 
-    def __init__(self, threads, torch_python=None, install=False, features=""):
+    def __init__(self, threads, torch_python=None, install=False, features="", instructions=None):
         build(features)
         if install and not torch_python:
             install_torch()
@@ -80,8 +98,9 @@ class Sides:
         self.threads = threads
         variables = ("RAYON_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
         self.environment = dict(os.environ, RUST_BACKTRACE="0", **{name: str(threads) for name in variables})
+        self.environment |= INSTRUCTIONS[instructions]
         self.commands = {"ours": [BINARY], "candle": [BINARY]}
-        self.torch, self.adam = None, []
+        self.torch = None
         if torch_python:
             in_torch = [torch_python, "-W", "ignore", Path(__file__).with_name("in_torch.py")]
             self.commands = {"ours": [BINARY], "torch": in_torch, "candle": [BINARY]}
@@ -95,16 +114,7 @@ class Sides:
             wanted = [line for line in REQUIREMENTS.read_text().split() if "==" in line]
             raise Problem(f"{torch_python} has no PyTorch that can be used. TORCH_PYTHON must be a Python with "
                           f"{' and '.join(wanted)}; without it, `make bench TORCH=1` installs one.") from None
-        with self.start("torch", "ops", "torch") as plain, self.start("torch", "ops", "torch", "fused") as fused:
-            took = [[process.ask("both 1 adam 64")["seconds"] for process in (plain, fused)] for _ in range(3)]
-        plain, fused = map(min, zip(*took))
-        self.adam = ["fused"] if fused < plain else []
-        about["adam"] = f"Adam({'fused=True' if self.adam else ''}): {plain * 1e3:.1f} ms by default, {fused * 1e3:.1f} ms fused"
         return about
-
-    def adam_of(self, who):
-        """PyTorch has two Adams; the faster one takes part."""
-        return self.adam if who == "torch" else []
 
     def tell(self, who, *arguments):
         done = subprocess.run([*self.commands[who], *arguments], env=self.environment, text=True, stdout=subprocess.PIPE)

@@ -3,9 +3,11 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{DType, Device, Tensor, Var, safetensors};
 use diffusion_core::nn::Checkpoint;
+use diffusion_core::ops::backward;
 use diffusion_core::rng::Rng;
+use diffusion_core::train::{AdamW, AdamWConfig};
 use diffusion_core::unet::{
-    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, UNet, UNet2DModel,
+    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, SimpleUNet, UNet, UNet2DModel,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -264,5 +266,55 @@ fn unet_2d_model_is_that_of_diffusers() -> Result<()> {
         seen += 1;
     }
     assert_eq!(seen, 12);
+    Ok(())
+}
+
+/// The weights of every network after two training steps have the same bits on 1, 2, 3 and 8 threads, each in a process of its
+/// own. (This test is that process, too.)
+#[test]
+fn training_is_the_same_on_any_number_of_threads() -> Result<()> {
+    const CHILD: &str = "DIFFUSION_TEST_PRINTS_BITS";
+    if std::env::var_os(CHILD).is_some() {
+        let nets: [(Architecture, usize, usize); 5] = [
+            (SimpleUNet { base: 16, ..Default::default() }.into(), 1, 28),
+            (ContextUnet { n_feat: 16, ..Default::default() }.into(), 3, 16),
+            (ConditionalUNet { base: 16, ..Default::default() }.into(), 1, 32),
+            (UNet { base: 16, ..Default::default() }.into(), 3, 32),
+            (AttentionUNet { base: 16, ..Default::default() }.into(), 3, 32),
+        ];
+        for (architecture, channels, side) in nets {
+            let mut rng = Rng::new(1);
+            let net = Network::new(architecture, &mut rng, &Device::Cpu)?;
+            let mut adam = AdamW::new(&net.parameters().by_name(), AdamWConfig::default())?;
+            let shape = (9, channels, side, side);
+            let (xt, eps) = (rng.randn(shape, &Device::Cpu)?, rng.randn(shape, &Device::Cpu)?);
+            let t = [0.0, 3.0, 7.0, 50.0, 100.0, 200.0, 300.0, 400.0, 499.0];
+            for _ in 0..2 {
+                let loss = (net.forward(&xt, &t, &Condition::none())? - &eps)?.sqr()?.mean_all()?;
+                adam.step(&backward(&loss)?)?;
+            }
+            let mut bits = 0u64;
+            for var in net.parameters().by_name().values() {
+                for x in var.flatten_all()?.to_vec1::<f32>()? {
+                    bits = bits.rotate_left(5).wrapping_mul(0x9e37_79b9_7f4a_7c15) ^ u64::from(x.to_bits());
+                }
+            }
+            println!("bits {bits:016x}");
+        }
+        return Ok(());
+    }
+    let bits = |threads: &str| -> Result<Vec<String>> {
+        let name = "unets::training_is_the_same_on_any_number_of_threads";
+        let mut command = std::process::Command::new(std::env::current_exe()?);
+        command.args(["--exact", name, "--nocapture"]).env(CHILD, "1").env("RAYON_NUM_THREADS", threads);
+        let out = String::from_utf8(command.output()?.stdout)?;
+        let lines: Vec<String> = out.lines().filter_map(|line| Some(line.split_once("bits ")?.1.to_owned())).collect();
+        assert_eq!(lines.len(), 5, "{out}");
+        Ok(lines)
+    };
+    let one = bits("1")?;
+    for threads in ["2", "3", "8"] {
+        assert_eq!(bits(threads)?, one, "on {threads} threads");
+    }
     Ok(())
 }

@@ -4,7 +4,7 @@ use super::Parameters;
 use super::parameters::{Role, check_finite, is_float};
 use super::trace::Probe;
 use crate::rng::Rng;
-use candle_core::{Device, Result, Shape, Tensor, Var, bail};
+use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use std::collections::HashMap;
 use std::fmt::Display;
 
@@ -42,8 +42,8 @@ pub enum Init {
 }
 
 impl Init {
-    pub(super) fn values(self, n: usize, rng: &mut Rng) -> Vec<f64> {
-        let mut draw = || match self {
+    pub(super) fn values(self, n: usize, rng: &mut Rng) -> impl Iterator<Item = f64> {
+        let draw = move || match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
             Self::Normal => rng.normal(),
@@ -52,7 +52,7 @@ impl Init {
             Self::Uniform { low, high } => low + (high - low) * rng.uniform(),
             Self::FanIn(inputs) => (2.0 * rng.uniform() - 1.0) / (inputs.max(1) as f64).sqrt(),
         };
-        (0..n).map(|_| draw()).collect()
+        std::iter::repeat_with(draw).take(n)
     }
 }
 
@@ -201,7 +201,12 @@ impl<'a> Builder<'a> {
             }
             Source::New(params, rng) => {
                 let values = init.values(count, rng);
-                let values = Tensor::from_vec(values, shape, &Device::Cpu)?;
+                if params.dtype() == DType::F32 {
+                    // Without a copy on the way.
+                    let var = Var::from_vec(values.map(|x| x as f32).collect(), shape, params.device())?;
+                    return Ok(params.keep(name, var, role));
+                }
+                let values = Tensor::from_vec(values.collect::<Vec<f64>>(), shape, &Device::Cpu)?;
                 params.add(name, &values, role)
             }
             // What is not in the file is not even allocated.
@@ -250,7 +255,7 @@ mod tests {
             (of_candle(DEFAULT_KAIMING_NORMAL), 0.0, std, 6.0 * std),
             (of_candle(DEFAULT_KAIMING_UNIFORM), 0.0, std, 1.7321 * std),
         ] {
-            let x = init.values(shape.elem_count(), &mut Rng::new(1));
+            let x: Vec<f64> = init.values(shape.elem_count(), &mut Rng::new(1)).collect();
             let n = x.len() as f64;
             let got = x.iter().sum::<f64>() / n;
             let square = x.iter().map(|x| (x - got).powi(2)).sum::<f64>() / n;

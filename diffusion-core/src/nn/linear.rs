@@ -1,7 +1,7 @@
 //! The linear layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::linear;
+use crate::ops::{conv1x1, linear};
 use candle_core::{Result, Tensor};
 
 /// An affine map with weights and bias of its own: [`linear`].
@@ -36,7 +36,21 @@ impl Linear {
     /// # Errors
     /// As [`linear`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let y = linear(x, &self.weight, Some(&self.bias))?;
+        self.seen(linear(x, &self.weight, Some(&self.bias))?)
+    }
+
+    /// Applies it to the channels of every pixel: [`conv1x1`].
+    ///
+    /// # Shapes
+    /// `x` (B, I, H, W); the result is (B, O, H, W).
+    ///
+    /// # Errors
+    /// As [`conv1x1`].
+    pub fn forward_pixels(&self, x: &Tensor) -> Result<Tensor> {
+        self.seen(conv1x1(x, &self.weight, Some(&self.bias))?)
+    }
+
+    fn seen(&self, y: Tensor) -> Result<Tensor> {
         let kind = || "linear".to_owned();
         self.probe.saw(kind, &[&self.weight, &self.bias], &y, self.weight.dim(1)?);
         Ok(y)

@@ -32,12 +32,15 @@ impl Parameters {
 
     pub(super) fn add(&mut self, name: String, values: &Tensor, role: Role) -> Result<Var> {
         let values = values.to_dtype(self.dtype)?.to_device(&self.device)?;
-        let var = Var::from_tensor(&values.detach())?;
+        Ok(self.keep(name, Var::from_tensor(&values.detach())?, role))
+    }
+
+    pub(super) fn keep(&mut self, name: String, var: Var, role: Role) -> Var {
         match role {
             Role::Trained => self.vars.push((name, var.clone())),
             Role::Buffer => self.buffers.push((name, var.clone())),
         }
-        Ok(var)
+        var
     }
 
     /// Where the layers report to a summary.

@@ -6,6 +6,7 @@ use super::optimiser::Optimiser;
 use super::{Noise, Objective, StepInfo, TrainingBatch, TrainingConfig};
 use crate::data::Dataset;
 use crate::device::{out_of_memory, too_little};
+use crate::ops::backward;
 use crate::rng::Rng;
 use anyhow::{Error, Result, bail, ensure};
 use candle_core::Tensor;
@@ -223,7 +224,7 @@ impl<O: Objective> Steps<O> {
             let x0 = self.data.augment(x0, &mut augmentation)?;
             let batch = TrainingBatch { images: x0, data: &self.data, indices, within };
             let loss = self.objective.loss(&batch, &mut noise)?;
-            let grads = loss.backward()?;
+            let grads = backward(&loss)?;
             losses.push(loss.detach());
             if images.len() == size {
                 sum = grads;

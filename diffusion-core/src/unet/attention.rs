@@ -154,9 +154,11 @@ impl Denoiser for Layers {
         let (first, attention, second) = &self.mid;
         x = attention.forward(&first.forward(&x, &e)?)?;
         x = second.forward(&x, &e)?;
-        for (level, seen) in self.up.iter().zip(seen.iter().rev()) {
+        for (level, seen) in self.up.iter().zip(seen.into_iter().rev()) {
             x = level.resample.forward_upsampled(&x)?;
-            x = level.block.forward(&concat_channels(&x, seen)?, &e)?;
+            x = concat_channels(&x, &seen)?;
+            drop(seen);
+            x = level.block.forward(&x, &e)?;
         }
         self.conv_out.forward(&self.norm_out.forward(&x)?)
     }

@@ -5,7 +5,7 @@ use super::{
     fits,
 };
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
-use crate::ops::{Activation, Geometry, concat_channels, max_pool2d, silu, upsample_bilinear2x};
+use crate::ops::{Activation, Geometry, concat_channels, max_pool2d, scale_shift, silu, upsample_bilinear2x};
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
@@ -93,8 +93,11 @@ impl DoubleConv {
     }
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let x = self.norm1.forward(&self.conv1.forward(x)?)?;
-        self.norm2.forward(&self.conv2.forward(&x)?)
+        let mut x = self.conv1.forward(x)?;
+        // Assigned and not nested: what is no longer needed is freed at once.
+        x = self.norm1.forward(&x)?;
+        x = self.conv2.forward(&x)?;
+        self.norm2.forward(&x)
     }
 }
 
@@ -162,21 +165,25 @@ impl Denoiser for Layers {
         let s1 = enc1.forward(xt)?;
         let s2 = enc2.forward(&max_pool2d(&s1, 2)?)?;
         let s3 = enc3.forward(&max_pool2d(&s2, 2)?)?;
-        let x = self.bottleneck.forward(&max_pool2d(&s3, 2)?)?;
+        let mut x = self.bottleneck.forward(&max_pool2d(&s3, 2)?)?;
 
         let time = self.time_mlp.forward(&silu(&e)?)?;
-        let time = time.to_dtype(x.dtype())?.unsqueeze(2)?.unsqueeze(3)?;
-        let x = x.broadcast_mul(&time)?;
+        let time = time.to_dtype(x.dtype())?;
+        x = scale_shift(&x, &time, &time.zeros_like()?)?;
         let look = |attention: &Option<SelfAttention>, x: Tensor| match attention {
             Some(attention) => attention.forward(&x),
             None => Ok(x),
         };
-        let up = |conv: &DoubleConv, x: &Tensor, seen: &Tensor| {
-            conv.forward(&concat_channels(&upsample_bilinear2x(x)?, seen)?)
+        let up = |conv: &DoubleConv, mut x: Tensor, seen: Tensor| {
+            x = upsample_bilinear2x(&x)?;
+            x = concat_channels(&x, &seen)?;
+            drop(seen);
+            conv.forward(&x)
         };
-        let x = look(&self.attention, x)?;
-        let x = look(&self.attention3, up(&self.dec3, &x, &s3)?)?;
-        let x = up(&self.dec2, &x, &s2)?;
-        self.conv_out.forward(&up(&self.dec1, &x, &s1)?)
+        x = look(&self.attention, x)?;
+        x = look(&self.attention3, up(&self.dec3, x, s3)?)?;
+        x = up(&self.dec2, x, s2)?;
+        x = up(&self.dec1, x, s1)?;
+        self.conv_out.forward(&x)
     }
 }

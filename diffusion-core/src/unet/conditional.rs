@@ -174,9 +174,11 @@ impl Denoiser for Layers {
         let ([first, second], attention) = &self.mid;
         x = attention.forward(&first.forward(&x, &e)?)?;
         x = second.forward(&x, &e)?;
-        for (level, seen) in self.up.iter().zip(seen.iter().rev()) {
+        for (level, seen) in self.up.iter().zip(seen.into_iter().rev()) {
             x = level.upsample.forward(&x)?;
-            x = both(&level.blocks, &concat_channels(&x, seen)?)?;
+            x = concat_channels(&x, &seen)?;
+            drop(seen);
+            x = both(&level.blocks, &x)?;
             x = level.attention.forward(&x)?;
         }
         self.conv_out.forward(&self.norm_out.forward(&x)?)

@@ -4,7 +4,7 @@ use super::{
     Condition, Conditioning, Config, Denoiser, EmbedFC, Residual, ResidualConvBlock, UnetDown, UnetUp, WIDEST,
 };
 use crate::nn::{Builder, Conv2d, ConvTranspose2d, GroupNorm};
-use crate::ops::{Activation, Geometry, avg_pool2d, concat_channels, gelu};
+use crate::ops::{Activation, Geometry, avg_pool2d, concat_channels, gelu, scale_shift};
 use candle_core::{DType, Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
@@ -196,14 +196,12 @@ impl Denoiser for Layers {
         let time = Tensor::from_vec(time, (t.len(), 1), device)?.to_dtype(dtype)?;
         // x · context + time, with a number of each for every channel of every image.
         let conditioned = |x: Tensor, stage: usize, embed: &EmbedFC| {
-            let x = match &self.contextembed {
-                None => x,
-                Some(embed) => {
-                    let context = self.context(condition, t.len(), dtype, device)?;
-                    x.broadcast_mul(&embed[stage].forward(&context)?)?
-                }
+            let shift = embed.forward(&time)?;
+            let scale = match &self.contextembed {
+                None => shift.ones_like()?,
+                Some(embed) => embed[stage].forward(&self.context(condition, t.len(), dtype, device)?)?,
             };
-            x.broadcast_add(&embed.forward(&time)?)
+            scale_shift(&x, &scale, &shift)
         };
 
         let x = self.init_conv.forward(xt)?;
@@ -216,7 +214,8 @@ impl Denoiser for Layers {
         let up2 = self.up1.forward(&conditioned(up1, 0, &self.timeembed1)?, &down2)?;
         let up3 = self.up2.forward(&conditioned(up2, 1, &self.timeembed2)?, &down1)?;
         let (first, norm, last) = &self.out;
-        let y = first.forward(&concat_channels(&up3, &x)?)?;
+        let mut y = concat_channels(&up3, &x)?;
+        y = first.forward(&y)?;
         last.forward(&norm.forward(&y)?)
     }
 }

@@ -149,11 +149,16 @@ impl Denoiser for Layers {
         };
         let s1 = self.down1.forward(&self.conv_in.forward(&x)?, &e)?;
         let s2 = self.down2.forward(&self.downsample1.forward(&s1)?, &e)?;
-        let x = self.mid.forward(&self.downsample2.forward(&s2)?, &e)?;
-        let x = self.upsample2.forward_upsampled(&x)?;
-        let x = self.up2.forward(&concat_channels(&x, &s2)?, &e)?;
-        let x = self.upsample1.forward_upsampled(&x)?;
-        let x = self.up1.forward(&concat_channels(&x, &s1)?, &e)?;
+        // Assigned and not shadowed: what is no longer needed is freed at once.
+        let mut x = self.mid.forward(&self.downsample2.forward(&s2)?, &e)?;
+        x = self.upsample2.forward_upsampled(&x)?;
+        x = concat_channels(&x, &s2)?;
+        drop(s2);
+        x = self.up2.forward(&x, &e)?;
+        x = self.upsample1.forward_upsampled(&x)?;
+        x = concat_channels(&x, &s1)?;
+        drop(s1);
+        x = self.up1.forward(&x, &e)?;
         self.conv_out.forward(&self.norm_out.forward(&x)?)
     }
 }

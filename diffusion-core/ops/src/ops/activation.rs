@@ -3,6 +3,7 @@
 use super::cpu::{activation::Pointwise, takes};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::graph;
 use super::half::{half, wide};
 use candle_core::{Result, Tensor};
 use std::f64::consts::FRAC_1_SQRT_2;
@@ -51,7 +52,7 @@ impl Activation {
 /// ```
 pub fn silu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Pointwise(Activation::Silu));
+        return graph::apply("silu", Pointwise(Activation::Silu), [x]);
     }
     #[cfg(feature = "cuda")]
     if cuda::device::takes(x, &[]) {
@@ -78,7 +79,7 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
 /// ```
 pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Pointwise(Activation::Gelu));
+        return graph::apply("gelu", Pointwise(Activation::Gelu), [x]);
     }
     #[cfg(feature = "cuda")]
     if cuda::device::takes(x, &[]) {
@@ -109,7 +110,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
         return cuda::device::activate(x, Activation::Relu);
     }
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Pointwise(Activation::Relu));
+        return graph::apply("relu", Pointwise(Activation::Relu), [x]);
     }
     // Not candle's `relu`, whose slope at 0 is 1.
     x.le(0.0)?.where_cond(&x.zeros_like()?, x)

@@ -3,6 +3,8 @@
 use super::cpu::{attention::Attention, takes};
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::four;
+use super::graph;
 use super::half::{half, wide};
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::ops::softmax;
@@ -40,9 +42,48 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
     }
     if takes(&[q, k, v]) {
-        return q.contiguous()?.apply_op3(&k.contiguous()?, &v.contiguous()?, Attention { heads });
+        return graph::apply("attention", Attention { heads }, [q, k, v]);
     }
     composed(q, k, v, None, heads)
+}
+
+/// [`attention`] of every pixel of an image to every other, from a tensor that has the channels of q, of k and of v beside each
+/// other, as a 1×1 convolution makes them: without turning the image into rows of channels and back.
+///
+/// # Shapes
+/// `qkv` (B, 3C, H, W); the result is (B, C, H, W).
+///
+/// # Errors
+/// Other shapes, or a C that `heads` does not divide.
+///
+/// ```
+/// # use diffusion_ops as diffusion_core;
+/// use diffusion_core::{candle::Device, ops::{attention, self_attention2d}, rng::Rng};
+/// let qkv = Rng::new(0).randn((2, 24, 5, 7), &Device::Cpu)?;
+/// let y = self_attention2d(&qkv, 4)?;
+/// assert_eq!(y.dims(), &[2, 8, 5, 7]);
+/// let rows = qkv.flatten_from(2)?.transpose(1, 2)?;
+/// let part = |i: usize| rows.narrow(2, 8 * i, 8);
+/// let same = attention(&part(0)?, &part(1)?, &part(2)?, 4)?.transpose(1, 2)?.reshape(y.shape())?;
+/// assert!((y - same)?.abs()?.max_all()?.to_scalar::<f32>()? < 1e-6);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn self_attention2d(qkv: &Tensor, heads: usize) -> Result<Tensor> {
+    let (b, channels, h, w) = four("self_attention2d", "qkv", qkv)?;
+    if channels % 3 != 0 || !(channels / 3).is_multiple_of(heads) {
+        bail!(
+            "self_attention2d: qkv has shape {:?}; its channels must be three times as many as heads = {heads} divides",
+            qkv.dims()
+        )
+    }
+    if takes(&[qkv]) {
+        return graph::apply("self_attention2d", Attention { heads }, [qkv]);
+    }
+    let c = channels / 3;
+    let rows = qkv.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
+    let part = |i: usize| rows.narrow(2, i * c, c);
+    let y = attention(&part(0)?, &part(1)?, &part(2)?, heads)?;
+    y.transpose(1, 2)?.reshape((b, c, h, w))
 }
 
 /// [`attention`] to some of the keys only: to those whose `mask` is 1 and not 0, as padding of texts has it.
@@ -156,6 +197,7 @@ mod tests {
             let qkv = [random(1, (b, n, c))?, random(2, (b, m, c))?, random(3, (b, m, c))?];
             check(&format!("attention, {heads} heads"), &qkv, |x| attention(&x[0], &x[1], &x[2], heads))?;
         }
+        check("of planes", &[random(5, (2, 12, 3, 2))?], |x| self_attention2d(&x[0], 2))?;
         let pictures = [random(4, (2, 4, 3, 2))?];
         check("self-attention over a picture", &pictures, |x| {
             let x = x[0].flatten_from(2)?.transpose(1, 2)?;
@@ -176,6 +218,10 @@ mod tests {
             let qkv = [random(1, (b, n, c))?, random(2, (b, m, c))?, random(3, (b, m, c))?];
             let what = format!("{:?}, {heads} heads", (b, n, m, c));
             compare(&what, &qkv, 1e-5, |x| attention(&x[0], &x[1], &x[2], heads))?;
+        }
+        for (shape, heads) in [([1, 3, 1, 1], 1), ([2, 12, 3, 5], 2), ([2, 24, 9, 8], 4), ([1, 96, 7, 7], 1)] {
+            let qkv = [random(5, shape.as_slice())?];
+            compare(&format!("{shape:?}"), &qkv, 1e-5, |x| self_attention2d(&x[0], heads))?;
         }
         let pictures = [random(4, (2, 6, 9, 8))?];
         compare("self-attention over part of a picture", &pictures, 1e-5, |x| {
@@ -253,8 +299,10 @@ mod tests {
             (fail(attention(&c, &a, &a, 2)), "q has shape [5, 6] and k [2, 5, 6]"),
             (fail(attention(&a, &a, &a, 4)), "heads = 4 does not divide the 6 channels"),
             (fail(attention(&a, &a, &a, 0)), "heads = 0"),
+            (fail(self_attention2d(&random(4, (2, 8, 3, 3))?, 2)), "qkv has shape [2, 8, 3, 3]"),
+            (fail(self_attention2d(&random(4, (2, 6, 3, 3))?, 4)), "heads = 4"),
         ] {
-            assert!(message.contains(wants) && message.starts_with("attention: "), "{message:?} lacks {wants:?}");
+            assert!(message.contains(wants) && message.contains("attention"), "{message:?} lacks {wants:?}");
         }
         Ok(())
     }

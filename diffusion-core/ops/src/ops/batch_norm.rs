@@ -1,6 +1,8 @@
 //! Normalisation of each channel over a whole batch.
 
-use super::cpu::{batch_norm::BatchNorm, takes};
+use super::cpu::norm::{Norm, Over};
+use super::cpu::{read, takes};
+use super::graph;
 use super::half::{half, wide};
 use super::norm::standardize;
 use super::{Activation, one_per_channel};
@@ -50,8 +52,8 @@ pub fn batch_norm(
         return Ok((y.to_dtype(half)?, found));
     }
     if takes(&[x, weight, bias]) {
-        let (kernel, found) = BatchNorm::of_batch(eps, activation);
-        let y = x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel)?;
+        let (kernel, found) = Norm::new(Over::Batch, eps, activation);
+        let y = graph::apply("batch_norm", kernel, [x, weight, bias])?;
         let found = found.get().map_or(&[][..], Vec::as_slice);
         let tensor = |of: fn(&[f64; 2]) -> f64| {
             let values: Vec<f32> = found.iter().map(|m| of(m) as f32).collect();
@@ -95,8 +97,11 @@ pub fn batch_norm_with(
         return y.to_dtype(half);
     }
     if takes(&[x, weight, bias, mean, variance]) {
-        let kernel = BatchNorm::with(mean, variance, eps, activation)?;
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
+        let moments = read([mean, variance], |[mean, variance]| {
+            mean.iter().zip(variance).map(|(m, v)| [f64::from(*m), f64::from(*v)]).collect()
+        })?;
+        let kernel = Norm::with(moments, Over::Batch, eps, activation);
+        return graph::apply("batch_norm_with", kernel, [x, weight, bias]);
     }
     let rstd = (variance.detach() + eps)?.sqrt()?.recip()?;
     let normal =

@@ -2,6 +2,7 @@
 
 use super::cpu::concat::Concat;
 use super::cpu::takes;
+use super::graph;
 use candle_core::{Result, Tensor, bail};
 
 /// The channels of `a` and after them those of `b`: how a U-Net takes up again what it saw on the way down.
@@ -29,7 +30,7 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
         )
     }
     if takes(&[a, b]) && a.elem_count() > 0 && b.elem_count() > 0 {
-        return a.contiguous()?.apply_op2(&b.contiguous()?, Concat);
+        return graph::apply("concat_channels", Concat, [a, b]);
     }
     Tensor::cat(&[a, b], 1)
 }

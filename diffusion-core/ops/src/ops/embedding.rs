@@ -1,6 +1,7 @@
 //! Rows of a table.
 
 use super::cpu::{embedding::Rows, takes};
+use super::graph;
 use candle_core::{Result, Tensor, bail};
 
 /// Row `ids[i]` of `table` for each i: a learned vector for each label.
@@ -35,7 +36,7 @@ pub fn embedding(table: &Tensor, ids: &[usize]) -> Result<Tensor> {
         )
     }
     if takes(&[table]) {
-        return table.contiguous()?.apply_op1(Rows(ids.to_vec()));
+        return graph::apply("embedding", Rows(ids.to_vec()), [table]);
     }
     let ids: Vec<u32> = ids.iter().map(|id| *id as u32).collect();
     table.contiguous()?.index_select(&Tensor::new(ids, table.device())?, 0)

@@ -1,6 +1,7 @@
 //! The affine map.
 
 use super::cpu::{linear::Linear, takes};
+use super::graph;
 use super::half::{half, rounded, wide};
 use super::one_per_channel;
 use candle_core::{Result, Tensor, bail};
@@ -42,12 +43,13 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     if let Some(half) = half(x).filter(|_| !x.device().is_cuda()) {
         return linear(&wide(x)?, &rounded(weight, half)?, bias)?.to_dtype(half);
     }
+    match bias {
+        Some(bias) if takes(&[x, weight, bias]) => return graph::apply(OP, Linear, [x, weight, bias]),
+        None if takes(&[x, weight]) => return graph::apply(OP, Linear, [x, weight]),
+        _ => {}
+    }
     let x = x.reshape(((), *c))?;
     let y = match bias {
-        Some(bias) if takes(&[&x, weight, bias]) => {
-            x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, Linear)?
-        }
-        None if takes(&[&x, weight]) => x.contiguous()?.apply_op2(&weight.contiguous()?, Linear)?,
         // The weight in the type of x: bf16 goes through cuBLAS as such.
         Some(bias) => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?.broadcast_add(&bias.to_dtype(x.dtype())?)?,
         None => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?,

@@ -6,7 +6,8 @@
 //!
 //! For f32 on the CPU each has kernels of its own, one for the values and one for the gradients, on all threads and with the
 //! vector instructions that the machine is found to have (AVX-512, AVX2, NEON, or none). Their results are the same, to the
-//! bit, on every run on the same machine with the same number of threads, which `RAYON_NUM_THREADS` says. On CUDA, for f32 and
+//! bit, on every run with the same instructions, on any number of threads; `RAYON_NUM_THREADS` says how many, and
+//! `DIFFUSION_INSTRUCTIONS` (`avx2` or `none`) holds a machine to fewer instructions than it has. On CUDA, for f32 and
 //! bf16, convolutions are cuDNN's, and most others have kernels too, which the tests compile for the CPU. Other types, and
 //! Metal, take a composition of candle operations, which is also what the kernels are tested against. Where candle's
 //! own gradient is wrong or missing, the composition goes around it and the comment there says so. All gradients are checked
@@ -20,12 +21,13 @@
 //!
 //! | operation | what it is for |
 //! |---|---|
-//! | [`conv2d`], [`conv_transpose2d`], [`upsample_nearest2x_conv2d`] | weights shared over positions |
+//! | [`conv2d`], [`conv1x1`], [`conv_transpose2d`], [`upsample_nearest2x_conv2d`] | weights shared over positions |
 //! | [`group_norm`], [`batch_norm`], [`weight_standardize`] | keep the numbers near mean 0 and variance 1 |
 //! | [`silu`], [`gelu`], [`relu`] | what is not linear |
 //! | [`upsample_nearest2x`], [`upsample_bilinear2x`], [`max_pool2d`], [`avg_pool2d`] | between the resolutions of a U-Net |
+//! | [`add`], [`scale`], [`scale_shift`] | residual connections; time and context as numbers for each channel |
 //! | [`concat_channels`] | what was seen on the way down, taken up again on the way up |
-//! | [`attention`], [`masked_attention`] | every position attends to every other, or to some |
+//! | [`attention`], [`self_attention2d`], [`masked_attention`] | every position attends to every other, or to some |
 //! | [`linear`], [`embedding`] | time steps and labels |
 
 mod activation;
@@ -38,21 +40,27 @@ mod cpu;
 pub(crate) mod cuda;
 mod embedding;
 pub mod gradients;
+mod graph;
 mod half;
 mod linear;
 mod norm;
 mod pool;
+mod sum;
 mod upsample;
 
 pub use activation::{Activation, gelu, relu, silu};
-pub use attention::{attention, masked_attention};
+pub use attention::{attention, masked_attention, self_attention2d};
 pub use batch_norm::{Moments, batch_norm, batch_norm_with};
 pub use concat::concat_channels;
-pub use conv::{Geometry, conv_transpose2d, conv2d, upsample_nearest2x_conv2d};
+pub use conv::{Geometry, conv_transpose2d, conv1x1, conv2d, upsample_nearest2x_conv2d};
 pub use embedding::embedding;
+pub use graph::backward;
+#[doc(hidden)]
+pub use graph::{Took, profile};
 pub use linear::linear;
 pub use norm::{group_norm, weight_standardize};
 pub use pool::{avg_pool2d, max_pool2d};
+pub use sum::{add, scale, scale_shift};
 pub use upsample::{upsample_bilinear2x, upsample_nearest2x};
 
 use candle_core::{Result, Tensor, bail};

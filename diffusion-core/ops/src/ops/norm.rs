@@ -1,8 +1,10 @@
 //! Normalisation: of activations by groups of channels, and of a convolution's weights.
 
-use super::cpu::{group_norm::GroupNorm, takes};
+use super::cpu::norm::{Norm, Over};
+use super::cpu::takes;
 #[cfg(feature = "cuda")]
 use super::cuda;
+use super::graph;
 use super::half::{half, wide};
 use super::{Activation, one_per_channel};
 use candle_core::{D, DType, Result, Tensor, bail};
@@ -62,8 +64,8 @@ pub fn group_norm(
         return group_norm(&wide(x)?, groups, weight, bias, eps, activation)?.to_dtype(half);
     }
     if takes(&[x, weight, bias]) {
-        let kernel = GroupNorm { groups, eps, activation };
-        return x.contiguous()?.apply_op3(&weight.contiguous()?, &bias.contiguous()?, kernel);
+        let (kernel, _) = Norm::new(Over::Groups(groups), eps, activation);
+        return graph::apply(OP, kernel, [x, weight, bias]);
     }
     let normal = standardize(&x.reshape((batch, groups, ()))?, eps)?.reshape(x.shape())?;
     let mut per_channel = vec![1; x.rank()];

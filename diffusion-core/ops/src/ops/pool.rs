@@ -3,7 +3,7 @@
 use super::cpu::{planes::Planes, takes};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::four;
+use super::{four, graph};
 use candle_core::{Result, Tensor, bail};
 
 /// The largest number of each `size`×`size` square.
@@ -31,7 +31,7 @@ pub fn max_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
         return cuda::device::max_pool2d(x, size);
     }
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Planes::MaxPool(size));
+        return graph::apply("max_pool2d", Planes::MaxPool(size), [x]);
     }
     // The gradient of candle's own is too small by size², that of its `max` counts ties several times; that of
     // `gather` is right.
@@ -62,7 +62,7 @@ pub fn avg_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
         return cuda::device::avg_pool2d(x, size);
     }
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Planes::AvgPool(size));
+        return graph::apply("avg_pool2d", Planes::AvgPool(size), [x]);
     }
     // The gradient of candle's own is wrong where rows or columns are left over.
     squares(x, size)?.mean(4)

@@ -3,7 +3,7 @@
 use super::cpu::{planes::Planes, takes};
 #[cfg(feature = "cuda")]
 use super::cuda;
-use super::four;
+use super::{four, graph};
 use candle_core::{Result, Tensor};
 
 /// Each pixel four times: y\[…, i, j\] = x\[…, ⌊i/2⌋, ⌊j/2⌋\].
@@ -28,7 +28,7 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
         return cuda::device::upsample_nearest2x(x);
     }
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Planes::Nearest2x);
+        return graph::apply("upsample_nearest2x", Planes::Nearest2x, [x]);
     }
     // Not candle's `upsample_nearest2d`: its gradient overwrites what x got from where else it is used.
     x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?.reshape((b, c, 2 * h, 2 * w))
@@ -55,7 +55,7 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
 pub fn upsample_bilinear2x(x: &Tensor) -> Result<Tensor> {
     four("upsample_bilinear2x", "x", x)?;
     if takes(&[x]) {
-        return x.contiguous()?.apply_op1(Planes::Bilinear2x);
+        return graph::apply("upsample_bilinear2x", Planes::Bilinear2x, [x]);
     }
     linear2x(&linear2x(x, 2)?, 3)
 }

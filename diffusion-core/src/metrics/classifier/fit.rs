@@ -3,6 +3,7 @@
 use super::Classifier;
 use crate::data::Dataset;
 use crate::metrics::class_accuracy;
+use crate::ops::backward;
 use crate::progress::Progress;
 use crate::rng::Rng;
 use crate::train::{AdamW, AdamWConfig, Decay};
@@ -99,7 +100,7 @@ impl Fit {
         let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();
         let labels = Tensor::from_vec(labels, indices.len(), device)?;
         let loss = cross_entropy(&it.logits(&x)?, &labels)?;
-        adam.step(&loss.backward()?)?;
+        adam.step(&backward(&loss)?)?;
         Ok(loss.to_scalar()?)
     }
 }

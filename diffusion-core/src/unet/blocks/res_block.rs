@@ -1,7 +1,7 @@
 //! The residual block of the small networks.
 
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
-use crate::ops::{Activation, Geometry, silu};
+use crate::ops::{Activation, Geometry, add, silu};
 use candle_core::{Result, Tensor, bail};
 
 /// Group norm → SiLU → convolution, twice, with the time embedding added in between and the input at the end.
@@ -62,12 +62,14 @@ impl ResBlock {
         // The time is added as a bias for each image, without another pass over the pixels.
         let time = self.time.forward(&silu(e)?)?;
         let bias = time.broadcast_add(&self.conv1.bias)?;
-        let h = self.norm1.forward(x)?;
-        let h = self.conv1.forward_with_bias(&h, &bias)?;
-        let h = self.conv2.forward(&self.norm2.forward(&h)?)?;
+        // Assigned and not shadowed: what is no longer needed is freed at once.
+        let mut h = self.norm1.forward(x)?;
+        h = self.conv1.forward_with_bias(&h, &bias)?;
+        h = self.norm2.forward(&h)?;
+        h = self.conv2.forward(&h)?;
         match &self.skip {
-            Some(skip) => skip.forward(x)? + h,
-            None => x + h,
+            Some(skip) => add(&skip.forward(x)?, &h, 1.0),
+            None => add(x, &h, 1.0),
         }
     }
 }

@@ -2,7 +2,7 @@
 //! context.
 
 use crate::nn::{BatchNorm2d, Builder, Conv2d, ConvTranspose2d, Linear};
-use crate::ops::{Activation, Geometry, concat_channels, gelu, max_pool2d};
+use crate::ops::{Activation, Geometry, add, concat_channels, gelu, max_pool2d, scale};
 use candle_core::{Result, Tensor};
 
 /// What the sum of a residual block is divided by, about √2, so that its variance stays.
@@ -54,12 +54,16 @@ impl ResidualConvBlock {
     /// # Errors
     /// Other shapes.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let half = |(conv, norm): &(Conv2d, BatchNorm2d), x: &Tensor| norm.forward(&conv.forward(x)?);
-        let y = half(&self.conv2, &half(&self.conv1, x)?)?;
+        // Assigned and not nested: what is no longer needed is freed at once.
+        let mut y = x.clone();
+        for (conv, norm) in [&self.conv1, &self.conv2] {
+            y = conv.forward(&y)?;
+            y = norm.forward(&y)?;
+        }
         match self.residual {
             Residual::None => Ok(y),
-            Residual::Scaled if x.dims() == y.dims() => (x + y)? / SPREAD,
-            Residual::Scaled => y / SPREAD,
+            Residual::Scaled if x.dims() == y.dims() => add(x, &y, 1.0 / SPREAD),
+            Residual::Scaled => scale(&y, 1.0 / SPREAD),
         }
     }
 }
@@ -132,8 +136,9 @@ impl UnetUp {
     /// # Errors
     /// Other shapes.
     pub fn forward(&self, x: &Tensor, skip: &Tensor) -> Result<Tensor> {
-        let x = self.up.forward(&concat_channels(x, skip)?)?;
-        self.blocks[1].forward(&self.blocks[0].forward(&x)?)
+        let mut x = self.up.forward(&concat_channels(x, skip)?)?;
+        x = self.blocks[0].forward(&x)?;
+        self.blocks[1].forward(&x)
     }
 }
 
@@ -157,13 +162,12 @@ impl EmbedFC {
     /// Applies the block.
     ///
     /// # Shapes
-    /// `x` (B, inputs); the result is (B, outputs, 1, 1).
+    /// `x` (B, inputs); the result is (B, outputs).
     ///
     /// # Errors
     /// Other shapes.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.model;
-        let e = second.forward(&gelu(&first.forward(x)?)?)?;
-        e.unsqueeze(2)?.unsqueeze(3)
+        second.forward(&gelu(&first.forward(x)?)?)
     }
 }

@@ -1,7 +1,7 @@
 //! The residual block of the larger networks.
 
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
-use crate::ops::{Activation, Geometry, silu};
+use crate::ops::{Activation, Geometry, add, silu};
 use candle_core::{Result, Tensor, bail};
 
 /// How a convolution is made: [`Conv2d::new`] or [`Conv2d::standardized`].
@@ -75,12 +75,14 @@ impl ResnetBlock {
         let time = self.time.forward(&silu(e)?)?;
         let width = time.dim(1)? / 2;
         let (scale, shift) = (time.narrow(1, 0, width)?, time.narrow(1, width, width)?);
-        let h = self.conv1.forward(x)?;
-        let h = self.norm1.forward_scaled(&h, &scale, &shift)?;
-        let h = self.norm2.forward(&self.conv2.forward(&h)?)?;
+        // Assigned and not shadowed: what is no longer needed is freed at once.
+        let mut h = self.conv1.forward(x)?;
+        h = self.norm1.forward_scaled(&h, &scale, &shift)?;
+        h = self.conv2.forward(&h)?;
+        h = self.norm2.forward(&h)?;
         match &self.skip {
-            Some(skip) => skip.forward(x)? + h,
-            None => x + h,
+            Some(skip) => add(&skip.forward(x)?, &h, 1.0),
+            None => add(x, &h, 1.0),
         }
     }
 }

@@ -1,10 +1,10 @@
 //! Attention between the pixels of an image.
 
 use crate::nn::{Builder, GroupNorm, Linear, Probe};
-use crate::ops::{Activation, attention};
+use crate::ops::{Activation, add, self_attention2d};
 use candle_core::{Result, Tensor, bail};
 
-/// Every pixel attends to every other: group norm → [`attention`] → linear, added to the input
+/// Every pixel attends to every other: group norm → [`self_attention2d`] → linear, added to the input
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B). Its cost grows with the square of the number of pixels, so it
 /// is used at coarse resolutions.
 #[derive(Clone, Debug)]
@@ -46,15 +46,14 @@ impl SelfAttention {
     /// # Errors
     /// Other shapes.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let (_, c, h, w) = x.dims4()?;
-        let pixels = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
-        let qkv = self.qkv.forward(&pixels.contiguous()?)?;
-        let part = |i: usize| qkv.narrow(2, i * c, c);
-        let y = attention(&part(0)?, &part(1)?, &part(2)?, self.heads)?;
+        let (_, _, h, w) = x.dims4()?;
+        let mut y = self.norm.forward(x)?;
+        y = self.qkv.forward_pixels(&y)?;
+        y = self_attention2d(&y, self.heads)?;
         // A product of each query with each key, and of each weight with a value.
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * h * w);
-        x + self.out.forward(&y)?.transpose(1, 2)?.reshape(x.shape())?
+        add(x, &self.out.forward_pixels(&y)?, 1.0)
     }
 }
 

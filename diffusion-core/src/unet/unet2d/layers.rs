@@ -2,7 +2,7 @@
 
 use super::{MidBlockType, TimeScaleShift, UNet2DModel};
 use crate::nn::{Builder, Conv2d, Embedding, GroupNorm, Linear, Probe};
-use crate::ops::{Activation, Geometry, attention, concat_channels, silu};
+use crate::ops::{Activation, Geometry, add, attention, concat_channels, silu};
 use crate::unet::{Condition, Denoiser, waves};
 use candle_core::{Result, Tensor, bail};
 
@@ -75,17 +75,11 @@ impl Resnet {
             }
         };
         let h = self.conv2.forward(&h)?;
-        let y = match &self.conv_shortcut {
-            Some(shortcut) => shortcut.forward(x)? + h,
-            None => x + h,
-        };
-        divided(y?, self.scale)
+        match &self.conv_shortcut {
+            Some(shortcut) => add(&shortcut.forward(x)?, &h, 1.0 / self.scale),
+            None => add(x, &h, 1.0 / self.scale),
+        }
     }
-}
-
-/// x / by, where 1 costs nothing.
-fn divided(x: Tensor, by: f64) -> Result<Tensor> {
-    if by == 1.0 { Ok(x) } else { x / by }
 }
 
 /// Every pixel attends to every other.
@@ -131,7 +125,7 @@ impl Attention {
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * y.dim(1)?);
         let y = self.to_out.forward(&y)?;
-        divided((x + y.transpose(1, 2)?.reshape(x.shape())?)?, self.scale)
+        add(x, &y.transpose(1, 2)?.reshape(x.shape())?, 1.0 / self.scale)
     }
 }
 

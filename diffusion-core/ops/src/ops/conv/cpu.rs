@@ -2,11 +2,15 @@
 
 use super::winograd::{Gradients, Wanted};
 use super::{lowered, winograd};
-use crate::ops::cpu::{read, slice, stored};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use crate::ops::graph::{self, Gradient, Kernel};
+use candle_core::{Result, Shape, Tensor};
+use std::sync::Arc;
 
-/// From as many pixels of y on, over all images, Winograd's algorithm pays for its transforms.
-const WINOGRAD_FROM: usize = 256;
+/// From as many tiles of 4×4 pixels of y on, over all images, Winograd's algorithm pays for transforming the filters.
+const WINOGRAD_FROM: usize = 28;
+/// If the transformed filters are more numbers than this, it takes more tiles, since they are written to memory and read again.
+const LARGE_FILTERS: usize = 1 << 21;
+const WINOGRAD_FROM_LARGE: usize = 100;
 /// With as many input channels.
 const WINOGRAD_CHANNELS: usize = 4;
 
@@ -24,7 +28,9 @@ impl Convolution {
     pub(super) fn new(problem: lowered::Problem) -> Self {
         let lowered::Problem { batch, inputs, outputs, image: (height, width), padding, .. } = problem;
         let fits = problem.kernel == (3, 3) && problem.stride == 1;
-        let pays = batch * problem.out.0 * problem.out.1 >= WINOGRAD_FROM && inputs >= WINOGRAD_CHANNELS;
+        let tiles = batch * problem.out.0.div_ceil(4) * problem.out.1.div_ceil(4);
+        let from = if 36 * inputs * outputs > LARGE_FILTERS { WINOGRAD_FROM_LARGE } else { WINOGRAD_FROM };
+        let pays = tiles >= from && inputs >= WINOGRAD_CHANNELS;
         if fits && pays {
             Self::Winograd(winograd::Problem { batch, inputs, outputs, height, width, padding, doubled: false })
         } else {
@@ -34,64 +40,37 @@ impl Convolution {
 
     /// y of `x`, `weight` and `bias`; the last may be `None`.
     pub(super) fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-        let (x, weight) = (x.contiguous()?, weight.contiguous()?);
         match bias {
-            Some(bias) => x.apply_op3(&weight, &bias.contiguous()?, self),
-            None => x.apply_op2(&weight, self),
+            Some(bias) => graph::apply("convolution", self, [x, weight, bias]),
+            None => graph::apply("convolution without bias", self, [x, weight]),
         }
     }
 
-    fn forward(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> (CpuStorage, Shape) {
+    fn run(&self, x: &[f32], weight: &[f32], bias: &[f32]) -> (Vec<f32>, Shape) {
         match self {
             Self::Winograd(problem) => {
                 let (height, width) = problem.out_size();
                 let y = winograd::forward(*problem, x, weight, bias);
-                stored(y, (problem.batch, problem.outputs, height, width))
+                (y, (problem.batch, problem.outputs, height, width).into())
             }
             Self::Lowered(problem) => {
                 let y = lowered::forward(problem, x, weight, bias);
-                stored(y, (problem.batch, problem.outputs, problem.out.0, problem.out.1))
+                (y, (problem.batch, problem.outputs, problem.out.0, problem.out.1).into())
             }
             Self::Transposed(problem) => {
                 let y = lowered::input_gradient(problem, weight, x, bias);
-                stored(y, (problem.batch, problem.inputs, problem.image.0, problem.image.1))
+                (y, (problem.batch, problem.inputs, problem.image.0, problem.image.1).into())
             }
         }
     }
 
-    fn backward(&self, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
+    /// With that of the bias for each image.
+    fn gradients(&self, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
         match self {
             Self::Winograd(problem) => winograd::backward(*problem, x, weight, dy, wanted),
             Self::Lowered(problem) => lowered::backward(problem, x, weight, dy, wanted),
             Self::Transposed(problem) => lowered::backward_of_transpose(problem, x, weight, dy, wanted),
         }
-    }
-
-    /// The gradients as tensors, with that of the bias summed up as its shape says.
-    fn gradients(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: Option<&Tensor>,
-        dy: &Tensor,
-    ) -> Result<[Option<Tensor>; 3]> {
-        let wanted = Wanted { x: x.track_op(), weight: weight.track_op(), bias: bias.is_some_and(Tensor::track_op) };
-        let gradients = read([x, weight, dy], |[x, weight, dy]| self.backward(x, weight, dy, wanted))?;
-        let tensor = |wanted: bool, values: Vec<f32>, of: &Tensor| {
-            wanted.then(|| Tensor::from_vec(values, of.shape(), of.device())).transpose()
-        };
-        let dbias = match bias {
-            Some(bias) if wanted.bias => {
-                let channels = bias.dims()[bias.rank() - 1];
-                let values = match bias.rank() {
-                    1 => sum_rows(&gradients.bias, channels),
-                    _ => gradients.bias,
-                };
-                tensor(true, values, bias)?
-            }
-            _ => None,
-        };
-        Ok([tensor(wanted.x, gradients.x, x)?, tensor(wanted.weight, gradients.weight, weight)?, dbias])
     }
 }
 
@@ -106,53 +85,47 @@ fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
     sums
 }
 
-impl CustomOp2 for Convolution {
-    fn name(&self) -> &'static str {
-        "convolution without bias"
+impl Kernel<2> for Convolution {
+    fn forward(&self, [x, weight]: [&[f32]; 2], _: [&Shape; 2]) -> (Vec<f32>, Shape) {
+        self.run(x, weight, &[])
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.forward(slice(x, x_layout)?, slice(weight, weight_layout)?, &[]))
-    }
-
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        let [x, weight, _] = self.gradients(x, weight, None, dy)?;
-        Ok((x, weight))
+        [x, weight]: [&[f32]; 2],
+        _: [&Shape; 2],
+        dy: Gradient,
+        wanted: [bool; 2],
+    ) -> [Option<Gradient>; 2] {
+        let [of_x, of_weight] = wanted;
+        let gradients = self.gradients(x, weight, &dy, Wanted { x: of_x, weight: of_weight, bias: false });
+        [of_x.then(|| Arc::new(gradients.x)), of_weight.then(|| Arc::new(gradients.weight))]
     }
 }
 
-impl CustomOp3 for Convolution {
-    fn name(&self) -> &'static str {
-        "convolution"
+impl Kernel<3> for Convolution {
+    fn forward(&self, [x, weight, bias]: [&[f32]; 3], _: [&Shape; 3]) -> (Vec<f32>, Shape) {
+        self.run(x, weight, bias)
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        Ok(self.forward(slice(x, x_layout)?, slice(weight, weight_layout)?, slice(bias, bias_layout)?))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let [x, weight, bias] = self.gradients(x, weight, Some(bias), dy)?;
-        Ok((x, weight, bias))
+        [x, weight, bias]: [&[f32]; 3],
+        shapes: [&Shape; 3],
+        dy: Gradient,
+        wanted: [bool; 3],
+    ) -> [Option<Gradient>; 3] {
+        let [of_x, of_weight, of_bias] = wanted;
+        let gradients = self.gradients(x, weight, &dy, Wanted { x: of_x, weight: of_weight, bias: of_bias });
+        let of_images = gradients.bias;
+        let bias_gradient = || match shapes[2].rank() {
+            1 => sum_rows(&of_images, bias.len()),
+            _ => of_images,
+        };
+        [
+            of_x.then(|| Arc::new(gradients.x)),
+            of_weight.then(|| Arc::new(gradients.weight)),
+            of_bias.then(|| Arc::new(bias_gradient())),
+        ]
     }
 }

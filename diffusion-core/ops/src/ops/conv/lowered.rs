@@ -1,17 +1,26 @@
 //! Convolution as a matrix product: every window of the image becomes a column
 //! ([Chellapilla et al. 2006](https://inria.hal.science/inria-00112631), "unrolling"; also called im2col).
 //!
-//! One image at a time, so that its columns are still in the cache when they are multiplied. A 1×1 kernel of stride 1 needs no
-//! columns: the image is them.
+//! One image at a time, or a few small ones side by side, so that the columns are still in the cache when they are multiplied. A
+//! 1×1 kernel of stride 1 needs no columns: the image is them.
 
 use super::winograd::{Gradients, Wanted};
 use crate::ops::cpu::arch::arch;
-use crate::ops::cpu::blocks::{BLOCK, to_block};
-use crate::ops::cpu::parallel::{Shared, for_each, threads};
-use crate::ops::cpu::product::{Left, Out, Right, Size, product};
+use crate::ops::cpu::loops::written;
+use crate::ops::cpu::parallel::{Shared, for_each, for_each_piece, threads};
+use crate::ops::cpu::product::{Matrix, Size, Target, product};
 use crate::ops::cpu::scratch::Scratch;
 use pulp::{Simd, WithSimd};
+use std::mem::MaybeUninit;
 use std::ops::Range;
+
+/// So many columns, from as many images as that takes, are multiplied at a time.
+const TOGETHER: usize = 128;
+/// So many columns of the gradient of the weights are computed at a time, at least, and those of so many input channels;
+const COLUMNS: usize = 64;
+const INPUTS: usize = 16;
+/// and so many rows, if there are not this many input channels.
+const OUTPUTS: usize = 64;
 
 /// The sizes of a convolution.
 #[derive(Clone, Copy, Debug)]
@@ -40,6 +49,22 @@ impl Problem {
     /// Whether an image is its own columns.
     fn is_product(&self) -> bool {
         self.kernel == (1, 1) && self.stride == 1 && self.padding == 0
+    }
+
+    /// The numbers of an image of x, and of y.
+    fn x_len(&self) -> usize {
+        self.inputs * self.pixels()
+    }
+    fn y_len(&self) -> usize {
+        self.outputs * self.out_pixels()
+    }
+    /// The numbers of all weights of an output.
+    fn depth(&self) -> usize {
+        self.inputs * self.taps()
+    }
+    /// How many images are multiplied at a time.
+    fn at_once(&self) -> usize {
+        (TOGETHER / self.out_pixels()).clamp(1, self.batch)
     }
 
     /// For row `tap` of the kernel: the outputs along an axis whose input lies within the image.
@@ -72,74 +97,105 @@ impl Problem {
     }
 }
 
+/// Where the columns of an image go: each of `pitch` numbers, of which those from `first` on are this image's.
+#[derive(Clone, Copy)]
+struct Within {
+    pitch: usize,
+    first: usize,
+}
+
 /// From the plane of a channel to its columns.
-#[inline(always)]
-fn gather<S: Simd>(simd: S, problem: &Problem, plane: &[f32], columns: &mut [f32], sorted: &mut [f32]) {
-    let pixels = problem.out_pixels();
-    columns.fill(0.0);
-    match problem.stride {
-        1 => problem.runs(
-            #[inline(always)]
-            |tap, from, out| {
-                let to = &mut columns[tap * pixels..][out];
-                copy(simd, &plane[from..from + to.len()], to);
-            },
-        ),
-        // Even rows of pixels: the numbers that belong together are put side by side first.
-        2 if problem.image.1.is_multiple_of(2) => {
-            let (even, odd) = sorted.split_at_mut(plane.len() / 2);
-            for ((even, odd), pair) in even.iter_mut().zip(odd).zip(plane.chunks_exact(2)) {
-                *even = pair[0];
-                *odd = pair[1];
+struct Gather<'a> {
+    problem: &'a Problem,
+    plane: &'a [f32],
+    columns: &'a mut [f32],
+    within: Within,
+    /// Room for a plane.
+    sorted: &'a mut [f32],
+}
+
+impl WithSimd for Gather<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { problem, plane, columns, within: Within { pitch, first }, sorted } = self;
+        if problem.padding > 0 {
+            for tap in 0..problem.taps() {
+                columns[tap * pitch + first..][..problem.out_pixels()].fill(0.0);
             }
-            problem.runs(
+        }
+        let to = |tap: usize, out: &Range<usize>| tap * pitch + first + out.start..tap * pitch + first + out.end;
+        match problem.stride {
+            1 => problem.runs(
+                #[inline(always)]
+                |tap, from, out| copy(simd, &plane[from..from + out.len()], &mut columns[to(tap, &out)]),
+            ),
+            // Even rows of pixels: the numbers that belong together are put side by side first.
+            2 if problem.image.1.is_multiple_of(2) => {
+                let (even, odd) = sorted.split_at_mut(plane.len() / 2);
+                for ((even, odd), pair) in even.iter_mut().zip(odd).zip(plane.chunks_exact(2)) {
+                    *even = pair[0];
+                    *odd = pair[1];
+                }
+                problem.runs(
+                    #[inline(always)]
+                    |tap, from, out| {
+                        let from = from % 2 * (plane.len() / 2) + from / 2;
+                        copy(simd, &sorted[from..from + out.len()], &mut columns[to(tap, &out)]);
+                    },
+                );
+            }
+            stride => problem.runs(
                 #[inline(always)]
                 |tap, from, out| {
-                    let to = &mut columns[tap * pixels..][out];
-                    let from = from % 2 * (plane.len() / 2) + from / 2;
-                    copy(simd, &sorted[from..from + to.len()], to);
+                    for (to, x) in columns[to(tap, &out)].iter_mut().zip(plane[from..].iter().step_by(stride)) {
+                        *to = *x;
+                    }
                 },
-            );
+            ),
         }
-        stride => problem.runs(
-            #[inline(always)]
-            |tap, from, out| {
-                let to = &mut columns[tap * pixels..][out];
-                for (to, x) in to.iter_mut().zip(plane[from..].iter().step_by(stride)) {
-                    *to = *x;
-                }
-            },
-        ),
     }
 }
 
-/// From the gradient of the columns to that of the plane: the sum over the windows that a pixel is in.
-#[inline(always)]
-fn scatter(problem: &Problem, columns: &[f32], plane: &mut [f32]) {
-    let pixels = problem.out_pixels();
-    problem.runs(
-        #[inline(always)]
-        |tap, from, out| {
-            let columns = &columns[tap * pixels..][out];
-            match problem.stride {
-                1 => {
-                    for (sum, x) in plane[from..].iter_mut().zip(columns) {
-                        *sum += x;
+/// From the gradient of the columns to that of the plane, to which it is added: the sum over the windows that a pixel is in.
+struct Scatter<'a> {
+    problem: &'a Problem,
+    columns: &'a [f32],
+    within: Within,
+    plane: &'a mut [f32],
+}
+
+impl WithSimd for Scatter<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, _: S) {
+        let Self { problem, columns, within: Within { pitch, first }, plane } = self;
+        problem.runs(
+            #[inline(always)]
+            |tap, from, out| {
+                let columns = &columns[tap * pitch + first..][out];
+                match problem.stride {
+                    1 => {
+                        for (sum, x) in plane[from..].iter_mut().zip(columns) {
+                            *sum += x;
+                        }
+                    }
+                    2 => {
+                        for (i, x) in columns.iter().enumerate() {
+                            plane[from + 2 * i] += x;
+                        }
+                    }
+                    stride => {
+                        for (sum, x) in plane[from..].iter_mut().step_by(stride).zip(columns) {
+                            *sum += x;
+                        }
                     }
                 }
-                2 => {
-                    for (i, x) in columns.iter().enumerate() {
-                        plane[from + 2 * i] += x;
-                    }
-                }
-                stride => {
-                    for (sum, x) in plane[from..].iter_mut().step_by(stride).zip(columns) {
-                        *sum += x;
-                    }
-                }
-            }
-        },
-    );
+            },
+        );
+    }
 }
 
 /// Copies a few numbers: for the short rows of small images a call of the C library's function takes longer.
@@ -164,91 +220,121 @@ fn part(len: usize, parts: usize, i: usize) -> Range<usize> {
     i * len / parts..(i + 1) * len / parts
 }
 
-/// y of (B, O, H', W') from x, weight (O, I, K, L), and bias of O numbers or of O for each image (or none, if empty).
-pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
-    let Problem { batch, outputs, .. } = *problem;
-    let mut y = vec![0.0; batch * outputs * problem.out_pixels()];
-    let shared = Shared::new(&mut y);
-    let parts = splits(batch, outputs);
-    let columns = || Scratch::new(columns_len(problem));
-    for_each(batch * parts, columns, |columns, i| {
-        let (image, outputs) = (i / parts, part(outputs, parts, i % parts));
-        let from = (image * problem.outputs + outputs.start) * problem.out_pixels();
-        arch().dispatch(Forward {
-            problem,
-            x,
-            weight,
-            bias,
-            image,
-            // SAFETY: each part of the outputs of each image is one call's.
-            y: unsafe { shared.part(from..from + outputs.len() * problem.out_pixels()) },
-            outputs,
-            columns,
-        })
-    });
-    y
-}
-
-/// How many numbers the columns of an image are, with a plane to sort pixels in.
-fn columns_len(problem: &Problem) -> usize {
-    match problem.is_product() {
-        true => 0,
-        false => problem.inputs * problem.taps() * problem.out_pixels() + problem.pixels(),
+impl Problem {
+    /// The images of group `i`.
+    fn group(&self, i: usize) -> Range<usize> {
+        let at_once = self.at_once();
+        i * at_once..self.batch.min((i + 1) * at_once)
     }
-}
 
-/// The columns of some channels of an image, made if they are not the image itself.
-#[inline(always)]
-fn columns_of<'a, S: Simd>(simd: S, problem: &Problem, x: &'a [f32], scratch: &'a mut [f32]) -> &'a [f32] {
-    if problem.is_product() {
-        return x;
+    fn groups(&self) -> usize {
+        self.batch.div_ceil(self.at_once())
     }
-    let (columns, sorted) = scratch.split_at_mut(scratch.len() - problem.pixels());
-    let pixels = problem.out_pixels();
-    let planes = x.chunks_exact(problem.pixels());
-    for (plane, columns) in planes.zip(columns.chunks_exact_mut(problem.taps() * pixels)) {
-        gather(simd, problem, plane, columns, sorted);
+
+    /// Room for the columns of a group's `channels` channels, and for a plane.
+    fn room(&self, channels: usize) -> Scratch {
+        Scratch::new(channels * self.taps() * self.at_once() * self.out_pixels() + self.pixels())
     }
-    columns
-}
 
-struct Forward<'a> {
-    problem: &'a Problem,
-    x: &'a [f32],
-    weight: &'a [f32],
-    bias: &'a [f32],
-    image: usize,
-    outputs: Range<usize>,
-    y: &'a mut [f32],
-    columns: &'a mut [f32],
-}
-
-impl WithSimd for Forward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { problem, image, outputs, y, .. } = self;
-        let (pixels, depth) = (problem.out_pixels(), problem.inputs * problem.taps());
-        let per_image = problem.inputs * problem.pixels();
-        let x = &self.x[image * per_image..][..per_image];
-        let columns = columns_of(simd, problem, x, self.columns);
-        if !self.bias.is_empty() {
-            let per_image = self.bias.len() > problem.outputs;
-            let first = outputs.start + if per_image { image * problem.outputs } else { 0 };
-            for (row, bias) in y.chunks_exact_mut(pixels).zip(&self.bias[first..]) {
-                row.fill(*bias);
+    /// The columns of some channels of some images beside each other, in `scratch` or, if they are the image itself, there.
+    fn columns<'a>(
+        &self,
+        x: &'a [f32],
+        images: &Range<usize>,
+        channels: &Range<usize>,
+        scratch: &'a mut [f32],
+    ) -> Matrix<'a> {
+        let (pixels, out, taps) = (self.pixels(), self.out_pixels(), self.taps());
+        let plane = |image: usize, channel: usize| &x[image * self.x_len() + channel * pixels..][..pixels];
+        if self.is_product() && images.len() == 1 {
+            let from = images.start * self.x_len() + channels.start * pixels;
+            return Matrix::rows(&x[from..][..channels.len() * pixels], pixels);
+        }
+        let pitch = images.len() * out;
+        let (columns, sorted) = scratch.split_at_mut(channels.len() * taps * pitch);
+        for (columns, channel) in columns.chunks_exact_mut(taps * pitch).zip(channels.clone()) {
+            for (i, image) in images.clone().enumerate() {
+                let within = Within { pitch, first: i * out };
+                let plane = plane(image, channel);
+                arch().dispatch(Gather { problem: self, plane, columns, within, sorted });
             }
         }
-        product(
-            simd,
-            Size { m: outputs.len(), n: pixels, depth },
-            Left { numbers: &self.weight[outputs.start * depth..], row: depth, column: 1 },
-            Right { numbers: columns, row: pixels },
-            Out { numbers: y, row: pixels },
-            !self.bias.is_empty(),
-        );
+        Matrix::rows(columns, pitch)
     }
+
+    /// Planes of y's size of some images beside each other, in `scratch` or, if it is one image, where they are.
+    fn beside<'a>(&self, y: &'a [f32], images: &Range<usize>, scratch: &'a mut [f32]) -> Matrix<'a> {
+        let pixels = self.out_pixels();
+        if images.len() == 1 {
+            return Matrix::rows(&y[images.start * self.y_len()..][..self.y_len()], pixels);
+        }
+        let pitch = images.len() * pixels;
+        for (i, image) in images.clone().enumerate() {
+            let planes = y[image * self.y_len()..][..self.y_len()].chunks_exact(pixels);
+            for (row, plane) in scratch.chunks_exact_mut(pitch).zip(planes) {
+                row[i * pixels..][..pixels].copy_from_slice(plane);
+            }
+        }
+        Matrix::rows(&scratch[..self.outputs * pitch], pitch)
+    }
+}
+
+/// The bias of channel `channel` of image `image`, of `bias` with one for each of the `channels` channels or for each of each image;
+/// 0 if there is none.
+fn bias_of(bias: &[f32], channels: usize, image: usize, channel: usize) -> f32 {
+    match bias.len() {
+        0 => 0.0,
+        len if len == channels => bias[channel],
+        _ => bias[image * channels + channel],
+    }
+}
+
+/// y of (B, O, H', W') from x, weight (O, I, K, L), and bias of O numbers or of O for each image (or none, if empty).
+pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
+    let Problem { batch, inputs, outputs, .. } = *problem;
+    let (pixels, depth) = (problem.out_pixels(), problem.depth());
+    let (at_once, parts) = (problem.at_once(), splits(problem.groups(), outputs));
+    let write = |y: &mut [MaybeUninit<f32>]| {
+        let y = Shared::new(y);
+        let scratch = || (problem.room(inputs), Scratch::new(outputs.div_ceil(parts) * at_once * pixels));
+        for_each(problem.groups() * parts, scratch, |(scratch, products), i| {
+            let (images, outputs_here) = (problem.group(i / parts), part(outputs, parts, i % parts));
+            let columns = problem.columns(x, &images, &(0..inputs), scratch);
+            let weight = Matrix::rows(&weight[outputs_here.start * depth..], depth);
+            let pitch = images.len() * pixels;
+            let size = Size { m: outputs_here.len(), n: pitch, depth };
+            let place = |image: usize, output: usize| (image * outputs + output) * pixels;
+            let fill = |image: usize, output: usize, y: &mut [MaybeUninit<f32>]| {
+                y.fill(MaybeUninit::new(bias_of(bias, outputs, image, output)));
+            };
+            if images.len() == 1 {
+                let from = place(images.start, outputs_here.start);
+                // SAFETY: each part of the outputs of each image is one call's.
+                let y = unsafe { y.part(from..from + outputs_here.len() * pixels) };
+                if !bias.is_empty() {
+                    y.chunks_exact_mut(pixels).zip(outputs_here).for_each(|(y, output)| fill(images.start, output, y));
+                }
+                // SAFETY: y has a row of pixels for each output, with a bias written ones.
+                unsafe { product(size, weight, columns, Target::rows(y, pixels), !bias.is_empty()) };
+                return;
+            }
+            // SAFETY: there is room for a row for each output.
+            unsafe { product(size, weight, columns, Target::rows(products, pitch), false) };
+            for (row, output) in products.chunks_exact(pitch).zip(outputs_here) {
+                for (plane, image) in row.chunks_exact(pixels).zip(images.clone()) {
+                    let from = place(image, output);
+                    // SAFETY: each part of the outputs of each image is one call's.
+                    let y = unsafe { y.part(from..from + pixels) };
+                    let bias = bias_of(bias, outputs, image, output);
+                    for (y, x) in y.iter_mut().zip(plane) {
+                        y.write(x + bias);
+                    }
+                }
+            }
+        });
+    };
+    // SAFETY: each part of the outputs of each image is written, and together they are y.
+    unsafe { written(batch * problem.y_len(), write) }
 }
 
 /// The gradients, from `dy`, that of y, of (B, O, H', W').
@@ -269,7 +355,7 @@ pub(super) fn plane_sums(planes: &[f32], pixels: usize) -> Vec<f32> {
     const LANES: usize = 16;
     let mut sums = vec![0.0; planes.len() / pixels];
     let at_once = usize::div_ceil(1 << 14, pixels);
-    crate::ops::cpu::parallel::for_each_piece(
+    for_each_piece(
         &mut sums,
         at_once,
         || (),
@@ -296,154 +382,99 @@ pub(super) fn plane_sums(planes: &[f32], pixels: usize) -> Vec<f32> {
 /// The gradient of x, or, the other way round, the transposed convolution of `dy`: of (B, I, H, W), with `bias` of I numbers or
 /// of I for each image added to it (or none, if empty).
 pub(super) fn input_gradient(problem: &Problem, weight: &[f32], dy: &[f32], bias: &[f32]) -> Vec<f32> {
-    let Problem { batch, inputs, .. } = *problem;
-    let mut dx = vec![0.0; batch * inputs * problem.pixels()];
-    let shared = Shared::new(&mut dx);
-    let parts = splits(batch, inputs);
-    let columns = || Scratch::new(columns_len(problem));
-    for_each(batch * parts, columns, |columns, i| {
-        let (image, channels) = (i / parts, part(inputs, parts, i % parts));
-        let from = (image * inputs + channels.start) * problem.pixels();
-        arch().dispatch(InputGradient {
-            problem,
-            weight,
-            dy,
-            bias,
-            image,
-            // SAFETY: each part of the inputs of each image is one call's.
-            dx: unsafe { shared.part(from..from + channels.len() * problem.pixels()) },
-            channels,
-            columns,
-        })
-    });
-    dx
-}
-
-struct InputGradient<'a> {
-    problem: &'a Problem,
-    weight: &'a [f32],
-    dy: &'a [f32],
-    bias: &'a [f32],
-    image: usize,
-    channels: Range<usize>,
-    dx: &'a mut [f32],
-    columns: &'a mut [f32],
-}
-
-impl WithSimd for InputGradient<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { problem, image, channels, dx, .. } = self;
-        let (pixels, taps) = (problem.out_pixels(), problem.taps());
-        let depth = problem.inputs * taps;
-        let size = Size { m: channels.len() * taps, n: pixels, depth: problem.outputs };
-        let weight = Left { numbers: &self.weight[channels.start * taps..], row: 1, column: depth };
-        let dy = Right { numbers: &self.dy[image * problem.outputs * pixels..], row: pixels };
-        let has_bias = !self.bias.is_empty();
-        if has_bias {
-            let per_image = self.bias.len() > problem.inputs;
-            let first = channels.start + if per_image { image * problem.inputs } else { 0 };
-            for (plane, bias) in dx.chunks_exact_mut(problem.pixels()).zip(&self.bias[first..]) {
-                plane.fill(*bias);
-            }
-        }
-        if problem.is_product() {
-            product(simd, size, weight, dy, Out { numbers: dx, row: pixels }, has_bias);
-            return;
-        }
-        product(simd, size, weight, dy, Out { numbers: self.columns, row: pixels }, false);
-        let planes = dx.chunks_exact_mut(problem.pixels());
-        for (plane, columns) in planes.zip(self.columns.chunks_exact(taps * pixels)) {
-            scatter(problem, columns, plane);
-        }
-    }
-}
-
-/// The gradient of weight, of (O, I, K, L).
-pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let Problem { batch, inputs, outputs, .. } = *problem;
-    // Images are shared out, and, where these are too few, the input channels too.
-    let groups = batch.min(threads());
-    let parts = splits(groups, inputs);
-    let (width, taps) = (outputs.next_multiple_of(BLOCK), problem.taps());
-    let group = inputs * taps * width;
-    let mut sums = Scratch::new(groups * group);
-    let shared = Shared::new(&mut sums);
-    let scratch = || {
-        let transposed = Scratch::new(width * problem.out_pixels());
-        (Scratch::new(columns_len(problem)), transposed, Scratch::new(BLOCK * problem.out_pixels()))
-    };
-    for_each(groups * parts, scratch, |(columns, transposed, block), i| {
-        let channels = part(inputs, parts, i % parts);
-        let from = i / parts * group + channels.start * taps * width;
-        arch().dispatch(WeightGradient {
-            problem,
-            x,
-            dy,
-            images: part(batch, groups, i / parts),
-            // SAFETY: each group has sums of its own, and each part of the inputs its rows of them.
-            sums: unsafe { shared.part(from..from + channels.len() * taps * width) },
-            channels,
-            columns,
-            transposed,
-            block,
-        })
-    });
-    let mut gradient = vec![0.0; outputs * inputs * taps];
-    for (output, gradient) in gradient.chunks_exact_mut(inputs * taps).enumerate() {
-        for (i, gradient) in gradient.iter_mut().enumerate() {
-            *gradient = (0..groups).map(|g| sums[g * group + i * width + output]).sum();
-        }
-    }
-    gradient
-}
-
-struct WeightGradient<'a> {
-    problem: &'a Problem,
-    x: &'a [f32],
-    dy: &'a [f32],
-    images: Range<usize>,
-    channels: Range<usize>,
-    sums: &'a mut [f32],
-    columns: &'a mut [f32],
-    transposed: &'a mut [f32],
-    block: &'a mut [f32],
-}
-
-impl WithSimd for WeightGradient<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        let Self { problem, channels, transposed, block, .. } = self;
-        let (pixels, outputs) = (problem.out_pixels(), problem.outputs);
-        let width = outputs.next_multiple_of(BLOCK);
-        for image in self.images.clone() {
-            // The outputs side by side, pixel by pixel.
-            let dy = &self.dy[image * outputs * pixels..][..outputs * pixels];
-            for first in (0..outputs).step_by(BLOCK) {
-                let present = BLOCK.min(outputs - first);
-                to_block(simd, &dy[first * pixels..], pixels, present, block);
-                let rows = transposed.chunks_exact_mut(width);
-                for (row, pixel) in rows.zip(block.chunks_exact(BLOCK)) {
-                    row[first..first + BLOCK].copy_from_slice(pixel);
+    let (pixels, out, taps) = (problem.pixels(), problem.out_pixels(), problem.taps());
+    let (at_once, parts) = (problem.at_once(), splits(problem.groups(), inputs));
+    let write = |dx: &mut [MaybeUninit<f32>]| {
+        let dx = Shared::new(dx);
+        let room = if at_once == 1 { 0 } else { outputs * at_once * out };
+        let scratch = || (problem.room(inputs.div_ceil(parts)), Scratch::new(room));
+        for_each(problem.groups() * parts, scratch, |(columns, beside), i| {
+            let (images, channels) = (problem.group(i / parts), part(inputs, parts, i % parts));
+            let dy = problem.beside(dy, &images, beside);
+            let weight = Matrix::rows(&weight[channels.start * taps..], problem.depth()).t();
+            let pitch = images.len() * out;
+            let size = Size { m: channels.len() * taps, n: pitch, depth: outputs };
+            let place = |image: usize, channel: usize| {
+                let from = (image * inputs + channel) * pixels;
+                from..from + pixels
+            };
+            if problem.is_product() && images.len() == 1 {
+                let from = place(images.start, channels.start).start;
+                // SAFETY: each part of the channels of each image is one call's.
+                let dx = unsafe { dx.part(from..from + channels.len() * pixels) };
+                for (plane, channel) in dx.chunks_exact_mut(pixels).zip(channels) {
+                    plane.fill(MaybeUninit::new(bias_of(bias, inputs, images.start, channel)));
+                }
+                // SAFETY: dx has a row of pixels for each channel, written ones.
+                unsafe { product(size, weight, dy, Target::rows(dx, pixels), true) };
+                return;
+            }
+            // SAFETY: the columns have a row of pixels for each channel and tap.
+            unsafe { product(size, weight, dy, Target::rows(columns, pitch), false) };
+            for (columns, channel) in columns.chunks_exact(taps * pitch).zip(channels) {
+                for (i, image) in images.clone().enumerate() {
+                    // SAFETY: each part of the channels of each image is one call's.
+                    let plane = unsafe { dx.part(place(image, channel)) };
+                    plane.fill(MaybeUninit::new(bias_of(bias, inputs, image, channel)));
+                    // SAFETY: it has just been written.
+                    let plane = unsafe { plane.assume_init_mut() };
+                    arch().dispatch(Scatter { problem, columns, within: Within { pitch, first: i * out }, plane });
                 }
             }
-            let from = (image * problem.inputs + channels.start) * problem.pixels();
-            let x = &self.x[from..from + channels.len() * problem.pixels()];
-            let columns = columns_of(simd, problem, x, self.columns);
-            product(
-                simd,
-                Size { m: channels.len() * problem.taps(), n: width, depth: pixels },
-                Left { numbers: columns, row: pixels, column: 1 },
-                Right { numbers: transposed, row: width },
-                Out { numbers: self.sums, row: width },
-                image > self.images.start,
-            );
-        }
+        });
+    };
+    // SAFETY: each part of the channels of each image is written, and together they are dx.
+    unsafe { written(batch * problem.x_len(), write) }
+}
+
+/// The gradient of weight, of (O, I, K, L): part by part, each the sum over all images in their order, so that it does not
+/// depend on how many threads there are.
+pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f32> {
+    let Problem { inputs, outputs, .. } = *problem;
+    let (out, taps, depth, at_once) = (problem.out_pixels(), problem.taps(), problem.depth(), problem.at_once());
+    let rows = if inputs > OUTPUTS { outputs } else { OUTPUTS.min(outputs) };
+    let channels_at_once = INPUTS.max(COLUMNS / taps);
+    let (blocks, parts) = (inputs.div_ceil(channels_at_once), outputs.div_ceil(rows));
+    // The gradient of y with the images of a group side by side, for all parts.
+    let group_len = outputs * at_once * out;
+    let mut beside = Scratch::new(if at_once == 1 { 0 } else { problem.groups() * group_len });
+    if at_once > 1 {
+        for_each_piece(
+            &mut beside,
+            group_len,
+            || (),
+            |(), i, beside| {
+                problem.beside(dy, &problem.group(i), beside);
+            },
+        );
     }
+    let write = |gradient: &mut [MaybeUninit<f32>]| {
+        let to = Target::rows(gradient, depth);
+        for_each(
+            blocks * parts,
+            || problem.room(channels_at_once.min(inputs)),
+            |scratch, i| {
+                let (block, first) = (i / parts * channels_at_once, i % parts * rows);
+                let (channels, rows) = (block..inputs.min(block + channels_at_once), rows.min(outputs - first));
+                for group in 0..problem.groups() {
+                    let images = problem.group(group);
+                    let pitch = images.len() * out;
+                    let dy = match at_once {
+                        1 => Matrix::rows(&dy[(group * outputs + first) * out..], out),
+                        _ if images.len() == 1 => Matrix::rows(&dy[(images.start * outputs + first) * out..], out),
+                        _ => Matrix::rows(&beside[group * group_len + first * pitch..], pitch),
+                    };
+                    let columns = problem.columns(x, &images, &channels, scratch);
+                    let size = Size { m: rows, n: channels.len() * taps, depth: pitch };
+                    // SAFETY: these channels of these outputs are one call's, and the first group has written them.
+                    unsafe { product(size, dy, columns.t(), to.from(first, block * taps), group > 0) };
+                }
+            },
+        );
+    };
+    // SAFETY: each part is written by the first group.
+    unsafe { written(outputs * depth, write) }
 }
 
 /// The gradients of the transposed convolution [`input_gradient`], from `dy`, that of its result.

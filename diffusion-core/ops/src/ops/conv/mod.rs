@@ -127,6 +127,52 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Geom
     add_bias(y, bias)
 }
 
+/// [`linear`] of the channels of every pixel: a 1×1 convolution with the weights of an affine map.
+///
+/// # Shapes
+/// `x` (B, I, H, W); `weight` (O, I); `bias` (O,) or (B, O); the result is (B, O, H, W).
+///
+/// # Errors
+/// Other shapes.
+///
+/// ```
+/// # use diffusion_ops as diffusion_core;
+/// use diffusion_core::{candle::Device, ops::conv1x1, rng::Rng};
+/// let mut rng = Rng::new(0);
+/// let (x, weight) = (rng.randn((2, 3, 5, 5), &Device::Cpu)?, rng.randn((8, 3), &Device::Cpu)?);
+/// assert_eq!(conv1x1(&x, &weight, None)?.dims(), &[2, 8, 5, 5]);
+/// # Ok::<(), diffusion_core::candle::Error>(())
+/// ```
+pub fn conv1x1(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
+    const OP: &str = "conv1x1";
+    let (batch, inputs, h, w) = four(OP, "x", x)?;
+    let &[outputs, c] = weight.dims() else {
+        bail!("{OP}: weight has shape {:?}; it must have two dimensions", weight.dims())
+    };
+    if c != inputs || outputs == 0 {
+        bail!(
+            "{OP}: x has shape {:?} and weight {:?}; the second dimensions, the channels, must be equal, and none 0",
+            x.dims(),
+            weight.dims()
+        )
+    }
+    check_bias(OP, bias, (batch, outputs), weight)?;
+    if takes(&[x, weight]) {
+        let problem = lowered::Problem {
+            batch,
+            inputs,
+            outputs,
+            image: (h, w),
+            kernel: (1, 1),
+            out: (h, w),
+            stride: 1,
+            padding: 0,
+        };
+        return Convolution::Lowered(problem).apply(x, weight, bias);
+    }
+    conv2d(x, &weight.reshape((outputs, inputs, 1, 1))?, bias, Geometry::default())
+}
+
 /// How many rows the last window leaves over; none if there is no window at all.
 fn rest(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
     size.checked_add(padding.checked_mul(2)?)?.checked_sub(kernel)?.checked_rem(stride)

@@ -138,6 +138,19 @@ fn the_kernels_agree_with_the_composition() -> Result<()> {
 }
 
 #[test]
+fn the_affine_map_of_each_pixel_is_a_convolution() -> Result<()> {
+    let inputs = [random(1, (2, 5, 4, 3))?, random(2, (7, 5))?, random(3, 7)?];
+    let f = |x: &[Tensor]| conv1x1(&x[0], &x[1], Some(&x[2]));
+    check("conv1x1", &inputs, f)?;
+    compare("conv1x1", &inputs, TOLERANCE, f)?;
+    let by_conv2d = conv2d(&inputs[0], &inputs[1].reshape((7, 5, 1, 1))?, Some(&inputs[2]), Geometry::default())?;
+    assert!((f(&inputs)? - by_conv2d)?.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+    let message = conv1x1(&inputs[0], &inputs[1].t()?, None).unwrap_err().to_string();
+    assert!(message.contains("conv1x1: x has shape [2, 5, 4, 3] and weight [5, 7]"), "{message}");
+    Ok(())
+}
+
+#[test]
 fn upsampling_before_a_convolution_is_upsampling_and_a_convolution() -> Result<()> {
     for (x, outputs) in [([1, 1, 1, 1], 1), ([3, 5, 4, 7], 6), ([1, 70, 5, 3], 40), ([2, 16, 7, 7], 66)] {
         let inputs = [random(1, x.as_slice())?, random(2, (outputs, x[1], 3, 3))?, random(3, (x[0], outputs))?];

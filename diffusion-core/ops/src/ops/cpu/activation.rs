@@ -1,13 +1,14 @@
 //! The activations, each number by itself: one pass for the values, one for the gradient.
 
+use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
-use super::loops::{map, normal, silu, silu_slope, written};
+use super::loops::{map, normal, silu, silu_slope, update, written};
 use super::parallel::for_each_piece;
-use super::{read, slice, stored};
 use crate::ops::Activation;
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::Shape;
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// How many numbers are a piece of work.
 const PIECE: usize = 1 << 15;
@@ -87,59 +88,41 @@ impl Curve for Relu {
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Pointwise(pub(in crate::ops) Activation);
 
-impl CustomOp1 for Pointwise {
-    fn name(&self) -> &'static str {
-        match self.0 {
-            Activation::None => "identity",
-            Activation::Silu => "silu",
-            Activation::Gelu => "gelu",
-            Activation::Relu => "relu",
-        }
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        Ok(stored(self.run(slice(x, layout)?, None), layout.shape()))
-    }
-
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let dx = read([x, dy], |[x, dy]| self.run(x, Some(dy)))?;
-        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
-    }
-}
-
-impl Pointwise {
-    /// The values, or with `dy` the gradient.
-    fn run(self, x: &[f32], dy: Option<&[f32]>) -> Vec<f32> {
+impl Kernel<1> for Pointwise {
+    fn forward(&self, [x]: [&[f32]; 1], [shape]: [&Shape; 1]) -> (Vec<f32>, Shape) {
         // SAFETY: each piece is written whole.
-        unsafe {
-            written(x.len(), |out| {
+        let y = unsafe {
+            written(x.len(), |y| {
                 for_each_piece(
-                    out,
+                    y,
                     PIECE,
                     || (),
-                    |(), i, out| {
-                        let part = |x: &'_ [f32]| i * PIECE..x.len().min((i + 1) * PIECE);
-                        arch().dispatch(Piece {
-                            activation: self.0,
-                            x: &x[part(x)],
-                            dy: dy.map(|dy| &dy[part(dy)]),
-                            out,
-                        });
-                    },
+                    |(), i, y| arch().dispatch(Values { activation: self.0, x: &x[i * PIECE..][..y.len()], y }),
                 );
             })
-        }
+        };
+        (y, shape.clone())
+    }
+
+    fn backward(&self, [x]: [&[f32]; 1], _: [&Shape; 1], dy: Gradient, _: [bool; 1]) -> [Option<Gradient>; 1] {
+        let mut dx = Arc::unwrap_or_clone(dy);
+        for_each_piece(
+            &mut dx,
+            PIECE,
+            || (),
+            |(), i, dx| arch().dispatch(Slopes { activation: self.0, x: &x[i * PIECE..][..dx.len()], dx }),
+        );
+        [Some(Arc::new(dx))]
     }
 }
 
-struct Piece<'a> {
+struct Values<'a> {
     activation: Activation,
     x: &'a [f32],
-    dy: Option<&'a [f32]>,
-    out: &'a mut [MaybeUninit<f32>],
+    y: &'a mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for Piece<'_> {
+impl WithSimd for Values<'_> {
     type Output = ();
 
     #[inline(always)]
@@ -153,25 +136,49 @@ impl WithSimd for Piece<'_> {
     }
 }
 
-impl Piece<'_> {
+impl Values<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
-        let Self { x, dy, out, .. } = self;
-        match dy {
-            None => map(
-                simd,
-                [x],
-                out,
-                #[inline(always)]
-                |[x]| curve.value(simd, x),
-            ),
-            Some(dy) => map(
-                simd,
-                [x, dy],
-                out,
-                #[inline(always)]
-                |[x, dy]| curve.slope(simd, x, dy),
-            ),
-        };
+        map(
+            simd,
+            [self.x],
+            self.y,
+            #[inline(always)]
+            |[x]| curve.value(simd, x),
+        );
+    }
+}
+
+/// From dy to dx, in place.
+struct Slopes<'a> {
+    activation: Activation,
+    x: &'a [f32],
+    dx: &'a mut [f32],
+}
+
+impl WithSimd for Slopes<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.activation {
+            Activation::None => self.run(simd, Straight),
+            Activation::Silu => self.run(simd, Silu),
+            Activation::Gelu => self.run(simd, Gelu),
+            Activation::Relu => self.run(simd, Relu),
+        }
+    }
+}
+
+impl Slopes<'_> {
+    #[inline(always)]
+    fn run<S: Simd>(self, simd: S, curve: impl Curve) {
+        update(
+            simd,
+            [self.x],
+            self.dx,
+            #[inline(always)]
+            |dy, [x]| curve.slope(simd, x, dy),
+        );
     }
 }

@@ -1,15 +1,39 @@
 //! Which vector instructions the kernels are run with.
 
 use pulp::Arch;
+use std::sync::LazyLock;
 
-/// The best that this machine has: AVX-512, AVX2 with FMA, NEON, or none. In the tests, [`each`] chooses.
+/// The environment variable that holds the kernels to fewer instructions than the machine has.
+const VARIABLE: &str = "DIFFUSION_INSTRUCTIONS";
+
+/// The best that this machine has: AVX-512, AVX2 with FMA, NEON, or none; or what `DIFFUSION_INSTRUCTIONS` says. In the tests,
+/// [`each`] chooses.
 #[inline(always)]
 pub(in crate::ops) fn arch() -> Arch {
+    static ARCH: LazyLock<Arch> = LazyLock::new(|| {
+        match std::env::var(VARIABLE) {
+        Ok(wanted) => held_to(&wanted).unwrap_or_else(|| {
+            eprintln!("{VARIABLE} = {wanted:?} is not for this machine: `avx2` holds one with AVX-512 to AVX2, `none` any to no vectors");
+            Arch::new()
+        }),
+        Err(_) => Arch::new(),
+    }
+    });
     #[cfg(test)]
     if let Some(arch) = chosen() {
         return arch;
     }
-    Arch::new()
+    *ARCH
+}
+
+/// The instructions that a word stands for, if the machine has them.
+fn held_to(wanted: &str) -> Option<Arch> {
+    match wanted {
+        "none" => Some(Arch::Scalar),
+        #[cfg(target_arch = "x86_64")]
+        "avx2" => pulp::x86::V3::try_new().map(Arch::V3),
+        _ => None,
+    }
 }
 
 #[cfg(test)]
@@ -47,8 +71,8 @@ mod choice {
     pub(in crate::ops) fn all() -> Vec<Arch> {
         let mut all = vec![Arch::new()];
         #[cfg(target_arch = "x86_64")]
-        if let (Arch::V4(_), Some(avx2)) = (Arch::new(), pulp::x86::V3::try_new()) {
-            all.push(Arch::V3(avx2));
+        if let (Arch::V4(_), Some(avx2)) = (Arch::new(), super::held_to("avx2")) {
+            all.push(avx2);
         }
         if !matches!(Arch::new(), Arch::Scalar) {
             all.push(Arch::Scalar);
@@ -64,6 +88,12 @@ mod choice {
             within(Some(arch), &mut test)?;
         }
         Ok(())
+    }
+
+    #[test]
+    fn words_stand_for_instructions() {
+        assert!(matches!(super::held_to("none"), Some(Arch::Scalar)));
+        assert!(super::held_to("AVX-1024").is_none());
     }
 
     #[test]

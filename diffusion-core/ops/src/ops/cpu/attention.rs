@@ -3,57 +3,120 @@
 //! The scores of these queries stay in the cache until the values have been weighed by them, and are never written to
 //! memory; the gradient computes them again.
 
+use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
 use super::loops::{exp, maximum, sums, update, written};
-use super::matrix::{Matrix, Sizes, Target, product};
 use super::parallel::for_each;
-use super::{read, slice, stored};
-use candle_core::{CpuStorage, CustomOp3, Layout, Result, Shape, Tensor};
+use super::product::{Matrix, Size, Target, product};
+use super::scratch::Scratch;
+use candle_core::Shape;
 use pulp::{Simd, WithSimd};
+use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// How many queries are looked at together.
 const QUERIES: usize = 64;
 
-/// The operation: of q (B, N, C), k and v (B, M, C).
+/// The operation: of q (B, N, C), k and v (B, M, C), or, of one tensor, of q, k and v beside each other in (B, 3C, …).
 pub(in crate::ops) struct Attention {
     pub(in crate::ops) heads: usize,
 }
 
-impl CustomOp3 for Attention {
-    fn name(&self) -> &'static str {
-        "attention"
+impl Kernel<3> for Attention {
+    fn forward(&self, [q, k, v]: [&[f32]; 3], [of_q, of_k, _]: [&Shape; 3]) -> (Vec<f32>, Shape) {
+        let (batch, queries, channels) = (of_q.dims()[0], of_q.dims()[1], of_q.dims()[2]);
+        let keys = of_k.dims()[1];
+        let places = [queries, keys, keys].map(|positions| Place::rows(positions, channels));
+        let heads = Heads { batch, heads: self.heads, queries, keys, d: channels / self.heads, planes: false };
+        (heads.forward([q, k, v], places), of_q.clone())
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        q: &CpuStorage,
-        q_layout: &Layout,
-        k: &CpuStorage,
-        k_layout: &Layout,
-        v: &CpuStorage,
-        v_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let shape = q_layout.shape();
-        let sizes = Heads::new(self.heads, shape.dims(), k_layout.dims());
-        let q = slice(q, q_layout)?;
-        let (k, v) = (slice(k, k_layout)?, slice(v, v_layout)?);
-        Ok(stored(sizes.forward(q, k, v), shape))
+        [q, k, v]: [&[f32]; 3],
+        [of_q, of_k, _]: [&Shape; 3],
+        dy: Gradient,
+        _: [bool; 3],
+    ) -> [Option<Gradient>; 3] {
+        let (batch, queries, channels) = (of_q.dims()[0], of_q.dims()[1], of_q.dims()[2]);
+        let keys = of_k.dims()[1];
+        let places = [queries, keys, keys].map(|positions| Place::rows(positions, channels));
+        let heads = Heads { batch, heads: self.heads, queries, keys, d: channels / self.heads, planes: false };
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| Vec::with_capacity(x.len()));
+        let starts = [&mut dq, &mut dk, &mut dv].map(|x| Target::rows(x.spare_capacity_mut(), channels));
+        heads.backward([q, k, v], places, &dy, starts);
+        for (gradient, x) in [&mut dq, &mut dk, &mut dv].into_iter().zip([q, k, v]) {
+            // SAFETY: each head of each image has written its channels for all of the queries and keys.
+            unsafe { gradient.set_len(x.len()) };
+        }
+        [dq, dk, dv].map(|gradient| Some(Arc::new(gradient)))
     }
+}
 
-    fn bwd(
-        &self,
-        q: &Tensor,
-        k: &Tensor,
-        v: &Tensor,
-        _out: &Tensor,
-        dout: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let sizes = Heads::new(self.heads, q.dims(), k.dims());
-        let [dq, dk, dv] = read([q, k, v, dout], |[q, k, v, dout]| sizes.backward(q, k, v, dout))?;
-        let tensor = |of: &Tensor, gradient: Vec<f32>| {
-            of.track_op().then(|| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
+impl Attention {
+    fn of_planes(&self, shape: &Shape) -> (Heads, [Place; 3]) {
+        let (batch, channels) = (shape.dims()[0], shape.dims()[1] / 3);
+        let positions: usize = shape.dims()[2..].iter().product();
+        let place = |i: usize| Place {
+            first: i * channels * positions,
+            image: 3 * channels * positions,
+            position: 1,
+            channel: positions,
         };
-        Ok((tensor(q, dq)?, tensor(k, dk)?, tensor(v, dv)?))
+        let d = channels / self.heads;
+        let heads = Heads { batch, heads: self.heads, queries: positions, keys: positions, d, planes: true };
+        (heads, [0, 1, 2].map(place))
+    }
+}
+
+impl Kernel<1> for Attention {
+    fn forward(&self, [qkv]: [&[f32]; 1], [shape]: [&Shape; 1]) -> (Vec<f32>, Shape) {
+        let (heads, places) = self.of_planes(shape);
+        let mut dims = shape.dims().to_vec();
+        dims[1] /= 3;
+        (heads.forward([qkv; 3], places), dims.into())
+    }
+
+    fn backward(&self, [qkv]: [&[f32]; 1], [shape]: [&Shape; 1], dy: Gradient, _: [bool; 1]) -> [Option<Gradient>; 1] {
+        let (heads, places) = self.of_planes(shape);
+        let work = |gradient: &mut [MaybeUninit<f32>]| {
+            let start = Target::rows(gradient, heads.queries);
+            heads.backward([qkv; 3], places, &dy, [start; 3]);
+        };
+        // SAFETY: each head of each image writes its channels of all three for all of the positions.
+        [Some(Arc::new(unsafe { written(qkv.len(), work) }))]
+    }
+}
+
+/// How the numbers of q, k or v lie in memory.
+#[derive(Clone, Copy)]
+struct Place {
+    /// Where they begin, and how far it is from one image, one position and one channel to the next.
+    first: usize,
+    image: usize,
+    position: usize,
+    channel: usize,
+}
+
+impl Place {
+    /// (B, positions, channels)
+    fn rows(positions: usize, channels: usize) -> Self {
+        Self { first: 0, image: positions * channels, position: channels, channel: 1 }
+    }
+
+    /// (B, channels, positions)
+    fn planes(positions: usize, channels: usize) -> Self {
+        Self { first: 0, image: positions * channels, position: 1, channel: positions }
+    }
+
+    /// Where position `position` and the first channel of `d` of a head are.
+    fn at(self, image: usize, head: usize, position: usize, d: usize) -> usize {
+        self.first + image * self.image + head * d * self.channel + position * self.position
+    }
+
+    /// Positions by channels of a head, from `position` on.
+    fn of(self, x: &[f32], image: usize, head: usize, position: usize, d: usize) -> Matrix<'_> {
+        Matrix { numbers: &x[self.at(image, head, position, d)..], row: self.position, column: self.channel }
     }
 }
 
@@ -64,114 +127,117 @@ struct Heads {
     heads: usize,
     queries: usize,
     keys: usize,
-    /// Of all heads together.
-    channels: usize,
+    /// The channels of a head.
+    d: usize,
+    /// Whether the channels are planes of positions, or the positions rows of channels.
+    planes: bool,
 }
 
 impl Heads {
-    fn new(heads: usize, q: &[usize], k: &[usize]) -> Self {
-        Self { batch: q[0], heads, queries: q[1], keys: k[1], channels: q[2] }
-    }
-
-    /// The channels of a head.
-    fn d(self) -> usize {
-        self.channels / self.heads
+    /// What the scores are multiplied by.
+    fn scale(self) -> f32 {
+        (self.d as f32).sqrt().recip()
     }
 
     /// Room for the scores of the queries that are looked at together.
-    fn scores(self) -> Vec<f32> {
-        vec![0.0; QUERIES.min(self.queries) * self.keys]
+    fn scores(self) -> Scratch {
+        Scratch::new(QUERIES.min(self.queries) * self.keys)
     }
 
     /// softmax(`q` `k`ᵀ / √d) for the first `n` queries of `q`.
     fn looks_at(self, n: usize, q: Matrix, k: Matrix, scores: &mut [f32]) {
-        let (m, n, k_size) = (n, self.keys, self.d());
-        let size = Sizes { m, n, k: k_size };
-        let scale = (self.d() as f32).sqrt().recip();
-        let target = Target::rows(scores, n);
+        let scores = &mut scores[..n * self.keys];
+        let size = Size { m: n, n: self.keys, depth: self.d };
         // SAFETY: `scores` has room for as many queries.
-        unsafe { product(size, scale, q, k.t(), target, false) };
-        let scores = &mut scores[..m * n];
-        arch().dispatch(Softmax { scores, row: n });
+        unsafe { product(size, q, k.t(), Target::rows(scores, self.keys), false) };
+        arch().dispatch(Softmax { scores, row: self.keys, scale: self.scale() });
     }
 
-    fn forward(self, q: &[f32], k: &[f32], v: &[f32]) -> Vec<f32> {
-        let Self { batch, heads, queries, keys, channels } = self;
-        let [q, k, v] = [q, k, v].map(|x| Matrix::rows(x, channels));
-        let blocks = queries.div_ceil(QUERIES);
-        // SAFETY: each head of each image writes its channels for all of the queries.
+    /// Positions by channels `a` · `b`, to where their numbers lie like those of this attention.
+    ///
+    /// # Safety
+    /// As [`product`].
+    unsafe fn put(self, [positions, depth]: [usize; 2], a: Matrix, b: Matrix, to: Target, add: bool) {
+        // SAFETY: by the contract of this function.
         unsafe {
-            written(batch * queries * channels, |out| {
-                let out = Target::rows(out, channels);
-                for_each(
-                    batch * heads * blocks,
-                    || self.scores(),
-                    |scores, i| {
-                        let (block, i) = (i % blocks, i / blocks);
-                        let (image, channel) = (i / heads, i % heads * self.d());
-                        let query = image * queries + block * QUERIES;
-                        let n = QUERIES.min(queries - block * QUERIES);
-                        let [k, v] = [k, v].map(|x| x.from(image * keys, channel));
-                        self.looks_at(n, q.from(query, channel), k, scores);
-                        let size = Sizes { m: n, n: self.d(), k: keys };
-                        let looks_at = Matrix::rows(scores, keys);
-                        product(size, 1.0, looks_at, v, out.from(query, channel), false);
-                    },
-                );
-            })
+            match self.planes {
+                true => product(Size { m: self.d, n: positions, depth }, b.t(), a.t(), to, add),
+                false => product(Size { m: positions, n: self.d, depth }, a, b, to, add),
+            }
         }
+    }
+
+    fn place_of_y(self) -> Place {
+        match self.planes {
+            true => Place::planes(self.queries, self.heads * self.d),
+            false => Place::rows(self.queries, self.heads * self.d),
+        }
+    }
+
+    fn forward(self, [q, k, v]: [&[f32]; 3], [of_q, of_k, of_v]: [Place; 3]) -> Vec<f32> {
+        let Self { batch, heads, queries, keys, d, .. } = self;
+        let (blocks, of_y) = (queries.div_ceil(QUERIES), self.place_of_y());
+        let work = |y: &mut [MaybeUninit<f32>]| {
+            let y = Target::rows(y, if self.planes { queries } else { heads * d });
+            for_each(
+                batch * heads * blocks,
+                || self.scores(),
+                |scores, i| {
+                    let (position, i) = (i % blocks * QUERIES, i / blocks);
+                    let (image, head) = (i / heads, i % heads);
+                    let n = QUERIES.min(queries - position);
+                    let (k, v) = (of_k.of(k, image, head, 0, d), of_v.of(v, image, head, 0, d));
+                    self.looks_at(n, of_q.of(q, image, head, position, d), k, scores);
+                    let y = y.from(0, of_y.at(image, head, position, d));
+                    // SAFETY: the channels of this head and image, of these queries.
+                    unsafe { self.put([n, keys], Matrix::rows(scores, keys), v, y, false) };
+                },
+            );
+        };
+        // SAFETY: each head of each image writes its channels for all of the queries.
+        unsafe { written(batch * queries * heads * d, work) }
     }
 
     /// With P the softmax and S what goes into it: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP − Σ P dP), dQ = dS K / √d and
-    /// dK = dSᵀ Q / √d.
-    fn backward(self, q: &[f32], k: &[f32], v: &[f32], dout: &[f32]) -> [Vec<f32>; 3] {
-        let Self { batch, heads, queries, keys, channels } = self;
-        let d = self.d();
-        let scale = (d as f32).sqrt().recip();
-        let [q, k, v, dout] = [q, k, v, dout].map(|x| Matrix::rows(x, channels));
-        let [mut dk, mut dv] = [(); 2].map(|()| Vec::with_capacity(batch * keys * channels));
-        let to_k = Target::rows(dk.spare_capacity_mut(), channels);
-        let to_v = Target::rows(dv.spare_capacity_mut(), channels);
-        // SAFETY: each head of each image writes its channels for all of the queries and keys.
-        unsafe {
-            let dq = written(batch * queries * channels, |dq| {
-                let to_q = Target::rows(dq, channels);
-                for_each(
-                    batch * heads,
-                    || (self.scores(), self.scores()),
-                    |(p, ds), i| {
-                        let (image, channel) = (i / heads, i % heads * d);
-                        let [k, v] = [k, v].map(|x| x.from(image * keys, channel));
-                        let [to_k, to_v] = [to_k, to_v].map(|x| x.from(image * keys, channel));
-                        for block in (0..queries).step_by(QUERIES) {
-                            let (query, n) = (image * queries + block, QUERIES.min(queries - block));
-                            let [q, dout] = [q, dout].map(|x| x.from(query, channel));
-                            let by_query = Sizes { m: n, n: d, k: keys };
-                            let by_key = Sizes { m: keys, n: d, k: n };
-                            self.looks_at(n, q, k, p);
-                            let size = Sizes { m: n, n: keys, k: d };
-                            product(size, 1.0, dout, v.t(), Target::rows(ds, keys), false);
-                            let (p, ds) = (&p[..n * keys], &mut ds[..n * keys]);
-                            arch().dispatch(SoftmaxSlopes { p, ds, row: keys });
-                            let [p, ds] = [p, ds].map(|x| Matrix::rows(x, keys));
-                            product(by_key, 1.0, p.t(), dout, to_v, block > 0);
-                            product(by_key, scale, ds.t(), q, to_k, block > 0);
-                            product(by_query, scale, ds, k, to_q.from(query, channel), false);
-                        }
-                    },
-                );
-            });
-            dk.set_len(batch * keys * channels);
-            dv.set_len(batch * keys * channels);
-            [dq, dk, dv]
-        }
+    /// dK = dSᵀ Q / √d. They are written to where `starts` and the places of q, k and v say.
+    fn backward(self, [q, k, v]: [&[f32]; 3], places: [Place; 3], dy: &[f32], starts: [Target; 3]) {
+        let Self { batch, heads, queries, keys, d, .. } = self;
+        let ([of_q, of_k, of_v], of_y) = (places, self.place_of_y());
+        for_each(
+            batch * heads,
+            || (self.scores(), self.scores()),
+            |(p, ds), i| {
+                let (image, head) = (i / heads, i % heads);
+                let (k, v) = (of_k.of(k, image, head, 0, d), of_v.of(v, image, head, 0, d));
+                let to = |j: usize, position: usize| starts[j].from(0, places[j].at(image, head, position, d));
+                for position in (0..queries).step_by(QUERIES) {
+                    let n = QUERIES.min(queries - position);
+                    let q = of_q.of(q, image, head, position, d);
+                    let dy = of_y.of(dy, image, head, position, d);
+                    self.looks_at(n, q, k, p);
+                    let (p, ds) = (&p[..n * keys], &mut ds[..n * keys]);
+                    let (size, add) = (Size { m: n, n: keys, depth: d }, position > 0);
+                    // SAFETY: `ds` has room for as many queries; the rest are the channels of this head and image, all
+                    // positions of which the first queries write.
+                    unsafe {
+                        product(size, dy, v.t(), Target::rows(ds, keys), false);
+                        arch().dispatch(SoftmaxSlopes { p, ds, row: keys, scale: self.scale() });
+                        let [p, ds] = [p, ds].map(|x| Matrix::rows(x, keys));
+                        self.put([n, keys], ds, k, to(0, position), false);
+                        self.put([keys, n], ds.t(), q, to(1, 0), add);
+                        self.put([keys, n], p.t(), dy, to(2, 0), add);
+                    }
+                }
+            },
+        );
     }
 }
 
-/// Each row to e^x / Σ e^x, in place.
+/// Each row to e^(scale x) / Σ e^(scale x), in place.
 struct Softmax<'a> {
     scores: &'a mut [f32],
     row: usize,
+    scale: f32,
 }
 
 impl WithSimd for Softmax<'_> {
@@ -179,6 +245,7 @@ impl WithSimd for Softmax<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        let scale = simd.splat_f32s(self.scale);
         for row in self.scores.chunks_exact_mut(self.row) {
             let most = simd.splat_f32s(maximum(simd, row));
             update(
@@ -186,7 +253,7 @@ impl WithSimd for Softmax<'_> {
                 [],
                 row,
                 #[inline(always)]
-                |x, []| exp(simd, simd.sub_f32s(x, most)),
+                |x, []| exp(simd, simd.mul_f32s(scale, simd.sub_f32s(x, most))),
             );
             let [sum] = sums(
                 simd,
@@ -206,11 +273,12 @@ impl WithSimd for Softmax<'_> {
     }
 }
 
-/// From dP to dS, row by row, in place.
+/// From dP to scale · dS, row by row, in place.
 struct SoftmaxSlopes<'a> {
     p: &'a [f32],
     ds: &'a mut [f32],
     row: usize,
+    scale: f32,
 }
 
 impl WithSimd for SoftmaxSlopes<'_> {
@@ -218,6 +286,7 @@ impl WithSimd for SoftmaxSlopes<'_> {
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
+        let scale = simd.splat_f32s(self.scale);
         let rows = self.p.chunks_exact(self.row);
         for (p, ds) in rows.zip(self.ds.chunks_exact_mut(self.row)) {
             let [mean] = sums(
@@ -232,7 +301,7 @@ impl WithSimd for SoftmaxSlopes<'_> {
                 [p],
                 ds,
                 #[inline(always)]
-                |dp, [p]| simd.mul_f32s(p, simd.sub_f32s(dp, mean)),
+                |dp, [p]| simd.mul_f32s(simd.mul_f32s(p, scale), simd.sub_f32s(dp, mean)),
             );
         }
     }

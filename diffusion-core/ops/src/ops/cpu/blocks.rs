@@ -73,11 +73,19 @@ pub(in crate::ops) unsafe fn from_block<S: Simd>(
 /// # Safety
 /// All these numbers lie within what the pointers may access.
 #[inline(always)]
-unsafe fn transpose<S: Simd>(_: S, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+pub(in crate::ops) unsafe fn transpose<S: Simd>(_: S, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
     #[cfg(target_arch = "x86_64")]
-    if S::F32_LANES == BLOCK {
+    match S::F32_LANES {
         // SAFETY: registers of 16 numbers are those of AVX-512, and by the contract of this function.
-        return unsafe { transpose_avx512(from, row, to, to_row) };
+        BLOCK => return unsafe { transpose_avx512(from, row, to, to_row) },
+        // SAFETY: registers of 8 numbers are those of AVX2; the quarters are within what the pointers may access.
+        8 => unsafe {
+            for (i, j) in [(0, 0), (0, 8), (8, 0), (8, 8)] {
+                transpose_avx2(from.add(i * row + j), row, to.add(j * to_row + i), to_row);
+            }
+            return;
+        },
+        _ => {}
     }
     for i in 0..BLOCK {
         for j in 0..BLOCK {
@@ -120,6 +128,43 @@ unsafe fn transpose_avx512(from: *const f32, row: usize, to: *mut f32, to_row: u
         for (i, column) in columns.into_iter().enumerate() {
             // SAFETY: by the contract of this function.
             unsafe { _mm512_storeu_ps(to.add((j + i) * to_row), _mm512_castpd_ps(column)) };
+        }
+    }
+}
+
+/// [`transpose`] of 8 rows of 8 numbers: pairs of rows, pairs of pairs, and then the halves.
+///
+/// # Safety
+/// As [`transpose`], and there is AVX2.
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2")]
+unsafe fn transpose_avx2(from: *const f32, row: usize, to: *mut f32, to_row: usize) {
+    use std::arch::x86_64::*;
+    let mut rows = [_mm256_setzero_ps(); 8];
+    for (i, rows) in rows.iter_mut().enumerate() {
+        // SAFETY: by the contract of this function.
+        *rows = unsafe { _mm256_loadu_ps(from.add(i * row)) };
+    }
+    let mut pairs = [_mm256_setzero_ps(); 8];
+    for i in (0..8).step_by(2) {
+        pairs[i] = _mm256_unpacklo_ps(rows[i], rows[i + 1]);
+        pairs[i + 1] = _mm256_unpackhi_ps(rows[i], rows[i + 1]);
+    }
+    let mut fours = [_mm256_setzero_ps(); 8];
+    for i in [0, 4] {
+        fours[i] = _mm256_shuffle_ps::<0b01_00_01_00>(pairs[i], pairs[i + 2]);
+        fours[i + 1] = _mm256_shuffle_ps::<0b11_10_11_10>(pairs[i], pairs[i + 2]);
+        fours[i + 2] = _mm256_shuffle_ps::<0b01_00_01_00>(pairs[i + 1], pairs[i + 3]);
+        fours[i + 3] = _mm256_shuffle_ps::<0b11_10_11_10>(pairs[i + 1], pairs[i + 3]);
+    }
+    for j in 0..4 {
+        let low = _mm256_permute2f128_ps::<0x20>(fours[j], fours[j + 4]);
+        let high = _mm256_permute2f128_ps::<0x31>(fours[j], fours[j + 4]);
+        // SAFETY: by the contract of this function.
+        unsafe {
+            _mm256_storeu_ps(to.add(j * to_row), low);
+            _mm256_storeu_ps(to.add((j + 4) * to_row), high);
         }
     }
 }

@@ -1,9 +1,11 @@
 //! Two tensors into one, image by image.
 
+use super::super::graph::{Gradient, Kernel};
 use super::loops::{Pieces, written};
 use super::parallel::for_each;
-use super::{slice, stored};
-use candle_core::{CpuStorage, CustomOp2, Layout, Result, Shape, Tensor};
+use candle_core::Shape;
+use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// How many numbers, at the least, are a piece of work.
 const PIECE: usize = 1 << 14;
@@ -11,40 +13,44 @@ const PIECE: usize = 1 << 14;
 /// The operation: of a (B, C, …) and b (B, D, …).
 pub(in crate::ops) struct Concat;
 
-impl CustomOp2 for Concat {
-    fn name(&self) -> &'static str {
-        "concat_channels"
-    }
-
-    fn cpu_fwd(
-        &self,
-        a: &CpuStorage,
-        a_layout: &Layout,
-        b: &CpuStorage,
-        b_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let mut dims = a_layout.dims().to_vec();
-        dims[1] += b_layout.dims()[1];
-        let (a, b, batch) = (slice(a, a_layout)?, slice(b, b_layout)?, dims[0]);
-        let (of_a, of_b) = (a.len() / batch, b.len() / batch);
+impl Kernel<2> for Concat {
+    fn forward(&self, [a, b]: [&[f32]; 2], shapes: [&Shape; 2]) -> (Vec<f32>, Shape) {
+        let mut dims = shapes[0].dims().to_vec();
+        dims[1] += shapes[1].dims()[1];
+        let (of_a, of_b) = (a.len() / dims[0], b.len() / dims[0]);
         // SAFETY: every image of the result is written, the first part from a, the rest from b.
         let out = unsafe {
             written(a.len() + b.len(), |out| {
                 let out = Pieces::new(out, of_a + of_b);
-                in_blocks(batch, of_a + of_b, |i| {
+                in_blocks(dims[0], of_a + of_b, |i| {
                     let (left, right) = out.get(i).split_at_mut(of_a);
                     left.write_copy_of_slice(&a[i * of_a..][..of_a]);
                     right.write_copy_of_slice(&b[i * of_b..][..of_b]);
                 });
             })
         };
-        Ok(stored(out, dims))
+        (out, dims.into())
     }
 
-    fn bwd(&self, a: &Tensor, b: &Tensor, _out: &Tensor, dout: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        // Views: candle adds them to what the arguments have received so far, which copies them anyway.
-        let part = |of: &Tensor, from: usize| of.track_op().then(|| dout.narrow(1, from, of.dims()[1])).transpose();
-        Ok((part(a, 0)?, part(b, a.dims()[1])?))
+    fn needs_arguments(&self) -> bool {
+        false
+    }
+
+    fn backward(&self, _: [&[f32]; 2], shapes: [&Shape; 2], dy: Gradient, wanted: [bool; 2]) -> [Option<Gradient>; 2] {
+        let batch = shapes[0].dims()[0];
+        let [of_a, of_b] = shapes.map(|shape| shape.elem_count() / batch);
+        let part = |first: usize, len: usize| {
+            let copy = |out: &mut [MaybeUninit<f32>]| {
+                let out = Pieces::new(out, len);
+                in_blocks(batch, len, |i| {
+                    // SAFETY: each i once at a time.
+                    unsafe { out.get(i) }.write_copy_of_slice(&dy[i * (of_a + of_b) + first..][..len]);
+                });
+            };
+            // SAFETY: every image is written.
+            Arc::new(unsafe { written(batch * len, copy) })
+        };
+        [wanted[0].then(|| part(0, of_a)), wanted[1].then(|| part(of_a, of_b))]
     }
 }
 

@@ -1,107 +1,86 @@
 //! The affine map as products, each cut into blocks for the threads, without a transposed copy of anything.
 
+use super::super::graph::{Gradient, Kernel};
 use super::loops::{Pieces, written};
-use super::matrix::{Matrix, Sizes, Target, product};
 use super::parallel::{for_each, threads};
-use super::{read, slice, stored};
-use candle_core::{CpuStorage, CustomOp2, CustomOp3, Layout, Result, Shape, Tensor};
+use super::product::{Matrix, Size, Target, product};
+use candle_core::Shape;
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// Products of up to so many multiplications are done on one thread.
 const SMALL: usize = 1 << 22;
 
-/// The operation y = x Wᵀ + b: of x (R, I), W (O, I) and, as an operation of three, b (O,).
+/// The operation y = x Wᵀ + b: of x (…, I), W (O, I) and, as an operation of three, b (O,).
 pub(in crate::ops) struct Linear;
 
-impl CustomOp2 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+impl Kernel<2> for Linear {
+    fn forward(&self, [x, weight]: [&[f32]; 2], shapes: [&Shape; 2]) -> (Vec<f32>, Shape) {
+        forward(x, weight, None, shapes)
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((rows, inner), (out, _)) = (x_layout.shape().dims2()?, weight_layout.shape().dims2()?);
-        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let y = forward(x, weight, None, [rows, inner, out]);
-        Ok(stored(y, (rows, out)))
-    }
-
-    fn bwd(&self, x: &Tensor, weight: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-        backward(x, weight, dy)
+        [x, weight]: [&[f32]; 2],
+        shapes: [&Shape; 2],
+        dy: Gradient,
+        wanted: [bool; 2],
+    ) -> [Option<Gradient>; 2] {
+        let dims = sizes(x, shapes[1]);
+        [wanted[0].then(|| input_gradient(weight, &dy, dims)), wanted[1].then(|| weight_gradient(x, &dy, dims))]
     }
 }
 
-impl CustomOp3 for Linear {
-    fn name(&self) -> &'static str {
-        "linear"
+impl Kernel<3> for Linear {
+    fn forward(&self, [x, weight, bias]: [&[f32]; 3], [of_x, of_weight, _]: [&Shape; 3]) -> (Vec<f32>, Shape) {
+        forward(x, weight, Some(bias), [of_x, of_weight])
     }
 
-    fn cpu_fwd(
+    fn backward(
         &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((rows, inner), (out, _)) = (x_layout.shape().dims2()?, weight_layout.shape().dims2()?);
-        let (x, weight) = (slice(x, x_layout)?, slice(weight, weight_layout)?);
-        let bias = slice(bias, bias_layout)?;
-        let y = forward(x, weight, Some(bias), [rows, inner, out]);
-        Ok(stored(y, (rows, out)))
-    }
-
-    fn bwd(
-        &self,
-        x: &Tensor,
-        weight: &Tensor,
-        bias: &Tensor,
-        _y: &Tensor,
-        dy: &Tensor,
-    ) -> Result<(Option<Tensor>, Option<Tensor>, Option<Tensor>)> {
-        let dbias = match bias.track_op() {
-            true => {
-                let sums = read([dy], |[dy]| column_sums(dy, bias.elem_count()))?;
-                Some(Tensor::from_vec(sums, bias.shape(), bias.device())?)
-            }
-            false => None,
-        };
-        let (dx, dweight) = backward(x, weight, dy)?;
-        Ok((dx, dweight, dbias))
+        [x, weight, bias]: [&[f32]; 3],
+        shapes: [&Shape; 3],
+        dy: Gradient,
+        wanted: [bool; 3],
+    ) -> [Option<Gradient>; 3] {
+        let dims = sizes(x, shapes[1]);
+        [
+            wanted[0].then(|| input_gradient(weight, &dy, dims)),
+            wanted[1].then(|| weight_gradient(x, &dy, dims)),
+            wanted[2].then(|| Arc::new(column_sums(&dy, bias.len()))),
+        ]
     }
 }
 
-fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, [rows, inner, out]: [usize; 3]) -> Vec<f32> {
-    let (x, weight) = (Matrix::rows(x, inner), Matrix::rows(weight, inner));
-    multiply([rows, out, inner], x, weight.t(), bias)
+/// The rows of x, and the numbers of a row of x and of y.
+fn sizes(x: &[f32], weight: &Shape) -> [usize; 3] {
+    let (out, inner) = (weight.dims()[0], weight.dims()[1]);
+    [x.len() / inner, inner, out]
 }
 
-fn backward(x: &Tensor, weight: &Tensor, dy: &Tensor) -> Result<(Option<Tensor>, Option<Tensor>)> {
-    let ((rows, inner), (out, _)) = (x.dims2()?, weight.dims2()?);
-    let [dx, dweight] = read([x, weight, dy], |[x_numbers, weight_numbers, dy]| {
-        let dy = Matrix::rows(dy, out);
-        let dx = || multiply([rows, inner, out], dy, Matrix::rows(weight_numbers, inner), None);
-        let dweight = || multiply([out, inner, rows], dy.t(), Matrix::rows(x_numbers, inner), None);
-        [x.track_op().then(dx), weight.track_op().then(dweight)]
-    })?;
-    let tensor = |of: &Tensor, gradient: Option<Vec<f32>>| {
-        gradient.map(|gradient| Tensor::from_vec(gradient, of.shape(), of.device())).transpose()
-    };
-    Ok((tensor(x, dx)?, tensor(weight, dweight)?))
+fn forward(x: &[f32], weight: &[f32], bias: Option<&[f32]>, [of_x, of_weight]: [&Shape; 2]) -> (Vec<f32>, Shape) {
+    let [rows, inner, out] = sizes(x, of_weight);
+    let mut shape = of_x.dims().to_vec();
+    shape.pop();
+    shape.push(out);
+    let y = multiply([rows, out, inner], Matrix::rows(x, inner), Matrix::rows(weight, inner).t(), bias);
+    (y, shape.into())
 }
 
-/// A B, with `bias` added to each row; A has m rows and k columns, B n columns.
-fn multiply([m, n, k]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
+fn input_gradient(weight: &[f32], dy: &[f32], [rows, inner, out]: [usize; 3]) -> Gradient {
+    Arc::new(multiply([rows, inner, out], Matrix::rows(dy, out), Matrix::rows(weight, inner), None))
+}
+
+fn weight_gradient(x: &[f32], dy: &[f32], [rows, inner, out]: [usize; 3]) -> Gradient {
+    Arc::new(multiply([out, inner, rows], Matrix::rows(dy, out).t(), Matrix::rows(x, inner), None))
+}
+
+/// A B, with `bias` added to each row; A has m rows and `depth` columns, B n columns.
+fn multiply([m, n, depth]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
     // Blocks of whole rows or, if there are few rows, of columns; of 16 at least, and two for each thread; but one block
     // if there is less to do than it takes to wake a thread.
     let by_rows = m >= 16 * threads() || m >= n;
-    let blocks = if m * n * k <= SMALL { 1 } else { 2 * threads() };
+    let blocks = if m * n * depth <= SMALL { 1 } else { 2 * threads() };
     let block = (if by_rows { m } else { n }).div_ceil(blocks).next_multiple_of(16);
     let work = |c: &mut [MaybeUninit<f32>]| {
         let c = Target::rows(c, n);
@@ -112,8 +91,8 @@ fn multiply([m, n, k]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -
             |(), i| {
                 let (i, j) = if by_rows { (i * block, 0) } else { (0, i * block) };
                 let size = match by_rows {
-                    true => Sizes { m: block.min(m - i), n, k },
-                    false => Sizes { m, n: block.min(n - j), k },
+                    true => Size { m: block.min(m - i), n, depth },
+                    false => Size { m, n: block.min(n - j), depth },
                 };
                 let c = c.from(i, j);
                 if let Some(bias) = bias {
@@ -123,7 +102,7 @@ fn multiply([m, n, k]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -
                     }
                 }
                 // SAFETY: as above, and with a bias it has been written.
-                unsafe { product(size, 1.0, a.from(i, 0), b.from(0, j), c, bias.is_some()) };
+                unsafe { product(size, a.from(i, 0), b.from(0, j), c, bias.is_some()) };
             },
         );
     };

@@ -6,24 +6,24 @@
 pub(in crate::ops) mod activation;
 pub(in crate::ops) mod arch;
 pub(in crate::ops) mod attention;
-pub(in crate::ops) mod batch_norm;
 pub(in crate::ops) mod blocks;
 #[cfg(test)]
 pub(in crate::ops) mod compare;
 pub(in crate::ops) mod concat;
 pub(in crate::ops) mod embedding;
-pub(in crate::ops) mod group_norm;
 pub(in crate::ops) mod linear;
 pub(in crate::ops) mod loops;
-pub(in crate::ops) mod matrix;
 mod memory;
+pub(in crate::ops) mod norm;
 pub(in crate::ops) mod parallel;
 pub(in crate::ops) mod planes;
 pub(in crate::ops) mod product;
 pub(in crate::ops) mod scratch;
+pub(in crate::ops) mod sum;
 pub(in crate::ops) mod vector;
 
-use candle_core::{CpuStorage, DType, Layout, Result, Shape, Storage, Tensor, bail};
+use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
+pub(in crate::ops) use sum::add_to;
 
 /// Whether our kernels can take these: f32, on the CPU.
 pub(in crate::ops) fn takes(tensors: &[&Tensor]) -> bool {
@@ -34,17 +34,12 @@ pub(in crate::ops) fn takes(tensors: &[&Tensor]) -> bool {
     takes
 }
 
-/// The numbers of an argument of a custom operation, which must be contiguous and of f32.
-pub(in crate::ops) fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+/// The numbers of a contiguous tensor of f32.
+fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
         None => bail!("a tensor of shape {:?} is not contiguous", layout.dims()),
     }
-}
-
-/// What a custom operation returns.
-pub(in crate::ops) fn stored(values: Vec<f32>, shape: impl Into<Shape>) -> (CpuStorage, Shape) {
-    (CpuStorage::F32(values), shape.into())
 }
 
 /// Calls `f` with the numbers of `tensors`, which [`takes`] has said yes to.

@@ -2,13 +2,14 @@
 //!
 //! The loops are plain ones, over whole rows and without branches, that the compiler turns into vector instructions.
 
+use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
 use super::loops::{Pieces, written};
 use super::parallel::for_each;
-use super::{read, slice, stored};
-use candle_core::{CpuStorage, CustomOp1, Layout, Result, Shape, Tensor};
+use candle_core::Shape;
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
+use std::sync::Arc;
 
 /// About how many numbers are a piece of work.
 const PIECE: usize = 1 << 14;
@@ -26,28 +27,28 @@ pub(in crate::ops) enum Planes {
     AvgPool(usize),
 }
 
-impl CustomOp1 for Planes {
-    fn name(&self) -> &'static str {
-        match self {
-            Self::Nearest2x => "upsample_nearest2x",
-            Self::Bilinear2x => "upsample_bilinear2x",
-            Self::MaxPool(_) => "max_pool2d",
-            Self::AvgPool(_) => "avg_pool2d",
-        }
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let (b, c, h, w) = layout.shape().dims4()?;
+impl Kernel<1> for Planes {
+    fn forward(&self, [x]: [&[f32]; 1], [shape]: [&Shape; 1]) -> (Vec<f32>, Shape) {
+        let [count, h, w] = sizes(shape);
         let (rows, columns) = self.size(h, w);
-        let y = self.run(slice(x, layout)?, None, b * c, (h, w));
-        Ok(stored(y, (b, c, rows, columns)))
+        let (b, c) = (shape.dims()[0], shape.dims()[1]);
+        (self.run(x, None, count, (h, w)), (b, c, rows, columns).into())
     }
 
-    fn bwd(&self, x: &Tensor, _y: &Tensor, dy: &Tensor) -> Result<Option<Tensor>> {
-        let (b, c, h, w) = x.dims4()?;
-        let dx = read([x, dy], |[x, dy]| self.run(x, Some(dy), b * c, (h, w)))?;
-        Tensor::from_vec(dx, x.shape(), x.device()).map(Some)
+    fn needs_arguments(&self) -> bool {
+        matches!(self, Self::MaxPool(_))
     }
+
+    fn backward(&self, [x]: [&[f32]; 1], [shape]: [&Shape; 1], dy: Gradient, _: [bool; 1]) -> [Option<Gradient>; 1] {
+        let [count, h, w] = sizes(shape);
+        [Some(Arc::new(self.run(x, Some(&dy), count, (h, w))))]
+    }
+}
+
+/// The number of planes, their height and their width.
+fn sizes(shape: &Shape) -> [usize; 3] {
+    let dims = shape.dims();
+    [dims[0] * dims[1], dims[2], dims[3]]
 }
 
 impl Planes {
@@ -76,7 +77,7 @@ impl Planes {
                         planes: self,
                         w,
                         h,
-                        x: &x[from * before..to * before],
+                        x: if x.is_empty() { x } else { &x[from * before..to * before] },
                         dy: dy.map(|dy| &dy[from * after..to * after]),
                         // SAFETY: each i once at a time.
                         out: unsafe { pieces.get(i) },
@@ -107,10 +108,9 @@ impl WithSimd for Block<'_> {
         let Self { planes, h, w, x, dy, out } = self;
         let (rows, columns) = planes.size(h, w);
         let (before, after) = (h * w, rows * columns);
-        let x = x.chunks_exact(before);
         match dy {
             None => {
-                for (x, y) in x.zip(out.chunks_exact_mut(after)) {
+                for (x, y) in x.chunks_exact(before).zip(out.chunks_exact_mut(after)) {
                     match planes {
                         Planes::Nearest2x => nearest2x(x, w, y),
                         Planes::Bilinear2x => bilinear2x(x, w, y),
@@ -123,8 +123,9 @@ impl WithSimd for Block<'_> {
                 }
             }
             Some(dy) => {
-                let planes_of = x.zip(dy.chunks_exact(after));
-                for ((x, dy), dx) in planes_of.zip(out.chunks_exact_mut(before)) {
+                for (i, (dy, dx)) in dy.chunks_exact(after).zip(out.chunks_exact_mut(before)).enumerate() {
+                    // Only the maximum needs it.
+                    let x = x.get(i * before..(i + 1) * before).unwrap_or_default();
                     match planes {
                         Planes::Nearest2x => nearest2x_back(dy, w, dx),
                         Planes::Bilinear2x => bilinear2x_back(dy, w, dx),

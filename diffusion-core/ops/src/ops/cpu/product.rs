@@ -1,11 +1,16 @@
-//! The matrix product that the convolutions are made of.
+//! The matrix product that convolutions, the affine map and attention are made of, on the thread that asks.
 //!
 //! C += A·B with the columns of B and C as vectors and the numbers of A one at a time: a tile of 6 rows and, with AVX-512,
-//! 64 columns of C stays in registers while it runs through the whole inner dimension (the "outer product" form of
-//! [Goto & van de Geijn 2008](https://doi.org/10.1145/1356052.1356053), section 4). Rows of B that are far apart
-//! are put side by side first.
+//! 64 columns of C stays in registers while it runs through the inner dimension (the "outer product" form of
+//! [Goto & van de Geijn 2008](https://doi.org/10.1145/1356052.1356053), section 4). Columns of B that do not lie side by side,
+//! or rows that are far apart, are put side by side first.
+//!
+//! Each number of C is a sum over the inner dimension in one and the same order, whatever part of C a call is for: how a
+//! product is shared out among threads does not change its bits.
 
-use pulp::Simd;
+use super::arch::arch;
+use super::blocks::{BLOCK, transpose};
+use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
 /// The rows of C that a tile has.
@@ -18,25 +23,69 @@ const FAR: usize = 512;
 /// The widest vectors' numbers times the most of them in a tile.
 const WIDEST: usize = 64;
 
-/// A: the number in row i and column p is `numbers[i * row + p * column]`.
+/// The number in row i and column j is `numbers[i * row + j * column]`.
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Left<'a> {
+pub(in crate::ops) struct Matrix<'a> {
     pub(in crate::ops) numbers: &'a [f32],
     pub(in crate::ops) row: usize,
     pub(in crate::ops) column: usize,
 }
 
-/// B: the number in row p and column j is `numbers[p * row + j]`.
-#[derive(Clone, Copy)]
-pub(in crate::ops) struct Right<'a> {
-    pub(in crate::ops) numbers: &'a [f32],
-    pub(in crate::ops) row: usize,
+impl<'a> Matrix<'a> {
+    /// Rows of `row` numbers, one after the other.
+    pub(in crate::ops) fn rows(numbers: &'a [f32], row: usize) -> Self {
+        Self { numbers, row, column: 1 }
+    }
+
+    /// What is left from row `i` and column `j` on.
+    pub(in crate::ops) fn from(self, i: usize, j: usize) -> Self {
+        Self { numbers: &self.numbers[i * self.row + j * self.column..], ..self }
+    }
+
+    /// The transpose.
+    pub(in crate::ops) fn t(self) -> Self {
+        Self { row: self.column, column: self.row, ..self }
+    }
+
+    /// Whether it has `rows` rows and `columns` columns at least.
+    fn holds(self, rows: usize, columns: usize) -> bool {
+        (rows - 1) * self.row + (columns - 1) * self.column < self.numbers.len()
+    }
 }
 
-/// C: the number in row i and column j is `numbers[i * row + j]`.
-pub(in crate::ops) struct Out<'a> {
-    pub(in crate::ops) numbers: &'a mut [f32],
-    pub(in crate::ops) row: usize,
+/// Where a product goes, perhaps part of a larger matrix: the number in row i and column j is at `start + i * row + j`.
+#[derive(Clone, Copy)]
+pub(in crate::ops) struct Target {
+    start: *mut f32,
+    row: usize,
+}
+
+// SAFETY: what is written through it, and that nobody else does so, is the contract of `product`.
+unsafe impl Send for Target {}
+// SAFETY: as above.
+unsafe impl Sync for Target {}
+
+impl Target {
+    /// Rows of `row` numbers, one after the other.
+    pub(in crate::ops) fn rows<T>(numbers: &mut [T], row: usize) -> Self {
+        const { assert!(size_of::<T>() == size_of::<f32>()) };
+        Self { start: numbers.as_mut_ptr().cast(), row }
+    }
+
+    /// From row `i` and column `j` on.
+    pub(in crate::ops) fn from(self, i: usize, j: usize) -> Self {
+        Self { start: self.start.wrapping_add(i * self.row + j), ..self }
+    }
+
+    /// Writes `numbers` to row `i`.
+    ///
+    /// # Safety
+    /// As many numbers from there on are the target's, and nobody else uses them meanwhile.
+    pub(in crate::ops) unsafe fn write(self, i: usize, numbers: &[f32]) {
+        let to = self.start.wrapping_add(i * self.row);
+        // SAFETY: by the contract of this function.
+        unsafe { to.copy_from_nonoverlapping(numbers.as_ptr(), numbers.len()) }
+    }
 }
 
 /// The sizes of a product: C has m rows and n columns, A has `depth` columns and B as many rows.
@@ -47,104 +96,129 @@ pub(in crate::ops) struct Size {
     pub(in crate::ops) depth: usize,
 }
 
-/// C = A·B, or C += A·B if `add`.
-#[inline(always)]
-pub(in crate::ops) fn product<S: Simd>(simd: S, size: Size, a: Left, b: Right, c: Out, add: bool) {
+/// C = A·B, of which C is written only, or C += A·B if `add`.
+///
+/// # Safety
+/// `c` has m rows of n numbers, if `add` written ones; nobody else uses them meanwhile.
+pub(in crate::ops) unsafe fn product(size: Size, a: Matrix, b: Matrix, c: Target, add: bool) {
     let Size { m, n, depth } = size;
     if m == 0 || n == 0 {
         return;
     }
     if depth == 0 {
         if !add {
-            (0..m).for_each(|i| c.numbers[i * c.row..][..n].fill(0.0));
+            for i in 0..m {
+                let row = c.start.wrapping_add(i * c.row);
+                // SAFETY: by the contract of this function.
+                (0..n).for_each(|j| unsafe { *row.add(j) = 0.0 });
+            }
         }
         return;
     }
-    // All that the pointers below reach: the last number of each matrix.
-    assert!((m - 1) * a.row + (depth - 1) * a.column < a.numbers.len());
-    assert!((depth - 1) * b.row + n <= b.numbers.len());
-    assert!((m - 1) * c.row + n <= c.numbers.len());
-    let lanes = S::F32_LANES;
-    // As many as there are registers for, beside one row of B and one number of A.
-    let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 };
-    let c_start = c.numbers.as_mut_ptr();
-    let mut packed = [const { MaybeUninit::<f32>::uninit() }; DEPTH * WIDEST];
-    for p in (0..depth).step_by(DEPTH) {
-        let depth = DEPTH.min(depth - p);
-        let add = add || p > 0;
-        let mut j = 0;
-        while j < n {
-            let vectors = match (n - j) / lanes {
-                0 => 0,
-                left if left >= widest => widest,
-                left if left >= 2 => 2,
-                _ => 1,
-            };
-            let columns = match vectors {
-                0 => n - j,
-                _ => vectors * lanes,
-            };
-            // SAFETY: the rows p … p + depth − 1 and the columns from j on are in B.
-            let (mut b_start, mut b_row) = (unsafe { b.numbers.as_ptr().add(p * b.row + j) }, b.row);
-            if vectors > 0 && b.row >= FAR && m > 3 * ROWS {
-                for (i, row) in packed.chunks_exact_mut(columns).take(depth).enumerate() {
-                    let row = row.as_mut_ptr().cast::<S::f32s>();
-                    for v in 0..vectors {
-                        // SAFETY: `vectors` registers are `columns` numbers, of B and of the row.
-                        unsafe {
-                            let from = b_start.add(i * b.row + v * lanes).cast::<S::f32s>();
-                            row.add(v).write_unaligned(from.read_unaligned());
-                        }
-                    }
+    assert!(a.holds(m, depth) && b.holds(depth, n), "{m} × {depth} × {n}");
+    arch().dispatch(Product { size, a, b, c, add });
+}
+
+struct Product<'a> {
+    size: Size,
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    c: Target,
+    add: bool,
+}
+
+impl WithSimd for Product<'_> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        let Self { size: Size { m, n, depth }, a, b, c, add } = self;
+        // As many as there are registers for, beside one row of B and one number of A.
+        let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 } * S::F32_LANES;
+        let mut packed = [const { MaybeUninit::<f32>::uninit() }; DEPTH * WIDEST];
+        for p in (0..depth).step_by(DEPTH) {
+            let depth = DEPTH.min(depth - p);
+            for j in (0..n).step_by(widest) {
+                let columns = widest.min(n - j);
+                let width = columns.next_multiple_of(S::F32_LANES);
+                let mut part = b.from(p, j);
+                // What is read is whole vectors, which must not go beyond the end.
+                if b.column != 1 || columns < width || b.row >= FAR && m > 3 * ROWS {
+                    let packed = &mut packed[..depth * width];
+                    part = Matrix::rows(pack(simd, part, columns, packed, width), width);
                 }
-                (b_start, b_row) = (packed.as_ptr().cast(), columns);
-            }
-            let mut i = 0;
-            while i < m {
-                let rows = ROWS.min(m - i);
-                // SAFETY: the rows i … i + rows − 1 are below m, the columns j … below n.
-                unsafe {
-                    let tile = Tile {
-                        depth,
-                        a: a.numbers.as_ptr().add(i * a.row + p * a.column),
-                        a_row: a.row,
-                        a_column: a.column,
-                        b: b_start,
-                        b_row,
-                        c: c_start.add(i * c.row + j),
-                        c_row: c.row,
-                        add,
-                    };
-                    match vectors {
-                        4 => tile.rows::<S, 4>(simd, rows),
-                        2 => tile.rows::<S, 2>(simd, rows),
-                        1 => tile.rows::<S, 1>(simd, rows),
-                        _ => tile.edge(simd, rows, columns),
-                    }
+                for i in (0..m).step_by(ROWS) {
+                    let tile = Tile { depth, a: a.from(i, p), b: part, c: c.from(i, j), columns, add: add || p > 0 };
+                    // SAFETY: A and B hold all that the sizes say, C by the contract of `product`.
+                    unsafe { tile.run(simd, ROWS.min(m - i), width / S::F32_LANES) };
                 }
-                i += rows;
             }
-            j += columns;
         }
     }
 }
 
-/// One tile of C, and where its rows of A and columns of B begin.
-struct Tile {
+/// Some `columns` of as many rows as `to` has, of `width` numbers, filled up with zeros.
+#[inline(always)]
+fn pack<'a, S: Simd>(simd: S, b: Matrix, columns: usize, to: &'a mut [MaybeUninit<f32>], width: usize) -> &'a [f32] {
+    let depth = to.len() / width;
+    if columns < width {
+        to.fill(MaybeUninit::new(0.0));
+    }
+    if b.column == 1 {
+        for (i, row) in to.chunks_exact_mut(width).enumerate() {
+            row[..columns].write_copy_of_slice(&b.numbers[i * b.row..][..columns]);
+        }
+    } else {
+        let at = |i: usize, j: usize| i * b.row + j * b.column;
+        for j in (0..columns).step_by(BLOCK) {
+            for i in (0..depth).step_by(BLOCK) {
+                let start = to[i * width + j..].as_mut_ptr().cast::<f32>();
+                if b.row == 1 && i + BLOCK <= depth && j + BLOCK <= columns {
+                    let from = &b.numbers[at(i, j)..=at(i + BLOCK - 1, j + BLOCK - 1)];
+                    // SAFETY: 16 × 16 numbers are in `from`, as the range says, and in `to`, which has as many rows and columns.
+                    unsafe { transpose(simd, from.as_ptr(), b.column, start, width) };
+                    continue;
+                }
+                for i in i..depth.min(i + BLOCK) {
+                    for j in j..columns.min(j + BLOCK) {
+                        to[i * width + j].write(b.numbers[at(i, j)]);
+                    }
+                }
+            }
+        }
+    }
+    // SAFETY: zeros, or all columns, have been written.
+    unsafe { to.assume_init_ref() }
+}
+
+/// One tile of C, and where its rows of A and columns of B begin. The columns of B lie side by side, in whole vectors.
+struct Tile<'a> {
     depth: usize,
-    a: *const f32,
-    a_row: usize,
-    a_column: usize,
-    b: *const f32,
-    b_row: usize,
-    c: *mut f32,
-    c_row: usize,
+    a: Matrix<'a>,
+    b: Matrix<'a>,
+    c: Target,
+    columns: usize,
     add: bool,
 }
 
-impl Tile {
+impl Tile<'_> {
     /// # Safety
-    /// `rows` rows and V vectors of columns lie within the matrices.
+    /// `rows` rows and so many vectors of columns lie within A and B, `rows` rows and `columns` columns within C.
+    #[inline(always)]
+    unsafe fn run<S: Simd>(self, simd: S, rows: usize, vectors: usize) {
+        // SAFETY: by the contract of this function.
+        unsafe {
+            match vectors {
+                4 => self.rows::<S, 4>(simd, rows),
+                3 => self.rows::<S, 3>(simd, rows),
+                2 => self.rows::<S, 2>(simd, rows),
+                _ => self.rows::<S, 1>(simd, rows),
+            }
+        }
+    }
+
+    /// # Safety
+    /// As [`Tile::run`], with V vectors.
     #[inline(always)]
     unsafe fn rows<S: Simd, const V: usize>(self, simd: S, rows: usize) {
         // SAFETY: by the contract of this function.
@@ -161,63 +235,125 @@ impl Tile {
     }
 
     /// # Safety
-    /// R rows and V vectors of columns lie within the matrices.
+    /// As [`Tile::run`], with R rows and V vectors.
     #[inline(always)]
     unsafe fn full<S: Simd, const R: usize, const V: usize>(self, simd: S) {
+        let (columns, width) = (self.columns, V * S::F32_LANES);
+        // SAFETY: by the contract of this function.
+        unsafe {
+            if columns == width {
+                return self.sums::<S, R, V>(simd, self.c);
+            }
+            // What is left of a row of C, fewer numbers than vectors have, elsewhere and back.
+            let mut whole = [0f32; ROWS * WIDEST];
+            let row = |i: usize| self.c.start.wrapping_add(i * self.c.row);
+            if self.add {
+                for (i, whole) in whole.chunks_exact_mut(width).take(R).enumerate() {
+                    whole[..columns].copy_from_slice(std::slice::from_raw_parts(row(i), columns));
+                }
+            }
+            self.sums::<S, R, V>(simd, Target::rows(&mut whole, width));
+            for (i, whole) in whole.chunks_exact(width).take(R).enumerate() {
+                row(i).copy_from_nonoverlapping(whole.as_ptr(), columns);
+            }
+        }
+    }
+
+    /// To `c`, whole vectors. The loops are so plain that the compiler keeps all sums in registers.
+    ///
+    /// # Safety
+    /// As [`Tile::run`], with R rows and V vectors, in C, too.
+    #[inline(always)]
+    unsafe fn sums<S: Simd, const R: usize, const V: usize>(&self, simd: S, c: Target) {
         // SAFETY: by the contract of this function; vectors are read and written unaligned.
         unsafe {
             let lanes = S::F32_LANES;
             let mut sums = [[simd.splat_f32s(0.0); V]; R];
-            let (mut a, mut b) = (self.a, self.b);
+            if self.add {
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    for (v, sum) in sums.iter_mut().enumerate() {
+                        *sum = c.start.add(i * c.row + v * lanes).cast::<S::f32s>().read_unaligned();
+                    }
+                }
+            }
+            let (mut a, mut b) = (self.a.numbers.as_ptr(), self.b.numbers.as_ptr());
             for _ in 0..self.depth {
                 let mut columns = [simd.splat_f32s(0.0); V];
                 for (v, column) in columns.iter_mut().enumerate() {
                     *column = b.add(v * lanes).cast::<S::f32s>().read_unaligned();
                 }
                 for (i, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat_f32s(*a.add(i * self.a_row));
+                    let factor = simd.splat_f32s(*a.add(i * self.a.row));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = simd.mul_add_e_f32s(factor, column, *sum);
                     }
                 }
-                a = a.wrapping_add(self.a_column);
-                b = b.wrapping_add(self.b_row);
+                a = a.wrapping_add(self.a.column);
+                b = b.wrapping_add(self.b.row);
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (v, sum) in sums.iter().enumerate() {
-                    let c = self.c.add(i * self.c_row + v * lanes).cast::<S::f32s>();
-                    c.write_unaligned(match self.add {
-                        true => simd.add_f32s(c.read_unaligned(), *sum),
-                        false => *sum,
-                    });
+                    c.start.add(i * c.row + v * lanes).cast::<S::f32s>().write_unaligned(*sum);
                 }
             }
         }
     }
+}
 
-    /// The last columns, fewer than a vector has.
-    ///
-    /// # Safety
-    /// `rows` rows and `columns` columns lie within the matrices.
-    #[inline(always)]
-    unsafe fn edge<S: Simd>(self, simd: S, rows: usize, columns: usize) {
-        let zero = simd.splat_f32s(0.0);
-        let mut sums = [zero; ROWS];
-        // SAFETY: by the contract of this function.
-        unsafe {
-            let slice = |p: usize| std::slice::from_raw_parts(self.b.add(p * self.b_row), columns);
-            for p in 0..self.depth {
-                let column = simd.partial_load_f32s(slice(p));
-                for (i, sum) in sums[..rows].iter_mut().enumerate() {
-                    let factor = simd.splat_f32s(*self.a.add(i * self.a_row + p * self.a_column));
-                    *sum = simd.mul_add_e_f32s(factor, column, *sum);
+#[cfg(test)]
+mod tests {
+    use super::super::arch::each;
+    use super::*;
+
+    fn numbers(k: usize, count: usize) -> Vec<f32> {
+        (0..count).map(|i| ((i * i * 37 + k) as f32).sin()).collect()
+    }
+
+    /// Of all shapes of tiles, transposed and not, written and added; and in two parts, with the same bits.
+    #[test]
+    fn it_is_the_product() -> candle_core::Result<()> {
+        each(|| {
+            for (m, n, depth) in
+                [(1, 1, 1), (6, 64, 192), (7, 49, 200), (5, 100, 17), (20, 33, 193), (2, 3, 0), (40, 16, 40)]
+            {
+                for (turn_a, turn_b, add) in [(false, false, false), (true, false, true), (false, true, true)] {
+                    let (a, b, before) = (numbers(1, m * depth), numbers(2, depth * n), numbers(3, m * n));
+                    let matrix = |x, turn: bool, rows: usize, columns: usize| match turn {
+                        true => Matrix::rows(x, rows).t(),
+                        false => Matrix::rows(x, columns),
+                    };
+                    let (a, b) = (matrix(&a, turn_a, m, depth), matrix(&b, turn_b, depth, n));
+                    let mut c = before.clone();
+                    // SAFETY: C has m rows of n numbers.
+                    unsafe { product(Size { m, n, depth }, a, b, Target::rows(&mut c, n), add) };
+                    for (i, c) in c.iter().enumerate() {
+                        let number = |x: Matrix, i: usize, j: usize| f64::from(x.numbers[i * x.row + j * x.column]);
+                        let sum: f64 = (0..depth).map(|p| number(a, i / n, p) * number(b, p, i % n)).sum();
+                        let want = sum + if add { f64::from(before[i]) } else { 0.0 };
+                        assert!(
+                            (f64::from(*c) - want).abs() < 1e-4,
+                            "{m} × {depth} × {n}, {turn_a} {turn_b}: {c} {want}"
+                        );
+                    }
+                    if depth == 0 || m < 2 || n < 2 {
+                        continue;
+                    }
+                    let (mut parts, half) = (before.clone(), Size { m: m / 2, n: n / 2, depth });
+                    let to = Target::rows(&mut parts, n);
+                    for (i, rows) in [(0, half.m), (half.m, m - half.m)] {
+                        for (j, columns) in [(0, half.n), (half.n, n - half.n)] {
+                            let size = Size { m: rows, n: columns, depth };
+                            // SAFETY: a quarter of C.
+                            unsafe { product(size, a.from(i, 0), b.from(0, j), to.from(i, j), add) };
+                        }
+                    }
+                    assert!(
+                        parts.iter().zip(&c).all(|(a, b)| a.to_bits() == b.to_bits()),
+                        "{m} × {depth} × {n} in parts"
+                    );
                 }
             }
-            for (i, sum) in sums[..rows].iter().enumerate() {
-                let c = std::slice::from_raw_parts_mut(self.c.add(i * self.c_row), columns);
-                let before = if self.add { simd.partial_load_f32s(c) } else { zero };
-                simd.partial_store_f32s(c, simd.add_f32s(before, *sum));
-            }
-        }
+            Ok(())
+        })
     }
 }

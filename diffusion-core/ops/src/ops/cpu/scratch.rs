@@ -8,6 +8,8 @@ use std::ops::{Deref, DerefMut};
 
 /// How many pieces a thread keeps.
 const KEPT: usize = 16;
+/// What is larger is given back: tensors can use it then, and to fill it with zeros takes little of the time of what needs so much.
+const LARGEST: usize = 1 << 20;
 
 thread_local! {
     // The one piece of global state in this crate. It holds no values, so that it does not matter how many of it there are.
@@ -45,7 +47,7 @@ impl Drop for Scratch {
         // At the end of a thread there is nothing left to give it back to.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
-            if free.len() < KEPT && !numbers.is_empty() {
+            if free.len() < KEPT && (1..=LARGEST).contains(&numbers.len()) {
                 free.push(numbers);
             }
         });

@@ -4,7 +4,7 @@ use super::*;
 use crate::ops::cpu::arch::arch;
 use crate::ops::cpu::blocks::from_block;
 use crate::ops::cpu::loops::written;
-use crate::ops::cpu::product::{Left, Out, Right, Size, product};
+use crate::ops::cpu::product::{self, Size, Target, product};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
@@ -27,8 +27,11 @@ pub(in crate::ops::conv) struct Gradients {
     pub(in crate::ops::conv) bias: Vec<f32>,
 }
 
-/// The sums that become the gradient of the weight may take this many numbers, over all threads.
-const LARGEST_SUMS: usize = 1 << 24;
+/// The images are shared out among at most so many groups, each with sums of its own that become the gradient of the weight. Not
+/// as many as there are threads: the sums would depend on it.
+const GROUPS: usize = 4;
+/// All these sums may take this many numbers.
+const LARGEST_SUMS: usize = 3 << 19;
 
 /// The gradients, from `dy`, that of y, of (B, O, H', W').
 pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
@@ -42,12 +45,13 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
     let Problem { batch, inputs, outputs, height, width, .. } = problem;
     let (input_axis, output_axis) = (Axis { len: inputs, step: 9 }, Axis { len: outputs, step: 9 * inputs });
     let filters = match wanted.x {
-        true => filters::<W, N, M>(&plan, weight, output_axis, input_axis),
-        false => Scratch::new(0),
+        true => Filters::new::<W, N, M>(&plan, weight, output_axis, input_axis),
+        false => Filters::none(),
     };
     // Images are shared out, and, where these are too few, the input channels too.
     let sums = plan.products * inputs * outputs.next_multiple_of(BLOCK);
-    let groups = batch.min(threads()).min((LARGEST_SUMS / sums).max(1));
+    let groups = [GROUPS, GROUPS / 2].into_iter().find(|groups| groups * sums <= LARGEST_SUMS && *groups <= batch);
+    let groups = groups.unwrap_or(1);
     let blocks = inputs.div_ceil(BLOCK);
     let splits = threads().div_ceil(groups).min(blocks);
     let mut weight_sums = Scratch::new(if wanted.weight { groups * sums } else { 0 });
@@ -120,7 +124,7 @@ struct Part<'a, W, const N: usize, const M: usize> {
     plan: &'a Plan<N, M>,
     x: &'a [f32],
     dy: &'a [f32],
-    filters: &'a [f32],
+    filters: &'a Filters,
     wanted: Wanted,
     images: Range<usize>,
     at_once: usize,
@@ -144,7 +148,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for Part<'_, W
             self.transform_outputs(simd, images.clone());
             if self.wanted.weight {
                 self.transform_inputs(simd, images.clone());
-                self.add_to_weight(simd, tiles, from > self.images.start);
+                self.add_to_weight(tiles, from > self.images.start);
             }
             if self.wanted.x {
                 self.input_gradient(simd, images, tiles);
@@ -207,8 +211,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
     }
 
     /// For each product, inputs by outputs: the sum over the tiles.
-    #[inline(always)]
-    fn add_to_weight<S: Simd>(&mut self, simd: S, tiles: usize, add: bool) {
+    fn add_to_weight(&mut self, tiles: usize, add: bool) {
         let Problem { inputs, outputs, .. } = self.plan.problem;
         let width = outputs.next_multiple_of(BLOCK);
         let Memory { inputs: v, outputs: d, .. } = &*self.scratch;
@@ -217,42 +220,34 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
             // SAFETY: each group has sums of its own, and each split of it channels of its own.
             let sums = unsafe { self.sums.part(from..from + self.channels.len() * width) };
             for panel in (0..width).step_by(PANEL) {
-                product(
-                    simd,
-                    Size { m: self.channels.len(), n: (width - panel).min(PANEL), depth: tiles },
-                    Left { numbers: &v.numbers[i * v.product..], row: 1, column: v.tile },
-                    Right { numbers: &d.numbers[i * d.product + panel..], row: d.tile },
-                    Out { numbers: &mut sums[panel..], row: width },
-                    add,
-                );
+                let size = Size { m: self.channels.len(), n: (width - panel).min(PANEL), depth: tiles };
+                let v = product::Matrix::rows(&v.numbers[i * v.product..], v.tile).t();
+                let d = product::Matrix::rows(&d.numbers[i * d.product + panel..], d.tile);
+                // SAFETY: the sums have a row of `width` numbers for each channel, written by the first call.
+                unsafe { product(size, v, d, Target::rows(sums, width).from(0, panel), add) };
             }
         }
     }
 
     #[inline(always)]
     fn input_gradient<S: Simd>(&mut self, simd: S, images: Range<usize>, tiles: usize) {
-        let Problem { inputs, outputs, .. } = self.plan.problem;
-        let width = inputs.next_multiple_of(BLOCK);
+        let outputs = self.plan.problem.outputs;
         let mut channel = self.channels.start;
         while channel < self.channels.end {
             // What this split has of the panel.
             let panel = channel / PANEL * PANEL;
-            let panel_width = (width - panel).min(PANEL);
             let end = self.channels.end.min(panel + PANEL);
             let columns = (end - channel).next_multiple_of(BLOCK);
-            let filters = &self.filters[panel * outputs * self.plan.products..];
             let Memory { outputs: d, products: m, .. } = &mut *self.scratch;
             m.tile = columns;
             for i in 0..self.plan.products {
-                let filters = &filters[i * outputs * panel_width + channel - panel..];
-                product(
-                    simd,
-                    Size { m: tiles, n: columns, depth: outputs },
-                    Left { numbers: &d.numbers[i * d.product..], row: d.tile, column: 1 },
-                    Right { numbers: filters, row: panel_width },
-                    Out { numbers: &mut m.numbers[i * m.product..][..m.product], row: columns },
-                    false,
-                );
+                let (filters, panel_width) = self.filters.of(panel, i);
+                let filters = &filters[channel - panel..];
+                let size = Size { m: tiles, n: columns, depth: outputs };
+                let d = product::Matrix::rows(&d.numbers[i * d.product..], d.tile);
+                let to = Target::rows(&mut m.numbers[i * m.product..][..m.product], columns);
+                // SAFETY: a product has a row of `columns` numbers for each tile.
+                unsafe { product(size, d, product::Matrix::rows(filters, panel_width), to, false) };
             }
             for block in (channel..end).step_by(BLOCK) {
                 for (i, image) in images.clone().enumerate() {

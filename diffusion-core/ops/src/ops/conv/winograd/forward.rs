@@ -4,7 +4,7 @@ use super::*;
 use crate::ops::cpu::arch::arch;
 use crate::ops::cpu::blocks::from_block;
 use crate::ops::cpu::loops::written;
-use crate::ops::cpu::product::{Left, Out, Right, Size, product};
+use crate::ops::cpu::product::{self, Size, Target, product};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
@@ -18,7 +18,7 @@ pub(super) fn forward<W: Transform<N, M>, const N: usize, const M: usize>(
     let plan = Plan::<N, M>::new(problem);
     let Problem { batch, inputs, outputs, .. } = problem;
     let (input_axis, output_axis) = (Axis { len: inputs, step: 9 }, Axis { len: outputs, step: 9 * inputs });
-    let filters = filters::<W, N, M>(&plan, weight, input_axis, output_axis);
+    let filters = Filters::new::<W, N, M>(&plan, weight, input_axis, output_axis);
     let unit = rows_per_unit(&plan);
     let rows = batch * plan.tiles_h;
     let scratch = || Memory::new(&plan, unit);
@@ -65,7 +65,7 @@ impl Memory {
 struct Part<'a, W, const N: usize, const M: usize> {
     plan: &'a Plan<N, M>,
     x: &'a [f32],
-    filters: &'a [f32],
+    filters: &'a Filters,
     bias: &'a [f32],
     strips: Vec<Strip>,
     y: &'a Shared<'a, MaybeUninit<f32>>,
@@ -83,18 +83,15 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for Part<'_, W
         let width = outputs.next_multiple_of(BLOCK);
         for panel in (0..width).step_by(PANEL) {
             let columns = (width - panel).min(PANEL);
-            let filters = &self.filters[panel * inputs * self.plan.products..];
             let Memory { inputs: v, products: m, .. } = &mut *self.scratch;
             m.tile = columns;
             for i in 0..self.plan.products {
-                product(
-                    simd,
-                    Size { m: tiles, n: columns, depth: inputs },
-                    Left { numbers: &v.numbers[i * v.product..], row: v.tile, column: 1 },
-                    Right { numbers: &filters[i * inputs * columns..], row: columns },
-                    Out { numbers: &mut m.numbers[i * m.product..][..m.product], row: columns },
-                    false,
-                );
+                let size = Size { m: tiles, n: columns, depth: inputs };
+                let tiles = product::Matrix::rows(&v.numbers[i * v.product..], v.tile);
+                let filters = product::Matrix::rows(self.filters.of(panel, i).0, columns);
+                let to = Target::rows(&mut m.numbers[i * m.product..][..m.product], columns);
+                // SAFETY: a product has a row of `columns` numbers for each tile.
+                unsafe { product(size, tiles, filters, to, false) };
             }
             for block in (panel..panel + columns).step_by(BLOCK) {
                 self.transform_outputs(simd, panel, block);

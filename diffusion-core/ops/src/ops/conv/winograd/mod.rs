@@ -17,7 +17,7 @@ mod forward;
 mod transforms;
 
 use crate::ops::cpu::arch::arch;
-use crate::ops::cpu::blocks::{BLOCK, to_block};
+use crate::ops::cpu::blocks::{BLOCK, to_block, transpose};
 use crate::ops::cpu::parallel::{Shared, for_each, threads};
 use crate::ops::cpu::scratch::Scratch;
 use crate::ops::cpu::vector::Vector;
@@ -263,35 +263,71 @@ impl<'a> Planes<'a> {
     }
 }
 
-/// Transforms a filter for each pair of an input (the row of a product) and an output (its column).
+/// The transformed filters, for each pair of an input (the row of a product) and an output (its column).
 ///
-/// The result is in panels of up to 64 columns; a panel has, for each product, for each row, its columns.
-fn filters<W: Transform<N, M>, const N: usize, const M: usize>(
-    plan: &Plan<N, M>,
-    weight: &[f32],
-    rows: Axis,
-    columns: Axis,
-) -> Scratch {
-    let width = columns.len.next_multiple_of(BLOCK);
-    let mut out = Scratch::new(width * rows.len * plan.products);
-    let shared = Shared::new(&mut out);
-    let blocks = width / BLOCK;
-    for_each(
-        blocks,
-        || (),
-        |(), block| {
-            arch().dispatch(FilterBlock::<W, N, M> {
-                plan,
-                weight,
-                rows,
-                columns,
-                block,
-                out: &shared,
-                transform: std::marker::PhantomData,
-            })
-        },
-    );
-    out
+/// They are in panels of up to 64 columns; a panel has, for each product, for each row, its columns.
+struct Filters {
+    numbers: Scratch,
+    rows: usize,
+    columns: usize,
+    products: usize,
+}
+
+impl Filters {
+    fn none() -> Self {
+        Self { numbers: Scratch::new(0), rows: 0, columns: 0, products: 0 }
+    }
+
+    /// Of `weight` with these rows and columns.
+    fn new<W: Transform<N, M>, const N: usize, const M: usize>(
+        plan: &Plan<N, M>,
+        weight: &[f32],
+        rows: Axis,
+        columns: Axis,
+    ) -> Self {
+        let (width, products) = (columns.len.next_multiple_of(BLOCK), plan.products);
+        let mut it = Self { numbers: Scratch::new(0), rows: rows.len, columns: width, products };
+        it.numbers = Scratch::new(width.div_ceil(PANEL) * it.panel_len(PANEL.min(width)));
+        let shared = Shared::new(&mut it.numbers);
+        for_each(
+            width / BLOCK,
+            || Scratch::new(BLOCK * ROOM + BLOCK * BLOCK),
+            |scratch, block| {
+                let first = block * BLOCK;
+                let panel = first / PANEL * PANEL;
+                arch().dispatch(FilterBlock::<W, N, M> {
+                    plan,
+                    weight,
+                    rows,
+                    columns,
+                    first,
+                    at: panel / PANEL * product_len(rows.len, PANEL) * products + first - panel,
+                    width: (width - panel).min(PANEL),
+                    out: &shared,
+                    scratch,
+                    transform: std::marker::PhantomData,
+                })
+            },
+        );
+        it
+    }
+
+    fn panel_len(&self, width: usize) -> usize {
+        product_len(self.rows, width) * self.products
+    }
+
+    /// Of product `i`, all rows of the panel that begins with column `panel`, and how many columns it has.
+    fn of(&self, panel: usize, i: usize) -> (&[f32], usize) {
+        let width = (self.columns - panel).min(PANEL);
+        let at = panel / PANEL * self.panel_len(PANEL) + i * product_len(self.rows, width);
+        (&self.numbers[at..][..self.rows * width], width)
+    }
+}
+
+/// From one product of a panel to the next: not a multiple of the page size, or what is written for all products at a time
+/// would compete for the same lines of the cache.
+fn product_len(rows: usize, width: usize) -> usize {
+    rows * width + BLOCK
 }
 
 /// One of the two channel dimensions of a weight: how many there are, and how far apart.
@@ -301,13 +337,22 @@ struct Axis {
     step: usize,
 }
 
+/// The numbers of 16 filters, with some more that a transpose of 16 rows reads.
+const ROOM: usize = 9 * BLOCK + BLOCK;
+
+/// Some 16 columns of all rows.
 struct FilterBlock<'a, W, const N: usize, const M: usize> {
     plan: &'a Plan<N, M>,
     weight: &'a [f32],
     rows: Axis,
     columns: Axis,
-    block: usize,
+    /// The first column.
+    first: usize,
+    /// Where the panel begins, and how many columns it has.
+    at: usize,
+    width: usize,
     out: &'a Shared<'a, f32>,
+    scratch: &'a mut Scratch,
     transform: std::marker::PhantomData<W>,
 }
 
@@ -316,34 +361,48 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBloc
 
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
-        let Self { plan, rows, columns, block, .. } = self;
-        let first = block * BLOCK;
-        let panel = first / PANEL * PANEL;
-        let panel_width = (columns.len.next_multiple_of(BLOCK) - panel).min(PANEL);
-        let panel_start = panel * rows.len * plan.products;
+        let Self { plan, weight, rows, columns, first, at, width, out, scratch, .. } = self;
         let present = BLOCK.min(columns.len - first);
-        let mut filter = [[0f32; BLOCK]; 9];
-        for row in 0..rows.len {
-            for column in 0..present {
-                let at = row * rows.step + (first + column) * columns.step;
-                for (tap, value) in self.weight[at..at + 9].iter().enumerate() {
-                    filter[tap][column] = *value;
-                }
+        let product = product_len(rows.len, width);
+        let (given, taps) = scratch.split_at_mut(BLOCK * ROOM);
+        for chunk in (0..rows.len).step_by(BLOCK) {
+            let count = BLOCK.min(rows.len - chunk);
+            // For each of the 16 rows the taps of each of the 16 columns, as they lie in the weights: those of a row, or those of a
+            // column, beside each other.
+            let by_row = columns.step == 9;
+            let (outer, inner) = if by_row { (count, present) } else { (present, count) };
+            if outer < BLOCK || inner < BLOCK {
+                given.fill(0.0);
             }
-            for lane in (0..BLOCK).step_by(S::F32_LANES) {
-                let mut rows_of = [[Vector::splat(simd, 0.0); N]; 3];
-                for (row, taps) in rows_of.iter_mut().zip(filter.chunks_exact(3)) {
-                    let tap = |j: usize| Vector::load(simd, &taps[j][lane..]);
-                    *row = W::Filter::of([tap(0), tap(1), tap(2)]);
-                }
-                for j in 0..N {
-                    let transformed = column::<W::Filter, _, 3, N, N>(&rows_of, j);
-                    for i in 0..N {
-                        let product = plan.product_of[i][j];
-                        if product < plan.products {
-                            let at = panel_start + (product * rows.len + row) * panel_width + (first - panel) + lane;
-                            // SAFETY: each block of columns is written by one call.
-                            transformed[i].store(unsafe { self.out.part(at..at + S::F32_LANES) });
+            for i in 0..outer {
+                let from = match by_row {
+                    true => (chunk + i) * rows.step + first * 9,
+                    false => (first + i) * columns.step + chunk * 9,
+                };
+                given[i * ROOM..][..inner * 9].copy_from_slice(&weight[from..][..inner * 9]);
+            }
+            for row in 0..count {
+                // Number (tap, column) of the row.
+                let (from, step) = if by_row { (row * ROOM, 9) } else { (row * 9, ROOM) };
+                assert!(from + (BLOCK - 1) * step + BLOCK <= given.len() && taps.len() >= BLOCK * BLOCK);
+                // SAFETY: 16 rows of 16 numbers are in both, as has been asserted; of these, 9 columns are meant.
+                unsafe { transpose(simd, given.as_ptr().add(from), step, taps.as_mut_ptr(), BLOCK) };
+                for lane in (0..BLOCK).step_by(S::F32_LANES) {
+                    let mut rows_of = [[Vector::splat(simd, 0.0); N]; 3];
+                    for i in 0..3 {
+                        let tap = |j: usize| Vector::load(simd, &taps[(3 * i + j) * BLOCK + lane..]);
+                        rows_of[i] = W::Filter::of([tap(0), tap(1), tap(2)]);
+                    }
+                    let at = at + (chunk + row) * width + lane;
+                    for j in 0..N {
+                        let transformed = column::<W::Filter, _, 3, N, N>(&rows_of, j);
+                        for i in 0..N {
+                            let number = plan.product_of[i][j];
+                            if number < plan.products {
+                                let at = at + number * product;
+                                // SAFETY: each block of columns is written by one call.
+                                transformed[i].store(unsafe { out.part(at..at + S::F32_LANES) });
+                            }
                         }
                     }
                 }

@@ -132,6 +132,7 @@ def sampling(sides, rounds):
                 real = "torch" if name == "last" else name
                 process = sides.start(real, "sample", real, network, base, images, side, total, *more)
                 processes[name] = stack.enter_context(process)
+                process.ask("ddim 2")  # to warm up, while no other does
             took = {name: [] for name in (*processes, "network")}
             for _ in range(rounds):
                 for name, process in processes.items():

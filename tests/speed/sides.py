@@ -68,7 +68,7 @@ class Process:
 
     def ask(self, line=""):
         """{"seconds": …, "peak_bytes": …}"""
-        # Between its answers it stands still: the threads of all sides go on looking for work for a while, at the others' cost.
+        # Between its answers it stands still, so that it can take no time from the others.
         self.process.send_signal(signal.SIGCONT)
         answer = self.answer(line)
         self.process.send_signal(signal.SIGSTOP)

@@ -8,9 +8,6 @@ use std::sync::Arc;
 
 /// From as many tiles of 4×4 pixels of y on, over all images, Winograd's algorithm pays for transforming the filters.
 const WINOGRAD_FROM: usize = 28;
-/// If the transformed filters are more numbers than this, it takes more tiles, since they are written to memory and read again.
-const LARGE_FILTERS: usize = 1 << 21;
-const WINOGRAD_FROM_LARGE: usize = 100;
 /// With as many input channels.
 const WINOGRAD_CHANNELS: usize = 4;
 
@@ -29,8 +26,7 @@ impl Convolution {
         let lowered::Problem { batch, inputs, outputs, image: (height, width), padding, .. } = problem;
         let fits = problem.kernel == (3, 3) && problem.stride == 1;
         let tiles = batch * problem.out.0.div_ceil(4) * problem.out.1.div_ceil(4);
-        let from = if 36 * inputs * outputs > LARGE_FILTERS { WINOGRAD_FROM_LARGE } else { WINOGRAD_FROM };
-        let pays = tiles >= from && inputs >= WINOGRAD_CHANNELS;
+        let pays = tiles >= WINOGRAD_FROM && inputs >= WINOGRAD_CHANNELS;
         if fits && pays {
             Self::Winograd(winograd::Problem { batch, inputs, outputs, height, width, padding, doubled: false })
         } else {

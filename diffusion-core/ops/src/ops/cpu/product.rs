@@ -166,7 +166,15 @@ fn pack<'a, S: Simd>(simd: S, b: Matrix, columns: usize, to: &'a mut [MaybeUnini
     }
     if b.column == 1 {
         for (i, row) in to.chunks_exact_mut(width).enumerate() {
-            row[..columns].write_copy_of_slice(&b.numbers[i * b.row..][..columns]);
+            let from = &b.numbers[i * b.row..][..columns];
+            if columns < width {
+                row[..columns].write_copy_of_slice(from);
+                continue;
+            }
+            // Not in one call: its length would have to be looked at.
+            for (to, from) in row.chunks_exact_mut(S::F32_LANES).zip(from.chunks_exact(S::F32_LANES)) {
+                to.write_copy_of_slice(from);
+            }
         }
     } else {
         let at = |i: usize, j: usize| i * b.row + j * b.column;
@@ -269,31 +277,30 @@ impl Tile<'_> {
         unsafe {
             let lanes = S::F32_LANES;
             let mut sums = [[simd.splat_f32s(0.0); V]; R];
-            if self.add {
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    for (v, sum) in sums.iter_mut().enumerate() {
-                        *sum = c.start.add(i * c.row + v * lanes).cast::<S::f32s>().read_unaligned();
-                    }
-                }
-            }
-            let (mut a, mut b) = (self.a.numbers.as_ptr(), self.b.numbers.as_ptr());
+            let a: [*const f32; R] = std::array::from_fn(|i| self.a.numbers.as_ptr().wrapping_add(i * self.a.row));
+            let mut b = self.b.numbers.as_ptr();
+            let mut at = 0;
             for _ in 0..self.depth {
                 let mut columns = [simd.splat_f32s(0.0); V];
                 for (v, column) in columns.iter_mut().enumerate() {
                     *column = b.add(v * lanes).cast::<S::f32s>().read_unaligned();
                 }
-                for (i, sums) in sums.iter_mut().enumerate() {
-                    let factor = simd.splat_f32s(*a.add(i * self.a.row));
+                for (a, sums) in a.into_iter().zip(sums.iter_mut()) {
+                    let factor = simd.splat_f32s(*a.add(at));
                     for (sum, column) in sums.iter_mut().zip(columns) {
                         *sum = simd.mul_add_e_f32s(factor, column, *sum);
                     }
                 }
-                a = a.wrapping_add(self.a.column);
+                at += self.a.column;
                 b = b.wrapping_add(self.b.row);
             }
             for (i, sums) in sums.iter().enumerate() {
                 for (v, sum) in sums.iter().enumerate() {
-                    c.start.add(i * c.row + v * lanes).cast::<S::f32s>().write_unaligned(*sum);
+                    let c = c.start.add(i * c.row + v * lanes).cast::<S::f32s>();
+                    c.write_unaligned(match self.add {
+                        true => simd.add_f32s(c.read_unaligned(), *sum),
+                        false => *sum,
+                    });
                 }
             }
         }

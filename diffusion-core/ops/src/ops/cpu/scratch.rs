@@ -9,7 +9,7 @@ use std::ops::{Deref, DerefMut};
 /// How many pieces a thread keeps.
 const KEPT: usize = 16;
 /// What is larger is given back: tensors can use it then, and to fill it with zeros takes little of the time of what needs so much.
-const LARGEST: usize = 1 << 20;
+const LARGEST: usize = 1 << 18;
 
 thread_local! {
     // The one piece of global state in this crate. It holds no values, so that it does not matter how many of it there are.

@@ -28,6 +28,10 @@ use transforms::{Four, Matrix, Transform, Two, ZERO_IF_DOUBLED, column};
 
 /// The columns of a panel of transformed filters: as many as the product works on at a time.
 const PANEL: usize = 64;
+/// Transformed filters of more numbers than this are large, since they do not stay in the second-level cache…
+const LARGE_FILTERS: usize = 1 << 20;
+/// …and fewer tiles of 4×4 than this, over all images, are few.
+const FEW_TILES: usize = 100;
 /// How many tiles are transformed before they are multiplied, at least if there are so many.
 const TILES: usize = 48;
 
@@ -78,11 +82,14 @@ impl Problem {
         (grown(self.height), grown(self.width))
     }
 
-    /// The tiles with fewer multiplications; the larger ones have that for all but the smallest images.
+    /// The tiles with fewer multiplications; the larger ones have that for all but the smallest images. Where large filters meet
+    /// few tiles, it takes longer to write and read the filters than to multiply: then the tiles for which they have 16 numbers
+    /// instead of 36.
     fn tile(&self) -> TileSize {
         let (height, width) = self.out_size();
         let tiles = |size: usize| height.div_ceil(size) * width.div_ceil(size);
-        match 16 * tiles(2) < 36 * tiles(4) {
+        let large = 36 * self.inputs * self.outputs > LARGE_FILTERS && self.batch * tiles(4) < FEW_TILES;
+        match large || 16 * tiles(2) < 36 * tiles(4) {
             true => TileSize::Two,
             false => TileSize::Four,
         }

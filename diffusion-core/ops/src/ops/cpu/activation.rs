@@ -23,7 +23,7 @@ pub(in crate::ops) trait Curve: Copy {
 
 /// x
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Straight;
+struct Straight;
 
 impl Curve for Straight {
     #[inline(always)]
@@ -38,7 +38,7 @@ impl Curve for Straight {
 
 /// x σ(x)
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Silu;
+struct Silu;
 
 impl Curve for Silu {
     #[inline(always)]
@@ -53,7 +53,7 @@ impl Curve for Silu {
 
 /// x Φ(x)
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Gelu;
+struct Gelu;
 
 impl Curve for Gelu {
     #[inline(always)]
@@ -69,7 +69,7 @@ impl Curve for Gelu {
 
 /// max(x, 0), by comparisons that are false of NaN, so that it stays.
 #[derive(Clone, Copy)]
-pub(in crate::ops) struct Relu;
+struct Relu;
 
 impl Curve for Relu {
     #[inline(always)]
@@ -81,6 +81,28 @@ impl Curve for Relu {
     fn slope<S: Simd>(self, simd: S, x: S::f32s, dy: S::f32s) -> S::f32s {
         let zero = simd.splat_f32s(0.0);
         simd.select_f32s(simd.less_than_f32s(zero, x), dy, zero)
+    }
+}
+
+/// Work with loops that an activation is part of.
+pub(in crate::ops) trait WithCurve {
+    fn run<S: Simd>(self, simd: S, curve: impl Curve);
+}
+
+/// The work, with this activation.
+pub(in crate::ops) struct Curved<W>(pub(in crate::ops) Activation, pub(in crate::ops) W);
+
+impl<W: WithCurve> WithSimd for Curved<W> {
+    type Output = ();
+
+    #[inline(always)]
+    fn with_simd<S: Simd>(self, simd: S) {
+        match self.0 {
+            Activation::None => self.1.run(simd, Straight),
+            Activation::Silu => self.1.run(simd, Silu),
+            Activation::Gelu => self.1.run(simd, Gelu),
+            Activation::Relu => self.1.run(simd, Relu),
+        }
     }
 }
 
@@ -97,7 +119,7 @@ impl Kernel<1> for Pointwise {
                     y,
                     PIECE,
                     || (),
-                    |(), i, y| arch().dispatch(Values { activation: self.0, x: &x[i * PIECE..][..y.len()], y }),
+                    |(), i, y| arch().dispatch(Curved(self.0, Values { x: &x[i * PIECE..][..y.len()], y })),
                 );
             })
         };
@@ -110,33 +132,18 @@ impl Kernel<1> for Pointwise {
             &mut dx,
             PIECE,
             || (),
-            |(), i, dx| arch().dispatch(Slopes { activation: self.0, x: &x[i * PIECE..][..dx.len()], dx }),
+            |(), i, dx| arch().dispatch(Curved(self.0, Slopes { x: &x[i * PIECE..][..dx.len()], dx })),
         );
         [Some(Arc::new(dx))]
     }
 }
 
 struct Values<'a> {
-    activation: Activation,
     x: &'a [f32],
     y: &'a mut [MaybeUninit<f32>],
 }
 
-impl WithSimd for Values<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.activation {
-            Activation::None => self.run(simd, Straight),
-            Activation::Silu => self.run(simd, Silu),
-            Activation::Gelu => self.run(simd, Gelu),
-            Activation::Relu => self.run(simd, Relu),
-        }
-    }
-}
-
-impl Values<'_> {
+impl WithCurve for Values<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
         map(
@@ -151,26 +158,11 @@ impl Values<'_> {
 
 /// From dy to dx, in place.
 struct Slopes<'a> {
-    activation: Activation,
     x: &'a [f32],
     dx: &'a mut [f32],
 }
 
-impl WithSimd for Slopes<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.activation {
-            Activation::None => self.run(simd, Straight),
-            Activation::Silu => self.run(simd, Silu),
-            Activation::Gelu => self.run(simd, Gelu),
-            Activation::Relu => self.run(simd, Relu),
-        }
-    }
-}
-
-impl Slopes<'_> {
+impl WithCurve for Slopes<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
         update(

@@ -5,13 +5,13 @@
 //! once and from the cache after that: for the mean, the variance and the result, and for the gradient.
 
 use super::super::graph::{Gradient, Kernel};
-use super::activation::{Curve, Gelu, Relu, Silu, Straight};
+use super::activation::{Curve, Curved, WithCurve};
 use super::arch::arch;
 use super::loops::{Pieces, map, sums, update, written};
 use super::parallel::{Shared, for_each};
 use crate::ops::Activation;
 use candle_core::Shape;
-use pulp::{Simd, WithSimd};
+use pulp::Simd;
 use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
@@ -84,7 +84,8 @@ impl Kernel<3> for Norm {
                 let (y, moments) = (&Shared::new(y), Pieces::new(&mut moments, problem.unit));
                 problem.for_each(|i, sets| {
                     let moments = moments.get(i);
-                    arch().dispatch(Forward { norm: self, problem: &problem, sets, moments, y });
+                    let work = Forward { norm: self, problem: &problem, sets, moments, y };
+                    arch().dispatch(Curved(self.activation, work));
                 });
             })
         };
@@ -100,7 +101,8 @@ impl Kernel<3> for Norm {
         let (shared, rows) = (Shared::new(&mut dx), Shared::new(&mut of_rows));
         problem.for_each(|_, sets| {
             let moments = &moments[sets.clone()];
-            arch().dispatch(Backward { norm: self, problem: &problem, sets, moments, dx: &shared, of_rows: &rows });
+            let work = Backward { norm: self, problem: &problem, sets, moments, dx: &shared, of_rows: &rows };
+            arch().dispatch(Curved(self.activation, work));
         });
         let sum = |j: usize| -> Gradient {
             if problem.weight.len() == of_rows.len() {
@@ -257,21 +259,7 @@ struct Forward<'a> {
     y: &'a Shared<'a, MaybeUninit<f32>>,
 }
 
-impl WithSimd for Forward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.norm.activation {
-            Activation::None => self.run(simd, Straight),
-            Activation::Silu => self.run(simd, Silu),
-            Activation::Gelu => self.run(simd, Gelu),
-            Activation::Relu => self.run(simd, Relu),
-        }
-    }
-}
-
-impl Forward<'_> {
+impl WithCurve for Forward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
         let Self { norm, problem, sets, moments, y } = self;
@@ -308,21 +296,7 @@ struct Backward<'a> {
     of_rows: &'a Shared<'a, [f32; 2]>,
 }
 
-impl WithSimd for Backward<'_> {
-    type Output = ();
-
-    #[inline(always)]
-    fn with_simd<S: Simd>(self, simd: S) {
-        match self.norm.activation {
-            Activation::None => self.run(simd, Straight),
-            Activation::Silu => self.run(simd, Silu),
-            Activation::Gelu => self.run(simd, Gelu),
-            Activation::Relu => self.run(simd, Relu),
-        }
-    }
-}
-
-impl Backward<'_> {
+impl WithCurve for Backward<'_> {
     #[inline(always)]
     fn run<S: Simd>(self, simd: S, curve: impl Curve) {
         let Self { norm, problem, sets, moments, dx, of_rows } = self;

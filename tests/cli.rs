@@ -112,6 +112,108 @@ fn an_interrupt_saves_and_says_how_to_go_on() -> Result<()> {
     Ok(())
 }
 
+/// Two programs would write over each other's files.
+#[test]
+fn a_folder_in_use_is_refused_to_a_second_program() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    fs::write(temp.path().join("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4000"))?;
+    let train = ["train", "--config", "run.toml", "--device", "cpu", "--out", "run"];
+    let mut child = diffusion(&train, temp.path()).spawn()?;
+    until_step(&mut child, &temp.path().join("run"), 3)?;
+    let said = fails(&train, temp.path())?;
+    assert!(said.contains(&format!("process {} is training in it", child.id())), "{said}");
+    // Whoever is killed holds nothing.
+    child.kill()?;
+    child.wait()?;
+    let output =
+        diffusion(&["train", "--resume", "run", "--train-steps", "3", "--device", "cpu"], temp.path()).output()?;
+    ensure!(output.status.success(), words(&output));
+    Ok(())
+}
+
+/// `diffusion summary | head -1`, `diffusion train | true`: what is to be done is done, and quietly.
+#[cfg(unix)]
+#[test]
+fn nobody_needs_to_read_what_is_printed() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    fs::write(temp.path().join("run.toml"), CONFIG)?;
+    let digits = weights("mnist");
+    for arguments in [
+        &["summary"][..],
+        &["train", "--config", "run.toml", "--device", "cpu", "--out", "run"],
+        &["sample", "--checkpoint", &digits, "--n", "1", "--steps", "1", "--device", "cpu", "--out", "s.png"],
+    ] {
+        let mut child = diffusion(arguments, temp.path()).spawn()?;
+        // Nothing is printed before the readers have ended, or soon after.
+        drop((child.stdout.take(), child.stderr.take()));
+        let status = child.wait()?;
+        ensure!(status.success(), "{arguments:?}: {status}");
+    }
+    assert!(temp.path().join("run/model.safetensors").is_file() && temp.path().join("s.png").is_file());
+    Ok(())
+}
+
+/// A folder of one's own from training to measures, and resumed from elsewhere.
+#[test]
+fn a_folder_of_ones_own_is_trained_on_and_measured() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let at = temp.path().join("my work");
+    for i in 0..100u8 {
+        let class = at.join(format!("my photos/{}", ["cats, old", "dogs"][usize::from(i % 2)]));
+        fs::create_dir_all(&class)?;
+        let image = image::RgbImage::from_fn(24, 21, |x, y| image::Rgb([2 * i, (x * 9) as u8, (y * 11) as u8]));
+        image.save(class.join(format!("{i}.png")))?;
+    }
+    let run = |folder: &Path, arguments: &[&str]| -> Result<String> {
+        let output = diffusion(arguments, folder).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", words(&output));
+        Ok(words(&output))
+    };
+    fs::write(at.join("run.toml"), CONFIG)?;
+    let train = ["train", "--config", "run.toml", "--task", "my photos", "--device", "cpu"];
+    let said = fails(&train, &at)?;
+    assert!(said.contains("an image of 21×24") && said.contains("--side 20"), "{said}");
+    let said = run(&at, &[&train[..], &["--side", "16", "--epochs", "1"]].concat())?;
+    assert!(said.contains("held out: 10 further images") && said.contains("validation loss"), "{said}");
+    let resume = ["train", "--resume", "my work/runs/my photos", "--epochs", "2", "--device", "cpu"];
+    let said = run(temp.path(), &resume)?;
+    assert!(said.contains("changed: training.epochs was 1 and is 2 now") && said.contains("done: 22 of 22"), "{said}");
+    // The data has changed: nothing is touched.
+    let extra = at.join("my photos/dogs/extra.png");
+    fs::copy(at.join("my photos/dogs/1.png"), &extra)?;
+    let said = fails(&resume, temp.path())?;
+    assert!(said.contains("it had 90 images and has 91 now"), "{said}");
+    fs::remove_file(extra)?;
+
+    let inside = fails(&["train", "--task", ".", "--side", "16", "--device", "cpu"], &at.join("my photos"))?;
+    assert!(inside.contains("lies in the folder of the images"), "{inside}");
+
+    // What each message says is done.
+    let evaluate = ["evaluate", "--checkpoint", "runs/my photos/model.safetensors", "--n", "12", "--steps", "2"];
+    let said = fails(&evaluate, &at)?;
+    let told = said.split('`').nth(1).context("a command")?;
+    let told: Vec<&str> = told
+        .split('\'')
+        .flat_map(|part| {
+            if part.starts_with(' ') || part.starts_with("cargo") { part.split(' ').collect() } else { vec![part] }
+        })
+        .filter(|part| !part.is_empty())
+        .collect();
+    let said = run(&at, &[&told[2..], &["--device", "cpu", "--epochs", "2"]].concat())?;
+    assert!(said.contains("are named rightly, after"), "{said}");
+    let said = run(&at, &evaluate)?;
+    assert!(said.contains("Fréchet distance"), "{said}");
+    let said = run(
+        &at,
+        &["sample", "--checkpoint", "runs/my photos/model.safetensors", "--class", "cats, old", "--steps", "2"],
+    )?;
+    assert!(said.contains("1 image, classes cats, old"), "{said}");
+    let said =
+        run(&at, &["sample", "--checkpoint", "runs/my photos/model.safetensors", "--class", "1, 0", "--steps", "2"])?;
+    assert!(said.contains("2 images, classes dogs, cats, old"), "{said}");
+    Ok(())
+}
+
 #[test]
 fn flags_go_before_the_file() -> Result<()> {
     let temp = tempfile::tempdir()?;
@@ -340,7 +442,7 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
     let floats = |n: usize, x: f32| x.to_le_bytes().repeat(n);
     npy(&at("grey.npy"), "<f4", "(8, 1, 16, 16)", &floats(8 * 256, -0.5))?;
     npy(&at("half.npy"), "<f4", "(8, 3, 16, 16)", &floats(8 * 768, 0.5))?;
-    npy(&at("f16.npy"), "<f2", "(1, 3, 16, 16)", &[0; 2 * 768])?;
+    npy(&at("c8.npy"), "<c8", "(1, 3, 16, 16)", &[0; 8 * 768])?;
     npy(&at("labels.npy"), "|u1", "(8,)", &[0, 1, 2, 12, 0, 1, 2, 3])?;
     let small = ["--data", "sprites", "--images", "200"];
     for (arguments, wants) in [
@@ -355,7 +457,7 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
             &["--samples", "grey.npy", "--classifier", &classifier],
             &["--samples grey.npy: its images are 1×16×16", "3×16×16"],
         ),
-        (&["--samples", "f16.npy", "--classifier", &classifier], &["f16.npy", "x.astype(np.float32)) for samples"]),
+        (&["--samples", "c8.npy", "--classifier", &classifier], &["c8.npy", "x.astype(np.float32)) for samples"]),
         (
             &["--samples", "half.npy", "--labels", "labels.npy", "--classifier", &classifier],
             &["--labels labels.npy: labels[3] = 12; sprites has the classes 0 … 4"],

@@ -208,7 +208,11 @@ fn what_is_not_known_is_named() -> Result<()> {
         (changed(SCHEDULER, "prediction_type", json!("flow"))?, "prediction_type is \"flow\""),
         (changed(SCHEDULER, "trained_betas", json!([0.1]))?, "trained_betas schedule: 1 betas"),
         (changed(SCHEDULER, "trained_betas", json!([0.1, 0.2]))?, "timesteps = 100, but betas lists 2"),
-        (changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?, "rescale_betas_zero_snr is not supported"),
+        (changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?, "the weights belong to that process"),
+        (
+            changed(SCHEDULER, "_class_name", json!("EDMEulerScheduler"))?,
+            "of a EDMEulerScheduler, whose noise process is not known",
+        ),
         (changed(SCHEDULER, "num_train_timesteps", json!(1))?, "steps = 1"),
     ] {
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
@@ -225,6 +229,28 @@ fn what_is_not_known_is_named() -> Result<()> {
     copied(folder.path())?;
     let path = folder.path().join(WEIGHTS);
     let bytes = fs::read(&path)?;
+    // Another process; the weights as a variant; in shards, of which one is missing first.
+    let scheduler = r#"{"_class_name": "FlowMatchEulerDiscreteScheduler", "shift": 3.0}"#;
+    fs::write(folder.path().join(SCHEDULER), scheduler)?;
+    let flow = Model::load(folder.path(), &Device::Cpu)?.info;
+    assert_eq!((flow.process, flow.prediction), (NoiseProcess::Flow { shift: 3.0 }, Prediction::Velocity));
+    copied(folder.path())?;
+    let beside = |name: &str| path.with_file_name(name);
+    fs::rename(&path, beside("diffusion_pytorch_model.fp16.safetensors"))?;
+    Model::load(folder.path(), &Device::Cpu)?;
+    let whole = Checkpoint::load(beside("diffusion_pytorch_model.fp16.safetensors"))?;
+    fs::remove_file(beside("diffusion_pytorch_model.fp16.safetensors"))?;
+    assert!(fail().contains("there is no"), "{}", fail());
+    let (mut first, mut second) = (Checkpoint::default(), Checkpoint::default());
+    for (i, (name, tensor)) in whole.tensors.into_iter().enumerate() {
+        let part = if i % 2 == 0 { &mut first } else { &mut second };
+        part.tensors.insert(name, tensor);
+    }
+    first.save(beside("diffusion_pytorch_model-00001-of-00002.safetensors"))?;
+    assert!(fail().contains("of 2 shards of the weights there are 1"), "{}", fail());
+    second.save(beside("diffusion_pytorch_model-00002-of-00002.safetensors"))?;
+    Model::load(folder.path(), &Device::Cpu)?;
+    fs::write(&path, &bytes)?;
     fs::write(&path, &bytes[..bytes.len() / 2])?;
     assert!(fail().contains("not a complete safetensors file"), "{}", fail());
 

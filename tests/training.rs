@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Split};
+use diffusion_core::data::{Dataset, Resize, Split};
 use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::ops::avg_pool2d;
@@ -11,7 +11,7 @@ use diffusion_core::prediction::Prediction;
 use diffusion_core::process::{NoiseProcess, TimeSampling};
 use diffusion_core::schedule::Schedule;
 use diffusion_core::show::Live;
-use diffusion_core::train::{Decay, Loss, State, Step, Training, TrainingConfig, Weighting};
+use diffusion_core::train::{Decay, Existing, Loss, State, Step, Training, TrainingConfig, Weighting};
 use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
 use std::fs;
@@ -54,6 +54,7 @@ pub(crate) fn config() -> TrainingConfig {
         sample_every: 1,
         samples: 5,
         sample_steps: 3,
+        sample_share: 1.0,
         ..Default::default()
     }
 }
@@ -292,8 +293,8 @@ fn a_folder_is_for_one_run_only() -> Result<()> {
         Ok(training.in_folder(temp.path()).unwrap_err().to_string())
     };
     let sprites = sprites()?;
-    let message = fail(TrainingConfig { lr: 0.5, ..config() }, net(), &sprites)?;
-    assert!(message.contains("its run has training.lr = 0.001, and this one 0.5"), "{message}");
+    let message = fail(TrainingConfig { beta2: 0.5, ..config() }, net(), &sprites)?;
+    assert!(message.contains("its run has training.beta2 = 0.999, and this one 0.5; go on with 0.999"), "{message}");
     let message = fail(config(), SimpleUNet { base: 8, ..net() }, &sprites)?;
     assert!(message.contains("simple-unet.base = 4, and this one 8"), "{message}");
     let message =
@@ -302,14 +303,217 @@ fn a_folder_is_for_one_run_only() -> Result<()> {
     // More epochs, and other sheets of samples, are the same run.
     let longer = TrainingConfig { epochs: 5, samples: 3, ..config() };
     assert_eq!(begin(longer, temp.path())?.resumed().context("a checkpoint")?.steps, 6);
-    // Other images are noticed.
-    let other = Training::new(config(), net(), &Dataset::sprites(60, 2)?, &Device::Cpu)?;
-    let other = other.in_folder(temp.path());
-    let said = match other {
-        Err(problem) => problem.to_string(),
-        Ok(training) => format!("{:?}", training.resumed()),
+    Ok(())
+}
+
+/// Everything that is in a folder, but for the lock.
+fn contents(folder: &Path) -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+    let mut all = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if path.is_dir() {
+            all.extend(contents(&path)?);
+        } else if !path.ends_with("lock") {
+            all.insert(path.clone(), fs::read(&path)?);
+        }
+    }
+    Ok(all)
+}
+
+/// An error leaves all as it was; a word of the user decides.
+#[test]
+fn a_run_whose_data_has_changed_is_not_lost() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let folder = temp.path();
+    let begin = |data: &Dataset, existing| -> Result<Training> {
+        Training::new(config(), net(), data, &Device::Cpu)?.in_folder_with(folder, existing)
     };
-    assert!(said.contains("other data"), "{said}");
+    steps(&mut begin(&sprites()?, Existing::Resume)?, 7)?;
+    let before = contents(folder)?;
+    for (data, wants) in [
+        (Dataset::sprites(61, 1)?, "it had 60 images and has 61 now"),
+        (Dataset::sprites(60, 2)?, "images, their order or their captions are others than before"),
+    ] {
+        let said = begin(&data, Existing::Resume).unwrap_err().to_string();
+        for wants in [wants, "sprites is not the data", "--new-data", "--start-over"] {
+            assert!(said.contains(wants), "{said:?} lacks {wants:?}");
+        }
+        assert!(contents(folder)? == before);
+    }
+    let other = Dataset::sprites(61, 1)?;
+    let mut goes_on = begin(&other, Existing::NewData)?;
+    let resumed = goes_on.resumed().context("a checkpoint")?;
+    assert_eq!(
+        (resumed.steps, &resumed.changed[..]),
+        (6, &["sprites: it had 60 images and has 61 now".to_owned()][..])
+    );
+    assert!(fs::read_to_string(folder.join("changes.txt"))?.starts_with("after 6 steps: sprites: it had"));
+    steps(&mut goes_on, 4)?;
+    drop(goes_on);
+    // Its own checkpoint now is of the new data.
+    assert_eq!(begin(&other, Existing::Resume)?.resumed().context("a checkpoint")?.steps, 9);
+    let mut over = begin(&sprites()?, Existing::StartOver)?;
+    assert!(over.resumed().is_none() && over.history().is_empty() && checkpoints(folder)?.is_empty());
+    steps(&mut over, 3)?;
+    assert_eq!(checkpoints(folder)?.len(), 1);
+    Ok(())
+}
+
+/// In `config.toml`, as a reader edits it, or in the cell: of a value that may change the change is noted.
+#[test]
+fn an_edited_configuration_is_named_or_noted() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    steps(&mut begin(config(), temp.path())?, 7)?;
+    let path = temp.path().join("config.toml");
+    let written = fs::read_to_string(&path)?;
+    let edited = |from: &str, to: &str, config: TrainingConfig| -> Result<String> {
+        assert!(written.contains(from), "{written}");
+        fs::write(&path, written.replace(from, to))?;
+        let before = contents(temp.path())?;
+        let said = begin(config, temp.path()).unwrap_err().to_string();
+        assert!(contents(temp.path())? == before);
+        Ok(said)
+    };
+    for (said, wants) in [
+        (
+            edited("seed = 42", "seed = 43", TrainingConfig { seed: 43, ..config() })?,
+            "training.seed = 42, and this one 43",
+        ),
+        (
+            edited("\"v\"", "\"x0\"", TrainingConfig { prediction: Prediction::X0, ..config() })?,
+            "training.prediction = \"v\", and this one \"x0\"",
+        ),
+        (edited("beta2 = 0.999", "beta2 = [", config())?, "config.toml is damaged"),
+    ] {
+        assert!(said.contains(wants), "{said:?} lacks {wants:?}");
+    }
+    fs::write(&path, &written)?;
+    let training = begin(TrainingConfig { lr: 5e-4, epochs: 3, ..config() }, temp.path())?;
+    let changed = &training.resumed().context("a checkpoint")?.changed;
+    assert_eq!(changed[..], ["training.epochs was 2 and is 3 now", "training.lr was 0.001 and is 0.0005 now"]);
+    assert_eq!(fs::read_to_string(temp.path().join("changes.txt"))?.lines().count(), 2);
+    Ok(())
+}
+
+/// The checkpoint knows how far it was; the log is mended, and what it lacks is said.
+#[test]
+fn a_damaged_log_is_no_lost_step() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    steps(&mut begin(config(), temp.path())?, 100)?;
+    let log = temp.path().join("log.jsonl");
+    let whole = fs::read(&log)?;
+    let lines: Vec<&[u8]> = whole.split_inclusive(|byte| *byte == b'\n').collect();
+    let half = whole[..whole.len() / 2].to_vec();
+    let zeros = [&lines[..5].concat()[..], &[0; 300], b"\n", &lines[7..].concat()].concat();
+    for (damaged, left) in [(half, None), (zeros, Some(12)), (Vec::new(), Some(0)), (whole.clone(), Some(14))] {
+        fs::write(&log, &damaged)?;
+        let training = begin(config(), temp.path())?;
+        let (known, resumed) = (training.history().len(), training.resumed().context("a checkpoint")?);
+        assert!(left.is_none_or(|left| left == known) && resumed.unlogged == 14 - known, "{resumed:?}");
+        assert!(training.report().to_string().starts_with("done: 14 of 14 steps"), "{}", training.report());
+        assert_eq!(known < 14, resumed.to_string().contains("log.jsonl lacks"));
+        // Further steps are entered where they belong.
+        assert!(training.history().windows(2).all(|pair| pair[0].index < pair[1].index));
+        assert_eq!(fs::read_to_string(&log)?.lines().count(), known);
+    }
+    fs::remove_file(&log)?;
+    let mut longer = begin(TrainingConfig { epochs: 3, ..config() }, temp.path())?;
+    assert_eq!(steps(&mut longer, 100)?.len(), 7);
+    assert_eq!(longer.epoch_losses().len(), 1);
+    Ok(())
+}
+
+#[test]
+fn checkpoints_none_of_which_can_be_used_are_not_written_over() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    steps(&mut begin(config(), temp.path())?, 7)?;
+    for path in checkpoints(temp.path())? {
+        fs::write(path, "damaged")?;
+    }
+    let before = contents(temp.path())?;
+    let said = begin(config(), temp.path()).unwrap_err().to_string();
+    assert!(said.contains("none of its checkpoints can be used (step-000000006.safetensors"), "{said}");
+    assert!(contents(temp.path())? == before);
+    Ok(())
+}
+
+/// Metadata come in no order of their own.
+#[test]
+fn equal_trainings_write_equal_files() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let run = |name: &str| -> Result<BTreeMap<PathBuf, Vec<u8>>> {
+        let folder = temp.path().join(name);
+        steps(&mut begin(config(), &folder)?, 100)?;
+        let all = contents(&folder)?.into_iter();
+        Ok(all.map(|(path, bytes)| Ok((path.strip_prefix(&folder)?.to_owned(), bytes))).collect::<Result<_>>()?)
+    };
+    let (a, b) = (run("a")?, run("b")?);
+    assert!(a.keys().eq(b.keys()));
+    // The log and the checkpoints also hold seconds.
+    for name in ["model.safetensors", "config.toml", "samples/epoch-0002.png"] {
+        assert!(a[Path::new(name)] == b[Path::new(name)], "{name}");
+    }
+    Ok(())
+}
+
+/// Grids of samples take a share of the time, and do not keep it from stopping.
+#[test]
+fn samples_take_a_share_of_the_time() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let slow = TrainingConfig { sample_steps: 100, samples: 64, sample_share: 0.01, ..config() };
+    let mut training = begin(slow.clone(), temp.path())?;
+    let report = training.run()?;
+    assert_eq!(report.state, State::Done);
+    assert!(!temp.path().join("samples").exists());
+    // A stop that is requested while samples are drawn, by the training's own thread here, ends them.
+    let other = tempfile::tempdir()?;
+    let mut training = begin(TrainingConfig { sample_share: 1.0, ..slow }, other.path())?;
+    let stop = training.stopper();
+    let began = std::time::Instant::now();
+    let watcher = std::thread::spawn(move || {
+        std::thread::sleep(std::time::Duration::from_millis(1));
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    assert_eq!(training.run()?.state, State::Stopped);
+    watcher.join().map_err(|_| anyhow::anyhow!("the watcher"))?;
+    assert!(began.elapsed().as_secs() < 60);
+    Ok(())
+}
+
+#[test]
+fn a_session_can_end_early_without_changing_the_run() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let (whole, parts) = (temp.path().join("whole"), temp.path().join("parts"));
+    steps(&mut begin(config(), &whole)?, 100)?;
+    let mut training = begin(config(), &parts)?;
+    training.stop_after(5);
+    assert_eq!(training.run()?.to_string().split(" in ").next(), Some("stopped: 5 of 14 steps"));
+    steps(&mut begin(config(), &parts)?, 100)?;
+    same_end(&whole, &parts)
+}
+
+#[test]
+fn the_loss_on_held_out_images_is_measured() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let held_out = Dataset::sprites(20, 9)?;
+    let run = |folder: &str, held_out: Option<&Dataset>| -> Result<Training> {
+        let mut training = Training::new(config(), net(), &sprites()?, &Device::Cpu)?;
+        if let Some(held_out) = held_out {
+            training = training.validate_on(held_out.clone())?;
+        }
+        let mut training = training.in_folder(temp.path().join(folder))?;
+        steps(&mut training, 100)?;
+        Ok(training)
+    };
+    let (with, without) = (run("with", Some(&held_out))?, run("without", None)?);
+    same_end(&temp.path().join("with"), &temp.path().join("without"))?;
+    let loss = with.validation_loss().context("a loss")?;
+    assert!(loss > 0.0 && loss < 2.0, "{loss}");
+    assert_eq!(without.validation_loss(), None);
+    assert_eq!(fs::read_to_string(temp.path().join("with/validation.jsonl"))?.lines().count(), 2);
+    let wrong =
+        Training::new(config(), net(), &sprites()?, &Device::Cpu)?.validate_on(held_out.resize(8, Resize::Nearest)?);
+    assert!(wrong.unwrap_err().to_string().contains("[3, 8, 8]"));
     Ok(())
 }
 

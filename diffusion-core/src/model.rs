@@ -8,7 +8,7 @@ pub use info::ModelInfo;
 use crate::guidance::Guidance;
 use crate::nn::Checkpoint;
 use crate::rng::Rng;
-use crate::sampler::{Noise, Sampler, States};
+use crate::sampler::{ImageNoise, Noise, Sampler, Source, States};
 use crate::unet::{Architecture, Condition, Network};
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
@@ -34,8 +34,13 @@ pub struct Model {
     pub info: ModelInfo,
 }
 
+/// What a checkpoint of a training has in its metadata, and what is said of one.
+const TRAINING: &str = crate::train::CHECKPOINT;
+const IS_TRAINING: &str = "it is a checkpoint of a training, from which the training is resumed; the model is model.safetensors in \
+     the folder of the run, once the training has ended or was stopped";
+
 impl Model {
-    /// Samples `n` images.
+    /// Samples `n` images. Image i follows from `rng` and i alone, not from `n`.
     ///
     /// `guidance` is a [`Condition`], or one with a [scale](Guidance).
     ///
@@ -45,11 +50,13 @@ impl Model {
     /// # Errors
     /// `n` = 0, a condition that is not for `n` images or that the network does not take, or as [`Sampler::sample`].
     pub fn sample(&self, n: usize, guidance: impl Into<Guidance>, sampler: &Sampler, rng: &mut Rng) -> Result<Tensor> {
+        let steps = ImageNoise::new(rng);
         let noise = self.noise(n, rng)?;
-        Ok(self.states(&noise, guidance, sampler, rng)?.finish()?)
+        Ok(self.states_with(&noise, guidance, sampler, steps)?.finish()?)
     }
 
-    /// Samples `n` images, at most `at_once` in a batch, for more images than memory has room for.
+    /// Samples `n` images, at most `at_once` in a batch, for more images than memory has room for. They are those of
+    /// [`Model::sample`].
     ///
     /// # Shapes
     /// As [`Model::sample`].
@@ -65,11 +72,12 @@ impl Model {
         rng: &mut Rng,
     ) -> Result<Tensor> {
         ensure!(at_once > 0, "at_once = 0 images; it must be at least 1");
+        let steps = ImageNoise::new(rng);
         let (noise, guidance) = (self.noise(n, rng)?, guidance.into());
         let batches = (0..n).step_by(at_once).map(|start| {
             let len = at_once.min(n - start);
             let (xt, part) = (noise.narrow(0, start, len)?, guidance.narrow(start, len)?);
-            Ok(self.states(&xt, part, sampler, rng)?.finish()?)
+            Ok(self.states_with(&xt, part, sampler, steps.skip(start))?.finish()?)
         });
         Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
     }
@@ -85,12 +93,24 @@ impl Model {
     /// [`NoiseProcess::prior_std`]: crate::process::NoiseProcess::prior_std
     pub fn noise(&self, n: usize, rng: &mut Rng) -> Result<Tensor> {
         ensure!(n > 0, "n = 0 images; at least 1 is needed");
+        self.ensure_room(n)?;
         let [c, h, w] = self.info.shape;
         let noise = rng.randn((n, c, h, w), self.network.device())?;
         Ok(match self.info.process.prior_std() {
             1.0 => noise,
             std => (noise * std)?,
         })
+    }
+
+    /// An error unless there is memory for `n` images: the noise, the images, and a copy while batches are put together.
+    ///
+    /// # Errors
+    /// As said: the message has the sizes.
+    pub fn ensure_room(&self, n: usize) -> Result<()> {
+        let [c, h, w] = self.info.shape;
+        let wanted = format!("{n} images of {c}×{h}×{w}");
+        crate::device::ensure_room(self.network.device(), &wanted, &[3, n, c, h, w], "draw fewer: --n, n")?;
+        Ok(())
     }
 
     /// The output of the network for `xt` at the process's time of each image, with guidance. Its meaning is that of
@@ -122,10 +142,37 @@ impl Model {
         sampler: &Sampler,
         noise: &'a mut N,
     ) -> Result<States<'a, Predict<'a>, N>> {
+        self.states_from(xt, guidance, sampler, Source::Lent(noise))
+    }
+
+    /// [`Model::states`] with noise of its own: [`ImageNoise`] gives each image the same noise in any batch.
+    ///
+    /// # Shapes
+    /// As [`Model::states`].
+    ///
+    /// # Errors
+    /// As [`Model::states`].
+    pub fn states_with<'a, N: Noise>(
+        &'a self,
+        xt: &Tensor,
+        guidance: impl Into<Guidance>,
+        sampler: &Sampler,
+        noise: N,
+    ) -> Result<States<'a, Predict<'a>, N>> {
+        self.states_from(xt, guidance, sampler, Source::Kept(noise))
+    }
+
+    fn states_from<'a, N: Noise>(
+        &'a self,
+        xt: &Tensor,
+        guidance: impl Into<Guidance>,
+        sampler: &Sampler,
+        noise: Source<'a, N>,
+    ) -> Result<States<'a, Predict<'a>, N>> {
         let guidance = guidance.into();
         let predict: Predict = Box::new(move |xt, t| self.predict(xt, t, &guidance));
         let info = &self.info;
-        Ok(self.sampler(sampler).states(predict, &info.process, info.prediction, xt, noise)?)
+        Ok(self.sampler(sampler).states_from(predict, info.process.clone(), info.prediction, xt, noise)?)
     }
 
     /// The noise from which the images `x0` are sampled, approximately: [`Sampler::encode`].
@@ -170,6 +217,7 @@ impl Model {
     /// # Errors
     /// The device is out of memory.
     pub fn conditions(&self, n: usize) -> Result<Condition> {
+        self.ensure_room(n)?;
         let architecture = self.network.architecture();
         let (classes, k) = (architecture.classes(), architecture.context());
         if classes > 0 {
@@ -257,6 +305,7 @@ impl Model {
     }
 
     fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
+        ensure!(!file.metadata.contains_key(TRAINING), "{IS_TRAINING}");
         Self::with_network(Network::from_checkpoint(file, device)?, file)
     }
 
@@ -329,6 +378,55 @@ mod tests {
         let (a, b) = (sample(&model)?, sample(&Model::load(&half, &Device::Cpu)?)?);
         let off = (a - b)?.abs()?.max_all()?.to_scalar::<f32>()?;
         assert!(off > 0.0 && off < 0.05, "{off}");
+        Ok(())
+    }
+
+    /// Image i follows from the seed and i alone: for every sampler, number of images and batch.
+    #[test]
+    fn an_image_does_not_depend_on_those_beside_it() -> Result<()> {
+        let model = model(|_| ())?;
+        let samplers = [
+            Sampler::ddpm(),
+            Sampler { solver: crate::sampler::Solver::Ddim { eta: 0.7 }, ..Sampler::ddim(10) },
+            Sampler::ddim(5),
+            Sampler::heun(4),
+            Sampler::dpm_solver(4),
+        ];
+        for sampler in &samplers {
+            let conditions = |n: usize| Condition::labels((0..n).map(|i| i % 2));
+            let all = model.sample(5, conditions(5), sampler, &mut Rng::new(3))?;
+            let batches = model.sample_in_batches(5, 2, conditions(5), sampler, &mut Rng::new(3))?;
+            let fewer = model.sample(3, conditions(3), sampler, &mut Rng::new(3))?;
+            let off = |a: &Tensor, b: &Tensor| -> Result<f32> { Ok((a - b)?.abs()?.max_all()?.to_scalar()?) };
+            assert!(off(&all, &batches)? < 1e-5, "{sampler:?}");
+            assert!(off(&all.narrow(0, 0, 3)?, &fewer)? < 1e-5, "{sampler:?}");
+            assert!(off(&all.narrow(0, 0, 1)?, &all.narrow(0, 2, 1)?)? > 0.01, "{sampler:?}");
+        }
+        // Two calls with one generator differ.
+        let rng = &mut Rng::new(3);
+        let twice = [(); 2].map(|()| model.sample(2, conditions_of_two(), &samplers[0], rng));
+        let [first, second] = twice;
+        assert!(numbers(&first?)? != numbers(&second?)?);
+        Ok(())
+    }
+
+    fn conditions_of_two() -> Condition {
+        Condition::labels([0, 1])
+    }
+
+    #[test]
+    fn a_sampler_says_at_which_step_numbers_are_not_finite() -> Result<()> {
+        let model = model(|_| ())?;
+        let noise = model.noise(2, &mut Rng::new(1))?;
+        let mut calls = 0;
+        let predict = |x: &Tensor, _: &[f64]| {
+            calls += 1;
+            if calls == 3 { x / 0.0 } else { x.zeros_like() }
+        };
+        let sampler = Sampler { threshold: crate::sampler::Threshold::None, ..Sampler::ddim(5) };
+        let found = sampler.sample(predict, model.info.process.clone(), Prediction::Eps, &noise, &mut Rng::new(1));
+        let message = found.unwrap_err().to_string();
+        assert!(message.contains("after step 3 of 5 (t = 59) not all numbers are finite"), "{message}");
         Ok(())
     }
 

@@ -28,7 +28,8 @@ mod steps;
 mod threshold;
 
 pub use interpolate::slerp;
-pub use noise::Noise;
+pub(crate) use noise::Source;
+pub use noise::{ImageNoise, Noise};
 pub use states::{State, States, key_frames};
 pub use steps::Steps;
 pub use threshold::Threshold;
@@ -201,7 +202,22 @@ impl Sampler {
         P: FnMut(&Tensor, &[f64]) -> Result<Tensor>,
         N: Noise,
     {
-        let process = process.into();
+        self.states_from(predict, process.into(), prediction, xt, Source::Lent(noise))
+    }
+
+    /// [`Sampler::states`], with noise that is lent or kept.
+    pub(crate) fn states_from<'a, P, N>(
+        &self,
+        predict: P,
+        process: NoiseProcess,
+        prediction: Prediction,
+        xt: &Tensor,
+        noise: Source<'a, N>,
+    ) -> Result<States<'a, P, N>>
+    where
+        P: FnMut(&Tensor, &[f64]) -> Result<Tensor>,
+        N: Noise,
+    {
         let times = self.checked(&process, prediction)?;
         let levels = process.levels(&times)?;
         Ok(States::new(self, predict, prediction, noise, Path { times, levels, end: None }, xt))
@@ -245,7 +261,7 @@ impl Sampler {
         }
         let levels = process.levels(&times)?;
         let none = &mut |_: &Tensor| bail!("no noise is drawn here");
-        States::new(self, predict, prediction, none, Path { times, levels, end }, x0).finish()
+        States::new(self, predict, prediction, Source::Lent(none), Path { times, levels, end }, x0).finish()
     }
 
     /// The times visited, if all numbers are in their ranges.

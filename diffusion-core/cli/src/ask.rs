@@ -7,7 +7,7 @@ use diffusion_core::device::{Choice, Precision};
 use diffusion_core::guidance::Guidance;
 use diffusion_core::model::Model;
 use diffusion_core::unet::Condition;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 #[derive(Args)]
 pub struct Ask {
@@ -17,8 +17,8 @@ pub struct Ask {
     /// How many images [default: one for each of --class; else 64 for sample, 10 for compare, 10000 for evaluate]
     #[arg(long)]
     n: Option<usize>,
-    /// Which classes, by number or name, in turn: 7,7,3
-    #[arg(long, value_delimiter = ',', conflicts_with = "context")]
+    /// Which classes, by number or name, in turn: 7,7,3; the option may be given again, for names with a comma
+    #[arg(long, conflicts_with = "context")]
     class: Vec<String>,
     /// A context for all images, one number for each class: 1,0,0.6,0,0
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
@@ -40,6 +40,16 @@ pub struct Ask {
 /// `1 image`, `2 images`.
 pub fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
+}
+
+/// A path as a shell takes it.
+pub fn quoted(path: &Path) -> String {
+    let text = path.display().to_string();
+    let plain = |c: char| c.is_alphanumeric() || "/._-+:".contains(c);
+    match text.chars().all(plain) {
+        true => text,
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
 }
 
 /// A model and what it is to draw.
@@ -79,6 +89,12 @@ impl Asked {
 }
 
 impl Ask {
+    /// The folder in which the model lies.
+    pub fn folder(&self) -> Option<&Path> {
+        let path = self.checkpoint.as_deref()?;
+        Some(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
+    }
+
     /// Loads the model; `usual` images if nothing says how many.
     pub fn load(&self, usual: usize) -> Result<Asked> {
         let path = self
@@ -95,13 +111,15 @@ impl Ask {
             path.display(),
             architecture.low_res()
         );
-        let several = if self.class.is_empty() { usual } else { self.class.len() };
+        let asked = self.classes(&model);
+        let several = if asked.is_empty() { usual } else { asked.len() };
         let n = self.n.unwrap_or(several);
         ensure!(n > 0, "--n 0: at least one image is needed");
+        model.ensure_room(n).with_context(|| format!("--n {n}"))?;
         let (classes, k) = (architecture.classes(), architecture.context());
-        let (condition, words) = if !self.class.is_empty() {
+        let (condition, words) = if !asked.is_empty() {
             ensure!(classes > 0 || k > 0, "--class: {} is unconditional; it knows no classes", path.display());
-            let labels = self.class.iter().map(|word| self.label(word, &model));
+            let labels = asked.iter().map(|word| self.label(word, &model));
             let labels = labels.collect::<Result<Vec<_>>>()?;
             let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
             let turns = || (0..n).map(|i| labels[i % labels.len()]);
@@ -146,6 +164,18 @@ impl Ask {
             w => format!("{words}, guidance {w}"),
         };
         Ok(Asked { guidance: Guidance::new(condition, self.guidance), model, n, words, names_known: !path.is_dir() })
+    }
+
+    /// The classes asked for, one by one: lists are taken apart at their commas, unless all of it is the name of a class.
+    fn classes(&self, model: &Model) -> Vec<String> {
+        let whole = |text: &String| model.info.classes.iter().any(|name| name == text.trim());
+        let parts = |text: &String| -> Vec<String> {
+            match whole(text) {
+                true => vec![text.trim().to_owned()],
+                false => text.split(',').map(|part| part.trim().to_owned()).collect(),
+            }
+        };
+        self.class.iter().flat_map(parts).collect()
     }
 
     fn label(&self, word: &str, model: &Model) -> Result<usize> {

@@ -4,12 +4,15 @@ use crate::card::{self, Header};
 use crate::sample::prepare;
 use anyhow::{Context, Result};
 use clap::Args;
-use diffusion_core::data::{Source, Split};
+use diffusion_core::data::Source;
 use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, Fit};
 use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
+
+/// Steps that a classifier of few images takes at least.
+const FEWEST_STEPS: usize = 300;
 
 #[derive(Args)]
 pub struct Options {
@@ -19,12 +22,12 @@ pub struct Options {
     /// Where to: NAME.safetensors, with a card NAME.md beside it
     #[arg(long)]
     out: PathBuf,
-    /// Passes over the images
-    #[arg(long, default_value_t = Fit::default().epochs)]
-    epochs: usize,
-    /// Images in a batch
-    #[arg(long, default_value_t = Fit::default().batch)]
-    batch: usize,
+    /// Passes over the images [default: 6, or as many as make 300 steps]
+    #[arg(long)]
+    epochs: Option<usize>,
+    /// Images in a batch [default: 128, or an eighth of the images]
+    #[arg(long)]
+    batch: Option<usize>,
     /// The highest learning rate
     #[arg(long, default_value_t = Fit::default().lr)]
     lr: f64,
@@ -50,11 +53,13 @@ pub fn run(options: Options) -> Result<()> {
     let device = crate::device(options.device)?;
     let source =
         Source { task: options.task.clone(), images: options.images, side: options.side, ..Default::default() };
-    let [train, test] = [Split::Train, Split::Test].map(|split| source.load(split, options.seed));
-    let (train, test) = (train?, test?);
+    let (train, test) = source.load_both(options.seed)?;
     println!("{train}");
-    let fit =
-        Fit { epochs: options.epochs, batch: options.batch, lr: options.lr, seed: options.seed, ..Default::default() };
+    let usual = Fit::default();
+    let batch = options.batch.unwrap_or(usual.batch.min(train.len() / 8).max(2));
+    let steps = (train.len() / batch.max(1)).max(1);
+    let epochs = options.epochs.unwrap_or(usual.epochs.max(FEWEST_STEPS.div_ceil(steps)));
+    let fit = Fit { epochs, batch, lr: options.lr, seed: options.seed, ..usual };
     let started = Instant::now();
     let classifier = fit.run(&train, &test, &device)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -67,11 +72,27 @@ pub fn run(options: Options) -> Result<()> {
         about.steps,
         seconds / 60.0
     );
+    if let Some(warning) = warning(&classifier) {
+        eprintln!("warning: {warning}");
+    }
     let path = options.out.with_extension("md");
     fs::write(&path, card(&options, &fit, &classifier, seconds)?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}\n{}", options.out.display(), path.display());
     Ok(())
+}
+
+/// What is to be said of a classifier that is nearer to chance than to certainty.
+pub fn warning(it: &Classifier) -> Option<String> {
+    let (accuracy, classes) = (it.about.test_accuracy, it.about.classes.len());
+    let chance = 1.0 / classes.max(1) as f64;
+    (classes > 1 && accuracy < 0.5 * (1.0 + chance)).then(|| {
+        format!(
+            "a guess would name {:.0} % rightly: this classifier has learned little, and measures in its features say little; more \
+             images, or more --epochs, make a better one",
+            100.0 * chance
+        )
+    })
 }
 
 fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> Result<String> {
@@ -105,7 +126,7 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | trained | {steps} steps of {batch} images, {seen} images in all, moved by up to {shift} pixels; seed {seed} |
 | wall time | {minutes:.1} minutes on {machine} |
-| test accuracy | {accuracy:.2} % of {test} images that it was not trained on |
+| test accuracy | {accuracy:.2} % of {test} images that it was not trained on{warning} |
 
 Distances in its features are comparable only with others taken with this very file. It is trained again by
 
@@ -129,6 +150,7 @@ let answers = classifier.look(&images)?;
         seen = about.images_seen,
         minutes = seconds / 60.0,
         accuracy = 100.0 * about.test_accuracy,
+        warning = warning(classifier).map_or_else(String::new, |warning| format!("; {warning}")),
         test = about.test_images,
         task = options.task,
         out = options.out.display(),

@@ -6,7 +6,7 @@ use anyhow::Result;
 use clap::Args;
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
-use diffusion_core::sampler::{Sampler, Steps};
+use diffusion_core::sampler::{ImageNoise, Sampler, Steps};
 use diffusion_core::show::Grid;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -39,9 +39,9 @@ pub fn run(options: &Options) -> Result<()> {
     let noise = asked.model.noise(asked.n, &mut Rng::new(options.ask.seed))?;
     let (mut rows, mut titles, mut times) = (Vec::new(), Vec::new(), Vec::new());
     for (name, sampler) in [("DDPM", many), ("DDIM", few)] {
-        let mut rng = Rng::new(options.ask.seed).fork(1);
+        let of_steps = ImageNoise::new(&Rng::new(options.ask.seed));
         let began = Instant::now();
-        let states = asked.model.states(&noise, &asked.guidance, &sampler, &mut rng)?;
+        let states = asked.model.states_with(&noise, &asked.guidance, &sampler, of_steps)?;
         let mut images = noise.clone();
         let steps = counted(states.len(), "step");
         for state in Progress::wrap(states, name) {

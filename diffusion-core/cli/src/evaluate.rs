@@ -1,12 +1,14 @@
 //! `diffusion evaluate`.
 
-use crate::ask::{Ask, Asked, counted};
+use crate::ask::{Ask, Asked, counted, quoted};
 use crate::card::{self, Header};
+use crate::classifier;
 use crate::sample::{self, How, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
-use diffusion_core::data::{Dataset, Source, Split, TASKS, labels_from_npy, samples_from_npy};
+use diffusion_core::config::RunConfig;
+use diffusion_core::data::{Dataset, Source, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::described;
 use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
 use diffusion_core::rng::Rng;
@@ -15,6 +17,10 @@ use std::fmt;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
+
+/// The usual number of sprites to learn from, and the seed they are drawn with.
+const SPRITES: usize = 50_000;
+const DATA_SEED: u64 = 42;
 
 #[derive(Args)]
 pub struct Options {
@@ -32,16 +38,17 @@ pub struct Options {
     #[arg(long, requires = "samples")]
     labels: Option<PathBuf>,
     /// What they are compared with: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file [default: what the
-    /// model was trained on]
+    /// model was trained on, as config.toml beside it says]
     #[arg(long)]
     data: Option<String>,
-    /// How many sprites there are to learn from; a tenth as many to compare with
-    #[arg(long, default_value_t = 50_000)]
-    images: usize,
-    /// The seed that the sprites of the training were drawn with, or that chose what was kept aside
-    #[arg(long, default_value_t = 42)]
-    data_seed: u64,
-    /// Whose features are compared [default: weights/classifier-DATA.safetensors]
+    /// How many sprites there are to learn from; a tenth as many to compare with [default: as many as the run had, else 50000]
+    #[arg(long)]
+    images: Option<usize>,
+    /// The seed that the sprites of the training were drawn with, or that chose what was held out [default: that of the run, else
+    /// 42]
+    #[arg(long)]
+    data_seed: Option<u64>,
+    /// Whose features are compared [default: classifier-DATA.safetensors beside the checkpoint or in weights/]
     #[arg(long)]
     classifier: Option<PathBuf>,
     /// Compares the features of Inception v3, by which photographs are measured; its weights are a file of your own
@@ -82,12 +89,22 @@ pub fn run(options: &Options) -> Result<()> {
         options.how.sampler()?;
         options.how.steps(asked.model.info.schedule()?)?;
     }
-    let task = task(options, model.as_ref())?;
-    let source = Source { task: task.clone(), images: options.images, ..Source::default() };
+    let (source, data_seed) = source(options, model.as_ref())?;
     let seed = options.ask.seed;
-    let [train, real] = [Split::Train, Split::Test].map(|split| source.load(split, options.data_seed));
-    let (train, real) = (train?, real?);
-    let seen = Seen::load(options, &task, &real)?;
+    let (train, real) = source.load_both(data_seed)?;
+    if let Some(asked) = &model {
+        let ([shape, other], at) = ([asked.model.info.shape, real.shape()], &source.task);
+        ensure!(
+            shape == other,
+            "--checkpoint: the images of this model are {}, and those of {at} are {}: name what it was trained on with --data",
+            size(shape),
+            size(other)
+        );
+    }
+    let seen = Seen::load(options, &source, &real)?;
+    if let Some(warning) = seen.warning() {
+        eprintln!("warning: {warning}");
+    }
     let drawn = match (&options.samples, &model) {
         (Some(path), _) => read(path, options.labels.as_deref(), &seen, &real)?,
         (None, Some(asked)) => draw(options, asked, &seen, &real)?,
@@ -99,12 +116,12 @@ pub fn run(options: &Options) -> Result<()> {
     let it = Evaluation::new(&seen, &real, &train, &drawn.images, labels, rng)?;
     let seconds = began.elapsed().as_secs_f64();
     println!("{it}\n{seen}; measured in {seconds:.0} s");
-    if task == "sprites" {
+    if source.task == "sprites" {
         // The model's file does not say how many it was trained on.
         println!(
             "the training set is taken to be {} of seed {}: --images and --data-seed",
-            counted(options.images, "sprite"),
-            options.data_seed
+            counted(source.images, "sprite"),
+            data_seed
         );
     }
     let machine = described(&crate::device(options.ask.device)?);
@@ -142,30 +159,42 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What samples are compared with, as [`Source`] is told it.
-fn task(options: &Options, model: Option<&Asked>) -> Result<String> {
+/// What samples are compared with, of the size of the model's images, and the seed that splits it.
+fn source(options: &Options, model: Option<&Asked>) -> Result<(Source, u64)> {
     let known = TASKS.join(", ");
     let there = |task: &str| {
         let path = Path::new(task);
         let array = || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy"));
         TASKS.contains(&task) || path.is_dir() || path.is_file() && array()
     };
-    match (&options.data, model) {
-        (Some(task), _) => {
+    // The run that the model is from, which knows more than the model's file.
+    let run = options.ask.folder().map(|folder| folder.join("config.toml")).filter(|path| path.is_file());
+    let run = run.map(RunConfig::load).transpose()?;
+    let seed = options.data_seed.or(run.as_ref().map(|run| run.training.seed)).unwrap_or(DATA_SEED);
+    let side = match model.map(|asked| asked.model.info.shape) {
+        Some([_, height, width]) if height == width => Some(height),
+        _ => None,
+    };
+    let source = match (&options.data, run, model) {
+        (Some(task), _, _) => {
             ensure!(there(task), "--data {task}: neither one of {known} nor a folder or .npy file that exists");
-            Ok(task.clone())
+            Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
         }
-        (None, Some(asked)) => {
+        (None, Some(run), Some(_)) if there(&run.data.task) => {
+            Source { images: options.images.unwrap_or(run.data.images), ..run.data }
+        }
+        (None, _, Some(asked)) => {
             let task = &asked.model.info.data;
             ensure!(
                 there(task),
                 "--data is needed: what the model was trained on is called {task}, which is neither one of {known} nor a folder \
                  or .npy file that exists"
             );
-            Ok(task.clone())
+            Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
         }
-        (None, None) => bail!("--samples: --data must say what they are compared with"),
-    }
+        (None, _, None) => bail!("--samples: --data must say what they are compared with"),
+    };
+    Ok((Source { side: side.or(source.side), ..source }, seed))
 }
 
 /// In whose features samples and real images are compared.
@@ -175,35 +204,53 @@ enum Seen {
 }
 
 impl Seen {
-    fn load(options: &Options, task: &str, real: &Dataset) -> Result<Self> {
+    fn load(options: &Options, source: &Source, real: &Dataset) -> Result<Self> {
         let device = crate::device(options.ask.device)?;
         if let Some(path) = &options.inception {
             let network = InceptionV3::load(path, &device).context("--inception")?;
             return Ok(Self::Inception(network, path.clone()));
         }
-        let usual = || PathBuf::from(format!("weights/classifier-{}.safetensors", real.name()));
+        let name = format!("classifier-{}.safetensors", real.name());
+        let beside = options.ask.folder().map(|folder| folder.join(&name));
+        let usual = || {
+            let places = beside.iter().cloned().chain([Path::new("weights").join(&name)]);
+            let there = places.clone().find(|path| path.is_file());
+            there.or(places.into_iter().next()).unwrap_or_default()
+        };
         let path = options.classifier.clone().unwrap_or_else(usual);
-        ensure!(
-            path.is_file(),
-            "--classifier: there is no {}; `cargo diffusion classifier --task {task} --out {}` makes it",
-            path.display(),
-            path.display()
-        );
+        let side = source.side.map_or_else(String::new, |side| format!(" --side {side}"));
+        let command = |out: &Path| {
+            format!(
+                "`cargo diffusion classifier --task {}{side} --out {}`",
+                quoted(Path::new(&source.task)),
+                quoted(out)
+            )
+        };
+        ensure!(path.is_file(), "--classifier: there is no {}; {} makes it", path.display(), command(&path));
         let classifier = Classifier::load(&path, &device).context("--classifier")?;
         let about = &classifier.about;
         ensure!(
             about.classes == real.class_names() && about.shape == real.shape(),
             "--classifier {}: it knows images of {} and the classes {} of {}; those of {} are {} and {}. \
-             `cargo diffusion classifier --task {task} --out NAME.safetensors` makes one that knows them",
+             {} makes one that knows them",
             path.display(),
             size(about.shape),
             about.classes.join(", "),
             about.data,
             real.name(),
             size(real.shape()),
-            real.class_names().join(", ")
+            real.class_names().join(", "),
+            command(&beside.unwrap_or(name.into()))
         );
         Ok(Self::Classifier(Box::new(classifier)))
+    }
+
+    /// What is to be said of measures in features that know little.
+    fn warning(&self) -> Option<String> {
+        match self {
+            Self::Classifier(it) => classifier::warning(it),
+            Self::Inception(..) => None,
+        }
     }
 
     /// An error if it cannot look at images of this shape, which are `whose`.
@@ -236,13 +283,16 @@ impl FeatureExtractor for Seen {
 impl fmt::Display for Seen {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Classifier(it) => write!(
-                f,
-                "features of a classifier that names {:.2} % of {} test images of {} rightly",
-                100.0 * it.about.test_accuracy,
-                it.about.test_images,
-                it.about.data
-            ),
+            Self::Classifier(it) => {
+                write!(
+                    f,
+                    "features of a classifier that names {:.2} % of {} test images of {} rightly",
+                    100.0 * it.about.test_accuracy,
+                    it.about.test_images,
+                    it.about.data
+                )?;
+                self.warning().map_or(Ok(()), |warning| write!(f, " ({warning})"))
+            }
             Self::Inception(_, path) => write!(f, "features of Inception v3, {}", path.display()),
         }
     }

@@ -1,5 +1,22 @@
 //! The command line: the same code as the notebooks, for long runs and for scripts.
 
+/// As in the standard library, but what reads the output may end before this program does (`diffusion summary | head -1`):
+/// what is to be done is done all the same.
+macro_rules! println {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($text)*);
+    }};
+}
+
+/// The same for errors and notes.
+macro_rules! eprintln {
+    ($($text:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stderr(), $($text)*);
+    }};
+}
+
 mod ask;
 mod card;
 mod check;

@@ -6,7 +6,7 @@ use clap::{Args, ValueEnum};
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
-use diffusion_core::sampler::{Sampler, Solver, State, Steps, key_frames};
+use diffusion_core::sampler::{ImageNoise, Sampler, Solver, State, Steps, key_frames};
 use diffusion_core::schedule::Schedule;
 use diffusion_core::show::{Gif, Grid, Range};
 use std::fs;
@@ -203,7 +203,10 @@ fn film(states: &[State], range: Range) -> Result<Gif> {
 /// The images, and for an animation (`filmed`) the states of the first ones.
 pub fn draw(how: &How, asked: &Asked, seed: u64, steps: usize, filmed: bool) -> Result<(Tensor, Vec<State>)> {
     let (n, batch, sampler) = (asked.n, how.batch()?, how.sampler()?);
+    let [_, height, width] = asked.model.info.shape;
+    asked.model.network.ensure_room(batch.min(n), (height, width), false).context("--batch")?;
     let mut rng = Rng::new(seed);
+    let noise_of_steps = ImageNoise::new(&rng);
     let noise = asked.model.noise(n, &mut rng)?;
     let (mut images, mut frames) = (Vec::new(), Vec::new());
     let mut progress = Progress::new((n.div_ceil(batch) * steps) as u64, "sampling");
@@ -211,7 +214,7 @@ pub fn draw(how: &How, asked: &Asked, seed: u64, steps: usize, filmed: bool) -> 
         let len = batch.min(n - start);
         let (xt, part) = (noise.narrow(0, start, len)?, asked.guidance.narrow(start, len)?);
         let recorded = start == 0 && filmed;
-        let mut states = asked.model.states(&xt, part, &sampler, &mut rng)?;
+        let mut states = asked.model.states_with(&xt, part, &sampler, noise_of_steps.skip(start))?;
         for state in &mut states {
             let state = state?;
             if recorded {

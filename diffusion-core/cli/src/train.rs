@@ -1,16 +1,19 @@
 //! `diffusion train`.
 
-use anyhow::{Context, Result, bail};
+use crate::ask::{counted, quoted};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, parse_choice};
-use diffusion_core::data::Split;
+use diffusion_core::data::{Source, TASKS};
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{ConditionOn, State, Training};
+use diffusion_core::train::{ConditionOn, Existing, State, Training};
 use diffusion_core::unet::Architecture;
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -32,10 +35,10 @@ pub struct Options {
     /// Passes over the images
     #[arg(long)]
     epochs: Option<usize>,
-    /// Ends after so many optimiser steps
+    /// Ends after so many optimiser steps in all; with --resume, only this session ends there
     #[arg(long)]
     train_steps: Option<usize>,
-    /// Ends after so many minutes; the learning rate's decay follows the clock
+    /// Ends after so many minutes, samples included; the learning rate's decay follows the clock
     #[arg(long)]
     minutes: Option<f64>,
     /// Images in a batch
@@ -68,15 +71,31 @@ pub struct Options {
     /// The height and width that images are resized to
     #[arg(long)]
     side: Option<usize>,
+    /// Lists the files of a folder that cannot be read, and does without them
+    #[arg(long)]
+    skip_bad: bool,
     /// The seed of everything that is random
     #[arg(long)]
     seed: Option<u64>,
+    /// Epochs from one grid of samples to the next, however long they take; 0 for none [default: 1, at most a tenth of the time]
+    #[arg(long)]
+    sample_every: Option<usize>,
+    /// Images in a grid of samples
+    #[arg(long)]
+    samples: Option<usize>,
     /// The folder of the run [default: runs/TASK]; if it holds a run already, that goes on
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Goes on with the run in this folder
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "lr", "batch", "precision"])]
+    /// Goes on with the run in this folder. Its images, network, process and batch are fixed; --lr, --epochs, --sample-every and
+    /// --samples may change
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision"])]
     resume: Option<PathBuf>,
+    /// Goes on although the data has changed since
+    #[arg(long, conflicts_with = "start_over")]
+    new_data: bool,
+    /// Removes the run that is in the folder, and starts over
+    #[arg(long, conflicts_with = "resume")]
+    start_over: bool,
     #[arg(long, hide = true, value_parser = renamed("--train-steps"))]
     max_steps: Option<usize>,
     #[arg(long, hide = true, value_parser = renamed("--timesteps"))]
@@ -119,13 +138,20 @@ impl Options {
         }
         let training = &mut run.training;
         set(&mut training.epochs, self.epochs);
-        set(&mut training.train_steps, self.train_steps);
+        if self.resume.is_none() {
+            set(&mut training.train_steps, self.train_steps);
+        }
+        set(&mut training.samples, self.samples);
+        if let Some(epochs) = self.sample_every {
+            (training.sample_every, training.sample_share) = (epochs, 1.0);
+        }
         set(&mut training.batch, self.batch);
         set(&mut training.lr, self.lr);
         set(&mut training.precision, self.precision);
         set(&mut training.seed, self.seed);
         set(&mut run.data.task, self.task.clone());
         set(&mut run.data.images, self.images);
+        run.data.skip_bad |= self.skip_bad;
         if self.side.is_some() {
             run.data.side = self.side;
         }
@@ -135,6 +161,7 @@ impl Options {
             Condition::None => ConditionOn::None,
         });
         set(&mut run.condition, condition);
+        make_absolute(&mut run.data)?;
         Ok(run)
     }
 
@@ -169,11 +196,45 @@ impl Options {
         Ok(())
     }
 
-    fn folder(&self, run: &RunConfig) -> PathBuf {
-        let name = run.data.task.replace(['/', '\\'], "-");
-        let default = || PathBuf::from("runs").join(name.trim_matches(['-', '.']));
-        self.resume.clone().or(self.out.clone()).unwrap_or_else(default)
+    /// The folder of the run, which must not be one of the images.
+    fn folder(&self, run: &RunConfig) -> Result<PathBuf> {
+        let task = Path::new(&run.data.task);
+        let name = task.file_name().unwrap_or(OsStr::new("images"));
+        let default = || Path::new("runs").join(name);
+        let folder = self.resume.clone().or(self.out.clone()).unwrap_or_else(default);
+        if task.is_dir() && !TASKS.contains(&run.data.task.as_str()) {
+            ensure!(
+                !std::path::absolute(&folder)?.starts_with(task),
+                "{} lies in the folder of the images, so that samples would become images to learn from; name another with --out",
+                folder.display()
+            );
+        }
+        Ok(folder)
     }
+
+    fn existing(&self) -> Existing {
+        match (self.start_over, self.new_data) {
+            (true, _) => Existing::StartOver,
+            (_, true) => Existing::NewData,
+            _ => Existing::Resume,
+        }
+    }
+}
+
+/// Paths that hold whatever folder the run is resumed from.
+fn make_absolute(data: &mut Source) -> Result<()> {
+    let absolute = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
+    if !TASKS.contains(&data.task.as_str()) && Path::new(&data.task).exists() {
+        let path = absolute(Path::new(&data.task))?;
+        data.task = path
+            .into_os_string()
+            .into_string()
+            .map_err(|path| anyhow::anyhow!("--task {}: its name is not Unicode", path.display()))?;
+    }
+    if let Some(labels) = &mut data.labels {
+        *labels = absolute(labels)?;
+    }
+    Ok(())
 }
 
 fn set<T>(field: &mut T, value: Option<T>) {
@@ -184,15 +245,27 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let run = options.config()?;
-    let folder = options.folder(&run);
+    let folder = options.folder(&run)?;
     let device = crate::device(options.device)?;
     run.training.check()?;
-    let data = run.data.load(Split::Train, run.training.seed)?;
+    let (data, held_out) = run.data.load_both(run.training.seed)?;
     let architecture = run.architecture(&data);
     println!("{data}");
+    if !TASKS.contains(&run.data.task.as_str()) {
+        println!(
+            "held out: {}, a tenth of the images, on which the validation loss is measured",
+            counted(held_out.len(), "further image")
+        );
+    }
     let mut training = Training::new(run.training.clone(), architecture, &data, &device)?
         .source(run.data.clone())
-        .in_folder(&folder)?;
+        .validate_on(held_out)?
+        .in_folder_with(&folder, options.existing())?;
+    if options.resume.is_some()
+        && let Some(steps) = options.train_steps
+    {
+        training.stop_after(steps);
+    }
     if let Some(minutes) = options.minutes {
         let limit = Duration::try_from_secs_f64(60.0 * minutes)
             .ok()
@@ -213,8 +286,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
     println!("{report}");
     println!("model: {}", folder.join("model.safetensors").display());
     if report.state == State::Stopped {
-        println!("go on: cargo diffusion train --resume {}", folder.display());
-        return Ok(ExitCode::from(INTERRUPTED));
+        println!("go on: cargo diffusion train --resume {}", quoted(&folder));
+        if options.train_steps.is_none_or(|steps| report.steps < steps) {
+            return Ok(ExitCode::from(INTERRUPTED));
+        }
     }
     Ok(ExitCode::SUCCESS)
 }

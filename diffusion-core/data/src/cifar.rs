@@ -11,7 +11,7 @@
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, ensure};
 use flate2::bufread::GzDecoder;
@@ -39,6 +39,12 @@ const TRAIN: [&str; 5] =
     ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 const TEST: [&str; 1] = ["test_batch.bin"];
 
+/// The files of CIFAR-10's other version, if they are there: pickles, which are programs for Python.
+fn python_version(dir: &Path) -> Option<PathBuf> {
+    let places = ["cifar-10-batches-py", "cifar-10-python.tar.gz"].map(|name| dir.join(name));
+    places.into_iter().find(|path| path.exists())
+}
+
 impl Dataset {
     /// [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html): 32×32 colour photographs of ten kinds of animals and
     /// vehicles, 50,000 training and 10,000 test images. The archive is downloaded on first use (170.1 MB) into
@@ -59,7 +65,16 @@ impl Dataset {
                 let read = |name| read_file(&dir.join(FOLDER).join(name));
                 names.iter().map(read).collect::<Result<_>>()?
             }
-            false => read_archive(&download(&cifar10(), &dir)?, names)?,
+            false => {
+                let archive = download(&cifar10(), &dir).with_context(|| match python_version(&dir) {
+                    Some(path) => format!(
+                        "{} is the version for Python, which is not read; the binary one is needed",
+                        path.display()
+                    ),
+                    None => "CIFAR-10 is needed in its binary version".to_owned(),
+                });
+                read_archive(&archive.map_err(diffusion_ops::error::whole)?, names)?
+            }
         };
         let (mut pixels, mut labels) = (Vec::new(), Vec::new());
         for (more_pixels, more_labels) in batches {

@@ -12,7 +12,7 @@
 //! meanwhile: a second process waits for the first, and the operating system releases the lock of one that crashed. The
 //! proxy in `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` is used, except for servers on this computer.
 
-mod known;
+pub(crate) mod known;
 
 use std::env;
 use std::ffi::OsString;
@@ -147,7 +147,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
     };
     bail!(
         "cannot download {}:{failures}\n{kept}You can put the file there by hand: {} ({} bytes, SHA-256 {}).\n\
-         To go on without it, use the built-in images: Dataset::sprites(...) needs no download.",
+         To go on without it, use the built-in images, the sprites: they need no download.",
         file.name,
         std::path::absolute(&path).unwrap_or(path).display(),
         file.bytes,
@@ -295,7 +295,7 @@ impl Part {
         let mut file = options.open(&path).with_context(cannot)?;
         // On a file system without locks, the SHA-256 has to do.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
-            eprintln!("{}: waiting for another download", path.display());
+            let _ = writeln!(std::io::stderr(), "{}: waiting for another download", path.display());
             file.lock().with_context(cannot)?;
         }
         let len = file.seek(SeekFrom::End(0)).with_context(cannot)?;

@@ -1,8 +1,56 @@
-//! A short name for what is in a data set.
+//! A short name for what is in a data set, and in what two data sets differ.
 
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Augmentation, Dataset, Pixels};
+
+/// What a run keeps about its data, so that it can say later what has changed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Facts {
+    images: usize,
+    shape: [usize; 3],
+    classes: Vec<String>,
+    /// The beginning of a SHA-256 of the labels.
+    labels: String,
+    augmentation: Vec<Augmentation>,
+}
+
+impl Facts {
+    /// In what data that has become `now` has changed, in words: `it had 540 images and has 541 now`.
+    ///
+    /// What facts do not hold, pixels and captions, is named where nothing else has changed.
+    ///
+    /// ```
+    /// use diffusion_core::data::Dataset;
+    /// let (before, now) = (Dataset::sprites(5, 1)?.facts(), Dataset::sprites(6, 1)?.facts());
+    /// assert!(before.changes(&now).starts_with("it had 5 images and has 6 now"));
+    /// # Ok::<(), anyhow::Error>(())
+    /// ```
+    pub fn changes(&self, now: &Self) -> String {
+        let mut changes = Vec::new();
+        if self.images != now.images {
+            changes.push(format!("it had {} images and has {} now", self.images, now.images));
+        }
+        if self.shape != now.shape {
+            let [a, b] = [self, now].map(|it| it.shape.map(|n| n.to_string()).join("×"));
+            changes.push(format!("its images were {a} and are {b} now"));
+        }
+        if self.classes != now.classes {
+            let [a, b] = [self, now].map(|it| it.classes.join(", "));
+            changes.push(format!("its classes were {a} and are {b} now"));
+        } else if self.images == now.images && self.labels != now.labels {
+            changes.push("images have other labels".to_owned());
+        }
+        if self.augmentation != now.augmentation {
+            changes.push(format!("its augmentation was {:?} and is {:?} now", self.augmentation, now.augmentation));
+        }
+        if changes.is_empty() {
+            changes.push("images, their order or their captions are others than before".to_owned());
+        }
+        changes.join("; ")
+    }
+}
 
 impl Dataset {
     /// 16 hexadecimal digits that differ if the images, their order, labels or captions, the names of the classes or the
@@ -46,10 +94,28 @@ impl Dataset {
                 Augmentation::HorizontalFlip => "horizontal-flip",
             });
         }
-        let mut digits = format!("{:x}", hasher.finalize());
-        digits.truncate(16);
-        digits
+        digits(hasher)
     }
+
+    /// What can be said of it in a few words: how a run that is resumed says what has changed in its data.
+    pub fn facts(&self) -> Facts {
+        let mut hasher = Sha256::new();
+        self.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));
+        Facts {
+            images: self.len(),
+            shape: self.shape,
+            classes: self.class_names.to_vec(),
+            labels: digits(hasher),
+            augmentation: self.augmentation.clone(),
+        }
+    }
+}
+
+/// The first 16 hexadecimal digits.
+fn digits(hasher: Sha256) -> String {
+    let mut digits = format!("{:x}", hasher.finalize());
+    digits.truncate(16);
+    digits
 }
 
 #[cfg(test)]
@@ -86,6 +152,25 @@ mod tests {
         ];
         assert_eq!(different.iter().collect::<HashSet<_>>().len(), 11);
         assert!(different.iter().all(|digits| digits.len() == 16));
+    }
+
+    #[test]
+    fn what_has_changed_is_said() {
+        let new = |pixels: &[u8], shape, labels: &[u32], classes: &[&str]| {
+            Dataset::from_u8("x", pixels.to_vec(), shape, labels.to_vec(), classes).unwrap()
+        };
+        let two = new(&[1, 2, 3, 4], [1, 1, 2], &[0, 1], &["a", "b"]);
+        for (now, wants) in [
+            (new(&[1, 2], [1, 1, 2], &[0], &["a", "b"]), "it had 2 images and has 1 now"),
+            (new(&[1, 2, 3, 4], [1, 2, 1], &[0, 1], &["a", "b"]), "its images were 1×1×2 and are 1×2×1 now"),
+            (new(&[1, 2, 3, 4], [1, 1, 2], &[0, 1], &["a", "c"]), "its classes were a, b and are a, c now"),
+            (new(&[1, 2, 3, 4], [1, 1, 2], &[1, 0], &["a", "b"]), "images have other labels"),
+            (new(&[1, 2, 3, 5], [1, 1, 2], &[0, 1], &["a", "b"]), "images, their order or their captions"),
+            (two.clone().with_augmentation([Augmentation::HorizontalFlip]), "its augmentation was []"),
+        ] {
+            let said = two.facts().changes(&now.facts());
+            assert!(said.contains(wants) && !said.contains(';'), "{said}");
+        }
     }
 
     /// Pinned: a change here makes every run that is resumed say that its data has changed.

@@ -4,9 +4,10 @@ mod picture;
 
 use std::ffi::OsStr;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use rayon::prelude::*;
 
 use super::resize::{check_bytes, check_side, to_channels_first};
@@ -34,12 +35,16 @@ impl Dataset {
     /// [`MAX_BYTES`](super::MAX_BYTES) of pixels.
     pub fn from_folder(path: &Path, side: usize) -> Result<Self> {
         check_side(side)?;
-        Self::read_folder(path, Some(side))
+        Self::read_folder(path, Some(side), false)
     }
 
-    /// [`Dataset::from_folder`]; without a `side`, images that are all of one size stay as they are.
-    pub(super) fn read_folder(path: &Path, side: Option<usize>) -> Result<Self> {
-        let found = find(path)?;
+    /// [`Dataset::from_folder`]; without a `side`, images that are all of one size stay as they are. With `skip_bad`, files that
+    /// cannot be read are listed on the standard error stream and left out.
+    pub(super) fn read_folder(path: &Path, side: Option<usize>, skip_bad: bool) -> Result<Self> {
+        let mut found = find(path)?;
+        if skip_bad {
+            found.leave_out_bad()?;
+        }
         let files: Vec<&PathBuf> = found.classes.iter().flat_map(|(_, files)| files).collect();
         let pictures = read_all(&found.name, &files, side)?;
         let (height, width) = (pictures[0].height, pictures[0].width);
@@ -77,6 +82,24 @@ struct Found {
     skipped: usize,
 }
 
+impl Found {
+    /// Lists and leaves out the files that cannot be read.
+    fn leave_out_bad(&mut self) -> Result<()> {
+        for (_, files) in &mut self.classes {
+            let bad: Vec<Option<String>> = files.par_iter().map(|file| Picture::problem(file)).collect();
+            for problem in bad.iter().flatten() {
+                let _ = writeln!(std::io::stderr(), "skipped: {problem}");
+            }
+            self.skipped += bad.iter().flatten().count();
+            let mut bad = bad.iter();
+            files.retain(|_| bad.next().is_none_or(Option::is_none));
+        }
+        self.classes.retain(|(_, files)| !files.is_empty());
+        ensure!(!self.classes.is_empty(), "{}: none of its images can be read", self.name);
+        Ok(())
+    }
+}
+
 fn find(path: &Path) -> Result<Found> {
     let at = path.display();
     let top = Listing::read(path)?;
@@ -96,6 +119,14 @@ fn find(path: &Path) -> Result<Found> {
         );
         classes.push((name_of(path), top.images));
     }
+    if classes.is_empty()
+        && let Some(deeper) = with_classes(path)?
+    {
+        bail!(
+            "there is no image in {at}, nor in the folders in it; there are images in the folders of {}: is that the data set?",
+            deeper.display()
+        )
+    }
     ensure!(
         !classes.is_empty(),
         "there is no image in {at}, nor in the folders in it: PNG, JPEG, BMP, GIF and WebP are read; \
@@ -107,6 +138,20 @@ fn find(path: &Path) -> Result<Found> {
         classes.len()
     );
     Ok(Found { name: name_of(path), classes, skipped })
+}
+
+/// A folder in this one that holds folders of images, as `train` beside `val`: the largest, for what there is to learn.
+fn with_classes(path: &Path) -> Result<Option<PathBuf>> {
+    let mut found = Vec::new();
+    for folder in Listing::read(path)?.folders {
+        let mut images = 0;
+        for class in Listing::read(&folder)?.folders {
+            images += Listing::read(&class)?.images.len();
+        }
+        found.push((images, folder));
+    }
+    let most = found.into_iter().filter(|(images, _)| *images > 0).max_by_key(|(images, _)| *images);
+    Ok(most.map(|(_, folder)| folder))
 }
 
 /// The entries of a folder that are not hidden, in the order of their names.
@@ -160,8 +205,8 @@ fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>) -> Result<Vec<P
         for (picture, file) in read.iter().zip(piece) {
             ensure!(
                 (picture.width, picture.height) == (width, height),
-                "the images are not of one size: {} has {width}×{height} pixels, {} has {}×{}. \
-                 Give the side that all shall have",
+                "the images are not of one size: {} has {width}×{height} pixels, {} has {}×{}. With a side (--side 64, `side = 64` \
+                 in the [data] of a file) the square in the middle of each is made that large",
                 files[0].display(),
                 file.display(),
                 picture.width,
@@ -227,7 +272,7 @@ mod tests {
     fn images_alone_are_one_class_and_stay_grey_only_together() {
         let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
         let grey = folder(&files);
-        let d = Dataset::read_folder(&grey.path().join("pile"), None).unwrap();
+        let d = Dataset::read_folder(&grey.path().join("pile"), None, false).unwrap();
         assert_eq!((d.shape(), d.name()), ([1, 3, 3], "pile"));
         assert_eq!((d.class_names(), d.class_counts()), (&["pile".to_owned()][..], vec![2]));
         assert_eq!(d.bytes().unwrap()[8..10], [9, 8]);
@@ -255,11 +300,21 @@ mod tests {
             (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),
             (&none.path().join("missing"), Some(2), ["folder", "missing"]),
         ] {
-            let message = format!("{:#}", Dataset::read_folder(dir, side).unwrap_err());
+            let message = format!("{:#}", Dataset::read_folder(dir, side, false).unwrap_err());
             for fact in facts {
                 assert!(message.contains(fact), "no {fact:?} in {message}");
             }
         }
+        // The good one is left.
+        let d = Dataset::read_folder(damaged.path(), Some(2), true).unwrap();
+        assert_eq!((d.len(), d.to_string().contains("1 other files or folders skipped")), (1, true));
+        let splits = folder(&[
+            ("val/a/1.png", [0; 3], [3, 4]),
+            ("train/a/1.png", [0; 3], [3, 4]),
+            ("train/b/1.png", [0; 3], [3, 4]),
+        ]);
+        let message = Dataset::from_folder(splits.path(), 2).unwrap_err().to_string();
+        assert!(message.contains("train: is that the data set?"), "{message}");
         for side in [0, 1025, usize::MAX] {
             let message = Dataset::from_folder(sizes.path(), side).unwrap_err();
             assert!(message.to_string().contains("1 … 1024"), "{message}");

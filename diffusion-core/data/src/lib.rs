@@ -26,6 +26,7 @@ mod tests;
 
 pub use augment::Augmentation;
 pub use cifar::CIFAR10_CLASSES;
+pub use fingerprint::Facts;
 pub use locate::{DOWNLOADS, fetch};
 pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
 pub use npy::{labels_from_npy, samples_from_npy};

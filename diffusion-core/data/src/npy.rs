@@ -14,10 +14,11 @@ use super::{Dataset, MAX_CLASSES};
 use array::{Array, Value};
 
 impl Dataset {
-    /// Images, and if there are any their labels, from `.npy` files (NumPy's `np.save`), little-endian in C order.
+    /// Images, and if there are any their labels, from `.npy` files (NumPy's `np.save`).
     ///
-    /// `images` are of type `uint8`, 0 … 255: (N, H, W) for grey, else (N, H, W, C) or (N, C, H, W) with C = 1 (grey) or 3
-    /// (RGB). The last axis is taken for the channels if its length is 1 or 3, otherwise the second.
+    /// `images` are whole numbers in 0 … 255 of any type: (N, H, W) for grey, else (N, H, W, C) or (N, C, H, W) with C = 1
+    /// (grey) or 3 (RGB). The last axis is taken for the channels if its length is 1 or 3, otherwise the second. (N, S²), as
+    /// (N, 784), are grey squares.
     ///
     /// `labels` are class numbers, (N,) or (N, 1) of any type, or one-hot rows, (N, K): a 1 at the class and 0 elsewhere.
     /// Without them, all images are of one class. `classes` are the names; if none is given, the classes are called
@@ -93,21 +94,64 @@ pub fn labels_from_npy(path: &Path, n: usize) -> Result<Vec<u32>> {
 /// (N, \[C, H, W\], pixels with the channels first).
 fn images_of(array: Array, path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> {
     let at = path.display();
-    ensure!(
-        array.value == Value::U8,
-        "{at} holds values of type {}; images are 0 … 255 of type uint8. In NumPy, from values in 0 … 1: \
-         np.save(file, (255 * x).round().astype(np.uint8))",
-        array.value
-    );
-    match array.shape[..] {
-        [n, h, w] => Ok((n, [1, h, w], array.bytes)),
-        [n, h, w, c @ (1 | 3)] => Ok((n, [c, h, w], to_channels_first(&array.bytes, c, h * w))),
-        [n, c @ (1 | 3), h, w] => Ok((n, [c, h, w], array.bytes)),
+    let bytes = match array.value {
+        Value::U8 => array.bytes,
+        _ => array.numbers().map(as_byte).collect::<Option<Vec<u8>>>().with_context(|| not_bytes(&array, path))?,
+    };
+    let (n, shape, bytes) = match array.shape[..] {
+        [n, h, w] => (n, [1, h, w], bytes),
+        [n, h, w, c @ (1 | 3)] => (n, [c, h, w], to_channels_first(&bytes, c, h * w)),
+        [n, c @ (1 | 3), h, w] => (n, [c, h, w], bytes),
+        [n, pixels] if is_square(pixels) => (n, [1, pixels.isqrt(), pixels.isqrt()], bytes),
+        [_, 3072] => bail!(
+            "{at} holds rows of 3072 values; in NumPy, if each is red, green and blue of 32×32 pixels, one after the other: \
+             np.save(file, x.reshape(-1, 3, 32, 32))"
+        ),
+        [.., 4] if array.shape.len() == 4 => {
+            bail!("{at} holds RGBA images; in NumPy, without alpha: np.save(file, x[..., :3])")
+        }
+        [_, 4, _, _] => bail!("{at} holds RGBA images; in NumPy, without alpha: np.save(file, x[:, :3])"),
         _ => bail!(
             "{at} holds an array of shape {:?}, not images: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3",
             array.shape
         ),
-    }
+    };
+    ensure!(
+        bytes.iter().any(|byte| *byte > 1) || bytes.iter().all(|byte| *byte == 0),
+        "{at}: all values are 0 or 1, and images are 0 … 255; in NumPy, if 1 is white: np.save(file, (255 * x).astype(np.uint8))"
+    );
+    Ok((n, shape, bytes))
+}
+
+/// The rows of as many values are taken for squares, of 8 pixels a side at least.
+fn is_square(pixels: usize) -> bool {
+    pixels >= 64 && pixels.isqrt().pow(2) == pixels
+}
+
+fn as_byte(value: f64) -> Option<u8> {
+    ((0.0..=255.0).contains(&value) && value.fract() == 0.0).then_some(value as u8)
+}
+
+/// What is wrong with values that are no bytes, and the line of NumPy that makes bytes of them.
+fn not_bytes(array: &Array, path: &Path) -> String {
+    let finite = || array.numbers().filter(|x| x.is_finite());
+    let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
+    let (what, repair) = if finite().count() < array.numbers().count() {
+        (
+            "values that are not finite".to_owned(),
+            "np.nan_to_num(x) replaces them; look first at why they are there".to_owned(),
+        )
+    } else {
+        let repair = match (low, high) {
+            (0.0.., ..=1.0) => "255 * x",
+            (-1.0.., ..=1.0) => "127.5 * (x + 1)",
+            (0.0.., ..=255.0) => "x",
+            _ => "255 * (x - x.min()) / (x.max() - x.min())",
+        };
+        let what = format!("values in {low} … {high} of type {}", array.value);
+        (what, format!("np.save(file, ({repair}).round().astype(np.uint8))"))
+    };
+    format!("{} holds {what}; images are whole numbers in 0 … 255. In NumPy: {repair}", path.display())
 }
 
 /// The class numbers of `n` images, and how many classes there are.
@@ -219,6 +263,19 @@ pub(super) mod tests {
         }
     }
 
+    /// As scikit-learn's `fetch_openml` and lists of Python give them.
+    #[test]
+    fn whole_numbers_of_any_type_and_rows_of_squares_are_images() {
+        let pixels: Vec<u8> = (0..128).collect();
+        let f64s: Vec<u8> = pixels.iter().flat_map(|x| f64::from(*x).to_le_bytes()).collect();
+        let i64s: Vec<u8> = pixels.iter().flat_map(|x| i64::from(*x).to_be_bytes()).collect();
+        for contents in [npy("|u1", "(2, 64)", &pixels), npy("<f8", "(2, 64)", &f64s), npy(">i8", "(2, 8, 8)", &i64s)] {
+            let (_dir, [path]) = files([contents]);
+            let d = Dataset::from_npy("x", &path, None, &[]).unwrap();
+            assert_eq!((d.shape(), d.bytes().unwrap()), ([1, 8, 8], &pixels[..]));
+        }
+    }
+
     #[test]
     fn labels_are_numbers_or_one_hot_rows_of_any_type() {
         let f32s = |values: [f32; 6]| values.map(f32::to_le_bytes).concat();
@@ -253,8 +310,20 @@ pub(super) mod tests {
             Dataset::from_npy("x", &path, None, classes)
         };
         let nan = f32::NAN.to_le_bytes();
+        let f32s = |values: &[f32]| values.iter().flat_map(|x| x.to_le_bytes()).collect::<Vec<u8>>();
         for (result, facts) in [
-            (alone(npy("<f4", "(1, 1, 1)", &nan), &[]), ["file0.npy", "astype(np.uint8)"]),
+            (alone(npy("<f4", "(1, 1, 1)", &nan), &[]), ["file0.npy", "not finite"]),
+            (
+                alone(npy("<f4", "(1, 1, 2)", &f32s(&[0.0, 0.5])), &[]),
+                ["0 … 0.5 of type f4", "(255 * x).round().astype(np.uint8)"],
+            ),
+            (alone(npy("<f4", "(1, 1, 2)", &f32s(&[-1.0, 0.5])), &[]), ["-1 … 0.5", "(127.5 * (x + 1)).round()"]),
+            (alone(npy("<f4", "(1, 1, 2)", &f32s(&[0.5, 200.0])), &[]), ["0.5 … 200", "(x).round()"]),
+            (alone(npy("<f4", "(1, 1, 2)", &f32s(&[-4.0, 300.0])), &[]), ["-4 … 300", "(x - x.min())"]),
+            (alone(npy("|u1", "(1, 1, 2)", &[0, 1]), &[]), ["all values are 0 or 1", "(255 * x).astype(np.uint8)"]),
+            (alone(npy("|u1", "(1, 3072)", &[9; 3072]), &[]), ["rows of 3072", "x.reshape(-1, 3, 32, 32)"]),
+            (alone(npy("|u1", "(1, 2, 2, 4)", &[9; 16]), &[]), ["RGBA", "x[..., :3]"]),
+            (alone(npy("|u1", "(1, 4, 2, 2)", &[9; 16]), &[]), ["RGBA", "x[:, :3]"]),
             (alone(npy("|u1", "(2, 2)", &counting(4)), &[]), ["file0.npy", "[2, 2], not images"]),
             (alone(npy("|u1", "()", &[1]), &[]), ["file0.npy", "[], not images"]),
             (alone(npy("|u1", "(1, 2, 2, 2)", &counting(8)), &[]), ["file0.npy", "[1, 2, 2, 2], not images"]),

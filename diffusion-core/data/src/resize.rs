@@ -5,6 +5,7 @@ use image::GrayImage;
 use image::imageops::{self, FilterType};
 
 use super::{Dataset, MAX_BYTES, Pixels};
+use diffusion_ops::device::available_memory;
 
 /// The largest side of a resized image in pixels.
 pub(super) const MAX_SIDE: usize = 1024;
@@ -58,6 +59,15 @@ pub(super) fn check_bytes(n: usize, [channels, height, width]: [usize; 3]) -> Re
         "{n} images of {channels}×{height}×{width} take more than {} GiB; make them smaller or fewer",
         MAX_BYTES >> 30
     );
+    if let (Some(bytes), Some(free)) = (bytes, available_memory()) {
+        ensure!(
+            bytes <= free,
+            "{n} images of {channels}×{height}×{width} take {:.1} GB, and {:.1} GB of memory are free; make them smaller (--side) or \
+             fewer",
+            bytes as f64 / 1e9,
+            free as f64 / 1e9
+        );
+    }
     Ok(())
 }
 

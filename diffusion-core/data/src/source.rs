@@ -41,6 +41,9 @@ pub struct Source {
     pub side: Option<usize>,
     /// The `.npy` file with the labels, for images from an `.npy` file.
     pub labels: Option<PathBuf>,
+    /// Whether files of a folder that cannot be read are listed and left out; else the first of them is an error. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub skip_bad: bool,
     /// Random changes to the training images, such as `["horizontal-flip"]`. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub augment: Vec<Augmentation>,
@@ -48,7 +51,14 @@ pub struct Source {
 
 impl Default for Source {
     fn default() -> Self {
-        Self { task: "sprites".to_owned(), images: 10_000, side: None, labels: None, augment: Vec::new() }
+        Self {
+            task: "sprites".to_owned(),
+            images: 10_000,
+            side: None,
+            labels: None,
+            skip_bad: false,
+            augment: Vec::new(),
+        }
     }
 }
 
@@ -63,19 +73,56 @@ impl Source {
     /// `task` is neither a name nor a path that exists; a value out of range; `labels` without an `.npy` file of images;
     /// fewer than 5 images in a folder or array; whatever is wrong with the files.
     pub fn load(&self, split: Split, seed: u64) -> Result<Dataset> {
+        self.check()?;
+        let all = match self.named(split, seed)? {
+            Some(named) => named,
+            None => {
+                let (train, test) = halves(self.read(Path::new(&self.task))?, seed)?;
+                if split == Split::Train { train } else { test }
+            }
+        };
+        self.prepared(all, split)
+    }
+
+    /// Both splits, the training images first: a folder or array is read once.
+    ///
+    /// # Errors
+    /// As [`Source::load`].
+    pub fn load_both(&self, seed: u64) -> Result<(Dataset, Dataset)> {
+        self.check()?;
+        let (train, test) = match self.named(Split::Train, seed)? {
+            Some(train) => {
+                let test = self.named(Split::Test, seed)?;
+                (train, test.context("the test images")?)
+            }
+            None => halves(self.read(Path::new(&self.task))?, seed)?,
+        };
+        Ok((self.prepared(train, Split::Train)?, self.prepared(test, Split::Test)?))
+    }
+
+    fn check(&self) -> Result<()> {
         self.side.map_or(Ok(()), check_side)?;
         if let Some(labels) = &self.labels
             && TASKS.contains(&&self.task[..])
         {
             bail!("labels = {labels:?}: {} has its own", self.task);
         }
-        let all = match &self.task[..] {
+        Ok(())
+    }
+
+    /// A split of the data set of this name, if there is one.
+    fn named(&self, split: Split, seed: u64) -> Result<Option<Dataset>> {
+        Ok(Some(match &self.task[..] {
             "sprites" => self.sprites(split, seed)?,
             "mnist" => Dataset::mnist(split)?,
             "fashion-mnist" => Dataset::fashion_mnist(split)?,
             "cifar10" => Dataset::cifar10(split)?,
-            path => split_of(self.read(Path::new(path))?, split, seed)?,
-        };
+            _ => return Ok(None),
+        }))
+    }
+
+    /// Of the size that is wanted; training images with their augmentation.
+    fn prepared(&self, all: Dataset, split: Split) -> Result<Dataset> {
         let [_, height, width] = all.shape();
         let how = match &self.task[..] {
             "sprites" => Resize::Nearest,
@@ -148,7 +195,7 @@ impl Source {
                 self.task
             );
         }
-        Dataset::read_folder(path, self.side)
+        Dataset::read_folder(path, self.side, self.skip_bad)
     }
 
     /// Which of the arrays in a folder are the images, and which the labels.
@@ -174,14 +221,10 @@ impl Source {
     }
 }
 
-/// The training images, or the tenth that is held out.
-fn split_of(all: Dataset, split: Split, seed: u64) -> Result<Dataset> {
+/// The training images, and the tenth that is held out.
+fn halves(all: Dataset, seed: u64) -> Result<(Dataset, Dataset)> {
     ensure!(all.len() >= 5, "{} has {} images; at least 5 are needed to hold out a tenth", all.name(), all.len());
-    let (train, test) = all.split(TEST, &mut Rng::new(seed))?;
-    Ok(match split {
-        Split::Train => train,
-        Split::Test => test,
-    })
+    all.split(TEST, &mut Rng::new(seed))
 }
 
 #[cfg(test)]

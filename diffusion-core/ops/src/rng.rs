@@ -55,6 +55,11 @@ impl Rng {
         Self { bits, spare: None }
     }
 
+    /// A generator of its own, whose seed is what this one would draw next; nothing is drawn from it.
+    pub fn split(&self) -> Self {
+        Self::new(self.bits.clone().next_u64())
+    }
+
     /// What [`Rng::from_state`] needs to go on from here.
     pub fn state(&self) -> RngState {
         RngState {

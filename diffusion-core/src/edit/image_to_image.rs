@@ -4,7 +4,7 @@ use crate::guidance::Guidance;
 use crate::level::perturb;
 use crate::model::Model;
 use crate::rng::Rng;
-use crate::sampler::{Sampler, Steps};
+use crate::sampler::{ImageNoise, Sampler, Steps};
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
@@ -44,10 +44,11 @@ pub fn image_to_image(
     let mut path = sampler.steps.visited(process)?;
     let n = (strength * path.len() as f64).round().max(1.0) as usize;
     path.drain(..path.len() - n);
+    let steps = ImageNoise::new(rng);
     let eps = rng.randn_like(&x0)?;
     let xt = perturb(&x0, &vec![process.level(path[0])?; x0.dim(0)?], &eps)?;
     let sampler = Sampler { steps: Steps::Given(path), ..sampler.clone() };
-    Ok(model.states(&xt, guidance, &sampler, rng)?.finish()?)
+    Ok(model.states_with(&xt, guidance, &sampler, steps)?.finish()?)
 }
 
 #[cfg(test)]

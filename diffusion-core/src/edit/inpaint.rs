@@ -5,7 +5,7 @@ use crate::guidance::Guidance;
 use crate::level::perturb;
 use crate::model::{Model, Predict};
 use crate::rng::Rng;
-use crate::sampler::{Sampler, State, States, Steps};
+use crate::sampler::{ImageNoise, Noise, Sampler, State, States, Steps};
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
@@ -80,7 +80,7 @@ impl Inpaint {
         x0: &Tensor,
         mask: &Mask,
         guidance: impl Into<Guidance>,
-        rng: &'a mut Rng,
+        rng: &mut Rng,
     ) -> Result<Inpainting<'a>> {
         ensure!(
             self.resamplings > 0 && self.jump > 0,
@@ -90,9 +90,10 @@ impl Inpaint {
         );
         let x0 = super::checked("inpaint", model, x0)?;
         mask.check(&x0)?;
+        let steps = ImageNoise::new(rng);
+        let known_noise = ImageNoise::new(&rng.split());
         let xt = model.noise(x0.dim(0)?, rng)?;
-        let known_noise = rng.fork(KNOWN);
-        let states = model.states(&xt, guidance, &self.sampler, rng)?;
+        let states = model.states_with(&xt, guidance, &self.sampler, steps)?;
         Ok(Inpainting {
             left: states.len().saturating_mul(self.resamplings),
             states,
@@ -105,15 +106,12 @@ impl Inpaint {
     }
 }
 
-/// The random stream for the noise of the known part.
-const KNOWN: u64 = 1 << 62;
-
 /// The states of [`Inpaint::states`].
 pub struct Inpainting<'a> {
-    states: States<'a, Predict<'a>, Rng>,
+    states: States<'a, Predict<'a>, ImageNoise>,
     x0: Tensor,
     mask: Mask,
-    known_noise: Rng,
+    known_noise: ImageNoise,
     inpaint: Inpaint,
     /// How often the current group of steps has been taken, this time included.
     taken: usize,
@@ -125,7 +123,7 @@ impl Inpainting<'_> {
     fn step(&mut self, mut state: State) -> candle_core::Result<State> {
         let known = match state.s {
             Some(_) => {
-                let eps = self.known_noise.randn_like(&self.x0)?;
+                let eps = self.known_noise.like(&self.x0)?;
                 perturb(&self.x0, &vec![state.next_level; self.x0.dim(0)?], &eps)?
             }
             None => self.x0.clone(),

@@ -12,6 +12,7 @@ use serde::Deserialize;
 use serde_json::{Map, Value, json};
 use std::collections::HashMap;
 use std::fs;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 /// The version of diffusers whose files these are.
@@ -46,6 +47,7 @@ impl Model {
         let weights = config.with_file_name(WEIGHTS);
         let contents = match weights.with_extension("bin") {
             bin if bin.is_file() && !weights.exists() => Checkpoint::load_pth(bin)?,
+            _ if !weights.exists() => in_parts(&weights)?,
             _ => Checkpoint::load(&weights)?,
         };
         let model = if ModelInfo::is_in(&contents.metadata) {
@@ -64,7 +66,7 @@ impl Model {
             Some(SampleSize::HeightWidth([height, width])) => (height, width),
             None => bail!("{}: sample_size is null; write the height of its images there", config.display()),
         };
-        let (schedule, prediction) = read(&find(folder, "scheduler", "scheduler_config.json")?, process)?;
+        let (process, prediction) = read(&find(folder, "scheduler", "scheduler_config.json")?, noise_process)?;
         let rename = |(name, tensor): (String, Tensor)| {
             let rename = |name: String, (old, new): &(&str, &str)| name.replace(old, new);
             (RENAMED.iter().fold(name, rename), tensor)
@@ -72,7 +74,7 @@ impl Model {
         let tensors: HashMap<String, Tensor> = file.tensors.into_iter().map(rename).collect();
         let name = fs::canonicalize(folder)?;
         let info = ModelInfo {
-            process: schedule.into(),
+            process,
             prediction,
             classes: (0..net.num_class_embeds.unwrap_or(0)).map(|class| class.to_string()).collect(),
             data: name.file_name().unwrap_or_default().to_string_lossy().into(),
@@ -141,6 +143,46 @@ impl Model {
         let tensors = self.network.parameters().values()?;
         Checkpoint { tensors, metadata }.save(folder.join("unet").join(WEIGHTS))
     }
+}
+
+/// The weights under another name than the usual one: a variant, such as `….fp16.safetensors`, or shards `…-00001-of-00002…`.
+fn in_parts(weights: &Path) -> Result<Checkpoint> {
+    let stem = weights.file_stem().unwrap_or_default().to_string_lossy();
+    let folder = weights.parent().unwrap_or(Path::new("."));
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).with_context(|| folder.display().to_string())? {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.starts_with(&*stem) && name.ends_with(".safetensors") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    let shards = names.first().and_then(|name| {
+        let (_, count) = name.strip_suffix(".safetensors")?.rsplit_once("-of-")?;
+        count.parse::<usize>().ok()
+    });
+    match (&names[..], shards) {
+        ([], _) => bail!("there is no {}; save_pretrained of a diffusers pipeline writes it", weights.display()),
+        ([variant], None) => {
+            let _ = writeln!(std::io::stderr(), "{}: the variant {variant} is taken", folder.display());
+        }
+        (all, Some(count)) if all.len() == count => {}
+        (all, Some(count)) => {
+            bail!("{}: of {count} shards of the weights there are {}: {}", folder.display(), all.len(), all.join(", "))
+        }
+        (several, None) => bail!(
+            "{}: which of {} is meant? Give one the name {stem}.safetensors",
+            folder.display(),
+            several.join(", ")
+        ),
+    }
+    let mut whole = Checkpoint::default();
+    for name in names {
+        let part = Checkpoint::load(folder.join(name))?;
+        whole.tensors.extend(part.tensors);
+        whole.metadata.extend(part.metadata);
+    }
+    Ok(whole)
 }
 
 /// The file in the folder's part, or in the folder itself.
@@ -216,6 +258,8 @@ struct Scheduler {
     prediction_type: String,
     trained_betas: Option<Vec<f64>>,
     rescale_betas_zero_snr: bool,
+    shift: f64,
+    use_dynamic_shifting: bool,
 }
 
 impl Default for Scheduler {
@@ -228,13 +272,60 @@ impl Default for Scheduler {
             prediction_type: "epsilon".to_owned(),
             trained_betas: None,
             rescale_betas_zero_snr: false,
+            shift: 1.0,
+            use_dynamic_shifting: false,
         }
     }
 }
 
-fn process(config: Map<String, Value>) -> Result<(Schedule, Prediction)> {
+/// Schedulers that sample from the discrete process; how they do it does not matter.
+const DISCRETE: [&str; 15] = [
+    "DDIMInverseScheduler",
+    "DDIMParallelScheduler",
+    "DDIMScheduler",
+    "DDPMParallelScheduler",
+    "DDPMScheduler",
+    "DEISMultistepScheduler",
+    "DPMSolverMultistepScheduler",
+    "DPMSolverSinglestepScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "EulerDiscreteScheduler",
+    "HeunDiscreteScheduler",
+    "LMSDiscreteScheduler",
+    "PNDMScheduler",
+    "UniPCMultistepScheduler",
+    "KDPM2DiscreteScheduler",
+];
+
+/// Those of flow matching.
+const FLOW: [&str; 2] = ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"];
+
+fn noise_process(config: Map<String, Value>) -> Result<(NoiseProcess, Prediction)> {
+    let name = config.get("_class_name").and_then(Value::as_str).map(str::to_owned);
     let it: Scheduler = serde_json::from_value(Value::Object(config))?;
-    ensure!(!it.rescale_betas_zero_snr, "rescale_betas_zero_snr is not supported; set it to false");
+    match name.as_deref() {
+        Some(name) if FLOW.contains(&name) => {
+            ensure!(
+                !it.use_dynamic_shifting && it.num_train_timesteps == 1000,
+                "it has a shift that depends on the size of the image, or other than 1000 training steps: neither is known"
+            );
+            return Ok((NoiseProcess::Flow { shift: it.shift }, Prediction::Velocity));
+        }
+        Some(name) if !DISCRETE.contains(&name) => {
+            bail!(
+                "it is of a {name}, whose noise process is not known; known are {} and {}",
+                DISCRETE.join(", "),
+                FLOW.join(", ")
+            )
+        }
+        // Older files do not say.
+        _ => {}
+    }
+    ensure!(
+        !it.rescale_betas_zero_snr,
+        "rescale_betas_zero_snr is true: the network was trained on a process whose last time step has no signal left, which is not \
+         known. To set it to false would not help, since the weights belong to that process"
+    );
     let (start, end) = (it.beta_start, it.beta_end);
     let betas = match (it.trained_betas, it.beta_schedule.as_str()) {
         (Some(values), _) => Betas::Custom { name: "trained_betas".to_owned(), values },
@@ -252,7 +343,7 @@ fn process(config: Map<String, Value>) -> Result<(Schedule, Prediction)> {
         "v_prediction" => Prediction::V,
         other => bail!("prediction_type is {other:?}; known are epsilon, sample and v_prediction"),
     };
-    Ok((Schedule::new(it.num_train_timesteps, betas)?, prediction))
+    Ok((Schedule::new(it.num_train_timesteps, betas)?.into(), prediction))
 }
 
 fn scheduler(info: &ModelInfo) -> Result<Value> {

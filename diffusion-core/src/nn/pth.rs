@@ -14,17 +14,23 @@ use anyhow::{Context, Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::fs::{self, File};
-use std::io::{BufReader, Read};
+use std::io::{BufReader, Read, Write};
 use std::path::Path;
-use unpickle::{Storage, View};
+use unpickle::{StateDict, Storage, View};
 use zip::{CompressionMethod, ZipArchive};
 
 /// No state dict of a network of diffusion-core has a longer description.
 const MAX_PICKLE: u64 = 1 << 26;
+/// DataParallel's, torch.compile's, Lightning's.
+const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
 
 impl Checkpoint {
     /// Reads the state dict that `torch.save(net.state_dict(), path)` wrote, with PyTorch 1.6 or later, on whatever device:
     /// its tensors of floating-point numbers. Integers, such as the steps that batch norms count, are left out.
+    ///
+    /// Of a file with one state dict among other things, as `torch.save({"model": net.state_dict(), "epoch": 3}, path)` writes it,
+    /// that one is taken; a prefix `module.`, `_orig_mod.`, `model.` or `net.` of all names is left out. The standard error stream
+    /// says so.
     ///
     /// # Errors
     /// The file cannot be read, is damaged, or holds something else than tensors by name: the message names it.
@@ -36,6 +42,16 @@ impl Checkpoint {
 
 fn read(path: &Path) -> Result<Checkpoint> {
     let length = fs::metadata(path)?.len();
+    let mut start = Vec::new();
+    File::open(path)?.take(32).read_to_end(&mut start)?;
+    ensure!(
+        !start.starts_with(b"\x80\x02\x8a\x0a"),
+        "it is in the format of before PyTorch 1.6; in Python: torch.save(torch.load(path), path)"
+    );
+    ensure!(
+        !start.starts_with(b"version https://git-lfs"),
+        "it is a pointer of git-lfs; `git lfs pull` fetches the file itself"
+    );
     let Ok(mut archive) = ZipArchive::new(BufReader::new(File::open(path)?)) else {
         bail!(
             "it is no archive, as torch.save has written since PyTorch 1.6: it is truncated, older, or of another kind"
@@ -64,8 +80,15 @@ fn read(path: &Path) -> Result<Checkpoint> {
     if let Ok(order) = part("byteorder", 16) {
         ensure!(order == b"little", "its numbers are big-endian");
     }
-    let views = unpickle::state_dict(&part("data.pkl", MAX_PICKLE)?)?;
-    ensure!(!views.is_empty(), "it is no state dict: it holds no tensors by name");
+    let StateDict { tensors: views, entry } = unpickle::state_dict(&part("data.pkl", MAX_PICKLE)?)?;
+    // What wrappers of PyTorch put before every name.
+    let prefix = WRAPPERS.iter().filter(|prefix| views.keys().all(|name| name.starts_with(**prefix))).copied().next();
+    let taken =
+        [entry.map(|entry| format!("the entry {entry:?}")), prefix.map(|prefix| format!("names without {prefix:?}"))];
+    let taken: Vec<String> = taken.into_iter().flatten().collect();
+    if !taken.is_empty() {
+        let _ = writeln!(std::io::stderr(), "{}: {} taken", path.display(), taken.join(", "));
+    }
     let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
     let mut tensors = HashMap::new();
     for (name, view) in views {
@@ -84,7 +107,8 @@ fn read(path: &Path) -> Result<Checkpoint> {
             bytes.len()
         );
         let tensor = tensor(&view, dtype, bytes).with_context(|| name.clone())?;
-        tensors.insert(name, tensor);
+        let name = name.strip_prefix(prefix.unwrap_or_default()).unwrap_or(&name);
+        tensors.insert(name.to_owned(), tensor);
     }
     Ok(Checkpoint { tensors, metadata: HashMap::new() })
 }

@@ -1,10 +1,10 @@
 //! The loop of the reverse process, as an iterator.
 
-use super::{Noise, Sampler, Solver, Threshold, Variance};
+use super::{Noise, Sampler, Solver, Source, Threshold, Variance};
 use crate::device::{out_of_memory, too_little};
 use crate::level::Level;
 use crate::prediction::Prediction;
-use candle_core::{Error, Result, Tensor, bail};
+use candle_core::{DType, Error, Result, Tensor, bail};
 
 /// One step of the reverse process: where it began, the prediction there, and where it ended.
 ///
@@ -83,7 +83,7 @@ pub struct States<'a, P, N> {
     threshold: Threshold,
     predict: P,
     prediction: Prediction,
-    noise: &'a mut N,
+    noise: Source<'a, N>,
     /// The times at which the network is evaluated, in turn.
     path: Vec<f64>,
     /// Their levels.
@@ -96,6 +96,8 @@ pub struct States<'a, P, N> {
     level: Level,
     /// x̂_0 of the step before, and its level.
     before: Option<(Tensor, Level)>,
+    /// The sum of x_s of each step that has not been looked at, and the index of the first: not finite if one number is not.
+    sums: (usize, Vec<Tensor>),
 }
 
 /// A prediction as clean image and noise.
@@ -131,7 +133,7 @@ where
         sampler: &Sampler,
         predict: P,
         prediction: Prediction,
-        noise: &'a mut N,
+        noise: Source<'a, N>,
         path: Path,
         x: &Tensor,
     ) -> Self {
@@ -148,6 +150,7 @@ where
             index: 0,
             x: x.detach(),
             before: None,
+            sums: (0, Vec::new()),
         }
     }
 
@@ -265,6 +268,31 @@ where
         Ok(State { index, t, s, level, next_level: next, xt, x0_hat: x0, eps_hat: eps, xs })
     }
 
+    /// An error that names the first step after which not all numbers are finite. The CPU looks after each step; a GPU, which
+    /// would have to wait for the host, at the end.
+    fn check_finite(&mut self, index: usize) -> Result<()> {
+        let (first, sums) = &mut self.sums;
+        if sums.is_empty() {
+            *first = index;
+        }
+        sums.push(self.x.to_dtype(DType::F32)?.sum_all()?);
+        if !self.x.device().is_cpu() && index + 1 < self.path.len() {
+            return Ok(());
+        }
+        let sums = std::mem::take(sums);
+        let sums = Tensor::stack(&sums, 0)?.to_vec1::<f32>()?;
+        match sums.iter().position(|sum| !sum.is_finite()) {
+            None => Ok(()),
+            Some(at) => bail!(
+                "sampler: after step {} of {} (t = {}) not all numbers are finite. Look at x_T, at the condition and its guidance \
+                 scale; with --precision bf16 try f32",
+                *first + at + 1,
+                self.path.len(),
+                self.path[*first + at]
+            ),
+        }
+    }
+
     /// signal_s x̂_0 + √(noise_s² − σ²) ε̂ + σ' z, where σ' = σ except for the variance β.
     fn go(&mut self, x0: &Tensor, eps: &Tensor, next: Level, Sigma { sigma, drawn }: Sigma) -> Result<Tensor> {
         let rest = (next.noise * next.noise - sigma * sigma).max(0.0).sqrt();
@@ -336,7 +364,8 @@ where
     /// The next step; nothing after an error.
     fn next(&mut self) -> Option<Result<State>> {
         let point = (*self.path.get(self.index)?, *self.levels.get(self.index)?);
-        let state = self.step(point).map_err(|e| self.explained(e));
+        let state = self.step(point).and_then(|state| self.check_finite(state.index).map(|()| state));
+        let state = state.map_err(|e| self.explained(e));
         self.index = match state {
             Ok(_) => self.index + 1,
             Err(_) => self.path.len(),

@@ -1,6 +1,6 @@
 //! How predictions are kept in the range of images.
 
-use candle_core::{Result, Tensor, bail};
+use candle_core::{Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
 /// What is done to x̂_0 before it is used; ε̂ is recomputed from the result.
@@ -52,7 +52,9 @@ impl Threshold {
         match self.resolved(x0) {
             Self::Clip => x0.clamp(-1f64, 1f64).map(Some),
             Self::Dynamic { quantile } => {
-                let (sorted, _) = x0.abs()?.flatten_from(1)?.sort_last_dim(true)?;
+                // On the host: candle sorts a row on a GPU within one block, whose memory a larger image does not fit.
+                let sizes = x0.abs()?.flatten_from(1)?.to_device(&Device::Cpu)?;
+                let (sorted, _) = sizes.sort_last_dim(true)?;
                 let last = sorted.dim(1)? - 1;
                 // As torch.quantile: linear between the two nearest.
                 let at = quantile * last as f64;
@@ -61,7 +63,7 @@ impl Threshold {
                 let between = (&low + ((high - &low)? * at.fract())?)?;
                 let mut shape = vec![1; x0.rank()];
                 shape[0] = x0.dim(0)?;
-                let s = between.clamp(1f64, f64::INFINITY)?.reshape(shape)?;
+                let s = between.clamp(1f64, f64::INFINITY)?.reshape(shape)?.to_device(x0.device())?;
                 let clipped = x0.broadcast_minimum(&s)?.broadcast_maximum(&s.neg()?)?;
                 clipped.broadcast_div(&s).map(Some)
             }

@@ -2,14 +2,17 @@
 
 use super::Objective;
 use super::optimiser::Optimiser;
+use crate::data::Facts;
 use crate::nn::Checkpoint;
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
 /// Under this name a checkpoint says where the training was.
-const METADATA: &str = "training";
+pub(crate) const METADATA: &str = "training";
+/// Under this one it has the configuration of the run, as in `config.toml`.
+const RUN: &str = "run";
 
 /// How far a training is.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -18,21 +21,42 @@ pub(super) struct Progress {
     pub(super) seconds: f64,
     /// The fingerprint of the data.
     pub(super) data: String,
+    /// What is known of the data; older checkpoints do not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(super) facts: Option<Facts>,
 }
 
 impl Progress {
-    /// What a checkpoint says, if it is of a training on the data with this fingerprint.
-    pub(super) fn of(file: &Checkpoint, fingerprint: &str, data: &str) -> Result<Self> {
+    /// What a checkpoint says.
+    pub(super) fn of(file: &Checkpoint) -> Result<Self> {
         let progress = file.metadata.get(METADATA);
         let progress = progress.context("it is not a checkpoint of a training")?;
-        let progress: Self = serde_json::from_str(progress)?;
-        ensure!(progress.data == fingerprint, "it was trained on other data than this {data}");
-        Ok(progress)
+        Ok(serde_json::from_str(progress)?)
+    }
+
+    /// In what the data has changed, in words, if it has.
+    pub(super) fn data_changed(&self, now: &Self) -> Option<String> {
+        let changes = match (&self.facts, &now.facts) {
+            _ if self.data == now.data => return None,
+            (Some(before), Some(now)) => before.changes(now),
+            _ => "it was trained on other data".to_owned(),
+        };
+        Some(changes)
     }
 }
 
+/// The configuration of the run that a checkpoint is of, if it says.
+pub(super) fn run_of(file: &Checkpoint) -> Result<Option<toml::Table>> {
+    Ok(file.metadata.get(RUN).map(|text| toml::from_str(text)).transpose()?)
+}
+
 /// Everything that is needed to continue.
-pub(super) fn write<O: Objective>(objective: &O, optimiser: &Optimiser, progress: &Progress) -> Result<Checkpoint> {
+pub(super) fn write<O: Objective>(
+    objective: &O,
+    optimiser: &Optimiser,
+    progress: &Progress,
+    run: &toml::Table,
+) -> Result<Checkpoint> {
     let mut tensors = HashMap::new();
     let mut put = |prefix: &str, part: HashMap<String, Tensor>| {
         tensors.extend(part.into_iter().map(|(n, x)| (format!("{prefix}.{n}"), x)));
@@ -44,6 +68,7 @@ pub(super) fn write<O: Objective>(objective: &O, optimiser: &Optimiser, progress
     put("objective", objective.state()?);
     let mut metadata = objective.metadata()?;
     metadata.insert(METADATA.to_owned(), serde_json::to_string(progress)?);
+    metadata.insert(RUN.to_owned(), toml::to_string(run)?);
     Ok(Checkpoint { tensors, metadata })
 }
 

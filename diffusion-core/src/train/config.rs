@@ -81,6 +81,8 @@ pub struct TrainingConfig {
     pub samples: usize,
     /// Steps of DDIM for each of them.
     pub sample_steps: usize,
+    /// The share of the time that grids of samples may take; those that would take more are left out. 1 leaves none out.
+    pub sample_share: f64,
 }
 
 /// What a network is conditioned on.
@@ -140,6 +142,7 @@ impl Default for TrainingConfig {
             sample_every: 1,
             samples: 32,
             sample_steps: 50,
+            sample_share: 0.1,
         }
     }
 }
@@ -166,6 +169,9 @@ impl TrainingConfig {
             if !(0.0..1.0).contains(&value) {
                 bail!("training: {field} = {value} must be in [0, 1)")
             }
+        }
+        if !(0.0..=1.0).contains(&self.sample_share) {
+            bail!("training: sample_share = {} must be in 0 … 1", self.sample_share)
         }
         if self.clip.is_nan() || self.clip <= 0.0 {
             bail!("training: clip = {} must be positive; inf does not clip", self.clip)

@@ -48,6 +48,8 @@ impl Diffusion {
         check_fit(config, &architecture, data)?;
         let mut network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         network.set_precision(config.precision);
+        let [_, height, width] = data.shape();
+        network.ensure_room(config.batch, (height, width), true)?;
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,
@@ -76,6 +78,29 @@ impl Diffusion {
     /// The model with its raw weights, those of the last step.
     pub fn model(&self) -> &Model {
         &self.model
+    }
+
+    /// The loss with these times and dropped conditions, and with this noise.
+    fn loss_of(
+        &self,
+        batch: &TrainingBatch,
+        (t, dropped): (&[f64], &[bool]),
+        eps: &Tensor,
+        network: impl FnOnce(&Tensor, &[f64], &Condition) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
+        let info = &self.model.info;
+        let (x0, levels) = (batch.images(), info.process.levels(t)?);
+        let xt = perturb(x0, &levels, eps)?;
+        let target = info.prediction.target(x0, eps, &levels)?;
+        let c_in = levels.iter().map(|level| info.prediction.scalings(*level).c_in);
+        let input = scaled(&xt, c_in.collect())?.unwrap_or(xt);
+        let condition = self.condition(batch)?.dropped(dropped)?;
+        let times: Vec<f64> = t.iter().map(|t| info.process.network_time(*t)).collect();
+        let output = network(&input, &times, &condition)?;
+        let each = self.loss.per_image(&output, &target)?;
+        let weight = |level: &Level| self.weighting.at(*level, info.prediction) as f32;
+        let weights: Vec<f32> = levels.iter().map(weight).collect();
+        Ok((each * Tensor::from_vec(weights, t.len(), x0.device())?)?.mean_all()?)
     }
 
     /// What the network is conditioned on for these images: all that it takes.
@@ -147,25 +172,29 @@ impl Objective for Diffusion {
     }
 
     fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
-        let Model { network, info } = &self.model;
+        let network = &self.model.network;
         let (t, dropped) = (&self.drawn.0[batch.within()], &self.drawn.1[batch.within()]);
-        let (x0, levels) = (batch.images(), info.process.levels(t)?);
-        let eps = noise.randn_like(x0)?;
-        let xt = perturb(x0, &levels, &eps)?;
-        let target = info.prediction.target(x0, &eps, &levels)?;
-        let c_in = levels.iter().map(|level| info.prediction.scalings(*level).c_in);
-        let input = scaled(&xt, c_in.collect())?.unwrap_or(xt);
-        let condition = self.condition(batch)?.dropped(dropped)?;
-        let times: Vec<f64> = t.iter().map(|t| info.process.network_time(*t)).collect();
-        let output = network.forward(&input, &times, &condition)?;
-        let each = self.loss.per_image(&output, &target)?;
-        let weight = |level: &Level| self.weighting.at(*level, info.prediction) as f32;
-        let weights: Vec<f32> = levels.iter().map(weight).collect();
-        Ok((each * Tensor::from_vec(weights, t.len(), x0.device())?)?.mean_all()?)
+        let eps = noise.randn_like(batch.images())?;
+        self.loss_of(batch, (t, dropped), &eps, |x, times, condition| network.forward(x, times, condition))
+    }
+
+    fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        let Model { network, info } = &self.model;
+        let times = info.process.draw(batch.len(), TimeSampling::Stratified, rng)?;
+        let eps = rng.randn_like(batch.images())?;
+        let drawn = (&times[..], &vec![false; batch.len()][..]);
+        let loss = self.loss_of(batch, drawn, &eps, |x, times, condition| network.predict(x, times, condition))?;
+        Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
     /// All classes in turn, or the low-resolution versions of the first images of the data.
-    fn samples(&self, n: usize, data: &Dataset, rng: &mut Rng) -> Result<Option<Tensor>> {
+    fn samples(
+        &self,
+        n: usize,
+        data: &Dataset,
+        rng: &mut Rng,
+        watch: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<Option<Tensor>> {
         let mut condition = self.model.conditions(n)?;
         let low_res = self.model.network.architecture().conditioning().low_res;
         if low_res > 0 {
@@ -173,8 +202,13 @@ impl Objective for Diffusion {
             let images = data.images(first, &self.device())?;
             condition.low_res = Some(avg_pool2d(&images, low_res)?);
         }
-        let samples = self.model.sample(n, &condition, &self.sampler, rng)?;
-        Ok(Some(samples))
+        let noise = self.model.noise(n, rng)?;
+        let mut states = self.model.states(&noise, &condition, &self.sampler, rng)?;
+        let steps = states.len() as f64;
+        for state in &mut states {
+            watch((state?.index + 1) as f64 / steps)?;
+        }
+        Ok(Some(states.finish()?))
     }
 
     /// One for each class, so that each has a column of its own.

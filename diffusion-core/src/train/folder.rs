@@ -1,40 +1,86 @@
 //! A run's folder: its configuration, its log, its checkpoints and its samples.
 
+use super::lock::Lock;
 use super::step::Step;
 use super::upgrade::upgrade;
+use super::validation::Measured;
 use crate::device::described;
 use crate::nn::Checkpoint;
 use crate::show::{Grid, Live, LiveState};
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
 use candle_core::{Device, Tensor};
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
+const VALIDATION: &str = "validation.jsonl";
 const MACHINE: &str = "machine.txt";
+const CHANGES: &str = "changes.txt";
 const CHECKPOINTS: &str = "checkpoints";
+const SAMPLES: &str = "samples";
+const MODEL: &str = "model.safetensors";
 
-/// What may change when a run is taken up again: it does not change what a step computes. More epochs go on where the
-/// old ones ended.
-const MAY_DIFFER: [&str; 7] =
-    ["epochs", "train_steps", "checkpoint_every", "keep", "sample_every", "samples", "sample_steps"];
+/// What the run has written there.
+const WRITTEN: [&str; 8] = [CONFIG, LOG, VALIDATION, MACHINE, CHANGES, CHECKPOINTS, SAMPLES, MODEL];
+
+/// What may change when a run is resumed: more epochs go on where the old ones ended, and a change of the learning rate is
+/// noted. The data may lie elsewhere; whether it is the same, its fingerprint says.
+const MAY_DIFFER: [&str; 12] = [
+    "epochs",
+    "train_steps",
+    "lr",
+    "checkpoint_every",
+    "keep",
+    "sample_every",
+    "samples",
+    "sample_steps",
+    "sample_share",
+    "task",
+    "labels",
+    "skip_bad",
+];
+
+/// What is done with a run that is in the folder already: [`Training::in_folder_with`](super::Training::in_folder_with).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Existing {
+    /// It is resumed; if its data or its configuration is another, that is an error, and the folder stays as it is.
+    #[default]
+    Resume,
+    /// It is resumed, with other data, too.
+    NewData,
+    /// It is removed, and the training starts over.
+    StartOver,
+}
 
 /// From where a training resumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resumed {
-    /// How many steps were done; 0 if no checkpoint could be used.
+    /// How many steps were done.
     pub steps: usize,
-    /// Checkpoints that could not be used, newest first, each with the reason.
+    /// Newer checkpoints that could not be used, newest first, each with the reason.
     pub skipped: Vec<String>,
+    /// What is not as it was when the checkpoint was written: values of the configuration, or the data.
+    pub changed: Vec<String>,
+    /// How many of the steps the log lacks, since it was damaged.
+    pub unlogged: usize,
 }
 
 impl std::fmt::Display for Resumed {
-    /// Lines for the reader: which checkpoints were skipped and why, and after how many steps it resumes.
+    /// Lines for the reader: which checkpoints were skipped and why, what has changed, and after how many steps it resumes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for problem in &self.skipped {
             writeln!(f, "skipped checkpoint: {problem}")?;
+        }
+        for change in &self.changed {
+            writeln!(f, "changed: {change}")?;
+        }
+        if self.unlogged > 0 {
+            writeln!(f, "{LOG} lacks {} of these steps: the curves and times are incomplete", self.unlogged)?;
         }
         writeln!(f, "resuming after {} steps", self.steps)
     }
@@ -43,9 +89,21 @@ impl std::fmt::Display for Resumed {
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
-    log: File,
+    /// The configuration of the run that is there.
+    there: Option<toml::Table>,
+    log: Option<File>,
     last_saved: Option<PathBuf>,
     last_samples: Option<String>,
+    _lock: Arc<Lock>,
+}
+
+/// Why a checkpoint is not resumed from.
+#[derive(Debug)]
+pub(super) enum Unusable {
+    /// It cannot be read: an older one may do.
+    Damaged(Error),
+    /// It is of another training: an older one would be, too.
+    Other(Error),
 }
 
 /// Where a folder has the checkpoint after so many steps.
@@ -67,25 +125,71 @@ pub(super) fn steps_of_checkpoints(folder: &Path) -> Vec<usize> {
     steps
 }
 
+impl From<Unusable> for Error {
+    fn from(unusable: Unusable) -> Self {
+        match unusable {
+            Unusable::Damaged(problem) | Unusable::Other(problem) => problem,
+        }
+    }
+}
+
 impl RunFolder {
-    /// Makes the folder, or opens one with a run of the same configuration.
-    pub(super) fn open(path: &Path, run: &toml::Table, has_source: bool, device: &Device) -> Result<Self> {
+    /// Makes the folder, or opens one with a run of the same configuration; of that, nothing is changed yet.
+    pub(super) fn open(path: &Path, existing: Existing) -> Result<Self> {
         let open = || {
+            fs::create_dir_all(path)?;
+            let lock = Lock::of(path)?;
+            if existing == Existing::StartOver {
+                remove_run(path)?;
+            }
             fs::create_dir_all(path.join(CHECKPOINTS))?;
             let config = path.join(CONFIG);
+            let mut there = None;
             if config.is_file() {
-                let mut there: toml::Table = toml::from_str(&fs::read_to_string(&config)?)?;
-                upgrade(&mut there)?;
-                same_run(&there, run, has_source)?;
+                let mut table: toml::Table = toml::from_str(&fs::read_to_string(&config)?)
+                    .with_context(|| format!("{CONFIG} is damaged; {WHAT_TO_DO}"))?;
+                upgrade(&mut table)?;
+                there = Some(table);
             }
-            crate::nn::write_whole(&config, toml::to_string(run)?.as_bytes())?;
-            note_machine(&path.join(MACHINE), device)?;
-            // A stop that was requested before this session does not concern it.
-            Live::clear_stop(path)?;
-            let log = OpenOptions::new().create(true).append(true).open(path.join(LOG))?;
-            anyhow::Ok(Self { path: path.to_owned(), log, last_saved: None, last_samples: None })
+            anyhow::Ok(Self {
+                path: path.to_owned(),
+                there,
+                log: None,
+                last_saved: None,
+                last_samples: None,
+                _lock: lock,
+            })
         };
-        open().with_context(|| format!("cannot use the folder {}", path.display())).map_err(crate::whole)
+        open().with_context(|| in_use(path)).map_err(crate::whole)
+    }
+
+    /// An error if the run that is there has another configuration.
+    pub(super) fn check(&self, run: &toml::Table, has_source: bool) -> Result<()> {
+        if let Some(there) = &self.there {
+            changes(there, run, has_source).with_context(|| in_use(&self.path)).map_err(crate::whole)?;
+        }
+        Ok(())
+    }
+
+    /// From here on the folder is this run's: writes its configuration, and notes the machine and what has changed.
+    pub(super) fn begin(&mut self, run: &toml::Table, device: &Device, resumed: Option<&Resumed>) -> Result<()> {
+        let begin = || {
+            if let Some(Resumed { steps, changed, .. }) = resumed {
+                let mut text = fs::read_to_string(self.path.join(CHANGES)).unwrap_or_default();
+                for change in changed {
+                    writeln!(text, "after {steps} steps: {change}")?;
+                }
+                if !changed.is_empty() {
+                    crate::nn::write_whole(&self.path.join(CHANGES), text.as_bytes())?;
+                }
+            }
+            crate::nn::write_whole(&self.path.join(CONFIG), toml::to_string(run)?.as_bytes())?;
+            note_machine(&self.path.join(MACHINE), device)?;
+            // A stop that was requested before this session does not concern it.
+            Live::clear_stop(&self.path)?;
+            anyhow::Ok(())
+        };
+        begin().with_context(|| in_use(&self.path)).map_err(crate::whole)
     }
 
     pub(super) fn path(&self) -> &Path {
@@ -101,24 +205,37 @@ impl RunFolder {
         self.last_samples.as_deref()
     }
 
-    /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done.
-    pub(super) fn newest(&mut self, mut load: impl FnMut(&Checkpoint) -> Result<usize>) -> Result<Option<Resumed>> {
+    /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done and what has changed.
+    ///
+    /// # Errors
+    /// The newest that can be read is of another training, or none can be read: there is something that would be lost.
+    pub(super) fn newest(
+        &mut self,
+        mut load: impl FnMut(&Checkpoint) -> Result<(usize, Vec<String>), Unusable>,
+    ) -> Result<Option<Resumed>> {
         let mut resumed = Resumed::default();
-        let checkpoints = self.checkpoints()?;
-        for path in checkpoints.iter().rev() {
-            match Checkpoint::load(path).and_then(|file| load(&file)) {
-                Ok(steps) => {
-                    resumed.steps = steps;
+        for path in self.checkpoints()?.iter().rev() {
+            match Checkpoint::load(path).map_err(Unusable::Damaged).and_then(|file| load(&file)) {
+                Ok((steps, changed)) => {
                     self.last_saved = Some(path.clone());
-                    break;
+                    return Ok(Some(Resumed { steps, changed, ..resumed }));
                 }
-                Err(problem) => {
+                Err(Unusable::Other(problem)) => {
+                    let problem = problem.context(in_use(&self.path));
+                    return Err(crate::whole(problem));
+                }
+                Err(Unusable::Damaged(problem)) => {
                     let name = path.file_name().unwrap_or_default().to_string_lossy();
                     resumed.skipped.push(format!("{name}: {}", crate::message(&problem)));
                 }
             }
         }
-        Ok((!checkpoints.is_empty()).then_some(resumed))
+        match &resumed.skipped[..] {
+            [] => Ok(None),
+            some => {
+                bail!("{}: none of its checkpoints can be used ({}); {WHAT_TO_DO}", in_use(&self.path), some.join("; "))
+            }
+        }
     }
 
     /// The checkpoints there are, oldest first.
@@ -134,14 +251,17 @@ impl RunFolder {
         Ok(found)
     }
 
-    /// Saves a checkpoint and removes the oldest beyond `keep`.
+    /// Saves a checkpoint and removes the oldest beyond `keep`; any of later steps, which could not be used, stay.
     pub(super) fn save_checkpoint(&mut self, steps: usize, file: &Checkpoint, keep: usize) -> Result<PathBuf> {
         let path = checkpoint(&self.path, steps);
         // So that the log never lacks a step that the checkpoint has.
-        self.log.sync_data()?;
+        if let Some(log) = &self.log {
+            log.sync_data()?;
+        }
         file.save(&path)?;
         self.last_saved = Some(path.clone());
-        let all = self.checkpoints()?;
+        let mut all = self.checkpoints()?;
+        all.retain(|other| *other <= path);
         for old in &all[..all.len().saturating_sub(keep)] {
             fs::remove_file(old).with_context(|| format!("cannot remove {}", old.display()))?;
         }
@@ -149,35 +269,51 @@ impl RunFolder {
     }
 
     pub(super) fn log(&mut self, step: &Step) -> Result<()> {
+        let path = self.path.join(LOG);
         let mut line = serde_json::to_string(step)?;
         line.push('\n');
-        self.log.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", self.path.join(LOG).display()))
+        let log = match &mut self.log {
+            Some(log) => log,
+            none => none.insert(OpenOptions::new().create(true).append(true).open(&path)?),
+        };
+        log.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// The first `steps` steps of the log. What lies beyond was lost with the break and is removed.
+    /// What was measured again after a break is a further line.
+    pub(super) fn log_validation(&self, measured: Measured) -> Result<()> {
+        let path = self.path.join(VALIDATION);
+        let line = serde_json::to_string(&measured)? + "\n";
+        let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes());
+        append().with_context(|| format!("cannot write {}", path.display()))
+    }
+
+    /// What the log says of the first `steps` steps. Steps beyond were lost with the break and are removed from it, as is what
+    /// is no line of a log.
     pub(super) fn history(&mut self, steps: usize) -> Result<Vec<Step>> {
         let path = self.path.join(LOG);
-        let mut history = Vec::new();
-        let mut text = String::new();
-        for line in BufReader::new(File::open(&path)?).lines() {
-            // A line that was cut off ends what can be known.
-            let Some(step) = line.ok().and_then(|l| serde_json::from_str::<Step>(&l).ok()) else {
-                break;
-            };
-            if step.index >= steps {
-                break;
+        let text = match fs::read(&path) {
+            Err(problem) if problem.kind() != ErrorKind::NotFound => {
+                return Err(problem).with_context(|| format!("cannot read {}", path.display()));
             }
-            text.push_str(&serde_json::to_string(&step)?);
-            text.push('\n');
-            history.push(step);
+            text => text.unwrap_or_default(),
+        };
+        let mut known = BTreeMap::new();
+        for line in text.split_inclusive(|byte| *byte == b'\n').filter(|line| line.ends_with(b"\n")) {
+            if let Ok(step) = serde_json::from_slice::<Step>(line)
+                && step.index < steps
+            {
+                known.insert(step.index, (step, line));
+            }
         }
-        crate::nn::write_whole(&path, text.as_bytes())?;
-        self.log = OpenOptions::new().append(true).open(&path)?;
-        Ok(history)
+        let whole: Vec<u8> = known.values().flat_map(|(_, line)| line.iter().copied()).collect();
+        if whole != text {
+            crate::nn::write_whole(&path, &whole).with_context(|| format!("cannot write {}", path.display()))?;
+        }
+        Ok(known.into_values().map(|(step, _)| step).collect())
     }
 
     pub(super) fn save_samples(&mut self, epoch: usize, images: &Tensor, columns: usize) -> Result<()> {
-        let name = format!("samples/epoch-{epoch:04}.png");
+        let name = format!("{SAMPLES}/epoch-{epoch:04}.png");
         Grid::new(images)?.columns(columns).save(self.path.join(&name))?;
         self.last_samples = Some(name);
         Ok(())
@@ -206,35 +342,61 @@ fn note_machine(path: &Path, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// An error that names the first value in which two runs differ, if they differ in what a step computes.
-fn same_run(there: &toml::Table, here: &toml::Table, has_source: bool) -> Result<()> {
+/// Removes what a run has written.
+fn remove_run(path: &Path) -> Result<()> {
+    for name in WRITTEN {
+        let there = path.join(name);
+        let removed = if there.is_dir() { fs::remove_dir_all(&there) } else { fs::remove_file(&there) };
+        match removed {
+            Err(problem) if problem.kind() != ErrorKind::NotFound => {
+                return Err(problem).with_context(|| format!("cannot remove {}", there.display()));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// What may and does differ between the configuration `there` and this one, in words; an error that names the first value in
+/// which they differ and may not, since it changes what a step computes.
+pub(super) fn changes(there: &toml::Table, here: &toml::Table, has_source: bool) -> Result<Vec<String>> {
+    let mut changed = Vec::new();
     for (section, values) in here {
         if section == "data" && !has_source {
             continue;
         }
         let known = there.get(section);
-        differ(section, known.unwrap_or(&toml::Value::Boolean(false)), values)?;
+        differ(section, known.unwrap_or(&toml::Value::Boolean(false)), values, &mut changed)?;
     }
-    Ok(())
+    Ok(changed)
 }
 
-fn differ(name: &str, there: &toml::Value, here: &toml::Value) -> Result<()> {
+fn differ(name: &str, there: &toml::Value, here: &toml::Value, changed: &mut Vec<String>) -> Result<()> {
     if let (toml::Value::Table(a), toml::Value::Table(b)) = (there, here) {
         for (key, value) in b {
+            let name = format!("{name}.{key}");
             match a.get(key) {
-                _ if MAY_DIFFER.contains(&key.as_str()) => {}
-                Some(other) => differ(&format!("{name}.{key}"), other, value)?,
-                None => {
-                    bail!("its run has no {name}.{key}, and this one has {value}; {WHAT_TO_DO}")
+                Some(other) if MAY_DIFFER.contains(&key.as_str()) => {
+                    if other != value {
+                        changed.push(format!("{name} was {other} and is {value} now"));
+                    }
                 }
+                None if MAY_DIFFER.contains(&key.as_str()) => {}
+                Some(other) => differ(&name, other, value, changed)?,
+                None => bail!("its run has no {name}, and this one has {value}; go on as before, {WHAT_TO_DO}"),
             }
         }
         return Ok(());
     }
     if there != here {
-        bail!("its run has {name} = {there}, and this one {here}; {WHAT_TO_DO}")
+        bail!("its run has {name} = {there}, and this one {here}; go on with {there}, {WHAT_TO_DO}")
     }
     Ok(())
 }
 
-const WHAT_TO_DO: &str = "give this run another folder, or remove that one to start from scratch";
+fn in_use(path: &Path) -> String {
+    format!("cannot use the folder {}", path.display())
+}
+
+pub(super) const WHAT_TO_DO: &str = "give this run another folder, or start over in that one, which removes its run (--start-over; in \
+     Rust Existing::StartOver)";

@@ -6,15 +6,15 @@ use crate::show::{LiveState, Phase, thin};
 /// The points of the page's curves.
 const CURVE: usize = 400;
 
-/// How a training stands, after `history`, of `total` steps, with so many an epoch and so many images a step; `samples` is
-/// the path of its newest grid.
+/// How a training stands, of which `history` is known, after `done` of `total` steps, with so many an epoch and so many images a
+/// step; `samples` is the path of its newest grid.
 pub(super) fn live_state(
     state: State,
     history: &[Step],
-    (total, per_epoch, images): (usize, usize, usize),
+    (done, total, per_epoch, images): (usize, usize, usize, usize),
     samples: Option<&str>,
 ) -> LiveState {
-    let (done, last) = (history.len(), history.last());
+    let last = history.last();
     let points = |of: fn(&Step) -> f64| {
         let points: Vec<_> = history.iter().map(|s| (s.index + 1, of(s))).collect();
         thin(&points, CURVE)

@@ -85,16 +85,34 @@ pub trait Objective {
         Ok(())
     }
 
+    /// The loss of images that are not trained on, or `None` for an objective that has none: the parameters stay as they are, and
+    /// so does what layers have seen of batches.
+    ///
+    /// # Errors
+    /// Whatever keeps the loss from being computed.
+    fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        let _ = (batch, rng);
+        Ok(None)
+    }
+
     /// `n` images that show how far the training is, with the parameters as they stand (the loop lends the averages to
     /// them); `None` for an objective that has nothing to show.
+    ///
+    /// `watch` wants to be told now and then which share of the work is done; its error, that of an interrupt, is to be handed on.
     ///
     /// # Shapes
     /// (n, C, H, W), nominally in \[−1, 1\].
     ///
     /// # Errors
     /// The device has no room for them.
-    fn samples(&self, n: usize, data: &Dataset, rng: &mut Rng) -> Result<Option<Tensor>> {
-        let _ = (n, data, rng);
+    fn samples(
+        &self,
+        n: usize,
+        data: &Dataset,
+        rng: &mut Rng,
+        watch: &mut dyn FnMut(f64) -> Result<()>,
+    ) -> Result<Option<Tensor>> {
+        let _ = (n, data, rng, watch);
         Ok(None)
     }
 

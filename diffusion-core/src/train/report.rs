@@ -16,61 +16,49 @@ pub struct Report {
     pub steps: usize,
     /// How many there are to be.
     pub total: usize,
-    /// The mean loss of the last epoch's steps, or of all if there was less than one.
+    /// The mean loss of the last 50 steps, or of all if there were fewer: [`Training::loss`](super::Training::loss).
     pub loss: f64,
+    /// The last loss on held-out images, if there are any: [`Training::validate_on`](super::Training::validate_on).
+    pub validation: Option<f64>,
     /// Seconds of training, earlier sessions included.
     pub seconds: f64,
     /// The folder it keeps.
     pub folder: Option<PathBuf>,
 }
 
-impl Report {
-    pub(super) fn new(
-        state: State,
-        history: &[Step],
-        (total, per_epoch): (usize, usize),
-        folder: Option<PathBuf>,
-    ) -> Self {
-        let last = &history[history.len().saturating_sub(per_epoch.max(1))..];
-        Self {
-            state,
-            steps: history.len(),
-            total,
-            loss: mean(last),
-            seconds: history.last().map_or(0.0, |step| step.seconds),
-            folder,
-        }
-    }
-}
-
 /// The lines that say how far a training is.
+#[derive(Debug)]
 pub(super) struct Lines {
     progress: Progress,
-    smooth: Option<f64>,
 }
 
 impl Lines {
     /// Of `total` steps (0: not known), after `done` of them.
     pub(super) fn new(label: &str, total: usize, done: usize) -> Self {
         let progress = Progress::new(total as u64, label).starting_at(done as u64);
-        let smooth = None;
-        Self { progress, smooth }
+        Self { progress }
     }
 
-    pub(super) fn step(&mut self, step: &Step, deadline: Option<Instant>) {
-        let loss = self.smooth.map_or(step.loss, |s| 0.98 * s + 0.02 * step.loss);
-        self.smooth = Some(loss);
+    /// After a step; `loss` is the mean of the last ones, `validation` the loss on held-out images.
+    pub(super) fn step(&mut self, step: &Step, (loss, validation): (f64, Option<f64>), deadline: Option<Instant>) {
+        let validation = validation.map_or_else(String::new, |loss| format!(", validation {loss:.4}"));
         let left = deadline.map_or_else(String::new, |at| {
             let left = at.saturating_duration_since(Instant::now());
             format!(", {:.0} s left", left.as_secs_f64())
         });
         self.progress.message(format!(
-            "epoch {}, loss {loss:.4}, lr {:.1e}, {:.0} images/s{left}",
+            "epoch {}, mean loss {loss:.4}{validation}, lr {:.1e}, {:.0} images/s{left}",
             step.epoch + 1,
             step.lr,
             step.images_per_second
         ));
         self.progress.step();
+    }
+
+    /// While a grid of samples is drawn, of which this share is done.
+    pub(super) fn sampling(&mut self, share: f64) {
+        self.progress.message(format!("drawing samples, {:.0} %", 100.0 * share));
+        self.progress.inc(0);
     }
 
     pub(super) fn finish(mut self) {
@@ -80,7 +68,8 @@ impl Lines {
 
 /// The mean loss of each whole epoch.
 pub(super) fn epoch_losses(history: &[Step], per_epoch: usize) -> Vec<f64> {
-    history.chunks_exact(per_epoch.max(1)).map(mean).collect()
+    let epochs = history.chunk_by(|a, b| a.epoch == b.epoch);
+    epochs.filter(|epoch| epoch.len() == per_epoch).map(mean).collect()
 }
 
 /// The loss over the steps: each, and the mean of each fiftieth part of them.
@@ -109,7 +98,10 @@ impl fmt::Display for Report {
             State::Failed => "failed",
         };
         let Self { steps, total, loss, seconds, .. } = self;
-        write!(f, "{state}: {steps} of {total} steps in {seconds:.0} s, loss {loss:.4}")?;
+        write!(f, "{state}: {steps} of {total} steps in {seconds:.0} s, mean loss of the last 50 {loss:.4}")?;
+        if let Some(loss) = self.validation {
+            write!(f, ", validation loss {loss:.4}")?;
+        }
         if let Some(folder) = &self.folder {
             write!(f, ", in {}", folder.display())?;
         }

@@ -86,13 +86,14 @@ impl<O: Objective> Steps<O> {
         self.config.steps_per_epoch(self.data.len())
     }
 
-    /// Takes step `first` of `total`; on a CUDA device the next few, so that it need not wait for the host after each.
-    /// Returns those that were taken, and what kept a further one from being taken.
-    pub(super) fn take(&mut self, first: usize, total: usize) -> (Vec<Taken>, Option<Error>) {
+    /// Takes step `first` of `total`; on a CUDA device the next few before step `until`, so that it need not wait for the host
+    /// after each. Returns those that were taken, and what kept a further one from being taken.
+    #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
+    pub(super) fn take(&mut self, first: usize, total: usize, until: usize) -> (Vec<Taken>, Option<Error>) {
         #[cfg(feature = "cuda")]
         if let Some(mut on_device) = self.on_device.take() {
             let mut taken = Vec::new();
-            let mut ahead = self.take_ahead(&mut on_device, first, total, &mut taken);
+            let mut ahead = self.take_ahead(&mut on_device, first, (total, until), &mut taken);
             if ahead.is_err() {
                 ahead = on_device.reset(&self.objective.device()).map_err(Error::from).and(ahead);
             }
@@ -131,7 +132,7 @@ impl<O: Objective> Steps<O> {
         &mut self,
         on_device: &mut OnDevice,
         first: usize,
-        total: usize,
+        (total, until): (usize, usize),
         taken: &mut Vec<Taken>,
     ) -> Result<()> {
         let began = Instant::now();
@@ -140,7 +141,7 @@ impl<O: Objective> Steps<O> {
             every => every - first % every,
         };
         let per_epoch = self.per_epoch();
-        let count = AHEAD.min(per_epoch - first % per_epoch).min(every).min(total - first);
+        let count = AHEAD.min(per_epoch - first % per_epoch).min(every).min(until - first);
         let share = 1.0 / self.config.accumulate as f64;
         for index in first..first + count {
             let images = on_device.images.as_ref();

@@ -1,20 +1,22 @@
 //! The training loop, as an iterator of its steps.
 
-use super::checkpoint::{Progress, read, write};
-use super::folder::{self, Resumed, RunFolder};
+use super::checkpoint::{Progress, read, run_of, write};
+use super::folder::{self, Existing, Resumed, RunFolder, Unusable, WHAT_TO_DO};
 use super::live::live_state;
 use super::report::{self, Report};
+use super::sampling::{Interrupted, Sampling};
 use super::step::{State, Step, recent_mean};
 use super::steps::{NotFinite, Steps, Taken};
-use super::{Diffusion, Objective, TrainingConfig};
+use super::{Diffusion, Objective, TrainingConfig, validation};
 use crate::data::{Dataset, Source};
 use crate::model::Model;
 use crate::nn::Checkpoint;
 use crate::show::{LiveState, Plot};
 use crate::unet::{Architecture, Network};
-use anyhow::{Context, Result};
+use anyhow::{Context, Error, Result};
 use candle_core::{Device, Tensor};
 use std::collections::VecDeque;
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -56,10 +58,20 @@ pub struct Training<O: Objective = Diffusion> {
     history: Vec<Step>,
     state: State,
     folder: Option<RunFolder>,
+    /// The configuration of the run, as in its folder.
+    run: toml::Table,
     source: Option<Source>,
+    /// Images to measure the loss on, and what was measured last.
+    held_out: Option<Dataset>,
+    validation: Option<f64>,
     resumed: Option<Resumed>,
     stop: Arc<AtomicBool>,
     deadline: Option<Instant>,
+    /// After how many steps this session stops.
+    stop_after: Option<usize>,
+    sampling: Sampling,
+    /// The lines that say how far it is, while [`Training::run`] runs.
+    lines: Option<report::Lines>,
     /// When the live page was last written.
     live_written: Option<Instant>,
     /// Steps that are taken but not yielded: a CUDA device takes several before it reports.
@@ -120,7 +132,7 @@ impl Training {
     /// # Errors
     /// `n` = 0, or there is no memory.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
-        self.draw_samples(n)?.context("no samples")
+        self.draw_samples(n, false)?.context("no samples")
     }
 }
 
@@ -135,15 +147,21 @@ impl<O: Objective> Training<O> {
         let total = steps.config.total_steps(data.len());
         Ok(Self {
             steps,
-            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint() },
+            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint(), facts: Some(data.facts()) },
             total,
             history: Vec::new(),
             state: State::Running,
             folder: None,
+            run: toml::Table::new(),
             source: None,
+            held_out: None,
+            validation: None,
             resumed: None,
             stop: Arc::default(),
             deadline: None,
+            stop_after: None,
+            sampling: Sampling::default(),
+            lines: None,
             live_written: None,
             ahead: VecDeque::new(),
             failed: None,
@@ -156,19 +174,56 @@ impl<O: Objective> Training<O> {
         self
     }
 
+    /// Measures the loss on up to 256 images of `held_out` at the end of each epoch, with the averaged weights, always at the same
+    /// times and with the same noise; in a folder it is kept in `validation.jsonl`.
+    ///
+    /// # Errors
+    /// The images are not of the shape of those that are trained on.
+    pub fn validate_on(mut self, held_out: Dataset) -> Result<Self> {
+        let (shape, wanted) = (held_out.shape(), self.data().shape());
+        anyhow::ensure!(
+            shape == wanted,
+            "the held-out images are of shape {shape:?}, those of the training {wanted:?}"
+        );
+        self.held_out = Some(held_out);
+        Ok(self)
+    }
+
+    /// The loss on the images of [`Training::validate_on`] at the end of the last epoch of this session.
+    pub fn validation_loss(&self) -> Option<f64> {
+        self.validation
+    }
+
     /// Keeps everything in a folder, and resumes from its newest whole checkpoint if it has one.
     ///
     /// # Errors
-    /// The folder holds the run of another configuration or other data, or cannot be written.
-    pub fn in_folder(mut self, folder: impl AsRef<Path>) -> Result<Self> {
+    /// The folder holds the run of another configuration or of other data, or checkpoints none of which can be used; another
+    /// program is training in it; or it cannot be written. A run that is there stays as it is.
+    pub fn in_folder(self, folder: impl AsRef<Path>) -> Result<Self> {
+        self.in_folder_with(folder, Existing::Resume)
+    }
+
+    /// [`Training::in_folder`], with what is to be done about a run that is there.
+    ///
+    /// # Errors
+    /// As [`Training::in_folder`].
+    pub fn in_folder_with(mut self, folder: impl AsRef<Path>, existing: Existing) -> Result<Self> {
         let mut run = self.steps.objective.describe()?;
         let source = self.source.clone().unwrap_or_default();
         run.insert("data".to_owned(), toml::Value::try_from(source)?);
         run.insert("training".to_owned(), toml::Value::try_from(&self.steps.config)?);
-        let device = self.steps.objective.device();
-        let mut folder = RunFolder::open(folder.as_ref(), &run, self.source.is_some(), &device)?;
-        self.resumed = folder.newest(|file| self.load(file))?;
+        self.run = run.clone();
+        let mut folder = RunFolder::open(folder.as_ref(), existing)?;
+        folder.check(&run, self.source.is_some())?;
+        self.resumed = folder.newest(|file| {
+            let changed = self.load(file, &run, existing == Existing::NewData)?;
+            Ok((self.progress.steps_done, changed))
+        })?;
+        folder.begin(&run, &self.steps.objective.device(), self.resumed.as_ref())?;
         self.history = folder.history(self.progress.steps_done)?;
+        if let Some(resumed) = &mut self.resumed {
+            resumed.unlogged = self.progress.steps_done - self.history.len();
+        }
         self.folder = Some(folder);
         Ok(self)
     }
@@ -180,7 +235,7 @@ impl<O: Objective> Training<O> {
     pub fn at_checkpoint(mut self, folder: impl AsRef<Path>, steps: usize) -> Result<Self> {
         let path = folder::checkpoint(folder.as_ref(), steps);
         Checkpoint::load(&path)
-            .and_then(|file| self.load(&file))
+            .and_then(|file| Ok(self.load(&file, &toml::Table::new(), false)?))
             .with_context(|| format!("cannot go back to {}", path.display()))
             .map_err(crate::whole)?;
         Ok(self)
@@ -250,6 +305,13 @@ impl<O: Objective> Training<O> {
         self.deadline = Instant::now().checked_add(limit);
     }
 
+    /// Stops, with a checkpoint, once `steps` steps are done in all, those of earlier sessions included. Unlike
+    /// [`TrainingConfig::train_steps`] this is of this session alone: neither the learning rate's decay nor a later session
+    /// knows of it.
+    pub fn stop_after(&mut self, steps: usize) {
+        self.stop_after = Some(steps);
+    }
+
     /// When it ends, if that was decided: [`Training::end_within`].
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
@@ -261,27 +323,53 @@ impl<O: Objective> Training<O> {
     /// A step failed, or a file could not be written.
     pub fn run(&mut self) -> Result<Report> {
         if let Some(resumed) = &self.resumed {
-            print!("{resumed}");
+            let _ = write!(std::io::stdout(), "{resumed}");
         }
         // How many steps there will be is not known if it ends at a time.
-        let total = self.deadline.map_or(self.total, |_| 0);
+        let total = self.deadline.map_or(self.until(), |_| 0);
         // The progress bar counts the time of the samples, too; the report counts that of the steps alone.
         let label = match self.folder.is_some() && self.steps.config.sample_every > 0 {
             true => "training and sampling",
             false => "training",
         };
-        let mut lines = report::Lines::new(label, total, self.history.len());
+        self.lines = Some(report::Lines::new(label, total, self.progress.steps_done));
         while let Some(step) = self.next() {
-            lines.step(&step?, self.deadline);
+            let (losses, deadline) = ((self.loss(), self.validation), self.deadline);
+            match (step, &mut self.lines) {
+                (Ok(step), Some(lines)) => lines.step(&step, losses, deadline),
+                (step, lines) => {
+                    *lines = None;
+                    step?;
+                }
+            }
         }
-        lines.finish();
+        if let Some(lines) = self.lines.take() {
+            lines.finish();
+        }
+        if let Some(note) = self.sampling.note(self.steps.config.sample_share) {
+            let _ = writeln!(std::io::stdout(), "{note}");
+        }
         Ok(self.report())
     }
 
     /// How it stands.
     pub fn report(&self) -> Report {
         let folder = self.folder().map(Into::into);
-        Report::new(self.state, &self.history, (self.total, self.steps_per_epoch()), folder)
+        let Progress { steps_done, seconds, .. } = self.progress;
+        Report {
+            state: self.state,
+            steps: steps_done,
+            total: self.total,
+            loss: self.loss(),
+            validation: self.validation,
+            seconds,
+            folder,
+        }
+    }
+
+    /// The mean loss of the last 50 steps, or of all if there were fewer; not a number before the first.
+    pub fn loss(&self) -> f64 {
+        recent_mean(&self.history, |step| step.loss).unwrap_or(f64::NAN)
     }
 
     /// The mean loss of each epoch that was finished.
@@ -299,7 +387,7 @@ impl<O: Objective> Training<O> {
     /// # Errors
     /// The training keeps no folder, or the file cannot be written.
     pub fn checkpoint(&mut self) -> Result<PathBuf> {
-        let file = write(&self.steps.objective, &self.steps.optimiser, &self.progress)?;
+        let file = write(&self.steps.objective, &self.steps.optimiser, &self.progress, &self.run)?;
         let (done, keep) = (self.progress.steps_done, self.steps.config.keep);
         let folder = self.folder.as_mut();
         folder
@@ -311,26 +399,80 @@ impl<O: Objective> Training<O> {
         self.progress.steps_done as u64 * self.steps.config.images_per_step() as u64
     }
 
-    /// Resumes from a checkpoint. Nothing is changed unless all of it fits.
-    fn load(&mut self, file: &Checkpoint) -> Result<usize> {
-        let progress = Progress::of(file, &self.progress.data, self.steps.data.name())?;
-        read(file, &mut self.steps.objective, &mut self.steps.optimiser)?;
-        self.progress = progress;
+    /// Resumes from a checkpoint of the run with this configuration, or of one before configurations were in checkpoints.
+    /// Returns what has changed since, of what may. Nothing is changed unless all of it fits.
+    fn load(&mut self, file: &Checkpoint, run: &toml::Table, any_data: bool) -> Result<Vec<String>, Unusable> {
+        let progress = Progress::of(file).map_err(Unusable::Damaged)?;
+        let mut changed = Vec::new();
+        if let Some(then) = run_of(file).map_err(Unusable::Damaged)? {
+            changed = folder::changes(&then, run, self.source.is_some()).map_err(Unusable::Other)?;
+        }
+        if let Some(change) = progress.data_changed(&self.progress) {
+            let name = self.steps.data.name();
+            if !any_data {
+                let problem = anyhow::anyhow!(
+                    "{name} is not the data that its run was trained on: {change}; go on with this data (--new-data; in Rust \
+                     Existing::NewData), {WHAT_TO_DO}"
+                );
+                return Err(Unusable::Other(problem));
+            }
+            changed.push(format!("{name}: {change}"));
+        }
+        read(file, &mut self.steps.objective, &mut self.steps.optimiser).map_err(Unusable::Damaged)?;
+        let Progress { steps_done, seconds, .. } = progress;
+        self.progress = Progress { steps_done, seconds, ..self.progress.clone() };
         if self.progress.steps_done >= self.total {
             self.state = State::Done;
         }
-        Ok(self.progress.steps_done)
+        Ok(changed)
     }
 
-    /// Samples with the EMA weights.
-    fn draw_samples(&mut self, n: usize) -> Result<Option<Tensor>> {
-        let Steps { objective, optimiser, data, rng, .. } = &mut self.steps;
-        optimiser.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES)))
+    /// Samples with the EMA weights; none if they give way to a stop and it is requested meanwhile.
+    fn draw_samples(&mut self, n: usize, give_way: bool) -> Result<Option<Tensor>> {
+        let Self { steps, stop, folder, lines, .. } = self;
+        let Steps { objective, optimiser, data, rng, .. } = steps;
+        let mut watch = |share: f64| {
+            if let Some(lines) = lines {
+                lines.sampling(share);
+            }
+            let asked = || stop.load(Ordering::Relaxed) || folder.as_ref().is_some_and(RunFolder::stop_requested);
+            if give_way && asked() { Err(Error::new(Interrupted)) } else { Ok(()) }
+        };
+        let samples = optimiser.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES), &mut watch));
+        match samples {
+            Err(problem) if problem.is::<Interrupted>() => Ok(None),
+            samples => samples,
+        }
+    }
+
+    /// The grid of samples after `epochs` epochs, if there is time for it.
+    fn show_samples(&mut self, epochs: usize) -> Result<()> {
+        let (n, share) = (self.steps.config.samples, self.steps.config.sample_share);
+        let seconds = self.grid_seconds();
+        if !self.sampling.fits(share, seconds, self.progress.seconds) {
+            self.sampling.left_out(seconds);
+            return Ok(());
+        }
+        let began = Instant::now();
+        let samples = self.draw_samples(n, true).with_context(|| format!("samples = {n}"))?;
+        let columns = self.steps.objective.sample_columns();
+        if let (Some(samples), Some(folder)) = (samples, &mut self.folder) {
+            folder.save_samples(epochs, &samples, columns)?;
+            self.sampling.drew(began.elapsed().as_secs_f64());
+        }
+        Ok(())
+    }
+
+    /// How long a grid of samples takes: as long as the last one, or as an evaluation of the network takes a third of a step.
+    fn grid_seconds(&self) -> f64 {
+        let TrainingConfig { samples, sample_steps, .. } = self.steps.config;
+        let image = recent_mean(&self.history, |step| 1.0 / step.images_per_second).unwrap_or(0.0);
+        self.sampling.last.unwrap_or(samples as f64 * sample_steps as f64 * image / 3.0)
     }
 
     /// The next step or steps; what kept a further one from being taken is the error, after the steps have been entered.
     fn advance(&mut self) -> Result<Vec<Step>> {
-        let (taken, failed) = self.steps.take(self.progress.steps_done, self.total);
+        let (taken, failed) = self.steps.take(self.progress.steps_done, self.total, self.until());
         let steps: Vec<Step> = taken.iter().map(|taken| self.enter(taken)).collect();
         let Some(error) = failed else {
             self.estimate();
@@ -375,40 +517,48 @@ impl<O: Objective> Training<O> {
         let each = recent_mean(&self.history, |step| images / step.images_per_second);
         if let (Some(deadline), Some(each)) = (self.deadline, each) {
             let left = deadline.saturating_duration_since(Instant::now());
+            let config = &self.steps.config;
+            let grid = match config.sample_every > 0 && self.folder.is_some() {
+                true => Some(self.grid_seconds()),
+                false => None,
+            };
+            let grid = grid.filter(|grid| self.sampling.fits(config.sample_share, *grid, self.progress.seconds));
             // A little is kept for the last checkpoint and the model.
-            let steps = (0.99 * left.as_secs_f64() / each) as usize;
+            let steps = ((0.99 * left.as_secs_f64() - grid.unwrap_or(0.0)).max(0.0) / each) as usize;
             let all = self.steps.config.total_steps(self.steps.data.len());
             self.total = self.progress.steps_done.saturating_add(steps).min(all);
         }
     }
 
-    /// What follows steps: the log, the checkpoint, the samples, and the end.
+    /// What follows steps: the log, the checkpoint, the end, and the samples.
     fn keep(&mut self, steps: &[Step]) -> Result<()> {
         let (done, per_epoch) = (self.progress.steps_done, self.steps_per_epoch());
         let (end, epoch_ends) = (done >= self.total, done.is_multiple_of(per_epoch));
-        if self.folder.is_none() {
-            return Ok(());
-        }
-        let (epochs, wanted) = (done / per_epoch, self.steps.config.sample_every);
-        if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
-            let n = self.steps.config.samples;
-            let samples = self.draw_samples(n).with_context(|| format!("samples = {n}"))?;
-            let columns = self.steps.objective.sample_columns();
-            if let (Some(samples), Some(folder)) = (samples, &mut self.folder) {
-                folder.save_samples(epochs, &samples, columns)?;
+        if (end || epoch_ends)
+            && let Some(held_out) = &self.held_out
+            && let Some(loss) = validation::measure(&mut self.steps, held_out)?
+        {
+            self.validation = Some(loss);
+            if let Some(folder) = &self.folder {
+                folder.log_validation(validation::Measured { steps: done, loss })?;
             }
         }
+        let Some(folder) = &mut self.folder else {
+            return Ok(());
+        };
+        steps.iter().try_for_each(|step| folder.log(step))?;
         let due = match self.steps.config.checkpoint_every {
             0 => epoch_ends,
             every => done.is_multiple_of(every),
         };
-        if let Some(folder) = &mut self.folder {
-            steps.iter().try_for_each(|step| folder.log(step))?;
-        }
         if end {
             self.finish(State::Done)?;
         } else if due {
             self.checkpoint()?;
+        }
+        let (epochs, wanted) = (done / per_epoch, self.steps.config.sample_every);
+        if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
+            self.show_samples(epochs)?;
         }
         Ok(())
     }
@@ -430,7 +580,7 @@ impl<O: Objective> Training<O> {
         let due = self.live_written.is_none_or(|at| at.elapsed() >= LIVE_EVERY);
         if due || self.state != State::Running {
             let images = self.steps.config.images_per_step();
-            let counts = (self.total, self.steps_per_epoch(), images);
+            let counts = (self.progress.steps_done, self.total, self.steps_per_epoch(), images);
             if let Some(folder) = &self.folder {
                 folder.write_live(|| LiveState {
                     message: problem.unwrap_or_default().to_owned(),
@@ -444,7 +594,12 @@ impl<O: Objective> Training<O> {
 
     fn stop_requested(&self) -> bool {
         let by_file = || self.folder.as_ref().is_some_and(RunFolder::stop_requested);
-        self.stop.load(Ordering::Relaxed) || by_file()
+        self.progress.steps_done >= self.until() || self.stop.load(Ordering::Relaxed) || by_file()
+    }
+
+    /// After how many steps this session ends.
+    fn until(&self) -> usize {
+        self.stop_after.map_or(self.total, |steps| steps.min(self.total))
     }
 }
 

@@ -61,8 +61,10 @@ const MOST_CLASSES: usize = 100_000;
 fn divisible(op: &str, height: usize, width: usize, by: usize) -> candle_core::Result<()> {
     if !height.is_multiple_of(by) || !width.is_multiple_of(by) {
         candle_core::bail!(
-            "{op}: an image of {height}×{width}; height and width are halved {} times, so they must be divisible by {by}",
-            by.ilog2()
+            "{op}: an image of {height}×{width}; height and width are halved {} times, so they must be divisible by {by}. \
+             Resized to {near}×{near} (--side {near}, or `side = {near}` in the [data] of a file) they are",
+            by.ilog2(),
+            near = (height.min(width) / by).max(1) * by
         )
     }
     Ok(())

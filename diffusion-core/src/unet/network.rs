@@ -188,6 +188,30 @@ impl Network {
         Ok(Summary::new(title, [shape.1, height, width], rows))
     }
 
+    /// An error if the CPU's memory cannot hold what a batch of images makes of the layers at once: all of it in training, two of
+    /// the largest without gradients. That is the least that is needed. Layers are looked at with a small image, and grow with
+    /// the area.
+    ///
+    /// # Errors
+    /// As said: the message has the sizes and what to change.
+    pub fn ensure_room(&self, batch: usize, (height, width): (usize, usize), training: bool) -> Result<()> {
+        let side = self.architecture.usual_side();
+        let (height_there, width_there) = match self.architecture.check_size(side, side) {
+            Ok(()) => (side, side),
+            Err(_) => (height, width),
+        };
+        // A network that is shown more than images and classes is not asked here.
+        let Ok(summary) = self.summary(height_there, width_there) else {
+            return Ok(());
+        };
+        let numbers = if training { summary.outputs() } else { 2 * summary.largest_output() };
+        let area = (height.saturating_mul(width) / (height_there * width_there)).max(1);
+        let wanted =
+            format!("{batch} images of {height}×{width} at a time in the network {}", self.architecture.name());
+        let advice = "use a smaller batch (--batch) or smaller images (--side), or a smaller network";
+        crate::device::ensure_room(self.device(), &wanted, &[batch, numbers, area], advice)
+    }
+
     /// Writes the weights and the architecture to a safetensors file, from which [`Network::load`] makes the network.
     ///
     /// # Errors

@@ -28,6 +28,16 @@ impl Summary {
         self.rows.iter().map(|row| row.parameters).sum()
     }
 
+    /// The numbers that all layers together have as outputs, for one image: what a training step keeps for its way back, at least.
+    pub fn outputs(&self) -> usize {
+        self.rows.iter().map(|row| row.shape.iter().product::<usize>()).sum()
+    }
+
+    /// The outputs of the layer with the most, for one image.
+    pub fn largest_output(&self) -> usize {
+        self.rows.iter().map(|row| row.shape.iter().product()).max().unwrap_or(0)
+    }
+
     /// The products of all layers, each added to a sum, for one image.
     pub fn multiply_adds(&self) -> u64 {
         self.rows.iter().map(|row| row.multiply_adds).sum()

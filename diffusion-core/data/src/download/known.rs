@@ -46,6 +46,21 @@ pub fn cifar10() -> RemoteFile {
     }
 }
 
+/// The SHA-256 of what is packed in a file of [`mnist`] or [`fashion_mnist`], by that of the file as it is distributed.
+pub(crate) fn unpacked(sha256: &str) -> Option<&'static str> {
+    let known = [
+        ("440fcabf", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),
+        ("3552534a", "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5"),
+        ("8d422c7b", "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7"),
+        ("f7ae60f9", "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"),
+        ("3aede38d", "c59f468a2f672dc815687fe0f83887768d799fd8a3f3276145d20f83aa44d888"),
+        ("a04f1713", "bad3541b69d912435c50bb6ba87bec294ff4f6a2e1246121d8633921760443d9"),
+        ("346e55b9", "5b4141f0afbad91edebe8549f8fcffe087ea10ca49f1dbef5c9a5cd8815ce37b"),
+        ("67da17c7", "0402a96d92fd2663957122ceb108a494c5af83dab82d92729df917d7dec38c34"),
+    ];
+    known.iter().find(|(distributed, _)| sha256.starts_with(distributed)).map(|(_, unpacked)| *unpacked)
+}
+
 fn idx_files(homes: &[&str], bytes: [u64; 4], sha256: [&str; 4]) -> [RemoteFile; 4] {
     let names = [
         "train-images-idx3-ubyte.gz",

@@ -1,12 +1,13 @@
 //! One image file, as 8-bit pixels of the size that is wanted.
 
 use std::fs;
+use std::io::Cursor;
 use std::path::Path;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 /// No file and no decoded image may be larger.
 const MAX_BYTES: u64 = 256 << 20;
@@ -26,6 +27,11 @@ impl Picture {
             .with_context(|| format!("cannot read the image {}", path.display()))
             .map_err(diffusion_ops::error::whole)?;
         Ok(Self::new(image, side))
+    }
+
+    /// Why a file cannot be read, if it cannot.
+    pub(super) fn problem(path: &Path) -> Option<String> {
+        Self::read(path, Some(1)).err().map(|problem| diffusion_ops::error::message(&problem))
     }
 
     fn new(mut image: DynamicImage, side: Option<usize>) -> Self {
@@ -52,7 +58,13 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let limit = MAX_BYTES >> 20;
     let bytes = fs::metadata(path)?.len();
     ensure!(bytes <= MAX_BYTES, "the file has {bytes} bytes, more than {limit} MiB");
-    let mut reader = ImageReader::open(path)?.with_guessed_format()?;
+    let contents = fs::read(path)?;
+    check_contents(&contents)?;
+    let mut reader = ImageReader::new(Cursor::new(&contents));
+    if let Ok(format) = ImageFormat::from_path(path) {
+        reader.set_format(format);
+    }
+    let mut reader = reader.with_guessed_format()?;
     let mut limits = Limits::default();
     limits.max_alloc = Some(MAX_BYTES);
     reader.limits(limits);
@@ -65,6 +77,58 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok(image)
+}
+
+/// An error that says what a file is that only has the name of an image, or that a JPEG ends too early, which its decoder fills
+/// up with grey.
+fn check_contents(contents: &[u8]) -> Result<()> {
+    ensure!(!contents.is_empty(), "the file is empty");
+    let start = contents[..contents.len().min(64)].trim_ascii_start();
+    let box_is = |brands: &[&[u8]]| {
+        contents.get(4..8) == Some(b"ftyp") && brands.contains(&&contents[8..contents.len().min(12)])
+    };
+    let what = if box_is(&[b"heic", b"heix", b"hevc", b"mif1", b"msf1"]) {
+        "a HEIC photograph, which is not read; convert it, with `magick mogrify -format jpg *.heic` say"
+    } else if box_is(&[b"avif", b"avis"]) {
+        "an AVIF image, which is not read; convert it, with `magick mogrify -format png *.avif` say"
+    } else if start.starts_with(b"version https://git-lfs") {
+        "a pointer of git-lfs, not the image itself; `git lfs pull` fetches it"
+    } else if start.first() == Some(&b'<') && !start.starts_with(b"<svg") {
+        "a web page, perhaps an error message that was downloaded in place of the image"
+    } else if start.starts_with(b"<svg") {
+        "an SVG drawing, which is not read; save it as PNG"
+    } else if start.is_ascii() && !start.iter().any(u8::is_ascii_control) {
+        "text, not an image"
+    } else if contents.starts_with(&JPEG) && !is_whole_jpeg(contents) {
+        bail!("the file ends before the image does: it was cut off; copy or download it again")
+    } else {
+        return Ok(());
+    };
+    bail!("the file is {what}")
+}
+
+/// How a JPEG begins.
+const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
+
+/// Whether the marker of the end comes after the last scan ([ITU-T T.81](https://www.w3.org/Graphics/JPEG/itu-t81.pdf), annex
+/// B): segments are skipped by their lengths, since a preview in one of them has an end of its own.
+fn is_whole_jpeg(contents: &[u8]) -> bool {
+    let mut at = 2;
+    while let [byte, marker, rest @ ..] = contents.get(at..).unwrap_or_default() {
+        at += match (byte, marker) {
+            (0xff, 0xd9) => return true,
+            // Fill bytes, what a scan stuffs, restarts, and markers that stand alone.
+            (0xff, 0xff) => 1,
+            (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
+            (0xff, _) => match rest {
+                [high, low, ..] => 2 + usize::from(u16::from_be_bytes([*high, *low])),
+                _ => return false,
+            },
+            // Within a scan.
+            _ => 1,
+        };
+    }
+    false
 }
 
 /// The image as RGB, with transparent pixels blended with white.
@@ -109,6 +173,54 @@ mod tests {
             _ => Rgb([0, 0, 255]),
         })
         .into()
+    }
+
+    /// The image crate fills up what a JPEG lacks; the others say it themselves.
+    #[test]
+    fn a_file_that_was_cut_off_is_an_error() -> Result<()> {
+        let noise = RgbImage::from_fn(64, 48, |x, y| Rgb([(x * 7 + y * 13) as u8, (x * y) as u8, (x ^ y) as u8]));
+        for (name, format) in [
+            ("x.png", ImageFormat::Png),
+            ("x.jpg", ImageFormat::Jpeg),
+            ("x.bmp", ImageFormat::Bmp),
+            ("x.gif", ImageFormat::Gif),
+            ("x.webp", ImageFormat::WebP),
+        ] {
+            let whole = encoded(&noise.clone().into(), format);
+            read(name, &whole, Some(8))?;
+            for part in [whole.len() / 4, whole.len() / 2, whole.len() * 9 / 10] {
+                let message = read(name, &whole[..part], Some(8)).map(drop).unwrap_err().to_string();
+                assert!(message.contains(name), "{message}");
+            }
+        }
+        // A preview with an end of its own, and what follows the end, do not count.
+        let whole = encoded(&noise.into(), ImageFormat::Jpeg);
+        let mut previewed = whole[..2].to_vec();
+        previewed.extend([0xff, 0xe1, 0, 6, 0xff, 0xd9, 0xff, 0xd9]);
+        previewed.extend(&whole[2..]);
+        read("x.jpg", &[&previewed[..], b"and more"].concat(), None)?;
+        assert!(read("x.jpg", &previewed[..previewed.len() / 2], None).is_err());
+        // A progressive one has several scans, each of which may be the last that is there.
+        let scan = [0xff, 0xda, 0, 3, 0, 0x12, 0xff, 0x00, 0x34];
+        let progressive = [&JPEG[..2], &scan, &scan].concat();
+        assert!(!is_whole_jpeg(&progressive) && is_whole_jpeg(&[&progressive[..], &[0xff, 0xd9]].concat()));
+        Ok(())
+    }
+
+    #[test]
+    fn what_only_has_the_name_of_an_image_is_called_what_it_is() {
+        for (contents, wants) in [
+            (&b"\0\0\0\x18ftypheic\0\0\0\0"[..], "a HEIC photograph"),
+            (b"\0\0\0\x18ftypavif\0\0\0\0", "an AVIF image"),
+            (b"\n<!DOCTYPE html><html>", "a web page"),
+            (b"<svg xmlns=", "an SVG drawing"),
+            (b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
+            (b"not an image at all", "text"),
+            (b"", "empty"),
+        ] {
+            let message = read("x.jpg", contents, None).map(drop).unwrap_err().to_string();
+            assert!(message.contains(wants) && message.contains("x.jpg"), "{message}");
+        }
     }
 
     #[test]

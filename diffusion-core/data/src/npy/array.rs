@@ -63,9 +63,9 @@ impl Array {
 impl Value {
     pub(super) const U8: Self = Self { kind: 'u', size: 1 };
 
-    /// The type that `descr`, such as `<f4`, stands for.
+    /// The type that `descr`, such as `<f4`, stands for, without the order of its bytes.
     fn new(descr: &str) -> Result<Self> {
-        let (kind, size) = match descr.trim_start_matches(['<', '|', '=']) {
+        let (kind, size) = match descr.trim_start_matches(['<', '>', '|', '=']) {
             "b1" | "?" => ('b', 1),
             "u1" | "B" => ('u', 1),
             "u2" => ('u', 2),
@@ -75,10 +75,12 @@ impl Value {
             "i2" => ('i', 2),
             "i4" => ('i', 4),
             "i8" => ('i', 8),
+            "f2" => ('f', 2),
             "f4" => ('f', 4),
             "f8" => ('f', 8),
-            big if big.starts_with('>') => bail!(
-                "its values are big-endian ({descr}); in NumPy: np.save(file, x.astype(x.dtype.newbyteorder(\"<\")))"
+            "O" => bail!(
+                "its values are Python objects; if these are arrays of one shape, in NumPy: \
+                 np.save(file, np.stack(list(np.load(file, allow_pickle=True))))"
             ),
             _ => bail!(
                 "its values are of type {descr:?}; in NumPy: np.save(file, x.astype(np.float32)) for samples in −1 … 1, \
@@ -98,6 +100,7 @@ impl Value {
         all[..bytes.len()].copy_from_slice(bytes);
         let bits = u64::from_le_bytes(all);
         match (self.kind, self.size) {
+            ('f', 2) => half::f16::from_bits(bits as u16).to_f64(),
             ('f', 4) => f64::from(f32::from_bits(bits as u32)),
             ('f', _) => f64::from_bits(bits),
             ('i', size) => {
@@ -123,7 +126,8 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
     reader.read_exact(&mut start).context(short)?;
     ensure!(
         !start.starts_with(b"PK"),
-        "it is a zip archive, as np.savez writes it; save each array by itself with np.save"
+        "it is a zip archive, as np.savez writes it; in NumPy, each array by itself: \
+         for name, x in np.load(file).items(): np.save(name + \".npy\", x)"
     );
     ensure!(start.starts_with(b"\x93NUMPY"), "it begins with bytes {:02x?}, not as np.save writes it", &start[..6]);
     let mut header_length = [0; 4];
@@ -139,7 +143,8 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
     let mut header = vec![0; header_length];
     reader.read_exact(&mut header).context(short)?;
     let header = String::from_utf8_lossy(&header);
-    let (value, shape) = read_header(&header).with_context(|| format!("in its header {:?}", header.trim()))?;
+    let Header { value, big_endian, fortran_order, shape } =
+        read_header(&header).with_context(|| format!("in its header {:?}", header.trim()))?;
 
     ensure!(!shape.contains(&0), "its shape is {shape:?}: it is empty");
     let expected = shape
@@ -155,11 +160,42 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
         .with_context(|| format!("there is no memory for {expected} bytes"))?;
     reader.take(expected).read_to_end(&mut bytes)?;
     ensure!(bytes.len() as u64 == expected, "it became shorter while it was read");
+    if big_endian {
+        bytes.chunks_exact_mut(value.size).for_each(<[u8]>::reverse);
+    }
+    if fortran_order {
+        bytes = in_c_order(&bytes, &shape, value.size);
+    }
     Ok(Array { shape, value, bytes })
 }
 
-/// Type and shape from `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 28, 28), }`.
-fn read_header(header: &str) -> Result<(Value, Vec<usize>)> {
+/// Values of `size` bytes, the first index changing fastest, with the last one changing fastest.
+fn in_c_order(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
+    let mut ordered = Vec::with_capacity(bytes.len());
+    let mut index = vec![0; shape.len()];
+    for _ in 0..bytes.len() / size {
+        let at = index.iter().zip(shape).rev().fold(0, |at, (i, length)| at * length + i);
+        ordered.extend_from_slice(&bytes[at * size..][..size]);
+        for (i, length) in index.iter_mut().zip(shape).rev() {
+            *i += 1;
+            if *i < *length {
+                break;
+            }
+            *i = 0;
+        }
+    }
+    ordered
+}
+
+struct Header {
+    value: Value,
+    big_endian: bool,
+    fortran_order: bool,
+    shape: Vec<usize>,
+}
+
+/// What stands in `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 28, 28), }`.
+fn read_header(header: &str) -> Result<Header> {
     let after = |key: &str| {
         [format!("'{key}':"), format!("\"{key}\":")]
             .iter()
@@ -172,11 +208,7 @@ fn read_header(header: &str) -> Result<(Value, Vec<usize>)> {
     let descr = descr.split(['\'', '"']).nth(1).context("no type")?;
     let value = Value::new(descr)?;
 
-    let fortran_order = after("fortran_order")?;
-    ensure!(
-        fortran_order.starts_with("False"),
-        "its values are in Fortran order; in NumPy: np.save(file, np.ascontiguousarray(x))"
-    );
+    let fortran_order = after("fortran_order")?.starts_with("True");
 
     let (_, shape) = after("shape")?.split_once('(').context("no shape")?;
     let (shape, _) = shape.split_once(')').context("the shape does not end")?;
@@ -188,7 +220,8 @@ fn read_header(header: &str) -> Result<(Value, Vec<usize>)> {
     };
     let shape = dimensions.iter().map(|d| d.parse().ok());
     let shape: Option<Vec<usize>> = shape.collect();
-    Ok((value, shape.context("the shape is not a list of numbers")?))
+    let shape = shape.context("the shape is not a list of numbers")?;
+    Ok(Header { value, big_endian: descr.starts_with('>'), fortran_order, shape })
 }
 
 #[cfg(test)]
@@ -233,6 +266,20 @@ pub(super) mod tests {
         assert_eq!(numbers("<i8", &(-7i64).to_le_bytes()), [-7.0]);
         assert_eq!(numbers("<f4", &0.5f32.to_le_bytes()), [0.5]);
         assert_eq!(numbers("<f8", &(-0.1f64).to_le_bytes()), [-0.1]);
+        assert_eq!(numbers("<f2", &[0, 0xbc, 1, 0]), [-1.0, 2f64.powi(-24)]);
+        assert_eq!(numbers(">i2", &[1, 0]), [256.0]);
+        assert_eq!(numbers(">f8", &(-0.1f64).to_be_bytes()), [-0.1]);
+    }
+
+    /// As `np.save` writes `np.asfortranarray(np.arange(24, dtype="<i2").reshape(2, 3, 4))`.
+    #[test]
+    fn fortran_order_is_turned_around() {
+        let at = |i: i16| [i % 2 * 12 + i / 2 % 3 * 4 + i / 6];
+        let values: Vec<u8> = (0..24).flat_map(at).flat_map(i16::to_le_bytes).collect();
+        let header = "{'descr': '<i2', 'fortran_order': True, 'shape': (2, 3, 4), }";
+        let array = read(&with_header(header, &values)).unwrap();
+        assert_eq!(array.shape, [2, 3, 4]);
+        assert!(array.numbers().eq((0..24).map(f64::from)));
     }
 
     #[test]
@@ -273,12 +320,9 @@ pub(super) mod tests {
             (npy("|u1", "(,,)", &[0]), "not a list of numbers"),
             (npy("|u1", "(1", &[0]), "the shape does not end"),
             (npy("|u1", "[1]", &[0]), "no shape"),
-            (npy(">f4", "(1,)", &[0; 4]), "newbyteorder"),
             (npy("<c8", "(1,)", &[0; 8]), "x.astype(np.uint8)"),
-            (npy("<f2", "(1,)", &[0; 2]), "np.save(file, x.astype(np.float32)) for samples"),
-            (npy("|O", "(1,)", &[0; 8]), "type \"|O\""),
+            (npy("|O", "(1,)", &[0; 8]), "np.stack(list(np.load(file, allow_pickle=True)))"),
             (with_header("{'descr': [('a', '<f4')], 'fortran_order': False}", &[]), "structures"),
-            (with_header("{'descr': '|u1', 'fortran_order': True, 'shape': (1,)}", &[0]), "np.ascontiguousarray"),
             (with_header("{'descr': '|u1'}", &[]), "no \"fortran_order\""),
             (with_header("{}", &[]), "no \"descr\""),
         ] {

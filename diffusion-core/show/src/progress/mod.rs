@@ -2,7 +2,7 @@
 
 mod job;
 
-use std::io::IsTerminal;
+use std::io::{IsTerminal, Write};
 use std::time::Instant;
 
 use indicatif::{ProgressBar, ProgressStyle};
@@ -126,17 +126,18 @@ impl Progress {
         let line = self.job.last_line(self.started.elapsed());
         if let (Sink::Bar(bar), Some(line)) = (&self.sink, &line) {
             bar.finish_and_clear();
-            eprintln!("{line}");
+            let _ = writeln!(std::io::stderr(), "{line}");
         }
         self.write(line);
     }
 
+    /// Nobody may be listening any more: that is no reason to end the job.
     fn write(&self, line: Option<String>) {
-        match (&self.sink, line) {
-            (Sink::Stdout, Some(line)) => println!("{line}"),
-            (Sink::Stderr, Some(line)) => eprintln!("{line}"),
-            _ => {}
-        }
+        let _ = match (&self.sink, line) {
+            (Sink::Stdout, Some(line)) => writeln!(std::io::stdout(), "{line}"),
+            (Sink::Stderr, Some(line)) => writeln!(std::io::stderr(), "{line}"),
+            _ => Ok(()),
+        };
     }
 
     fn styled(self) -> Self {

@@ -32,7 +32,21 @@ pub(super) struct Storage {
     pub(super) numbers: usize,
 }
 
-type Dict = Rc<RefCell<BTreeMap<String, View>>>;
+type Dict = Rc<RefCell<Contents>>;
+
+/// What a dict has by name, as far as tensors are made of it.
+#[derive(Debug, Default)]
+struct Contents {
+    tensors: BTreeMap<String, View>,
+    dicts: Vec<(String, Dict)>,
+}
+
+/// Tensors by name, and the entry of the file that they were in, if they were not all of it.
+#[derive(Debug)]
+pub(super) struct StateDict {
+    pub(super) tensors: BTreeMap<String, View>,
+    pub(super) entry: Option<String>,
+}
 
 #[derive(Clone)]
 enum Value {
@@ -50,13 +64,31 @@ enum Value {
     Dict(Dict),
 }
 
-/// The tensors by name of a pickled dict.
-pub(super) fn state_dict(pickle: &[u8]) -> Result<BTreeMap<String, View>> {
+/// The tensors by name of a pickled dict, or of the one dict in it that has some, as training scripts save one beside the state of
+/// an optimizer.
+pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict> {
     let mut machine = Machine { program: pickle, stack: Vec::new(), memo: HashMap::new() };
-    match machine.run().context("data.pkl of the archive")? {
-        Value::Dict(dict) => Ok(dict.borrow().clone()),
-        _ => bail!("it is no state dict, which would be tensors by name"),
+    let Value::Dict(dict) = machine.run().context("data.pkl of the archive")? else {
+        bail!("it is no state dict, which would be tensors by name")
+    };
+    let Contents { tensors, dicts } = &*dict.borrow();
+    if !tensors.is_empty() {
+        return Ok(StateDict { tensors: tensors.clone(), entry: None });
     }
+    let inner = |(name, dict): &(String, Dict)| {
+        // A dict that holds itself is being looked at.
+        let tensors = dict.try_borrow().ok()?.tensors.clone();
+        (!tensors.is_empty()).then(|| StateDict { tensors, entry: Some(name.clone()) })
+    };
+    let mut found: Vec<StateDict> = dicts.iter().filter_map(inner).collect();
+    let names: Vec<&str> = found.iter().filter_map(|found| found.entry.as_deref()).collect();
+    ensure!(
+        found.len() < 2,
+        "it holds several state dicts: {}; in Python, for one of them: torch.save(torch.load(path)[\"{}\"], \"weights.pth\")",
+        names.join(", "),
+        names[0]
+    );
+    found.pop().context("it is no state dict: it holds no tensors by name")
 }
 
 struct Machine<'a> {
@@ -159,6 +191,10 @@ impl<'a> Machine<'a> {
                 }
                 // BUILD, which gives a dict attributes.
                 b'b' => drop(self.pop()?),
+                // NEWOBJ
+                0x81 => bail!(
+                    "it holds a Python object, such as a whole module; in Python: torch.save(net.state_dict(), \"weights.pth\")"
+                ),
                 _ => bail!("instruction {code:#04x}, which no state dict needs"),
             }
         }
@@ -222,8 +258,14 @@ impl<'a> Machine<'a> {
     fn set(&mut self, items: Vec<Value>) -> Result<()> {
         let Some(Value::Dict(dict)) = self.stack.last() else { bail!("entries for what is no dict") };
         for pair in items.chunks(2) {
-            if let [Value::Text(name), Value::Tensor(view)] = pair {
-                dict.borrow_mut().insert(name.to_string(), View::clone(view));
+            match pair {
+                [Value::Text(name), Value::Tensor(view)] => {
+                    dict.borrow_mut().tensors.insert(name.to_string(), View::clone(view));
+                }
+                [Value::Text(name), Value::Dict(inner)] => {
+                    dict.borrow_mut().dicts.push((name.to_string(), inner.clone()));
+                }
+                _ => {}
             }
         }
         Ok(())
@@ -308,7 +350,7 @@ mod tests {
 
     #[test]
     fn a_tensor_is_part_of_a_storage() -> Result<()> {
-        let found = state_dict(&program())?;
+        let found = state_dict(&program())?.tensors;
         let want = View {
             storage: Rc::new(Storage { dtype: Some(DType::F32), key: "0".to_owned(), numbers: 11 }),
             offset: 5,
@@ -316,6 +358,24 @@ mod tests {
             strides: vec![3, 1],
         };
         assert_eq!(found, BTreeMap::from([("w".to_owned(), want)]));
+        Ok(())
+    }
+
+    /// {"epoch": 3, "model": …}, as training scripts write it; with "ema" beside it, nobody can know which is meant.
+    #[test]
+    fn the_one_dict_within_is_taken() -> Result<()> {
+        let inner = &program()[2..program().len() - 1];
+        let entry = |name: &str| [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes()].concat();
+        let file = |names: &[&str]| {
+            let mut p = [b"\x80\x02}".to_vec(), entry("epoch"), b"K\x03s".to_vec()].concat();
+            names.iter().for_each(|name| p.extend([entry(name), inner.to_vec(), b"s".to_vec()].concat()));
+            p.push(b'.');
+            p
+        };
+        let found = state_dict(&file(&["model"]))?;
+        assert_eq!((found.entry.as_deref(), found.tensors.len()), (Some("model"), 1));
+        assert!(fails(&file(&["model", "ema"])).contains("torch.load(path)[\"model\"]"));
+        assert!(fails(&file(&[])).contains("no tensors by name"));
         Ok(())
     }
 

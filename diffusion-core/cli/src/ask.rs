@@ -1,5 +1,6 @@
 //! What `diffusion sample` and `diffusion compare` are asked for: a model, images, conditions.
 
+use crate::card;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
@@ -57,6 +58,8 @@ pub struct Asked {
     pub model: Model,
     pub n: usize,
     pub guidance: Guidance,
+    /// How many classes come in turn.
+    pub turn: usize,
     /// What all that is, for the reader.
     pub words: String,
     /// Whether it knows the names of its data and classes: a folder of diffusers does not hold them.
@@ -64,6 +67,11 @@ pub struct Asked {
 }
 
 impl Asked {
+    /// What the Hub calls what the model does.
+    pub fn task(&self) -> &'static str {
+        card::task(&self.model)
+    }
+
     /// The class that each image is to show, if each shows one.
     pub fn labels(&self) -> Result<Option<Vec<u32>>> {
         let [(_, condition)] = &self.guidance.towards[..] else {
@@ -112,6 +120,7 @@ impl Ask {
             architecture.low_res()
         );
         let asked = self.classes(&model);
+        let turn = if asked.is_empty() { classes_of(&model) } else { asked.len() };
         let several = if asked.is_empty() { usual } else { asked.len() };
         let n = self.n.unwrap_or(several);
         ensure!(n > 0, "--n 0: at least one image is needed");
@@ -163,7 +172,14 @@ impl Ask {
             1.0 => words,
             w => format!("{words}, guidance {w}"),
         };
-        Ok(Asked { guidance: Guidance::new(condition, self.guidance), model, n, words, names_known: !path.is_dir() })
+        Ok(Asked {
+            guidance: Guidance::new(condition, self.guidance),
+            model,
+            n,
+            turn,
+            words,
+            names_known: !path.is_dir(),
+        })
     }
 
     /// The classes asked for, one by one: lists are taken apart at their commas, unless all of it is the name of a class.
@@ -180,14 +196,19 @@ impl Ask {
 
     fn label(&self, word: &str, model: &Model) -> Result<usize> {
         let names = &model.info.classes;
-        let architecture = model.network.architecture();
-        let most = architecture.classes().max(architecture.context());
+        let most = classes_of(model);
         let found = names.iter().position(|name| name == word);
         match found.or_else(|| word.parse().ok()) {
             Some(label) if label < most => Ok(label),
             _ => bail!("--class {word}: there is no such class; there are 0 … {}: {}", most - 1, names.join(", ")),
         }
     }
+}
+
+/// How many classes the model knows.
+fn classes_of(model: &Model) -> usize {
+    let architecture = model.network.architecture();
+    architecture.classes().max(architecture.context())
 }
 
 fn name(model: &Model, label: usize) -> String {

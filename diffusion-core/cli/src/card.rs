@@ -2,6 +2,7 @@
 
 use anyhow::{Context, Result};
 use diffusion_core::metrics::{Estimate, Evaluation};
+use diffusion_core::model::Model;
 use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
@@ -23,6 +24,19 @@ pub struct Header<'a> {
     pub license: Option<&'a str>,
 }
 
+/// What a model does that draws what it is asked for.
+const CLASS_CONDITIONAL: &str = "class-conditional-image-generation";
+
+/// What the Hub calls what a model does.
+pub fn task(model: &Model) -> &'static str {
+    let conditioning = model.network.architecture().conditioning();
+    match (conditioning.low_res, conditioning.classes + conditioning.context) {
+        (1.., _) => "image-to-image",
+        (_, 0) => "unconditional-image-generation",
+        _ => CLASS_CONDITIONAL,
+    }
+}
+
 /// What the Hub calls a data set.
 fn on_the_hub(data: &str) -> Option<&'static str> {
     match data {
@@ -41,7 +55,12 @@ impl Header<'_> {
         if let Some(license) = self.license {
             writeln!(text, "license: {license}")?;
         }
-        write!(text, "library_name: candle\npipeline_tag: {task}\ntags:\n- diffusion\n- candle\n- rust\n")?;
+        // The Hub has no pipeline of this name; a tag says it.
+        let (pipeline, tag) = match *task {
+            CLASS_CONDITIONAL => (String::new(), "- class-conditional\n"),
+            task => (format!("pipeline_tag: {task}\n"), ""),
+        };
+        write!(text, "library_name: candle\n{pipeline}tags:\n- diffusion\n- candle\n- rust\n{tag}")?;
         if let Some(dataset) = on_the_hub(self.data) {
             write!(text, "datasets:\n- {dataset}\n")?;
         }

@@ -144,7 +144,7 @@ pub fn run(options: &Options) -> Result<()> {
                 Some(asked) if asked.names_known => &asked.model.info.data,
                 _ => real.name(),
             },
-            task: "unconditional-image-generation",
+            task: model.as_ref().map_or("unconditional-image-generation", Asked::task),
             license: None,
         };
         let words = format!(

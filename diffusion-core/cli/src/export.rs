@@ -176,15 +176,8 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     let machine: Vec<&str> = machine.lines().collect();
     let [c, h, w] = process.shape;
     let factor = model.network.architecture().low_res();
-    let header = Header {
-        name: &name,
-        data: &process.data,
-        task: match factor {
-            0 => "unconditional-image-generation",
-            _ => "image-to-image",
-        },
-        license: options.license.as_deref(),
-    };
+    let header =
+        Header { name: &name, data: &process.data, task: card::task(model), license: options.license.as_deref() };
     let header = header.yaml(None)?;
     let exported = match options.epochs.last() {
         Some(epoch) => options.out.with_file_name(format!("{name}-{epoch}.safetensors")),

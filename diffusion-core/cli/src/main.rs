@@ -25,6 +25,7 @@ mod compare;
 mod evaluate;
 mod export;
 mod leaderboard;
+mod recipe;
 mod sample;
 mod train;
 

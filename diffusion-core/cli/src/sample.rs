@@ -9,6 +9,7 @@ use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{ImageNoise, Sampler, Solver, State, Steps, key_frames};
 use diffusion_core::schedule::Schedule;
 use diffusion_core::show::{Gif, Grid, Range};
+use diffusion_core::train::columns_of;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ const SHOWN: usize = 256;
 const FILMED: usize = 10;
 /// Frames of the animation, the last not counted.
 const FRAMES: usize = 30;
+/// About how many pixels high an image of the animation is at most, if it is enlarged.
+const FILM_SIDE: usize = 84;
 /// Steps if nothing says how many.
 const USUAL_STEPS: usize = 50;
 
@@ -168,7 +171,8 @@ pub fn run(options: &Options) -> Result<()> {
     if shown < asked.n {
         println!("the picture shows the first {shown}");
     }
-    let columns = (shown as f64).sqrt().ceil() as usize;
+    let square = (shown as f64).sqrt().ceil() as usize;
+    let columns = columns_of(asked.turn).filter(|columns| *columns <= shown).unwrap_or(square);
     let grid = |x: &Tensor| Ok::<_, anyhow::Error>(Grid::new(x)?.columns(columns).range(range));
     grid(&first)?.save(&options.out)?;
     println!("{}", options.out.display());
@@ -181,9 +185,12 @@ pub fn run(options: &Options) -> Result<()> {
 
 /// The states as an animation, of those between which x̂_0 moves equally far.
 fn film(states: &[State], range: Range) -> Result<Gif> {
+    // Large images are large enough.
+    let side = states.first().map_or(Ok(1), |state| state.xt.dim(2))?;
+    let scale = (FILM_SIDE / side).clamp(1, 3);
     let sheet = |above: &Tensor, below: &Tensor| {
         let rows = Grid::rows(&[above.clone(), below.clone()])?;
-        Ok::<_, anyhow::Error>(rows.row_titles(["x_t", "x̂_0"]).scale(3).range(range))
+        Ok::<_, anyhow::Error>(rows.row_titles(["x_t", "x̂_0"]).scale(scale).range(range))
     };
     let moved = states.windows(2).map(|pair| {
         let by = (&pair[1].x0_hat - &pair[0].x0_hat)?.sqr()?.mean_all()?.sqrt()?;

@@ -1,15 +1,16 @@
 //! `diffusion train`.
 
 use crate::ask::{counted, quoted};
+use crate::recipe::{self, Recipe};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, parse_choice};
-use diffusion_core::data::{Source, TASKS};
+use diffusion_core::data::{Dataset, Source, TASKS};
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{ConditionOn, Existing, State, Training};
+use diffusion_core::train::{ConditionOn, Existing, State, Training, Weighting};
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
 use std::fs;
@@ -29,10 +30,13 @@ pub struct Options {
     /// A TOML file of the data, the network and the training; flags override it
     #[arg(long)]
     config: Option<PathBuf>,
-    /// The network: simple-unet, context-unet, …
+    /// The network: simple-unet, context-unet, … [default: simple-unet up to 32×32, attention-unet beyond, base 32]
     #[arg(long)]
     model: Option<String>,
-    /// Passes over the images
+    /// How to train where neither the file nor a flag says: for the data, or as the notebooks' plain DDPM
+    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["config", "resume"])]
+    recipe: Recipe,
+    /// Passes over the images [default: by the recipe 20, or as many as make 3000 steps]
     #[arg(long)]
     epochs: Option<usize>,
     /// Ends after so many optimiser steps in all; with --resume, only this session ends there
@@ -41,10 +45,10 @@ pub struct Options {
     /// Ends after so many minutes, samples included; the learning rate's decay follows the clock
     #[arg(long)]
     minutes: Option<f64>,
-    /// Images in a batch
+    /// Images in a batch [default: 64, of few images an eighth of them]
     #[arg(long)]
     batch: Option<usize>,
-    /// The learning rate
+    /// The learning rate [default: 1e-3, falling to 0; ddpm: 2e-4]
     #[arg(long)]
     lr: Option<f64>,
     /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
@@ -53,19 +57,19 @@ pub struct Options {
     /// The noise process: vp (DDPM's discrete one), flow or edm
     #[arg(long)]
     process: Option<String>,
-    /// T, the number of time steps of the process vp
+    /// T, the number of time steps of the process vp [default: 1000]
     #[arg(long)]
     timesteps: Option<usize>,
-    /// The variances of the process vp: linear, scaled-linear, cosine or sigmoid
+    /// The variances of the process vp: linear, scaled-linear, cosine or sigmoid [default: cosine; ddpm: linear]
     #[arg(long)]
     betas: Option<String>,
-    /// What the network predicts: eps, x0, v, velocity or edm
+    /// What the network predicts: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
     #[arg(long)]
     prediction: Option<String>,
-    /// What the network is conditioned on
+    /// What the network is conditioned on [default: classes]
     #[arg(long, value_enum)]
     condition: Option<Condition>,
-    /// How many sprites are drawn to learn from
+    /// How many sprites are drawn to learn from [default: 10000]
     #[arg(long)]
     images: Option<usize>,
     /// The height and width that images are resized to
@@ -74,7 +78,7 @@ pub struct Options {
     /// Lists the files of a folder that cannot be read, and does without them
     #[arg(long)]
     skip_bad: bool,
-    /// The seed of everything that is random
+    /// The seed of everything that is random [default: 42]
     #[arg(long)]
     seed: Option<u64>,
     /// Epochs from one grid of samples to the next, however long they take; 0 for none [default: 1, at most a tenth of the time]
@@ -119,20 +123,44 @@ fn renamed(today: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clon
 }
 
 impl Options {
-    /// The file, or the folder's own, with what the flags say in its place.
-    fn config(&self) -> Result<RunConfig> {
+    /// The file, or the folder's own, or a recipe for the data, with what the flags say in its place; and the images to learn from
+    /// and those that are held out.
+    fn config(&self) -> Result<(RunConfig, Dataset, Dataset)> {
         let mut run = match (&self.resume, &self.config) {
             (Some(folder), _) => RunConfig::load(folder.join("config.toml"))
                 .with_context(|| format!("--resume {}: it is no folder of a run", folder.display()))?,
             (None, Some(path)) => RunConfig::load(path)?,
             (None, None) => RunConfig::default(),
         };
+        set(&mut run.data.task, self.task.clone());
+        set(&mut run.data.images, self.images);
+        run.data.skip_bad |= self.skip_bad;
+        if self.side.is_some() {
+            run.data.side = self.side;
+        }
+        make_absolute(&mut run.data)?;
+        set(&mut run.training.seed, self.seed);
+        // What is wrong with a flag is said before the images are read.
+        self.set_flags(&mut run.clone())?;
+        let (mut data, held_out) = run.data.load_both(run.training.seed)?;
+        if self.resume.is_none() && self.config.is_none() {
+            let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
+            self.recipe.set(&mut run, &data, photographs)?;
+            data = data.with_augmentation(run.data.augment.iter().copied());
+        }
+        self.set_flags(&mut run)?;
+        run.training.check()?;
+        Ok((run, data, held_out))
+    }
+
+    /// What the flags say of the network and its training.
+    fn set_flags(&self, run: &mut RunConfig) -> Result<()> {
         if let Some(name) = &self.model
             && *name != run.network.name()
         {
             run.network = parse_choice::<Architecture>(name).context("--model")?;
         }
-        self.set_process(&mut run)?;
+        self.set_process(run)?;
         if let Some(name) = &self.prediction {
             run.training.prediction = parse_choice::<Prediction>(name).context("--prediction")?;
         }
@@ -148,21 +176,13 @@ impl Options {
         set(&mut training.batch, self.batch);
         set(&mut training.lr, self.lr);
         set(&mut training.precision, self.precision);
-        set(&mut training.seed, self.seed);
-        set(&mut run.data.task, self.task.clone());
-        set(&mut run.data.images, self.images);
-        run.data.skip_bad |= self.skip_bad;
-        if self.side.is_some() {
-            run.data.side = self.side;
-        }
         let condition = self.condition.map(|condition| match condition {
             Condition::Classes => ConditionOn::Classes,
             Condition::Context => ConditionOn::Context,
             Condition::None => ConditionOn::None,
         });
         set(&mut run.condition, condition);
-        make_absolute(&mut run.data)?;
-        Ok(run)
+        Ok(())
     }
 
     /// The noise process that the flags name; flow and EDM with the prediction type that belongs to them.
@@ -177,6 +197,8 @@ impl Options {
                 NoiseProcess::Flow { .. } => Prediction::Velocity,
                 NoiseProcess::Edm { .. } => Prediction::EDM,
             };
+            // By signal and noise only where these are of the discrete process.
+            training.weighting = Weighting::Uniform;
         }
         if self.timesteps.is_none() && self.betas.is_none() {
             return Ok(());
@@ -212,6 +234,14 @@ impl Options {
         Ok(folder)
     }
 
+    fn limit(&self) -> Result<Option<Duration>> {
+        let limit = |minutes: f64| {
+            let limit = Duration::try_from_secs_f64(60.0 * minutes).ok().filter(|limit| !limit.is_zero());
+            limit.with_context(|| format!("--minutes {minutes}: it must be a positive number"))
+        };
+        self.minutes.map(limit).transpose()
+    }
+
     fn existing(&self) -> Existing {
         match (self.start_over, self.new_data) {
             (true, _) => Existing::StartOver,
@@ -244,11 +274,10 @@ fn set<T>(field: &mut T, value: Option<T>) {
 }
 
 pub fn run(options: Options) -> Result<ExitCode> {
-    let run = options.config()?;
-    let folder = options.folder(&run)?;
     let device = crate::device(options.device)?;
-    run.training.check()?;
-    let (data, held_out) = run.data.load_both(run.training.seed)?;
+    let limit = options.limit()?;
+    let (run, data, held_out) = options.config()?;
+    let folder = options.folder(&run)?;
     let architecture = run.architecture(&data);
     println!("{data}");
     if !TASKS.contains(&run.data.task.as_str()) {
@@ -266,13 +295,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
     {
         training.stop_after(steps);
     }
-    if let Some(minutes) = options.minutes {
-        let limit = Duration::try_from_secs_f64(60.0 * minutes)
-            .ok()
-            .filter(|limit| !limit.is_zero())
-            .with_context(|| format!("--minutes {minutes}: it must be a positive number"))?;
+    if let Some(limit) = limit {
         training.end_within(limit);
     }
+    println!("{}", recipe::words(&run));
     println!(
         "{}: {} parameters; at most {} steps of {} images; {}",
         training.network().architecture().name(),

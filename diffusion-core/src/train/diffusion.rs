@@ -211,13 +211,10 @@ impl Objective for Diffusion {
         Ok(Some(states.finish()?))
     }
 
-    /// One for each class, so that each has a column of its own.
+    /// So many that each has one class only.
     fn sample_columns(&self) -> usize {
         let conditioning = self.model.network.architecture().conditioning();
-        match conditioning.classes.max(conditioning.context) {
-            classes @ 2..=16 => classes,
-            _ => 8,
-        }
+        columns_of(conditioning.classes.max(conditioning.context)).unwrap_or(8)
     }
 
     fn describe(&self) -> Result<toml::Table> {
@@ -236,6 +233,17 @@ impl Objective for Diffusion {
         let info = ModelInfo { images_seen, ..self.model.info.clone() };
         self.model.write(path, DType::F32, &info)
     }
+}
+
+/// How many columns a grid of images has whose classes come in turn, so that each column is of one class: about ten. `None` for
+/// a single class, or for more than a row has room for.
+///
+/// ```
+/// use diffusion_core::train::columns_of;
+/// assert_eq!([2, 3, 10, 16, 100].map(columns_of), [Some(10), Some(9), Some(10), Some(16), None]);
+/// ```
+pub fn columns_of(classes: usize) -> Option<usize> {
+    (2..=16).contains(&classes).then(|| classes * (10 / classes).max(1))
 }
 
 /// How many of the time steps, equally spaced, progressive training has reached: for the first half of the training it

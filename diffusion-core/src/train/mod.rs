@@ -56,7 +56,7 @@ pub use adam::{AdamW, AdamWConfig};
 pub(crate) use checkpoint::METADATA as CHECKPOINT;
 pub use clip::{Clip, clip_grad_norm};
 pub use config::{ConditionOn, TrainingConfig};
-pub use diffusion::Diffusion;
+pub use diffusion::{Diffusion, columns_of};
 pub use ema::{Ema, EmaConfig, Warmup};
 pub use folder::{Existing, Resumed};
 pub use loss::{Loss, Weighting};

@@ -455,7 +455,7 @@ impl<O: Objective> Training<O> {
         }
         let began = Instant::now();
         let samples = self.draw_samples(n, true).with_context(|| format!("samples = {n}"))?;
-        let columns = self.steps.objective.sample_columns();
+        let columns = self.steps.objective.sample_columns().min(n);
         if let (Some(samples), Some(folder)) = (samples, &mut self.folder) {
             folder.save_samples(epochs, &samples, columns)?;
             self.sampling.drew(began.elapsed().as_secs_f64());

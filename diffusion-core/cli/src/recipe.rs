@@ -1,0 +1,71 @@
+//! How `diffusion train` trains where neither a file nor a flag says otherwise.
+
+use clap::ValueEnum;
+use diffusion_core::config::RunConfig;
+use diffusion_core::data::{Augmentation, Dataset};
+use diffusion_core::prediction::Prediction;
+use diffusion_core::process::TimeSampling;
+use diffusion_core::schedule::{Betas, Schedule};
+use diffusion_core::train::{Decay, Weighting};
+use diffusion_core::unet::{Architecture, AttentionUNet};
+
+/// Optimiser steps of a training at least.
+const FEWEST_STEPS: usize = 3000;
+/// Up to this side SimpleUNet sees the whole image.
+const SMALL: usize = 32;
+
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Recipe {
+    /// What suits the size, colour and number of the images
+    #[default]
+    Auto,
+    /// The plain DDPM of the notebooks
+    Ddpm,
+}
+
+impl Recipe {
+    /// Sets the network and how it is trained, for these images. `flips`: whether they may be mirrored, as photographs may.
+    pub fn set(self, run: &mut RunConfig, data: &Dataset, flips: bool) -> diffusion_core::candle::Result<()> {
+        if self == Self::Ddpm {
+            return Ok(());
+        }
+        let ([channels, height, width], images) = (data.shape(), data.len());
+        if height.max(width) > SMALL {
+            let large = Architecture::from(AttentionUNet { base: 32, ..Default::default() });
+            if large.check_size(height, width).is_ok() {
+                run.network = large;
+            }
+        }
+        if channels == 3 && flips {
+            run.data.augment = vec![Augmentation::HorizontalFlip];
+        }
+        let training = &mut run.training;
+        training.batch = (images / 8).clamp(8, 64).min(images.max(1));
+        let per_epoch = (images / training.batch).max(1);
+        training.epochs = training.epochs.max(FEWEST_STEPS.div_ceil(per_epoch));
+        training.process = Schedule::new(1000, Betas::COSINE)?.into();
+        training.prediction = Prediction::V;
+        training.weighting = Weighting::MinSnr { gamma: 5.0 };
+        training.times = TimeSampling::Stratified;
+        (training.lr, training.warmup, training.decay) = (1e-3, 200, Decay::Cosine { floor: 0.0 });
+        (training.beta2, training.ema) = (0.99, 0.999);
+        Ok(())
+    }
+}
+
+/// What a configuration is, for the reader.
+pub fn words(run: &RunConfig) -> String {
+    let it = &run.training;
+    let flips = if run.data.augment.is_empty() { "" } else { ", mirrored at random" };
+    format!(
+        "{}, {}; {:?} prediction, {:?} weighting, lr {:e}, EMA {}; batches of {}, {} epochs{flips}",
+        run.network.name(),
+        it.process,
+        it.prediction,
+        it.weighting,
+        it.lr,
+        it.ema,
+        it.batch,
+        it.epochs
+    )
+}

@@ -10,6 +10,8 @@
 #   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
 #   ONLY="steps ops"            only these of kernel, steps, sampling, evaluation, ops, scaling; gpu, with FEATURES=cuda
 #   ARGS="--threads 4"          options; ARGS=--help lists them
+# make fuzz                     damaged files of every format through the loaders
+#   N=1000000                   so many of them
 # make notebooks                run the notebooks with the values they are committed with, and keep the results
 #   NAMES="01_forward"          only these
 # make weights                  train what is in weights/ again, from nothing; an interrupted training goes on
@@ -34,7 +36,7 @@ TOOLKIT = $(if $(CUDA),toolkit)
 
 # One thing after the other: each needs what the one before has set up.
 .NOTPARALLEL:
-.PHONY: lab help setup kernel kernel-remove toolkit test rust-tests notebook-tests bench notebooks weights speedrun scores leaderboard clean python
+.PHONY: lab help setup kernel kernel-remove toolkit test rust-tests notebook-tests bench fuzz notebooks weights speedrun scores leaderboard clean python
 
 lab: python
 	@$(LAB) open $(FEATURE_FLAGS) $(ARGS)
@@ -73,6 +75,9 @@ BENCH_KERNEL = $(if $(ONLY),$(filter kernel,$(ONLY)),kernel)
 bench: $(if $(BENCH_KERNEL),setup,python) $(TOOLKIT)
 	$(IN)$(if $(BENCH_KERNEL),$(VENV),$(PYTHON)) tests/bench.py $(ONLY) $(if $(TORCH),--torch) \
 		$(if $(FEATURES),--features $(FEATURES)) $(ARGS)
+
+fuzz:
+	DIFFUSION_FUZZ=$(or $(N),100000) cargo test --locked --release -p diffusion-core --test main fuzz -- --nocapture
 
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)

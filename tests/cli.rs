@@ -3,8 +3,9 @@
 use anyhow::{Context, Result, ensure};
 use diffusion_core::candle::Tensor;
 use diffusion_core::nn::Checkpoint;
+use diffusion_core::rng::Rng;
+use diffusion_core::train::Step;
 use image::AnimationDecoder;
-use std::collections::BTreeMap;
 use std::fs;
 use std::io::BufReader;
 use std::path::Path;
@@ -45,11 +46,6 @@ checkpoint_every = 1
 sample_every = 0
 ";
 
-fn file(path: &Path) -> Result<BTreeMap<String, Vec<f32>>> {
-    let tensors = Checkpoint::load(path)?.tensors;
-    tensors.iter().map(|(name, x)| Ok((name.clone(), x.flatten_all()?.to_vec1()?))).collect()
-}
-
 /// Waits until the run has a checkpoint of so many steps.
 fn until_step(child: &mut Child, folder: &Path, steps: usize) -> Result<()> {
     let log = folder.join("log.jsonl");
@@ -62,32 +58,45 @@ fn until_step(child: &mut Child, folder: &Path, steps: usize) -> Result<()> {
     Ok(())
 }
 
-/// Killed without warning, twice, and taken up again by another process: the same model to the bit.
+/// Killed without warning at random moments, also while a checkpoint is written, and resumed each time: the same model and the same
+/// log, to the bit, as if nothing had happened. `DIFFUSION_KILLS` says how often.
 #[cfg(unix)]
 #[test]
 fn a_killed_training_goes_on_to_the_bit() -> Result<()> {
+    let kills: usize = std::env::var("DIFFUSION_KILLS").ok().map_or(Ok(6), |n| n.parse())?;
     let temp = tempfile::tempdir()?;
-    fs::write(temp.path().join("run.toml"), CONFIG)?;
-    let whole = ["train", "--config", "run.toml", "--device", "cpu", "--out", "whole"];
-    let output = diffusion(&whole, temp.path()).output()?;
+    let config = CONFIG.replace("epochs = 4", &format!("epochs = {}", 8 * kills));
+    fs::write(temp.path().join("run.toml"), config)?;
+    let command = |name: &str| {
+        let train = ["train", "--config", "run.toml", "--device", "cpu", "--out", name];
+        diffusion(&train, temp.path())
+    };
+    let output = command("whole").output()?;
     ensure!(output.status.success(), words(&output));
-    assert!(words(&output).contains("done: 32 of 32 steps"), "{}", words(&output));
-
-    let killed = ["train", "--config", "run.toml", "--device", "cpu", "--out", "killed"];
-    let mut child = diffusion(&killed, temp.path()).spawn()?;
-    until_step(&mut child, &temp.path().join("killed"), 5)?;
-    child.kill()?;
-    child.wait()?;
-    let resume = ["train", "--resume", "killed", "--device", "cpu"];
-    let mut child = diffusion(&resume, temp.path()).spawn()?;
-    until_step(&mut child, &temp.path().join("killed"), 14)?;
-    child.kill()?;
-    child.wait()?;
-    let output = diffusion(&resume, temp.path()).output()?;
+    let mut rng = Rng::new(kills as u64);
+    let (mut killed, mut ended) = (0, false);
+    while killed < kills && !ended {
+        let mut child = command("killed").spawn()?;
+        std::thread::sleep(Duration::from_millis(20 + rng.below(400) as u64));
+        child.kill()?;
+        ended = child.wait()?.success();
+        killed += 1;
+    }
+    let output = command("killed").output()?;
     ensure!(output.status.success(), words(&output));
-    assert!(words(&output).contains("resuming after "), "{}", words(&output));
-    let model = |name: &str| file(&temp.path().join(name).join("model.safetensors"));
-    assert!(model("whole")? == model("killed")?);
+    println!("killed {killed} times; {}", words(&output));
+    let at = |name: &str, file: &str| temp.path().join(name).join(file);
+    assert!(fs::read(at("whole", "model.safetensors"))? == fs::read(at("killed", "model.safetensors"))?);
+    let losses = |name: &str| -> Result<Vec<(usize, u64)>> {
+        let log = fs::read_to_string(at(name, "log.jsonl"))?;
+        log.lines()
+            .map(|line| {
+                let step: Step = serde_json::from_str(line)?;
+                Ok((step.index, step.loss.to_bits()))
+            })
+            .collect()
+    };
+    assert_eq!(losses("whole")?, losses("killed")?);
     Ok(())
 }
 
@@ -484,6 +493,48 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
     ensure!(output.status.success(), words(&output));
     let warned = String::from_utf8_lossy(&output.stderr);
     assert!(warned.contains("half.npy: no value is below 0"), "{warned}");
+    Ok(())
+}
+
+/// Before anything is allocated: no abort, and both sizes.
+#[test]
+fn what_does_not_fit_into_memory_is_refused() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let digits = weights("mnist");
+    let sample = ["sample", "--checkpoint", &digits, "--device", "cpu", "--n"];
+    for (n, wants) in
+        [("100000000", "100000000 images of 1×28×28"), ("18446744073709551615", "more memory than there can be")]
+    {
+        let said = fails(&[&sample[..], &[n]].concat(), temp.path())?;
+        assert!(said.contains(wants) && said.contains("draw fewer"), "{said}");
+    }
+    let mut file = Checkpoint::load(&digits)?;
+    let about = file.metadata.get_mut("process").context("what it was trained for")?;
+    *about = about.replace("[1,28,28]", "[1,1048576,1048576]");
+    assert!(about.contains("1048576"));
+    file.save(temp.path().join("large.safetensors"))?;
+    let said = fails(&["sample", "--checkpoint", "large.safetensors", "--device", "cpu", "--n", "1"], temp.path())?;
+    assert!(said.contains("1 images of 1×1048576×1048576"), "{said}");
+    for i in 0..20 {
+        let path = temp.path().join("photos");
+        fs::create_dir_all(&path)?;
+        image::RgbImage::from_pixel(1600, 1200, image::Rgb([i, 0, 0])).save(path.join(format!("{i}.png")))?;
+    }
+    let train = [
+        "train",
+        "--task",
+        "photos",
+        "--recipe",
+        "ddpm",
+        "--model",
+        "conditional-unet",
+        "--batch",
+        "18",
+        "--device",
+        "cpu",
+    ];
+    let said = fails(&train, temp.path())?;
+    assert!(said.contains("18 images of 1200×1600 at a time") && said.contains("--side"), "{said}");
     Ok(())
 }
 

@@ -291,7 +291,7 @@ fn the_error_says_what_happened_at_each_address_and_how_to_go_on() {
         "no address: ".to_owned(),
         format!("by hand: {} (200000 bytes", dir.path().join("file.gz").display()),
         file.sha256,
-        "Dataset::sprites(...)".to_owned(),
+        "the sprites: they need no download".to_owned(),
     ] {
         assert!(message.contains(&fact), "no {fact:?} in:\n{message}");
     }

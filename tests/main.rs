@@ -3,6 +3,7 @@
 mod candle_defects;
 mod diffusers;
 mod download;
+mod fuzz;
 mod metrics;
 mod ops;
 mod optim;
@@ -14,17 +15,18 @@ mod training;
 mod unets;
 
 /// Whether this process is for the test of this name alone. If not, one is started that is, and its failure is an error: what is
-/// measured of a process is not that of other tests then.
-#[cfg(target_os = "linux")]
-fn alone(test: &str) -> anyhow::Result<bool> {
+/// measured of a process is not that of other tests then. It can have a data folder of its own.
+fn alone(test: &str, data: Option<&std::path::Path>) -> anyhow::Result<bool> {
     const INNER: &str = "DIFFUSION_TEST_ALONE";
     if std::env::var_os(INNER).is_some() {
         return Ok(true);
     }
-    let inner = std::process::Command::new(std::env::current_exe()?)
-        .args(["--exact", test, "--nocapture"])
-        .env(INNER, "1")
-        .output()?;
+    let mut inner = std::process::Command::new(std::env::current_exe()?);
+    inner.args(["--exact", test, "--nocapture"]).env(INNER, "1");
+    if let Some(data) = data {
+        inner.env("DIFFUSION_DATA", data);
+    }
+    let inner = inner.output()?;
     let printed = String::from_utf8_lossy(&inner.stdout);
     let errors = String::from_utf8_lossy(&inner.stderr);
     println!("{printed}");

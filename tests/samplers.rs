@@ -120,7 +120,7 @@ fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
         let kilobytes: f64 = words.nth(1).context("a number")?.parse()?;
         Ok(kilobytes / 1e3)
     }
-    if !crate::alone("samplers::memory_does_not_grow_over_a_thousand_steps")? {
+    if !crate::alone("samplers::memory_does_not_grow_over_a_thousand_steps", None)? {
         return Ok(());
     }
     let device = Device::Cpu;

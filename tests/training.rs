@@ -664,7 +664,7 @@ fn memory_does_not_grow_over_a_thousand_steps() -> Result<()> {
         let kilobytes: f64 = line.split_whitespace().nth(1).context("a number")?.parse()?;
         Ok(kilobytes / 1e3)
     }
-    if !crate::alone("training::memory_does_not_grow_over_a_thousand_steps")? {
+    if !crate::alone("training::memory_does_not_grow_over_a_thousand_steps", None)? {
         return Ok(());
     }
     let config = TrainingConfig { epochs: 300, sample_every: 0, ..config() };

@@ -109,8 +109,8 @@ impl Model {
     pub fn ensure_room(&self, n: usize) -> Result<()> {
         let [c, h, w] = self.info.shape;
         let wanted = format!("{n} images of {c}×{h}×{w}");
-        crate::device::ensure_room(self.network.device(), &wanted, &[3, n, c, h, w], "draw fewer: --n, n")?;
-        Ok(())
+        crate::device::ensure_room(self.network.device(), &wanted, &[3, n, c, h, w], "draw fewer: --n, n")
+            .map_err(|problem| crate::whole(problem.into()))
     }
 
     /// The output of the network for `xt` at the process's time of each image, with guidance. Its meaning is that of

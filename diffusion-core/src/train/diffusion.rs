@@ -49,7 +49,8 @@ impl Diffusion {
         let mut network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         network.set_precision(config.precision);
         let [_, height, width] = data.shape();
-        network.ensure_room(config.batch, (height, width), true)?;
+        let batch = config.batch.min(data.len());
+        network.ensure_room(batch, (height, width), true).map_err(|problem| crate::whole(problem.into()))?;
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,

@@ -392,6 +392,11 @@ fn an_edited_configuration_is_named_or_noted() -> Result<()> {
     let changed = &training.resumed().context("a checkpoint")?.changed;
     assert_eq!(changed[..], ["training.epochs was 2 and is 3 now", "training.lr was 0.001 and is 0.0005 now"]);
     assert_eq!(fs::read_to_string(temp.path().join("changes.txt"))?.lines().count(), 2);
+    // A rate that no step would have is a mistake.
+    let done = tempfile::tempdir()?;
+    steps(&mut begin(config(), done.path())?, 100)?;
+    let said = begin(TrainingConfig { lr: 5e-4, ..config() }, done.path()).unwrap_err().to_string();
+    assert!(said.contains("training.lr was 0.001 and is 0.0005 now, and no step is left for it"), "{said}");
     Ok(())
 }
 

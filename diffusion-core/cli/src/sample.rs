@@ -154,8 +154,7 @@ pub fn run(options: &Options) -> Result<()> {
     let (images, frames) = draw(&options.how, &asked, options.ask.seed, steps, filmed)?;
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
-        let values = images.clamp(-1f64, 1f64)?;
-        values.write_npy(path).with_context(|| format!("cannot write {}", path.display()))?;
+        write_npy(&images.clamp(-1f64, 1f64)?, path)?;
         println!("{}", path.display());
     }
     let shown = asked.n.min(SHOWN);
@@ -181,6 +180,16 @@ pub fn run(options: &Options) -> Result<()> {
         println!("{}", path.display());
     }
     Ok(())
+}
+
+/// Under another name first, so that a full disk leaves no half of a file.
+fn write_npy(values: &Tensor, path: &Path) -> Result<()> {
+    let unfinished = path.with_extension("npy.part");
+    let written = values.write_npy(&unfinished).map_err(anyhow::Error::from);
+    written.and_then(|()| Ok(fs::rename(&unfinished, path)?)).with_context(|| {
+        let _ = fs::remove_file(&unfinished);
+        format!("cannot write {}", path.display())
+    })
 }
 
 /// The states as an animation, of those between which x̂_0 moves equally far.

@@ -1,19 +1,20 @@
 //! The training loop, as an iterator of its steps.
 
-use super::checkpoint::{Progress, read, run_of, write};
-use super::folder::{self, Existing, Resumed, RunFolder, Unusable, WHAT_TO_DO};
-use super::live::live_state;
+mod keep;
+mod resume;
+
+use super::checkpoint::{Progress, write};
+use super::folder::{Resumed, RunFolder};
 use super::report::{self, Report};
-use super::sampling::{Interrupted, Sampling};
+use super::sampling::Sampling;
 use super::step::{State, Step, recent_mean};
 use super::steps::{NotFinite, Steps, Taken};
-use super::{Diffusion, Objective, TrainingConfig, validation};
+use super::{Diffusion, Objective, TrainingConfig};
 use crate::data::{Dataset, Source};
 use crate::model::Model;
-use crate::nn::Checkpoint;
-use crate::show::{LiveState, Plot};
+use crate::show::Plot;
 use crate::unet::{Architecture, Network};
-use anyhow::{Context, Error, Result};
+use anyhow::{Context, Result};
 use candle_core::{Device, Tensor};
 use std::collections::VecDeque;
 use std::io::Write;
@@ -21,12 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
-
-/// The random stream of samples; those of the steps count from 1.
-const SAMPLES: u64 = u64::MAX;
-
-/// How often the live page's file is written.
-const LIVE_EVERY: Duration = Duration::from_millis(500);
 
 /// The training of an [`Objective`] on a data set: an iterator of [`Step`]s. `Training` alone is that of a diffusion model.
 ///
@@ -194,59 +189,6 @@ impl<O: Objective> Training<O> {
         self.validation
     }
 
-    /// Keeps everything in a folder, and resumes from its newest whole checkpoint if it has one.
-    ///
-    /// # Errors
-    /// The folder holds the run of another configuration or of other data, or checkpoints none of which can be used; another
-    /// program is training in it; or it cannot be written. A run that is there stays as it is.
-    pub fn in_folder(self, folder: impl AsRef<Path>) -> Result<Self> {
-        self.in_folder_with(folder, Existing::Resume)
-    }
-
-    /// [`Training::in_folder`], with what is to be done about a run that is there.
-    ///
-    /// # Errors
-    /// As [`Training::in_folder`].
-    pub fn in_folder_with(mut self, folder: impl AsRef<Path>, existing: Existing) -> Result<Self> {
-        let mut run = self.steps.objective.describe()?;
-        let source = self.source.clone().unwrap_or_default();
-        run.insert("data".to_owned(), toml::Value::try_from(source)?);
-        run.insert("training".to_owned(), toml::Value::try_from(&self.steps.config)?);
-        self.run = run.clone();
-        let mut folder = RunFolder::open(folder.as_ref(), existing)?;
-        folder.check(&run, self.source.is_some())?;
-        self.resumed = folder.newest(|file| {
-            let changed = self.load(file, &run, existing == Existing::NewData)?;
-            Ok((self.progress.steps_done, changed))
-        })?;
-        folder.begin(&run, &self.steps.objective.device(), self.resumed.as_ref())?;
-        self.history = folder.history(self.progress.steps_done)?;
-        if let Some(resumed) = &mut self.resumed {
-            resumed.unlogged = self.progress.steps_done - self.history.len();
-        }
-        self.folder = Some(folder);
-        Ok(self)
-    }
-
-    /// This training as it was after `steps` steps, from a checkpoint in the folder of its run; the folder stays as it is.
-    ///
-    /// # Errors
-    /// There is no such checkpoint, or it is of another training.
-    pub fn at_checkpoint(mut self, folder: impl AsRef<Path>, steps: usize) -> Result<Self> {
-        let path = folder::checkpoint(folder.as_ref(), steps);
-        Checkpoint::load(&path)
-            .and_then(|file| Ok(self.load(&file, &toml::Table::new(), false)?))
-            .with_context(|| format!("cannot go back to {}", path.display()))
-            .map_err(crate::whole)?;
-        Ok(self)
-    }
-
-    /// After how many steps the folder of a run has checkpoints for [`Training::at_checkpoint`], in order; none where there is
-    /// no such folder.
-    pub fn checkpoints(folder: impl AsRef<Path>) -> Vec<usize> {
-        folder::steps_of_checkpoints(folder.as_ref())
-    }
-
     /// From where it resumed, and which checkpoints could not be used; `None` if it begins.
     pub fn resumed(&self) -> Option<&Resumed> {
         self.resumed.as_ref()
@@ -399,77 +341,6 @@ impl<O: Objective> Training<O> {
         self.progress.steps_done as u64 * self.steps.config.images_per_step() as u64
     }
 
-    /// Resumes from a checkpoint of the run with this configuration, or of one before configurations were in checkpoints.
-    /// Returns what has changed since, of what may. Nothing is changed unless all of it fits.
-    fn load(&mut self, file: &Checkpoint, run: &toml::Table, any_data: bool) -> Result<Vec<String>, Unusable> {
-        let progress = Progress::of(file).map_err(Unusable::Damaged)?;
-        let mut changed = Vec::new();
-        if let Some(then) = run_of(file).map_err(Unusable::Damaged)? {
-            changed = folder::changes(&then, run, self.source.is_some()).map_err(Unusable::Other)?;
-        }
-        if let Some(change) = progress.data_changed(&self.progress) {
-            let name = self.steps.data.name();
-            if !any_data {
-                let problem = anyhow::anyhow!(
-                    "{name} is not the data that its run was trained on: {change}; go on with this data (--new-data; in Rust \
-                     Existing::NewData), {WHAT_TO_DO}"
-                );
-                return Err(Unusable::Other(problem));
-            }
-            changed.push(format!("{name}: {change}"));
-        }
-        read(file, &mut self.steps.objective, &mut self.steps.optimiser).map_err(Unusable::Damaged)?;
-        let Progress { steps_done, seconds, .. } = progress;
-        self.progress = Progress { steps_done, seconds, ..self.progress.clone() };
-        if self.progress.steps_done >= self.total {
-            self.state = State::Done;
-        }
-        Ok(changed)
-    }
-
-    /// Samples with the EMA weights; none if they give way to a stop and it is requested meanwhile.
-    fn draw_samples(&mut self, n: usize, give_way: bool) -> Result<Option<Tensor>> {
-        let Self { steps, stop, folder, lines, .. } = self;
-        let Steps { objective, optimiser, data, rng, .. } = steps;
-        let mut watch = |share: f64| {
-            if let Some(lines) = lines {
-                lines.sampling(share);
-            }
-            let asked = || stop.load(Ordering::Relaxed) || folder.as_ref().is_some_and(RunFolder::stop_requested);
-            if give_way && asked() { Err(Error::new(Interrupted)) } else { Ok(()) }
-        };
-        let samples = optimiser.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES), &mut watch));
-        match samples {
-            Err(problem) if problem.is::<Interrupted>() => Ok(None),
-            samples => samples,
-        }
-    }
-
-    /// The grid of samples after `epochs` epochs, if there is time for it.
-    fn show_samples(&mut self, epochs: usize) -> Result<()> {
-        let (n, share) = (self.steps.config.samples, self.steps.config.sample_share);
-        let seconds = self.grid_seconds();
-        if !self.sampling.fits(share, seconds, self.progress.seconds) {
-            self.sampling.left_out(seconds);
-            return Ok(());
-        }
-        let began = Instant::now();
-        let samples = self.draw_samples(n, true).with_context(|| format!("samples = {n}"))?;
-        let columns = self.steps.objective.sample_columns().min(n);
-        if let (Some(samples), Some(folder)) = (samples, &mut self.folder) {
-            folder.save_samples(epochs, &samples, columns)?;
-            self.sampling.drew(began.elapsed().as_secs_f64());
-        }
-        Ok(())
-    }
-
-    /// How long a grid of samples takes: as long as the last one, or as an evaluation of the network takes a third of a step.
-    fn grid_seconds(&self) -> f64 {
-        let TrainingConfig { samples, sample_steps, .. } = self.steps.config;
-        let image = recent_mean(&self.history, |step| 1.0 / step.images_per_second).unwrap_or(0.0);
-        self.sampling.last.unwrap_or(samples as f64 * sample_steps as f64 * image / 3.0)
-    }
-
     /// The next step or steps; what kept a further one from being taken is the error, after the steps have been entered.
     fn advance(&mut self) -> Result<Vec<Step>> {
         let (taken, failed) = self.steps.take(self.progress.steps_done, self.total, self.until());
@@ -509,87 +380,6 @@ impl<O: Objective> Training<O> {
         };
         self.history.push(step);
         step
-    }
-
-    /// With a deadline: how many steps fit into the time that is left.
-    fn estimate(&mut self) {
-        let images = self.steps.config.images_per_step() as f64;
-        let each = recent_mean(&self.history, |step| images / step.images_per_second);
-        if let (Some(deadline), Some(each)) = (self.deadline, each) {
-            let left = deadline.saturating_duration_since(Instant::now());
-            let config = &self.steps.config;
-            let grid = match config.sample_every > 0 && self.folder.is_some() {
-                true => Some(self.grid_seconds()),
-                false => None,
-            };
-            let grid = grid.filter(|grid| self.sampling.fits(config.sample_share, *grid, self.progress.seconds));
-            // A little is kept for the last checkpoint and the model.
-            let steps = ((0.99 * left.as_secs_f64() - grid.unwrap_or(0.0)).max(0.0) / each) as usize;
-            let all = self.steps.config.total_steps(self.steps.data.len());
-            self.total = self.progress.steps_done.saturating_add(steps).min(all);
-        }
-    }
-
-    /// What follows steps: the log, the checkpoint, the end, and the samples.
-    fn keep(&mut self, steps: &[Step]) -> Result<()> {
-        let (done, per_epoch) = (self.progress.steps_done, self.steps_per_epoch());
-        let (end, epoch_ends) = (done >= self.total, done.is_multiple_of(per_epoch));
-        if (end || epoch_ends)
-            && let Some(held_out) = &self.held_out
-            && let Some(loss) = validation::measure(&mut self.steps, held_out)?
-        {
-            self.validation = Some(loss);
-            if let Some(folder) = &self.folder {
-                folder.log_validation(validation::Measured { steps: done, loss })?;
-            }
-        }
-        let Some(folder) = &mut self.folder else {
-            return Ok(());
-        };
-        steps.iter().try_for_each(|step| folder.log(step))?;
-        let due = match self.steps.config.checkpoint_every {
-            0 => epoch_ends,
-            every => done.is_multiple_of(every),
-        };
-        if end {
-            self.finish(State::Done)?;
-        } else if due {
-            self.checkpoint()?;
-        }
-        let (epochs, wanted) = (done / per_epoch, self.steps.config.sample_every);
-        if wanted > 0 && (end || epoch_ends && epochs.is_multiple_of(wanted)) {
-            self.show_samples(epochs)?;
-        }
-        Ok(())
-    }
-
-    /// The last checkpoint, and the model.
-    fn finish(&mut self, state: State) -> Result<()> {
-        self.state = state;
-        let Some(path) = self.folder().map(|folder| folder.join("model.safetensors")) else {
-            return Ok(());
-        };
-        self.checkpoint()?;
-        let seen = self.images_seen();
-        let Steps { objective, optimiser, .. } = &mut self.steps;
-        optimiser.averaged(|| objective.save(&path, seen))
-    }
-
-    /// Writes the state for the live page, if there is one: twice a second, and at the end.
-    fn write_live(&mut self, problem: Option<&str>) {
-        let due = self.live_written.is_none_or(|at| at.elapsed() >= LIVE_EVERY);
-        if due || self.state != State::Running {
-            let images = self.steps.config.images_per_step();
-            let counts = (self.progress.steps_done, self.total, self.steps_per_epoch(), images);
-            if let Some(folder) = &self.folder {
-                folder.write_live(|| LiveState {
-                    message: problem.unwrap_or_default().to_owned(),
-                    lr: self.history.last().map_or(self.steps.config.lr, |step| step.lr),
-                    ..live_state(self.state, &self.history, counts, folder.last_samples())
-                });
-            }
-            self.live_written = Some(Instant::now());
-        }
     }
 
     fn stop_requested(&self) -> bool {

@@ -22,6 +22,9 @@ use std::time::Duration;
 /// What a shell expects of a command that was interrupted.
 const INTERRUPTED: u8 = 130;
 
+/// Epochs of a training that ends by the clock, at least.
+const TIMED_EPOCHS: usize = 1000;
+
 #[derive(Args)]
 pub struct Options {
     /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
@@ -36,7 +39,7 @@ pub struct Options {
     /// How to train where neither the file nor a flag says: for the data, or as the notebooks' plain DDPM
     #[arg(long, value_enum, default_value_t, conflicts_with_all = ["config", "resume"])]
     recipe: Recipe,
-    /// Passes over the images [default: by the recipe 20, or as many as make 3000 steps]
+    /// Passes over the images [default: 20, or as many as make 3000 steps; 1000 with --minutes]
     #[arg(long)]
     epochs: Option<usize>,
     /// Ends after so many optimiser steps in all; with --resume, only this session ends there
@@ -146,6 +149,9 @@ impl Options {
         if self.resume.is_none() && self.config.is_none() {
             let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
             self.recipe.set(&mut run, &data, photographs)?;
+            if self.minutes.is_some() {
+                run.training.epochs = run.training.epochs.max(TIMED_EPOCHS);
+            }
             data = data.with_augmentation(run.data.augment.iter().copied());
         }
         self.set_flags(&mut run)?;

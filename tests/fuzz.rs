@@ -33,8 +33,10 @@ struct Format {
     seeds: Vec<Vec<u8>>,
     /// How many of a hundred inputs are of this format.
     share: usize,
-    read: Box<dyn Fn(&[u8]) -> Result<()>>,
+    read: Box<Reader>,
 }
+
+type Reader = dyn Fn(&[u8]) -> Result<()>;
 
 fn format(
     name: &'static str,
@@ -103,7 +105,7 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
         picture_seeds.push(bytes.into_inner());
     }
     let net = SimpleUNet { base: 4, groups: 2, channels: 3, classes: 5, ..Default::default() };
-    let network = Network::new(net.clone(), &mut Rng::new(1), &Device::Cpu)?;
+    let network = Network::new(net, &mut Rng::new(1), &Device::Cpu)?;
     let model = Model { network, info: ModelInfo { classes: vec!["a".to_owned(); 5], ..ModelInfo::new([3, 16, 16]) } };
     model.save(at("model.safetensors"))?;
     let model_seed = fs::read(at("model.safetensors"))?;
@@ -117,7 +119,7 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
     // A run of two checkpoints, whose log, configuration or newest checkpoint is damaged.
     let quick = || TrainingConfig { epochs: 1, sample_every: 0, ..config() };
     let begin = move |run: &Path| -> Result<Training> {
-        Training::new(quick(), net.clone(), &sprites()?, &Device::Cpu)?.in_folder(run)
+        Training::new(quick(), net, &sprites()?, &Device::Cpu)?.in_folder(run)
     };
     let run = at("run");
     begin(&run)?.try_for_each(|step| step.map(drop))?;
@@ -129,7 +131,7 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
         (checkpoint, of_run(checkpoint)?),
     ];
     let resume = move |name: &'static str, share: usize| {
-        let (run, begin, whole) = (run.clone(), begin.clone(), whole.clone());
+        let (run, begin, whole) = (run.clone(), begin, whole.clone());
         let seed = whole.iter().find(|(it, _)| *it == name).map(|(_, bytes)| bytes.clone());
         let read = move |bytes: &[u8]| {
             for (other, content) in &whole {

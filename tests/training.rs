@@ -450,7 +450,7 @@ fn equal_trainings_write_equal_files() -> Result<()> {
         let folder = temp.path().join(name);
         steps(&mut begin(config(), &folder)?, 100)?;
         let all = contents(&folder)?.into_iter();
-        Ok(all.map(|(path, bytes)| Ok((path.strip_prefix(&folder)?.to_owned(), bytes))).collect::<Result<_>>()?)
+        all.map(|(path, bytes)| Ok((path.strip_prefix(&folder)?.to_owned(), bytes))).collect()
     };
     let (a, b) = (run("a")?, run("b")?);
     assert!(a.keys().eq(b.keys()));

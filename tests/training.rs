@@ -400,7 +400,7 @@ fn an_edited_configuration_is_named_or_noted() -> Result<()> {
     Ok(())
 }
 
-/// The checkpoint knows how far it was; the log is mended, and what it lacks is said.
+/// The checkpoint knows how far it was; the log is repaired, and what it lacks is said.
 #[test]
 fn a_damaged_log_is_no_lost_step() -> Result<()> {
     let temp = tempfile::tempdir()?;

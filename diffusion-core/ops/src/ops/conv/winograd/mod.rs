@@ -14,6 +14,7 @@
 
 mod backward;
 mod forward;
+mod strips;
 mod transforms;
 
 use crate::ops::cpu::arch::arch;
@@ -24,6 +25,7 @@ use crate::ops::cpu::vector::Vector;
 pub(super) use backward::{Gradients, Wanted};
 use pulp::{Simd, WithSimd};
 use std::ops::Range;
+use strips::{Strip, rows_per_unit, strips};
 use transforms::{Four, Matrix, Transform, Two, ZERO_IF_DOUBLED, column};
 
 /// The columns of a panel of transformed filters: as many as the product works on at a time.
@@ -137,13 +139,6 @@ impl<const N: usize, const M: usize> Plan<N, M> {
     fn tiles(&self) -> usize {
         self.tiles_h * self.tiles_w
     }
-}
-
-/// Tiles of one image: some of its rows of tiles.
-#[derive(Clone)]
-struct Strip {
-    image: usize,
-    rows: Range<usize>,
 }
 
 /// The numbers of transformed tiles: for each product, for each tile, the channels.
@@ -478,26 +473,6 @@ unsafe fn half_of_products<S: Simd, X: Matrix<N, M>, const N: usize, const M: us
         half[i] = X::of(products);
     }
     half
-}
-
-/// The strips of a unit of work, cut from all rows of tiles of all images.
-fn strips(rows_per_image: usize, range: Range<usize>) -> Vec<Strip> {
-    let mut strips = Vec::new();
-    let mut at = range.start;
-    while at < range.end {
-        let image = at / rows_per_image;
-        let end = range.end.min((image + 1) * rows_per_image);
-        let rows = at - image * rows_per_image..end - image * rows_per_image;
-        strips.push(Strip { image, rows });
-        at = end;
-    }
-    strips
-}
-
-/// How many rows of tiles are a unit of work: about [`TILES`] tiles, but not so many that a thread has none.
-fn rows_per_unit<const N: usize, const M: usize>(plan: &Plan<N, M>) -> usize {
-    let rows = plan.problem.batch * plan.tiles_h;
-    (TILES / plan.tiles_w).clamp(1, rows.div_ceil(threads()))
 }
 
 #[cfg(test)]

@@ -68,7 +68,7 @@ rust-tests: $(TOOLKIT)
 	$(IN)cargo test --locked --workspace $(FEATURE_FLAGS)
 
 notebook-tests: setup .venv/tests.stamp
-	$(VENV) -m pytest tests --durations=15
+	$(VENV) -m pytest tests -n 2 --dist loadgroup --durations=15
 
 # Only the kernel's part needs Jupyter.
 BENCH_KERNEL = $(if $(ONLY),$(filter kernel,$(ONLY)),kernel)

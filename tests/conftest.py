@@ -14,6 +14,13 @@ CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", 
 SECRET = "only-for-this-test"
 
 
+def pytest_collection_modifyitems(items):
+    """With `-n 2`, notebooks run on one worker while the lab, its kernels and the browser keep to the other; then on both."""
+    for item in items:
+        if item.path.name != "test_notebooks.py":
+            item.add_marker(pytest.mark.xdist_group("lab"))
+
+
 @pytest.fixture(scope="session")
 def screenshots():
     folder = ROOT / "target" / "browser"

@@ -47,7 +47,8 @@ def test_is_committed_executed(path):
 
 @PATHS
 def test_runs_top_to_bottom(path):
-    forget("test")
-    notebook = execute(read(path), SMALL[path.stem])
-    forget("test")
+    run = f"test-{path.stem}"
+    forget(run)
+    notebook = execute(read(path), SMALL[path.stem].replace("runs/test", f"runs/{run}"))
+    forget(run)
     assert not [cell for cell in code_cells(notebook) if cell.execution_count is None]

@@ -51,17 +51,8 @@ impl Gif {
     /// # Errors
     /// A frame that cannot be drawn or is not as large as the first, or no frames at all; the message says which.
     pub fn new<D: Draw>(frames: impl IntoIterator<Item = D>) -> Result<Self> {
-        let mut pictures: Vec<Picture> = Vec::new();
-        for (i, frame) in frames.into_iter().enumerate() {
-            let picture = frame.draw().with_context(|| format!("frame {i}")).map_err(crate::whole)?;
-            let (width, height) = (picture.width(), picture.height());
-            let (first_width, first_height) = pictures.first().map_or((width, height), |p| (p.width(), p.height()));
-            ensure!(
-                (width, height) == (first_width, first_height),
-                "frame {i} is {width} × {height} pixels, but frame 0 is {first_width} × {first_height}; all must be of one size"
-            );
-            pictures.push(picture);
-        }
+        let pictures = frames.into_iter().map(|frame| frame.draw());
+        let pictures = one_size(pictures).map_err(crate::whole)?;
         ensure!(!pictures.is_empty(), "an animation needs at least one frame");
         Ok(Self { frames: pictures, delay_ms: 100, first_ms: None, last_ms: None, looped: Loop::Forever, colours: 256 })
     }
@@ -155,6 +146,22 @@ impl Gif {
 
 impl Gif {
     displayed!(Gif, to_gif, "gif", "image/gif");
+}
+
+/// The frames of an animation or a slider, which must all have the size of the first.
+pub(super) fn one_size(frames: impl Iterator<Item = Result<Picture>>) -> Result<Vec<Picture>> {
+    let mut pictures: Vec<Picture> = Vec::new();
+    for (i, frame) in frames.enumerate() {
+        let picture = frame.with_context(|| format!("frame {i}"))?;
+        let (width, height) = (picture.width(), picture.height());
+        let (first_width, first_height) = pictures.first().map_or((width, height), |p| (p.width(), p.height()));
+        ensure!(
+            (width, height) == (first_width, first_height),
+            "frame {i} is {width} × {height} pixels, but frame 0 is {first_width} × {first_height}; all must be of one size"
+        );
+        pictures.push(picture);
+    }
+    Ok(pictures)
 }
 
 #[cfg(test)]

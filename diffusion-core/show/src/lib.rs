@@ -1,8 +1,9 @@
 //! Images, plots and animations that display themselves in a notebook and save to a file.
 //!
-//! The last expression of a cell is shown below it: a [`Grid`] of images, a [`Plot`], several plots in [`Panels`], a [`Gif`].
-//! Each can also be saved or turned into the bytes of its file. All have a near-white background of their own, so they are
-//! readable on light and dark pages. [`Live`] is a page that follows a training run while its cell is busy.
+//! The last expression of a cell is shown below it: a [`Grid`] of images, a [`Plot`], several plots in [`Panels`], a [`Gif`],
+//! pictures under a [`Slider`]. Each can also be saved or turned into the bytes of its file. All have a near-white background
+//! of their own, so they are readable on light and dark pages. [`Live`] is a page that follows a training run while its cell
+//! is busy.
 //!
 //! Plots are drawn at twice their nominal size, which keeps them sharp on HiDPI screens; a notebook scales them down to its
 //! column. Grids and GIFs have one pixel per nominal pixel, so image pixels stay crisp.
@@ -40,6 +41,7 @@ mod plot;
 pub mod progress;
 mod shades;
 mod sheet;
+mod slider;
 mod text;
 mod values;
 
@@ -49,15 +51,24 @@ pub use live::{Live, LiveState, Phase, thin};
 pub use panels::Panels;
 pub use picture::{Picture, Rgb};
 pub use plot::Plot;
+pub use slider::Slider;
 pub use values::{Number, Values};
 
-/// Anything that can be a frame of a [`Gif`].
+/// Anything that can be a frame of a [`Gif`] or a [`Slider`].
 pub trait Draw {
     /// Draws the picture at its nominal size.
     ///
     /// # Errors
     /// The arguments of the builder methods do not fit together; the message names the argument and its value.
     fn draw(&self) -> anyhow::Result<Picture>;
+
+    /// Draws the picture for a HiDPI screen, and says how many of its pixels make one of nominal size.
+    ///
+    /// # Errors
+    /// As for [`Self::draw`].
+    fn draw_sharp(&self) -> anyhow::Result<(Picture, usize)> {
+        Ok((self.draw()?, 1))
+    }
 }
 
 /// The three outputs of a displayable type. They are inherent methods, so that a notebook need not import a trait.

@@ -164,7 +164,7 @@ fn percent_encoded(part: &str) -> String {
 }
 
 /// A text as it stands in HTML.
-fn escaped(text: &str) -> String {
+pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

@@ -104,6 +104,10 @@ impl Draw for Panels {
     fn draw(&self) -> Result<Picture> {
         Ok(self.at_its_size()?.halved())
     }
+
+    fn draw_sharp(&self) -> Result<(Picture, usize)> {
+        Ok((self.at_its_size()?.in_few_colours(), ZOOM))
+    }
 }
 
 #[cfg(test)]

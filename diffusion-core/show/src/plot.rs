@@ -309,6 +309,10 @@ impl Draw for Plot {
     fn draw(&self) -> Result<Picture> {
         Ok(self.at_its_size()?.halved())
     }
+
+    fn draw_sharp(&self) -> Result<(Picture, usize)> {
+        Ok((self.at_its_size()?.in_few_colours(), ZOOM))
+    }
 }
 
 impl Marks {

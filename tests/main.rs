@@ -8,6 +8,7 @@ mod metrics;
 mod ops;
 mod optim;
 mod own;
+mod runs;
 mod samplers;
 mod schedules;
 mod simple_unet;

@@ -7,7 +7,7 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail, ensure};
+use anyhow::{Context, Result, anyhow, bail, ensure};
 use rayon::prelude::*;
 
 use super::resize::{check_bytes, check_side, to_channels_first};
@@ -198,7 +198,10 @@ fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>) -> Result<Vec<P
     // Piece by piece, so that an error ends it early.
     for piece in files.chunks(64) {
         let read = piece.par_iter().map(|file| Picture::read(file, side));
-        let read: Vec<Picture> = read.collect::<Result<_>>()?;
+        let read: Result<Vec<Picture>> = read.collect();
+        let read = read.map_err(|bad| {
+            anyhow!("{bad:#}. To leave out all files that cannot be used: --skip-bad (`skip_bad = true` in a file or in Source)")
+        })?;
         let first = pictures.first().unwrap_or(&read[0]);
         let (width, height) = (first.width, first.height);
         check_bytes(files.len(), [3, height, width]).with_context(|| name.to_owned())?;

@@ -22,6 +22,8 @@ pub(super) struct Span {
     /// The two ends, after the logarithm if there is one.
     from: f64,
     to: f64,
+    /// Whether ticks stand at whole numbers only.
+    whole: bool,
     /// Places, and what is written there.
     pub(super) ticks: Vec<(f64, String)>,
 }
@@ -65,7 +67,7 @@ impl Axis {
             let stands = from_zero && !log && low >= 0.0;
             (if stands { 0.0 } else { low - margin }, high + margin)
         };
-        Ok(Span { log, from, to, ticks: Vec::new() })
+        Ok(Span { log, from, to, whole: false, ticks: Vec::new() })
     }
 }
 
@@ -88,16 +90,27 @@ impl Span {
         (self.from, self.to) = (self.from - more, self.to + more);
     }
 
+    /// Has no ticks between whole numbers if all of `data` are whole, as numbers of steps are.
+    pub(super) fn whole_as(mut self, data: &[f64]) -> Self {
+        self.whole = !self.log && data.len() > 1 && data.iter().all(|v| v.fract() == 0.0);
+        self
+    }
+
     /// Settles the ticks: round numbers, at most `count`.
     pub(super) fn set_ticks(&mut self, count: usize) {
         let (low, high) = (self.from.min(self.to), self.from.max(self.to));
-        let all = if self.log && high - low >= 1.0 {
+        let mut all = if self.log && high - low >= 1.0 {
             powers(low, high, count)
         } else if self.log {
             round_numbers(10f64.powf(low), 10f64.powf(high), count)
         } else {
             round_numbers(low, high, count)
         };
+        if self.whole && high - low >= 2.0 && all.iter().any(|(v, _)| (v - v.round()).abs() > 1e-6) {
+            all = (low.ceil() as i64..=high.floor() as i64)
+                .map(|v| (v as f64, v.to_string().replace('-', "−")))
+                .collect();
+        }
         let ticks = all.into_iter().filter_map(|(v, text)| Some((self.place(v)?, text)));
         self.ticks = ticks.filter(|(at, _)| on_axis(*at)).collect();
     }
@@ -207,6 +220,20 @@ mod tests {
             let axis = Axis { log, range, ..Axis::default() };
             let mut span = axis.span("x", &[], false).unwrap();
             span.set_ticks(count);
+            let texts: Vec<&str> = span.ticks.iter().map(|t| t.1.as_str()).collect();
+            assert_eq!(texts.join(" "), want);
+        }
+    }
+
+    #[test]
+    fn whole_numbers_have_no_ticks_between_them() {
+        for (data, want) in [
+            ([1.0, 2.0, 3.0], "1 2 3"),
+            ([1.0, 2.0, 2.5], "1.0 1.5 2.0 2.5"),
+            ([0.0, 50.0, 100.0], "0 20 40 60 80 100"),
+        ] {
+            let mut span = Axis::default().span("x", &data, false).unwrap().whole_as(&data);
+            span.set_ticks(6);
             let texts: Vec<&str> = span.ticks.iter().map(|t| t.1.as_str()).collect();
             assert_eq!(texts.join(" "), want);
         }

@@ -161,7 +161,8 @@ fn spans(plot: &Plot) -> Result<(Span, Span)> {
             }
         }
     }
-    Ok((plot.x.span("x", &xs, false)?, plot.y.span("y", &ys, bars_stand)?))
+    let counts = if bars_stand { &[][..] } else { &xs };
+    Ok((plot.x.span("x", &xs, false)?.whole_as(counts), plot.y.span("y", &ys, bars_stand)?))
 }
 
 /// The caption, and how many values could not be shown.

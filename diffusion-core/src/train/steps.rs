@@ -65,7 +65,7 @@ impl<O: Objective> Steps<O> {
         let images = config.images_per_step();
         ensure!(
             images <= data.len(),
-            "a step takes batch × accumulate = {images} images, and {} has {}: use fewer",
+            "a step takes batch × accumulate = {images} images, and {} has {}: use a smaller batch (--batch)",
             data.name(),
             data.len()
         );

@@ -286,7 +286,7 @@ fn the_error_says_what_happened_at_each_address_and_how_to_go_on() {
     let dir = folder(&[]);
     let message = fetch(&file, dir.path(), &mut Fetch::default()).unwrap_err().to_string();
     for fact in [
-        format!("{}: the server answered HTTP 404", missing.url),
+        format!("{}: the server returned HTTP 404", missing.url),
         format!("{}: the connection failed: ", closed.url),
         "no address: ".to_owned(),
         format!("by hand: {} (200000 bytes", dir.path().join("file.gz").display()),

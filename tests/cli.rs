@@ -5,14 +5,11 @@ mod cli_train;
 use anyhow::{Context, Result, ensure};
 use diffusion_core::candle::Tensor;
 use diffusion_core::nn::Checkpoint;
-use diffusion_core::rng::Rng;
-use diffusion_core::train::Step;
 use image::AnimationDecoder;
 use std::fs;
 use std::io::BufReader;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 fn diffusion(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diffusion"));

@@ -6,7 +6,7 @@ use diffusion_core::rng::Rng;
 use diffusion_core::train::Step;
 use std::fs;
 use std::path::Path;
-use std::process::Child;
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 /// Waits until the run has a checkpoint of so many steps.

@@ -211,7 +211,7 @@ fn what_is_not_known_is_named() -> Result<()> {
         (changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?, "the weights belong to that process"),
         (
             changed(SCHEDULER, "_class_name", json!("EDMEulerScheduler"))?,
-            "of a EDMEulerScheduler, whose noise process is not known",
+            "the noise process of EDMEulerScheduler is not supported",
         ),
         (changed(SCHEDULER, "num_train_timesteps", json!(1))?, "steps = 1"),
     ] {

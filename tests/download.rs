@@ -220,7 +220,7 @@ fn a_part_with_wrong_bytes_is_discarded() {
 fn content_with_a_wrong_hash_is_not_kept_and_the_next_mirror_is_tried() {
     let wrong = || Server::of(vec![7; 200_000], [Act::Serve]);
     let dir = folder(&[]);
-    fails(dir.path(), &mut Fetch::default(), &[&wrong()], &["their SHA-256 is wrong"], 0);
+    fails(dir.path(), &mut Fetch::default(), &[&wrong()], &["its SHA-256 is wrong"], 0);
     let good = Server::new([Act::Serve]);
     succeeds(dir.path(), &[&wrong(), &good]);
     assert_eq!(good.ranges(), [None]);

@@ -141,7 +141,7 @@ fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result
     let epochs: Vec<String> = ends.map(|steps| (steps / each - 1).to_string()).collect();
     let has = match &epochs[..] {
         [] => "it has none at the end of an epoch".to_owned(),
-        some => format!("it has those of the epochs {}, counted from 0", some.join(", ")),
+        some => format!("it has checkpoints of these epochs, counted from 0: {}", some.join(", ")),
     };
     bail!(
         "--epochs {epoch}: {} has no checkpoint of that epoch; {has}. `checkpoint_every` and `keep` in the run's \

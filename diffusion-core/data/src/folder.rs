@@ -316,7 +316,7 @@ mod tests {
             ("train/b/1.png", [0; 3], [3, 4]),
         ]);
         let message = Dataset::from_folder(splits.path(), 2).unwrap_err().to_string();
-        assert!(message.contains("train: is that the data set?"), "{message}");
+        assert!(message.contains("train, so perhaps use that folder"), "{message}");
         for side in [0, 1025, usize::MAX] {
             let message = Dataset::from_folder(sizes.path(), side).unwrap_err();
             assert!(message.to_string().contains("1 … 1024"), "{message}");

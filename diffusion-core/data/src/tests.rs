@@ -87,7 +87,7 @@ fn a_split_shares_out_every_image_once() -> Result<()> {
 fn values_out_of_range_are_errors_that_name_them() {
     let new = |n: usize, shape, labels| Dataset::from_u8("x", vec![0; n], shape, labels, &["a", "b"]);
     let not_finite = |x| Dataset::from_f32("x", vec![0.0, x], [1, 1, 2], vec![0], &["a"]);
-    let fit = "2 labels and images of 1×2×2 do not fit 7";
+    let fit = "7 pixel values do not fit 2 labels and images of 1×2×2";
     let label = "labels[0] = 2, but there are 2 classes";
     let range = "index 3 is out of range: tiny has the images 0 … 2";
     let d = tiny();

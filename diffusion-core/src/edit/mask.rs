@@ -282,7 +282,7 @@ mod tests {
         assert_eq!(Mask::from_file(&path, 4, 4)?, Mask::half(4, 4, Side::Left)?);
         std::fs::write(&path, "no picture")?;
         let message = Mask::from_file(&path, 4, 4).unwrap_err().to_string();
-        assert!(message.contains("mask.png is not an image"), "{message}");
+        assert!(message.contains("mask.png as an image"), "{message}");
         Ok(())
     }
 
@@ -293,7 +293,7 @@ mod tests {
         assert!(message(Mask::half(0, 4, Side::Left)).contains("0×4 pixels"));
         assert!(message(Mask::rectangle(4, 4, 2..2, 0..4)).contains("rows 2..2 of 4"));
         assert!(message(Mask::rectangle(4, 4, 0..4, 0..5)).contains("columns 0..5 of 4"));
-        assert!(message(Mask::stripes(4, 4, 0)).contains("thickness 0"));
+        assert!(message(Mask::stripes(4, 4, 0)).contains("thickness = 0"));
         assert!(message(Mask::random(4, 4, 1.5, rng)).contains("unknown = 1.5"));
         assert!(message(Mask::strokes(4, 4, f64::NAN, rng)).contains("unknown = NaN"));
         let x = Tensor::zeros((1, 1, 4, 5), DType::F32, &Device::Cpu)?;

@@ -109,8 +109,8 @@ mod tests {
         let fail = |p: &Tensor, splits| inception_score(&good, p, splits, &mut Rng::new(1)).unwrap_err().to_string();
         for (message, wants) in [
             (fail(&good, 0), "splits = 0"),
-            (fail(&good, 4), "real are 3 images, fewer than splits = 4"),
-            (fail(&logits, 1), "row 0 of samples is no probabilities"),
+            (fail(&good, 4), "real has 3 images, fewer than splits = 4"),
+            (fail(&logits, 1), "row 0 of samples is not a probability distribution"),
             (fail(&Tensor::full(0.5f32, (3, 2), &Device::Cpu)?, 1), "real has 4 classes, but samples 2"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

@@ -57,7 +57,7 @@ mod tests {
         assert_eq!(psnr(&x, &x, 1.0)?, [f64::INFINITY; 2]);
         let fail = |y: &Tensor, range| psnr(&x, y, range).unwrap_err().to_string();
         for (message, wants) in [
-            (fail(&x.narrow(0, 0, 1)?, 1.0), "images of shape [2, 1, 3, 3] and [1, 1, 3, 3]"),
+            (fail(&x.narrow(0, 0, 1)?, 1.0), "images have shapes [2, 1, 3, 3] and [1, 1, 3, 3]"),
             (fail(&x, 0.0), "range = 0"),
             (fail(&x, f64::NAN), "range = NaN"),
             (fail(&(&x / 0.0)?, 1.0), "not finite"),

@@ -262,7 +262,7 @@ mod tests {
             "other.safetensors",
             "missing: second.weight; unexpected: third.bias; ",
             "first.weight has shape [3, 4] but must have [4, 3]",
-            "first.bias has numbers of type U32",
+            "first.bias has elements of type U32",
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

@@ -160,8 +160,8 @@ mod tests {
         let (of_shape, wide) = (vb.get(3, "w")?, vb.to_dtype(DType::F64));
         assert!(vb.contains_tensor("w") && of_shape.is_variable());
         for (failed, wants) in [
-            (vb.get(3, "w").unwrap_err(), "a parameter w already"),
-            (vb.get_unchecked("v").unwrap_err(), "v is not there yet"),
+            (vb.get(3, "w").unwrap_err(), "parameter w already exists"),
+            (vb.get_unchecked("v").unwrap_err(), "v does not exist yet"),
             (wide.get(3, "u").unwrap_err(), "F64"),
             (candle_nn::batch_norm(2, 1e-5, vb.pp("n")).unwrap_err(), "nn::BatchNorm2d"),
         ] {

@@ -122,7 +122,12 @@ fn errors_name_the_bad_value() -> Result<()> {
     let (flow, edm) = (NoiseProcess::flow, NoiseProcess::edm);
     let wrong = NoiseProcess::Edm { sigma_min: 1.0, sigma_max: 1.0, rho: 7.0 };
     for (process, prediction, sampler, wants) in [
-        (flow(), Prediction::Velocity, Sampler::ddpm(), "Steps::All spaces time steps, and the flow process has none"),
+        (
+            flow(),
+            Prediction::Velocity,
+            Sampler::ddpm(),
+            "Steps::All needs time steps, which the flow process does not have",
+        ),
         (edm(), Prediction::EDM, plain(DDIM, Steps::Linspace(5)), "use Steps::Trailing(n)"),
         (flow(), Prediction::Eps, Sampler::ddim(5), "use velocity, v or x0"),
         (flow(), Prediction::Velocity, given(&[0.5, 0.0]), "there is no noise at time 0"),
@@ -148,7 +153,7 @@ fn out_of_memory_error_names_the_batch_and_gives_advice() -> Result<()> {
     let states = Sampler::ddim(5).states(full, &schedule, Prediction::Eps, &xt, rng)?;
     let said = states.finish().unwrap_err().to_string();
     assert!(said.contains("out of memory for a batch of 6 images (CUDA_ERROR_OUT_OF_MEMORY)"), "{said}");
-    assert!(said.contains("fewer images at a time, 3 say"), "{said}");
+    assert!(said.contains("fewer images at a time, for example 3"), "{said}");
     Ok(())
 }
 

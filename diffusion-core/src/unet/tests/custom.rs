@@ -95,7 +95,7 @@ fn a_custom_network_trains_and_is_restored_to_the_bit() -> anyhow::Result<()> {
     for (message, wants) in [
         (
             fails(Network::load(&path, &Device::Cpu)),
-            "this file holds the network \"tiny-unet\" that was defined outside of diffusion-core; load it with \
+            "it holds the network \"tiny-unet\", which is defined outside of diffusion-core; load it with \
              Network::load_with(path, &architecture, &device)",
         ),
         (
@@ -118,7 +118,7 @@ fn a_run_records_the_name() -> anyhow::Result<()> {
     let read = RunConfig::from_toml(&text)?;
     assert_eq!((&read, read.to_toml()?), (&run, text));
     let message = Network::new(read.network, &mut Rng::new(1), &Device::Cpu).unwrap_err();
-    let wants = "\"tiny-unet\" was defined outside of diffusion-core, and only its name is known";
+    let wants = "\"tiny-unet\" was defined outside of diffusion-core, and its code is not available here";
     assert!(message.to_string().contains(wants), "{message}");
     Ok(())
 }

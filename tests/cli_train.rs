@@ -228,7 +228,7 @@ fn advice_that_is_followed_works() -> Result<()> {
 
     run(&and("a", &[]))?;
     fs::write(at("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4\nprediction = \"v\""))?;
-    advised(&and("a", &[]), "give this run another folder", &and("b", &[]))?;
+    advised(&and("a", &[]), "use another folder", &and("b", &[]))?;
     advised(&and("a", &[]), "--start-over", &and("a", &["--start-over"]))?;
 
     fs::write(at("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4\nmax_steps = 2"))?;
@@ -256,7 +256,11 @@ fn advice_that_is_followed_works() -> Result<()> {
     fs::write(at("photos/e.png"), "no picture")?;
     advised(&photos("f", &["--side", "16"]), "--skip-bad", &photos("f", &["--side", "16", "--skip-bad"]))?;
     fs::remove_file(at("photos/e.png"))?;
-    advised(&photos("photos/run", &["--side", "16"]), "name another with --out", &photos("g", &["--side", "16"]))?;
+    advised(
+        &photos("photos/run", &["--side", "16"]),
+        "choose another folder with --out",
+        &photos("g", &["--side", "16"]),
+    )?;
     fs::remove_file(at("photos/d.png"))?;
     let more = photos("g", &["--side", "16", "--epochs", "9"]);
     advised(&more, "--new-data", &[&more[..], &["--new-data"]].concat())?;
@@ -264,7 +268,7 @@ fn advice_that_is_followed_works() -> Result<()> {
     let export = ["export", "--run", "b", "--samples", "1", "--out", "m.safetensors"];
     advised(
         &[&export[..], &["--epochs", "7"]].concat(),
-        "it has kept those of 0, counted from 0",
+        "these epochs, counted from 0: 0",
         &[&export[..], &["--epochs", "0"]].concat(),
     )?;
     let diffusers = ["--diffusers", "folder"];

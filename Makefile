@@ -1,40 +1,40 @@
-# make lab                      set up whatever is missing, then open JupyterLab on the first notebook
+# make lab                      install whatever is missing, then open the first notebook in JupyterLab
 #   ARGS="--no-browser"         options for JupyterLab
-#   FEATURES=cuda               the device that the whole series computes on (default: the CPU; Metal on a Mac);
-#                               test, weights, speedrun, scores and leaderboard take it, too
-#   PYTHON=python3.12           which Python to use
-# make kernel                   register the kernel for your own JupyterLab or VS Code, as "Rust (diffusion)"; FEATURES as above
+#   FEATURES=cuda               compute on an NVIDIA GPU (default: the CPU; Metal on a Mac);
+#                               test, bench, weights, speedrun, scores and leaderboard take it, too
+#   PYTHON=python3.12           the Python to use
+# make kernel                   register the kernel for your own JupyterLab or VS Code as "Rust (diffusion)"; takes FEATURES
 # make kernel-remove            remove that registration
-# make test                     every check there is, with the time that each took
-# make bench                    speeds, side by side with what they are compared with
-#   TORCH=1                     with PyTorch too, installed into target/torch-env; TORCH_PYTHON=PATH: with one that is there
-#   ONLY="steps ops"            only these of kernel, steps, sampling, evaluation, ops, scaling; gpu, with FEATURES=cuda
+# make test                     run every check and print the time of each
+# make bench                    measure speed in comparison with stock candle
+#   TORCH=1                     also PyTorch, installed into target/torch-env; TORCH_PYTHON=PATH uses an installed one
+#   ONLY="steps ops"            only some of kernel, steps, sampling, evaluation, ops, scaling; gpu with FEATURES=cuda
 #   ARGS="--threads 4"          options; ARGS=--help lists them
-# make fuzz                     damaged files of every format through the loaders
-#   N=1000000                   so many of them
-# make notebooks                run the notebooks with the values they are committed with, and keep the results
+# make fuzz                     load damaged files of every format
+#   N=1000000                   the number of files
+# make notebooks                run the notebooks with their committed values and save the outputs
 #   NAMES="01_forward"          only these
-# make weights                  train what is in weights/ again, from nothing; an interrupted training goes on
+# make weights                  train the models in weights/ from scratch; resumes an interrupted training
 #   NAMES="mnist"               only these
-# make speedrun                 ten minutes of training on MNIST: weights/speedrun.safetensors and 10×10 samples, scored
-# make scores                   measure what is in weights/, into the model cards
+# make speedrun                 train on MNIST for ten minutes, write weights/speedrun.safetensors and 10×10 samples, evaluate
+# make scores                   evaluate the models in weights/ and update their model cards
 #   NAMES="mnist"               only these
-# make leaderboard              train and measure every choice against every other on the sprites: LEADERBOARD.md
-# make clean                    remove everything that the commands above have made, the kernel's registration too; downloaded
-#                               data stays
+# make leaderboard              train and compare configurations on the sprites, and write LEADERBOARD.md
+# make clean                    remove what the commands above have installed and built, and the kernel's registration; keeps
+#                               downloaded data and runs
 
 PYTHON ?= python3
 VENV := .venv/bin/python
 LAB = $(PYTHON) diffusion-core/lab/lab.py
 FEATURE_FLAGS = $(if $(FEATURES),--features "$(FEATURES)")
 
-# With FEATURES=cuda, cargo sees the toolkit that `make toolkit` has found or installed.
+# With FEATURES=cuda, cargo uses the toolkit that `make toolkit` has found or installed.
 CUDA = $(findstring cuda,$(FEATURES))
 IN = $(if $(CUDA),. .cuda/env && )
 DIFFUSION = $(IN)cargo diffusion$(if $(CUDA),-cuda)
 TOOLKIT = $(if $(CUDA),toolkit)
 
-# One thing after the other: each needs what the one before has set up.
+# In order: each target needs what the one before has set up.
 .NOTPARALLEL:
 .PHONY: lab help setup kernel kernel-remove toolkit test rust-tests notebook-tests bench fuzz notebooks weights speedrun scores leaderboard clean python
 
@@ -56,7 +56,7 @@ kernel-remove: python
 toolkit: python
 	@$(LAB) toolkit
 
-# Every line that a recipe of `make test` runs goes through .ci/timed, which keeps how long it took.
+# .ci/timed runs every line of the recipes of `make test` and records its time.
 test: SHELL := .ci/timed
 test: setup rust-tests notebook-tests
 	@.ci/timed --summary
@@ -70,7 +70,7 @@ rust-tests: $(TOOLKIT)
 notebook-tests: setup .venv/tests.stamp
 	$(VENV) -m pytest tests -n 2 --dist loadgroup --durations=15
 
-# Only the kernel's part needs Jupyter.
+# Only the part `kernel` needs Jupyter.
 BENCH_KERNEL = $(if $(ONLY),$(filter kernel,$(ONLY)),kernel)
 bench: $(if $(BENCH_KERNEL),setup,python) $(TOOLKIT)
 	$(IN)$(if $(BENCH_KERNEL),$(VENV),$(PYTHON)) tests/bench.py $(ONLY) $(if $(TORCH),--torch) \
@@ -113,12 +113,12 @@ SCALE_sprites-context = 4
 leaderboard: $(TOOLKIT)
 	$(DIFFUSION) leaderboard
 
-# After `setup`: when that installs .venv again, the stamp is gone with the old one.
+# After `setup`: if that reinstalls .venv, the stamp is gone with the old one.
 .venv/tests.stamp: tests/requirements.txt
 	@$(VENV) -m pip install --quiet --disable-pip-version-check -r tests/requirements.txt
 	@touch $@
 
-# `make lab` needs Python before it can say what else is missing.
+# `make lab` needs Python to report what else is missing.
 python:
 	@command -v "$(PYTHON)" >/dev/null || { echo "make: $(PYTHON) was not found: install Python 3.10 or newer \
 	(https://www.python.org/downloads/), or name one with 'make PYTHON=/path/to/python3'."; exit 1; }

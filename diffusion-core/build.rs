@@ -1,6 +1,6 @@
-//! Tells a package which versions it is built with, for the notebooks' set-up cell; and with CUDA where its libraries are.
-//!
-//! diffusion-ops, diffusion-core and diffusion-cli share it: with CUDA each of them links something that has to find the libraries.
+//! Records the versions a package is built with, for the notebooks' set-up cell, and with CUDA the location of its
+//! libraries. Shared by diffusion-ops, diffusion-core and diffusion-cli, since with CUDA each of them links something
+//! that must find the libraries.
 
 use std::env;
 use std::path::PathBuf;
@@ -36,11 +36,11 @@ fn cuda() {
     if target("OS") != "linux" {
         return;
     }
-    // ops/src/device/driver.rs is written for these.
+    // ops/src/device/driver.rs supports these.
     if ["x86_64", "aarch64"].contains(&target("ARCH").as_str()) {
         println!("cargo::rustc-cfg=lazy_driver");
     }
-    // So that what is linked here finds the libraries that it was linked with, whatever LD_LIBRARY_PATH is when it runs.
+    // Lets the program find the libraries that it was linked with, whatever LD_LIBRARY_PATH is at run time.
     for variable in ["CUDA_HOME", "CUDA_PATH"] {
         println!("cargo::rerun-if-env-changed={variable}");
     }

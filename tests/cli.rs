@@ -5,14 +5,11 @@ mod cli_train;
 use anyhow::{Context, Result, ensure};
 use diffusion_core::candle::Tensor;
 use diffusion_core::nn::Checkpoint;
-use diffusion_core::rng::Rng;
-use diffusion_core::train::Step;
 use image::AnimationDecoder;
 use std::fs;
 use std::io::BufReader;
 use std::path::Path;
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
 
 fn diffusion(arguments: &[&str], folder: &Path) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_diffusion"));
@@ -81,17 +78,17 @@ fn mistakes_are_named_and_what_would_be_right() -> Result<()> {
         (&["train", "--task", "mnits"], &["mnits", "fashion-mnist"]),
         (&["train", "--model", "resnet"], &["--model", "resnet", "simple-unet"]),
         (&["train", "--betas", "cosin"], &["--betas", "cosin", "cosine"]),
-        (&["train", "--max-steps", "9"], &["--max-steps", "called --train-steps now"]),
-        (&["train", "--steps", "500"], &["--steps", "called --timesteps now"]),
+        (&["train", "--max-steps", "9"], &["--max-steps", "now called --train-steps"]),
+        (&["train", "--steps", "500"], &["--steps", "now called --timesteps"]),
         (&["train", "--process", "flw"], &["--process", "flw", "flow"]),
-        (&["train", "--process", "flow", "--betas", "cosine"], &["--betas", "process vp", "flow"]),
+        (&["train", "--process", "flow", "--betas", "cosine"], &["--betas", "vp process", "flow"]),
         (&["train", "--process", "flow", "--prediction", "eps"], &["eps", "velocity"]),
         (&["train", "--batch", "0"], &["batch = 0"]),
         (&["train", "--images", "10", "--batch", "64"], &["batch", "10"]),
         (&["train", "--recipe", "dpm"], &["--recipe", "auto", "ddpm"]),
         (&["train", "--device", "tpu"], &["tpu", "auto, cpu, cuda or metal"]),
         (&["train", "--device", "cuda"], &["CUDA"]),
-        (&["train", "--resume", "empty"], &["--resume empty", "no folder of a run"]),
+        (&["train", "--resume", "empty"], &["--resume empty", "not the folder of a run"]),
         (&["train", "--minutes", "0"], &["--minutes 0"]),
         (&["train", "--minutes", "1e300"], &["--minutes 1"]),
         (&["summary", "--model", "resnet"], &["resnet", "simple-unet"]),
@@ -168,18 +165,18 @@ fn samples_are_written_and_determined_by_the_seed() -> Result<()> {
             "--device",
             "cpu",
             "--gif",
-            "way.gif",
+            "process.gif",
         ];
         let output = diffusion(&arguments, temp.path()).output()?;
         ensure!(output.status.success(), words(&output));
     }
-    let frames = image::codecs::gif::GifDecoder::new(BufReader::new(fs::File::open(temp.path().join("way.gif"))?))?;
+    let frames = image::codecs::gif::GifDecoder::new(BufReader::new(fs::File::open(temp.path().join("process.gif"))?))?;
     assert_eq!(frames.into_frames().count(), 4);
 
     let arguments = ["compare", "--checkpoint", &sprites, "--steps", "5", "--n", "1", "--device", "cpu"];
     let output = diffusion(&arguments, temp.path()).output()?;
     let said = words(&output);
-    for want in ["DDPM: 500 steps", "DDIM: 5 steps", "× as fast", "compare.png"] {
+    for want in ["DDPM: 500 steps", "DDIM: 5 steps", "times as fast", "compare.png"] {
         assert!(said.contains(want), "{said:?} lacks {want:?}");
     }
     assert!(temp.path().join("compare.png").is_file());
@@ -192,12 +189,12 @@ fn what_cannot_be_drawn_is_said() -> Result<()> {
     let (mnist, sprites) = (weights("mnist"), weights("sprites-context"));
     fs::write(temp.path().join("text.txt"), "no model")?;
     for (arguments, wants) in [
-        (&["--checkpoint", "text.txt"][..], &["text.txt", "not a model"][..]),
-        (&["--checkpoint", "nowhere"], &["nowhere is not a model"]),
+        (&["--checkpoint", "text.txt"][..], &["cannot use text.txt as a model"][..]),
+        (&["--checkpoint", "nowhere"], &["cannot use nowhere as a model"]),
         (&["--checkpoint", &mnist, "--class", "7,12"], &["--class 12", "0 … 9"]),
         (&["--checkpoint", &mnist, "--class", "-1"], &["-1"]),
-        (&["--checkpoint", &mnist, "--context", "1"], &["--context", "takes none; it takes --class"]),
-        (&["--checkpoint", &sprites, "--context", "1,0"], &["2 numbers were given; it takes 5", "food"]),
+        (&["--checkpoint", &mnist, "--context", "1"], &["--context", "conditioned on classes; use --class"]),
+        (&["--checkpoint", &sprites, "--context", "1,0"], &["2 numbers were given, but the model takes 5", "food"]),
         (&["--checkpoint", &sprites, "--context", "1,0,0,0,NaN"], &["finite"]),
         (&["--checkpoint", &sprites, "--class", "fod"], &["--class fod", "food"]),
         (&["--checkpoint", &mnist, "--steps", "1001"], &["--steps 1001: it must be in 1 … 1000"]),
@@ -216,7 +213,7 @@ fn what_cannot_be_drawn_is_said() -> Result<()> {
     // A network that enlarges images was never without a small one.
     for command in ["sample", "compare", "evaluate"] {
         let said = fails(&[command, "--checkpoint", &weights("sprites-x2")], temp.path())?;
-        assert!(said.contains("sprites-x2.safetensors: this model enlarges images ×2"), "{said}");
+        assert!(said.contains("sprites-x2.safetensors: this super-resolution model enlarges images ×2"), "{said}");
     }
     assert_eq!(fs::read_dir(temp.path())?.count(), 1, "nothing was written");
     Ok(())
@@ -265,7 +262,7 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
         (
             &["--samples", "half.npy", "--classifier", &digits][..],
             &[
-                "classifier-mnist.safetensors: it knows images of 1×28×28 and the classes 0, 1",
+                "classifier-mnist.safetensors: it was trained on images of 1×28×28 with the classes 0, 1",
                 "those of sprites are 3×16×16",
             ][..],
         ),
@@ -276,13 +273,13 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
         (&["--samples", "c8.npy", "--classifier", &classifier], &["c8.npy", "x.astype(np.float32)) for samples"]),
         (
             &["--samples", "half.npy", "--labels", "labels.npy", "--classifier", &classifier],
-            &["--labels labels.npy: labels[3] = 12; sprites has the classes 0 … 4"],
+            &["--labels labels.npy: labels[3] = 12, but sprites has the classes 0 … 4"],
         ),
         (&["--samples", "half.npy", "--n", "9"], &["--samples", "--n"]),
         (&["--samples", "half.npy", "--steps", "9"], &["--samples", "--steps"]),
         (
             &["--checkpoint", &weights("mnist"), "--classifier", &classifier],
-            &["--checkpoint: the images of this model are 1×28×28"],
+            &["--checkpoint: the model's images are 1×28×28"],
         ),
     ] {
         let said = fails(&[&["evaluate"], &small[..], arguments].concat(), temp.path())?;
@@ -292,7 +289,7 @@ fn what_does_not_belong_together_is_not_measured() -> Result<()> {
         assert!(!said.contains("Fréchet"), "{said}");
     }
     let said = fails(&["evaluate", "--samples", "s.npy", "--data", "mnits"], temp.path())?;
-    assert!(said.contains("--data mnits: neither one of sprites"), "{said}");
+    assert!(said.contains("--data mnits: there is no such folder, .npy file or data set"), "{said}");
 
     let half = ["evaluate", "--samples", "half.npy", "--classifier", &classifier];
     let output = diffusion(&[&half[..], &small].concat(), temp.path()).output()?;
@@ -309,7 +306,7 @@ fn what_does_not_fit_into_memory_is_refused() -> Result<()> {
     let digits = weights("mnist");
     let sample = ["sample", "--checkpoint", &digits, "--device", "cpu", "--n"];
     for (n, wants) in
-        [("100000000", "100000000 images of 1×28×28"), ("18446744073709551615", "more memory than there can be")]
+        [("100000000", "100000000 images of 1×28×28"), ("18446744073709551615", "more memory than can exist")]
     {
         let said = fails(&[&sample[..], &[n]].concat(), temp.path())?;
         assert!(said.contains(wants) && said.contains("draw fewer"), "{said}");
@@ -380,11 +377,11 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     run("train --config c.toml --out run --train-steps 3")?;
     let said = fails(&["export", "--run", "run", "--out", "m.safetensors", "--epochs", "7"], folder)?;
     assert!(
-        said.contains("--epochs 7: run has no checkpoint of that epoch; it has kept that of no epoch's end"),
+        said.contains("--epochs 7: run has no checkpoint of that epoch; it has none at the end of an epoch"),
         "{said}"
     );
     let said = fails(&["export", "--run", "run", "--out", "m.bin"], folder)?;
-    assert!(said.contains("m.bin: this is saved as a .safetensors file"), "{said}");
+    assert!(said.contains("m.bin: the file name must end in .safetensors"), "{said}");
     run("export --run run --out m.safetensors --samples 4")?;
     let card = fs::read_to_string(folder.join("m.md"))?;
     for never in ["license", "make weights", "../weights", " 0 minutes"] {
@@ -393,7 +390,7 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert!(card.contains("Model::load(\"m.safetensors\""), "{card}");
     run("export --run run --out m.safetensors --samples 4 --license cc0-1.0 --again make")?;
     let card = fs::read_to_string(folder.join("m.md"))?;
-    assert!(card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` trains it again"), "{card}");
+    assert!(card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` repeats it"), "{card}");
     let said = run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json")?;
     for wants in ["Fréchet distance", "95 % interval", "real images among themselves", "accuracy", "copies"] {
         assert!(said.contains(wants), "{said} lacks {wants:?}");
@@ -402,7 +399,7 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert_eq!(json["measures"]["frechet_distance"]["samples"], 12);
     let once = fs::read_to_string(folder.join("m.md"))?;
     assert!(once.contains("model-index:\n- name: m\n"), "{once}");
-    assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim in 2 steps, seed 0"));
+    assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim, 2 steps, seed 0"));
     assert!(once.starts_with("---\nlicense: cc0-1.0\n"), "{once}");
     run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json")?;
     let twice = fs::read_to_string(folder.join("m.md"))?;
@@ -419,15 +416,15 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     run("classifier --task photos --epochs 1 --batch 8 --out weights/classifier-photos.safetensors")?;
     let said = run("evaluate --checkpoint m.safetensors --data photos --n 12 --steps 2")?;
     assert!(
-        said.contains("the model was trained on sprites, and is compared with photos")
-            && said.contains("accuracy is left out")
+        said.contains("the model was trained on sprites but is compared with photos")
+            && said.contains("no accuracy is measured")
             && !said.contains("% of 12 samples; 95"),
         "{said}"
     );
 
     run("sample --checkpoint m.safetensors --n 12 --steps 2 --npy s.npy --out s.png")?;
     let said = run("evaluate --samples s.npy --data sprites --images 200")?;
-    assert!(said.contains("12 samples of s.npy"), "{said}");
+    assert!(said.contains("12 samples from s.npy"), "{said}");
     let inception = ["evaluate", "--samples", "s.npy", "--data", "sprites", "--inception"];
     let said = fails(&inception, folder)?;
     assert!(said.contains("--inception: there is no weights/inception.pth; get"), "{said}");

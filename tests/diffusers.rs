@@ -187,21 +187,21 @@ fn what_is_not_known_is_named() -> Result<()> {
     let types = json!(["SkipDownBlock2D", "DownBlock2D"]);
     for (message, wants) in [
         (changed(CONFIG, "_class_name", json!("VQModel"))?, "config.json: it describes VQModel; only UNet2DModel"),
-        (changed(CONFIG, "_class_name", json!("-"))?, "it describes nothing with a _class_name"),
+        (changed(CONFIG, "_class_name", json!("-"))?, "it describes a network without a _class_name"),
         (changed(CONFIG, "norm_num_groups", json!("-"))?, "norm_num_groups is missing"),
         (changed(CONFIG, "upsample_type", json!("resnet"))?, "upsample_type is \"resnet\"; only \"conv\""),
         (changed(CONFIG, "time_embedding_type", json!("fourier"))?, "time_embedding_type is \"fourier\""),
         (changed(CONFIG, "time_embedding_dim", json!(7))?, "time_embedding_dim is 7; only null"),
         (changed(CONFIG, "down_block_types", types)?, "unknown variant `SkipDownBlock2D`"),
         (changed(CONFIG, "sample_size", json!(null))?, "sample_size is null"),
-        (changed(CONFIG, "sample_size", json!(7))?, "an image of 7×7"),
+        (changed(CONFIG, "sample_size", json!(7))?, "the image is 7×7"),
         (changed(CONFIG, "norm_num_groups", json!(3))?, "norm_num_groups = 3 does not divide block_out_channels = 4"),
         (changed(CONFIG, "norm_num_groups", json!(0))?, "norm_num_groups = 0 does not divide"),
         (changed(CONFIG, "attention_head_dim", json!(3))?, "attention_head_dim = 3 does not divide"),
         (changed(CONFIG, "block_out_channels", json!(vec![4; 100]))?, "100 block_out_channels, 2 down_block_types"),
         (changed(CONFIG, "block_out_channels", json!([]))?, "0 block_out_channels, 2 down_block_types"),
-        (changed(CONFIG, "block_out_channels", json!([8, 8]))?, "norm1.weight has shape [4] and must have [8]"),
-        (changed(CONFIG, "out_channels", json!(2))?, "out_channels must be as in_channels"),
+        (changed(CONFIG, "block_out_channels", json!([8, 8]))?, "norm1.weight has shape [4] but must have [8]"),
+        (changed(CONFIG, "out_channels", json!(2))?, "out_channels must be equal to in_channels"),
         (changed(CONFIG, "num_class_embeds", json!(0))?, "num_class_embeds must be at least one class"),
         (changed(CONFIG, "num_class_embeds", json!(4))?, "class_embedding.weight"),
         (changed(SCHEDULER, "beta_schedule", json!("laplace"))?, "scheduler_config.json: beta_schedule is \"laplace\""),
@@ -211,7 +211,7 @@ fn what_is_not_known_is_named() -> Result<()> {
         (changed(SCHEDULER, "rescale_betas_zero_snr", json!(true))?, "the weights belong to that process"),
         (
             changed(SCHEDULER, "_class_name", json!("EDMEulerScheduler"))?,
-            "of a EDMEulerScheduler, whose noise process is not known",
+            "the noise process of EDMEulerScheduler is not supported",
         ),
         (changed(SCHEDULER, "num_train_timesteps", json!(1))?, "steps = 1"),
     ] {
@@ -225,7 +225,7 @@ fn what_is_not_known_is_named() -> Result<()> {
     assert!(fail().contains("scheduler_config.json"), "{}", fail());
     copied(folder.path())?;
     fs::write(folder.path().join(CONFIG), "{")?;
-    assert!(fail().contains("config.json: it is no JSON object"), "{}", fail());
+    assert!(fail().contains("config.json: it is not a JSON object"), "{}", fail());
     copied(folder.path())?;
     let path = folder.path().join(WEIGHTS);
     let bytes = fs::read(&path)?;
@@ -247,7 +247,7 @@ fn what_is_not_known_is_named() -> Result<()> {
         part.tensors.insert(name, tensor);
     }
     first.save(beside("diffusion_pytorch_model-00001-of-00002.safetensors"))?;
-    assert!(fail().contains("of 2 shards of the weights there are 1"), "{}", fail());
+    assert!(fail().contains("only 1 of 2 shards of the weights exist"), "{}", fail());
     second.save(beside("diffusion_pytorch_model-00002-of-00002.safetensors"))?;
     Model::load(folder.path(), &Device::Cpu)?;
     fs::write(&path, &bytes)?;

@@ -220,7 +220,7 @@ fn a_part_with_wrong_bytes_is_discarded() {
 fn content_with_a_wrong_hash_is_not_kept_and_the_next_mirror_is_tried() {
     let wrong = || Server::of(vec![7; 200_000], [Act::Serve]);
     let dir = folder(&[]);
-    fails(dir.path(), &mut Fetch::default(), &[&wrong()], &["their SHA-256 is wrong"], 0);
+    fails(dir.path(), &mut Fetch::default(), &[&wrong()], &["its SHA-256 is wrong"], 0);
     let good = Server::new([Act::Serve]);
     succeeds(dir.path(), &[&wrong(), &good]);
     assert_eq!(good.ranges(), [None]);
@@ -286,7 +286,7 @@ fn the_error_says_what_happened_at_each_address_and_how_to_go_on() {
     let dir = folder(&[]);
     let message = fetch(&file, dir.path(), &mut Fetch::default()).unwrap_err().to_string();
     for fact in [
-        format!("{}: the server answered HTTP 404", missing.url),
+        format!("{}: the server returned HTTP 404", missing.url),
         format!("{}: the connection failed: ", closed.url),
         "no address: ".to_owned(),
         format!("by hand: {} (200000 bytes", dir.path().join("file.gz").display()),

@@ -146,7 +146,7 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
     file.tensors.insert(name.to_owned(), wrong);
     file.save(&path)?;
     let message = InceptionV3::load(&path, &Device::Cpu).unwrap_err().to_string();
-    let wants = format!("{name} has shape [7, 160, 1, 7] and must have [160, 160, 1, 7]");
+    let wants = format!("{name} has shape [7, 160, 1, 7] but must have [160, 160, 1, 7]");
     assert!(message.contains(&wants), "{message}");
     file.tensors.remove(name);
     file.save(&path)?;

@@ -114,7 +114,7 @@ fn a_folder_is_for_one_run_only() -> Result<()> {
     };
     let sprites = sprites()?;
     let message = fail(TrainingConfig { beta2: 0.5, ..config() }, net(), &sprites)?;
-    assert!(message.contains("its run has training.beta2 = 0.999, and this one 0.5; go on with 0.999"), "{message}");
+    assert!(message.contains("its run has training.beta2 = 0.999, and this one 0.5; use 0.999"), "{message}");
     let message = fail(config(), SimpleUNet { base: 8, ..net() }, &sprites)?;
     assert!(message.contains("simple-unet.base = 4, and this one 8"), "{message}");
     let message =
@@ -151,8 +151,8 @@ fn a_run_whose_data_has_changed_is_not_lost() -> Result<()> {
     steps(&mut begin(&sprites()?, Existing::Resume)?, 7)?;
     let before = contents(folder)?;
     for (data, wants) in [
-        (Dataset::sprites(61, 1)?, "it had 60 images and has 61 now"),
-        (Dataset::sprites(60, 2)?, "images, their order or their captions are others than before"),
+        (Dataset::sprites(61, 1)?, "it had 60 images and now has 61"),
+        (Dataset::sprites(60, 2)?, "images, their order or their captions have changed"),
     ] {
         let said = begin(&data, Existing::Resume).unwrap_err().to_string();
         for wants in [wants, "sprites is not the data", "--new-data", "--start-over"] {
@@ -165,7 +165,7 @@ fn a_run_whose_data_has_changed_is_not_lost() -> Result<()> {
     let resumed = goes_on.resumed().context("a checkpoint")?;
     assert_eq!(
         (resumed.steps, &resumed.changed[..]),
-        (6, &["sprites: it had 60 images and has 61 now".to_owned()][..])
+        (6, &["sprites: it had 60 images and now has 61".to_owned()][..])
     );
     assert!(fs::read_to_string(folder.join("changes.txt"))?.starts_with("after 6 steps: sprites: it had"));
     steps(&mut goes_on, 4)?;
@@ -210,13 +210,13 @@ fn an_edited_configuration_is_named_or_noted() -> Result<()> {
     fs::write(&path, &written)?;
     let training = begin(TrainingConfig { lr: 5e-4, epochs: 3, ..config() }, temp.path())?;
     let changed = &training.resumed().context("a checkpoint")?.changed;
-    assert_eq!(changed[..], ["training.epochs was 2 and is 3 now", "training.lr was 0.001 and is 0.0005 now"]);
+    assert_eq!(changed[..], ["training.epochs was 2 and is now 3", "training.lr was 0.001 and is now 0.0005"]);
     assert_eq!(fs::read_to_string(temp.path().join("changes.txt"))?.lines().count(), 2);
     // A rate that no step would have is a mistake.
     let done = tempfile::tempdir()?;
     steps(&mut begin(config(), done.path())?, 100)?;
     let said = begin(TrainingConfig { lr: 5e-4, ..config() }, done.path()).unwrap_err().to_string();
-    assert!(said.contains("training.lr was 0.001 and is 0.0005 now, and no step is left for it"), "{said}");
+    assert!(said.contains("training.lr was 0.001 and is now 0.0005, but no step is left"), "{said}");
     Ok(())
 }
 

@@ -116,7 +116,7 @@ def test_an_error_is_one_line_with_its_reason(kernel):
     kernel.run("use diffusion_core::data::Dataset; use std::path::Path;")
     for code, reason in [
         ('let read = Dataset::from_idx("x", Path::new("no.gz"), Path::new("no.gz"), &["a"])?;', "cannot read no.gz as IDX: No such file"),
-        ('Grid::new(&Tensor::zeros((1, 1, 2, 2), DType::F32, &Device::Cpu)?)?.save("x.jpg")?;', "x.jpg: this is saved as a .png file"),
+        ('Grid::new(&Tensor::zeros((1, 1, 2, 2), DType::F32, &Device::Cpu)?)?.save("x.jpg")?;', "x.jpg: it is saved as a .png file"),
         ("let sum = (Tensor::zeros(2, DType::F32, &Device::Cpu)? + Tensor::zeros(3, DType::F32, &Device::Cpu)?)?;", "shape mismatch in add"),
         ('Plot::new("short").line("y", &[0.0, 1.0], &[0.0])', 'line "y": 2 x values, but 1 y values'),
     ]:

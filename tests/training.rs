@@ -254,8 +254,8 @@ fn what_does_not_fit_the_data_is_named() -> Result<()> {
     for (message, wants) in [
         (fail(config(), SimpleUNet { channels: 1, ..net() }), "set channels = 3"),
         (fail(config(), SimpleUNet { classes: 10, ..net() }), "set classes = 5, or 0 for none"),
-        (fail(TrainingConfig { batch: 31, ..config() }, net()), "batch × accumulate = 62 images, and sprites has 60"),
-        (fail(TrainingConfig { batch: usize::MAX, ..config() }, net()), "and sprites has 60"),
+        (fail(TrainingConfig { batch: 31, ..config() }, net()), "batch × accumulate = 62 images, but sprites has 60"),
+        (fail(TrainingConfig { batch: usize::MAX, ..config() }, net()), "but sprites has 60"),
     ] {
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }

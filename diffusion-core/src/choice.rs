@@ -1,4 +1,4 @@
-//! Choices in files and on the command line: a name alone, or a table with numbers of its own.
+//! Enums in files and on the command line: a name, or a table with fields.
 
 use anyhow::Result;
 use serde::Deserialize;
@@ -9,10 +9,10 @@ use serde::de::{
 use std::fmt;
 use std::marker::PhantomData;
 
-/// The choice of this name, with the defaults of its numbers: `cosine` is a schedule, `simple-unet` a network.
+/// Parses a choice by name, with default values for its fields: `cosine` is a schedule, `simple-unet` a network.
 ///
 /// # Errors
-/// There is none of this name: the message says which there are.
+/// The name is unknown: the message lists the valid ones.
 ///
 /// ```
 /// use diffusion_core::{config::parse_choice, schedule::Betas};
@@ -25,8 +25,8 @@ pub fn parse_choice<T: for<'a> Deserialize<'a>>(name: &str) -> Result<T> {
     Ok(choice?)
 }
 
-/// Reads an enum from its variant's name alone, with the defaults of its fields, or from a table with that name as its only
-/// key.
+/// Reads an enum from the name of a variant, with default values for its fields, or from a table with that name as its
+/// only key.
 pub(crate) fn name_or_table<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -53,7 +53,7 @@ impl<'de, T: Deserialize<'de>> Visitor<'de> for NameOrTable<T> {
     }
 }
 
-/// A variant's name, with nothing said of its fields.
+/// The name of a variant, without its fields.
 struct Name<'a, E>(&'a str, PhantomData<E>);
 
 impl<'de, E: de::Error> Deserializer<'de> for Name<'_, E> {

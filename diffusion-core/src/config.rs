@@ -1,4 +1,4 @@
-//! A training run as a TOML file: what it learns from, which network, and how.
+//! The configuration of a training run, as a TOML file: data, condition, network and training.
 //!
 //! ```toml
 //! [data]
@@ -13,8 +13,8 @@
 //! weighting = { min-snr = { gamma = 5 } }
 //! ```
 //!
-//! Every key may be left out. A choice with numbers of its own can be written as its name alone, or as a table. Every run's
-//! folder has such a file. Files with the keys of version 0.1 are read, too: `train/upgrade.rs` lists them.
+//! Every key is optional. A choice with fields of its own is written as a name or as a table. The folder of every run
+//! contains such a file. Files with the keys of version 0.1 are read, too; `train/upgrade.rs` lists them.
 
 use crate::choice::name_or_table;
 pub use crate::choice::parse_choice;
@@ -27,23 +27,23 @@ use serde::{Deserialize, Serialize};
 use std::fs;
 use std::path::Path;
 
-/// All that determines a training run.
+/// The complete configuration of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct RunConfig {
     /// The training data.
     pub data: Source,
-    /// What the network is conditioned on.
+    /// The kind of condition of the network.
     pub condition: ConditionOn,
-    /// The network. Its channels, classes and context follow from the data and the condition.
+    /// The network. Its channels, classes and context size follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
     pub network: Architecture,
-    /// How it is trained.
+    /// The training settings.
     pub training: TrainingConfig,
 }
 
 impl Default for RunConfig {
-    /// [`SimpleUNet`] with 32 channels, on the built-in sprites.
+    /// [`SimpleUNet`] with 32 channels, trained on the built-in sprites.
     fn default() -> Self {
         let network = SimpleUNet { channels: 3, base: 32, ..Default::default() };
         Self {
@@ -56,12 +56,12 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network for the images and classes of `data`, and for the times of the training's process.
+    /// The network, adapted to the images and classes of `data` and to the times of the noise process.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let classes = data.class_names().len();
         let conditioning = self.network.conditioning();
         let (classes, context) = match self.condition {
-            // Networks for super-resolution of before conditions could be combined.
+            // Super-resolution networks from before conditions could be combined.
             _ if conditioning.low_res > 0 => (0, 0),
             ConditionOn::Classes => (classes, 0),
             ConditionOn::Context => (0, classes),
@@ -76,11 +76,11 @@ impl RunConfig {
         network.with(Conditioning { channels, classes, context, ..conditioning })
     }
 
-    /// Reads a file; what it does not say is as in the default.
+    /// Reads a configuration file; missing keys have their default values.
     ///
     /// # Errors
-    /// The file cannot be read, is not TOML, or has a key or value that does not exist: the message names the file, the
-    /// line, and what there is.
+    /// The file cannot be read, is not TOML, or has an unknown key or value: the message names the file, the line, and
+    /// the valid choices.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         fs::read_to_string(path)
@@ -90,20 +90,20 @@ impl RunConfig {
             .map_err(crate::whole)
     }
 
-    /// The same from the file's text.
+    /// Reads a configuration from the text of a file.
     ///
     /// # Errors
-    /// As [`RunConfig::load`].
+    /// See [`RunConfig::load`].
     pub fn from_toml(text: &str) -> Result<Self> {
         let mut table: toml::Table = toml::from_str(text)?;
-        // A file of today is read as it stands, so that errors name its lines.
+        // Today's format is parsed directly, so that errors name its lines.
         match upgrade(&mut table)? {
             true => Ok(table.try_into()?),
             false => Ok(toml::from_str(text)?),
         }
     }
 
-    /// The text of a file with all values.
+    /// The text of a file with all keys.
     ///
     /// # Errors
     /// A number is too large for TOML.
@@ -111,10 +111,10 @@ impl RunConfig {
         Ok(toml::to_string(self)?)
     }
 
-    /// Writes the file.
+    /// Writes the configuration to a file.
     ///
     /// # Errors
-    /// It cannot be written: the message names it.
+    /// The file cannot be written: the message names it.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         write_whole(path, self.to_toml()?.as_bytes())
@@ -130,7 +130,7 @@ mod tests {
     use crate::train::{Decay, Weighting};
 
     #[test]
-    fn what_is_written_is_read_and_the_rest_is_the_default() -> Result<()> {
+    fn a_written_file_is_read_back_and_missing_keys_are_defaults() -> Result<()> {
         let run = RunConfig::from_toml(
             "[network.simple-unet]\nbase = 48\n[training]\nprocess = { vp = { betas = \"cosine\" } }\ndecay = \"cosine\"\n\
              weighting = { min-snr = { gamma = 3 } }\n",
@@ -149,7 +149,7 @@ mod tests {
     }
 
     #[test]
-    fn mistakes_are_named_with_their_line_and_what_there_is() {
+    fn errors_name_the_line_and_the_valid_choices() {
         for (text, wants) in [
             ("[training]\nbatch = 8\nlearning_rate = 1", &["line 3", "learning_rate", "`lr`"][..]),
             ("[training]\nbatch = \"many\"", &["line 2", "many"]),
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn the_keys_of_version_0_1_are_read_unless_they_are_mixed_with_todays() -> Result<()> {
+    fn keys_of_version_0_1_are_read_unless_mixed_with_current_ones() -> Result<()> {
         let run = RunConfig::from_toml(
             "condition = \"nothing\"\n[network.simple-unet]\nreduced = 4\n[training]\nsteps = 500\nbetas = \"cosine\"\n\
              param = \"v\"\nmax_steps = 7\ndrop = 0.2\ntimes = \"stratified\"",

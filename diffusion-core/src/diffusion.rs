@@ -1,23 +1,23 @@
-//! The forward process of DDPM in its own notation, with integer time steps: q(x_t | x_0) and the posterior.
+//! The forward process and the posterior of DDPM, in its notation with integer time steps.
 //!
-//! Symbols: `x0` a clean image, `xt` the image at step t, `eps` (ε) the Gaussian noise in it, ᾱ_t the
-//! [`Schedule`]'s. Images are (B, C, H, W) with values nominally in \[−1, 1\]; `t` has one entry for each image of the batch.
-//! [`level`] has the same for any noise process.
+//! Symbols: `x0` is a clean image, `xt` the noisy image at time step t, `eps` (ε) the Gaussian noise in it, and ᾱ_t is
+//! from the [`Schedule`]. Images are (B, C, H, W) with values nominally in \[−1, 1\]; `t` has one entry for each image.
+//! [`level`] has the same functions for any noise process.
 //!
-//! Built by hand in `notebooks/01_forward.ipynb`.
+//! Built from scratch in `notebooks/01_forward.ipynb`.
 
 use crate::level::{self, Level, check_batch, combine};
 use crate::schedule::Schedule;
 use candle_core::{Result, Tensor};
 
-/// x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε: any step of the forward process in one
+/// Samples from q(x_t | x_0) in one step: x_t = √ᾱ_t x_0 + √(1−ᾱ_t) ε
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 4).
 ///
 /// # Shapes
-/// `x0` and `eps` (B, C, H, W), or any rank with B first; `t` B entries in 0 … T−1; the result is as `x0`.
+/// `x0` and `eps` (B, C, H, W), or any rank with B first; `t` B entries in 0 … T−1; the result has the shape of `x0`.
 ///
 /// # Errors
-/// `eps` is not of the shape of `x0`, `t` has not one entry per image, or one lies outside 0 … T−1.
+/// `eps` does not have the shape of `x0`, `t` does not have one entry for each image, or an entry is outside 0 … T−1.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, diffusion::q_sample, rng::Rng, schedule::Schedule};
@@ -33,25 +33,25 @@ pub fn q_sample(schedule: &Schedule, x0: &Tensor, t: &[usize], eps: &Tensor) -> 
     combine("q_sample", ("x0", x0), ("eps", eps), &levels, |l| (l.signal, l.noise))
 }
 
-/// The mean and variance of q(x_{t−1} | x_t, x_0), from [`posterior`].
+/// The mean and variance of the posterior q(x_{t−1} | x_t, x_0), from [`posterior`].
 #[derive(Clone, Debug)]
 pub struct Posterior {
-    /// μ̃_t, shaped as the images.
+    /// μ̃_t, with the shape of the images.
     pub mean: Tensor,
     /// β̃_t = (1−ᾱ_{t−1})/(1−ᾱ_t) β_t, one for each image; 0 at t = 0.
     pub variance: Vec<f64>,
 }
 
-/// q(x_{t−1} | x_t, x_0): one step back when the clean image is known
+/// The posterior q(x_{t−1} | x_t, x_0): one step back, given the clean image
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equations 6 and 7).
 ///
-/// μ̃ = √ᾱ_{t−1} β_t/(1−ᾱ_t) x_0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) x_t. At t = 0 it is x_0 itself, without noise.
+/// μ̃ = √ᾱ_{t−1} β_t/(1−ᾱ_t) x_0 + √α_t (1−ᾱ_{t−1})/(1−ᾱ_t) x_t. At t = 0 the mean is x_0 and the variance 0.
 ///
 /// # Shapes
 /// `x0` and `xt` (B, C, H, W), or any rank with B first; `t` B entries in 0 … T−1.
 ///
 /// # Errors
-/// As [`q_sample`].
+/// See [`q_sample`].
 pub fn posterior(schedule: &Schedule, x0: &Tensor, xt: &Tensor, t: &[usize]) -> Result<Posterior> {
     let levels = levels("posterior", schedule, ("x0", x0), t)?;
     let step = |(level, t): (Level, &usize)| -> level::Posterior {
@@ -115,7 +115,7 @@ mod tests {
         Ok(())
     }
 
-    /// A thousand single steps arrive at the same distribution as the closed form.
+    /// A thousand single steps give the same distribution as the closed form.
     #[test]
     fn single_steps_add_up_to_the_closed_form() -> Result<()> {
         let (s, mut rng) = (Schedule::linear(1000)?, Rng::new(4));
@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_errors_that_name_them() -> Result<()> {
+    fn errors_name_the_wrong_argument() -> Result<()> {
         let (s, mut rng) = (Schedule::linear(10)?, Rng::new(5));
         let x = rng.randn((2, 1, 4, 4), &Device::Cpu)?;
         let wide = rng.randn((2, 1, 4, 5), &Device::Cpu)?;

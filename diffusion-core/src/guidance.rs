@@ -1,15 +1,16 @@
-//! Guidance: what images are conditioned on, and how strongly. It wraps the network; samplers do not know of it.
+//! Guidance: the condition of a prediction and the strength of its effect. It wraps the network, so samplers need not
+//! know of it.
 //!
-//! *Classifier-free guidance* ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), equation 6) evaluates a network with a
-//! condition c and without, and extrapolates from the second prediction through the first:
+//! *Classifier-free guidance* ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), equation 6) evaluates a network
+//! with a condition c and without it, and extrapolates from the unconditional prediction through the conditional one:
 //!
 //! ε̂ = ε(x_t, ∅) + w (ε(x_t, c) − ε(x_t, ∅)).
 //!
-//! w = 1 is the conditional network, w = 0 the unconditional one; w > 1 exaggerates what distinguishes the class. (The
-//! paper's own w is this one minus 1.) Every [prediction type](crate::prediction) is linear in ε̂, so the formula is the same
-//! for all of them.
+//! w = 1 is the conditional prediction, w = 0 the unconditional one; w > 1 exaggerates what distinguishes the class.
+//! (The paper's w is smaller by 1.) Every [prediction type](crate::prediction) is linear in ε̂, so the same formula
+//! holds for all of them.
 //!
-//! Built by hand in `notebooks/05_conditioning.ipynb`.
+//! Built from scratch in `notebooks/05_conditioning.ipynb`.
 
 use crate::level::scaled;
 use crate::unet::Condition;
@@ -29,14 +30,13 @@ use std::ops::Range;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Guidance {
-    /// c: the condition, or several with weights that add up to 1, whose predictions are averaged
-    /// ([Liu et al. 2022](https://arxiv.org/abs/2206.01714)).
+    /// c, the condition; or several whose predictions are averaged, with weights that add up to 1
     pub towards: Vec<(f64, Condition)>,
-    /// ∅, from which it leads away: the null condition, or a *negative* condition.
+    /// ∅, the condition to move away from: the null condition, or a *negative* condition.
     pub away: Condition,
-    /// w.
+    /// w, the guidance scale.
     pub scale: f64,
-    /// The times t of the process in which it guides; at all others w = 1
+    /// The range of times t with guidance; at all others w = 1
     /// ([Kynkäänniemi et al. 2024](https://arxiv.org/abs/2404.07724)).
     pub during: Range<f64>,
 }
@@ -60,7 +60,7 @@ impl From<&Self> for Guidance {
 }
 
 impl Guidance {
-    /// Towards `condition` with scale w, away from the null condition, at all times.
+    /// Guides towards `condition` with scale w, away from the null condition, at all times.
     pub fn new(condition: Condition, scale: f64) -> Self {
         Self {
             towards: vec![(1.0, condition)],
@@ -70,27 +70,27 @@ impl Guidance {
         }
     }
 
-    /// Between `a` (`fraction` = 0) and `b` (`fraction` = 1), with scale 1: the weighted mean of both predictions.
+    /// Interpolates between the predictions for `a` (`fraction` = 0) and `b` (`fraction` = 1), with scale 1.
     pub fn between(a: Condition, b: Condition, fraction: f64) -> Self {
         Self { towards: vec![(1.0 - fraction, a), (fraction, b)], ..Self::new(Condition::none(), 1.0) }
     }
 
-    /// Away from this condition instead of the null condition.
+    /// Sets a negative condition in place of the null condition.
     pub fn away_from(mut self, negative: Condition) -> Self {
         self.away = negative;
         self
     }
 
-    /// Only at times in this range, of whole or real numbers.
+    /// Restricts guidance to the times in this range, of whole or real numbers.
     pub fn during<T: Into<f64>>(mut self, times: Range<T>) -> Self {
         self.during = times.start.into()..times.end.into();
         self
     }
 
-    /// The guidance of `len` images from image `start` on.
+    /// The guidance of `len` images from index `start` on.
     ///
     /// # Errors
-    /// It is for fewer.
+    /// It holds fewer images.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
         let part = |(w, c): &(f64, Condition)| Ok((*w, c.narrow(start, len)?));
         Ok(Self {
@@ -100,12 +100,12 @@ impl Guidance {
         })
     }
 
-    /// The guided prediction, with all conditions evaluated in one batch. Conditions of weight 0 are left out.
+    /// The guided prediction, with all conditions evaluated in one batch. Conditions with weight 0 are skipped.
     ///
-    /// `evaluate` is the network: it receives a batch, the process's time of each image, and a condition.
+    /// `evaluate` is the network: it receives a batch, the process's time for each image, and a condition.
     ///
     /// # Shapes
-    /// `xt` (B, C, H, W); `t` B times; the result is as `xt`.
+    /// `xt` (B, C, H, W); `t` B times; the result has the shape of `xt`.
     ///
     /// # Errors
     /// `evaluate` fails, the scale or a weight is not a finite number, or the weights do not add up to 1.
@@ -121,7 +121,7 @@ impl Guidance {
             if self.during.contains(t) { self.scale } else { 1.0 }
         };
         let scale: Vec<f64> = t.iter().map(guided).collect();
-        // Each condition, with its weight for each image.
+        // Each condition with its weight for each image.
         let towards = self.towards.iter().map(|(weight, condition)| {
             let weights: Vec<f64> = scale.iter().map(|w| w * weight).collect();
             (condition, weights)
@@ -169,7 +169,7 @@ mod tests {
         let small = SimpleUNet { base: 8, classes: 3, ..Default::default() };
         let (mut rng, device) = (Rng::new(5), Device::Cpu);
         let network = Network::new(small, &mut rng, &device)?;
-        // Its zeros would make all predictions equal.
+        // At initialisation its output weights are zero, which would make all predictions equal.
         for (name, var) in network.parameters().iter() {
             if name.starts_with("conv_out") {
                 var.set(&rng.randn_like(var)?)?;
@@ -178,7 +178,7 @@ mod tests {
         Ok((network, rng.randn((2, 1, 8, 8), &device)?))
     }
 
-    /// The largest difference, in units of the largest number.
+    /// The largest difference, relative to the largest value.
     fn apart(a: &Tensor, b: &Tensor) -> Result<f32> {
         let largest = |x: Tensor| -> Result<f32> { x.abs()?.max_all()?.to_scalar() };
         Ok(largest((a - b)?)? / largest(b.clone())?)
@@ -191,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn the_scale_means_what_it_says() -> Result<()> {
+    fn the_scale_extrapolates_as_documented() -> Result<()> {
         let (network, xt) = network()?;
         let condition = Condition::labels([1, 2]);
         let with = network.predict(&xt, &TIMES, &condition)?;
@@ -202,7 +202,8 @@ mod tests {
             let want = (&without + ((&with - &without)? * w)?)?;
             assert!(apart(&got, &want)? < 1e-4, "w = {w}");
         }
-        // At w = 3 it is further from the unconditional prediction than the conditional one, in the same direction.
+        // At w = 3 the prediction lies further from the unconditional one than the conditional one does, in the same
+        // direction.
         let strong = predicted(&Guidance::new(condition, 3.0), &network, &xt)?;
         let dot = ((&strong - &with)? * (&with - &without)?)?.sum_all()?;
         assert!(dot.to_scalar::<f32>()? > 0.0);
@@ -244,7 +245,7 @@ mod tests {
             (Guidance::between(two.clone(), two.clone(), f64::NAN), "add up to NaN"),
             (Guidance { towards: vec![], ..Guidance::new(two, 2.0) }, "add up to 0"),
             (Guidance::new(Condition::labels([0, 3]), 2.0), "class 3"),
-            (Guidance::new(Condition::labels([0]), 2.0), "of 1 images for 2"),
+            (Guidance::new(Condition::labels([0]), 2.0), "for 1 images, not 2"),
         ] {
             let message = predicted(&guidance, &network, &xt).unwrap_err().to_string();
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");

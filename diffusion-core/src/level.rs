@@ -1,7 +1,7 @@
-//! A noise level: how much of a noisy image is signal, and how much is noise.
+//! Noise levels: the factors of signal and noise in a noisy image.
 //!
-//! Every noise process of this crate mixes an image with Gaussian noise, x = signal·x_0 + noise·ε. They differ in the
-//! levels they go through, and in what they call the time:
+//! Every noise process of diffusion-core mixes an image with Gaussian noise, x = signal·x_0 + noise·ε. The processes
+//! differ in the levels they pass through and in what they call time:
 //!
 //! | process | signal | noise |
 //! |---|---|---|
@@ -9,7 +9,8 @@
 //! | flow matching | 1 − t | t |
 //! | variance exploding (EDM) | 1 | σ |
 //!
-//! Two numbers are enough for training targets, samplers and guidance, so these are written once, for all three.
+//! Training targets, samplers and guidance depend on these two numbers alone, so each is written once for all three
+//! processes.
 
 use candle_core::{Result, Tensor, bail};
 
@@ -39,36 +40,38 @@ impl Level {
         Self { signal: alpha_bar.sqrt(), noise: (1.0 - alpha_bar).sqrt() }
     }
 
-    /// The signal-to-noise ratio signal²/noise², a ratio of powers; infinite at [`Level::CLEAN`].
+    /// The signal-to-noise ratio (SNR) signal²/noise², a ratio of variances; infinite at [`Level::CLEAN`].
     pub fn snr(self) -> f64 {
         (self.signal / self.noise).powi(2)
     }
 
-    /// λ = ln(signal/noise), half the logarithm of the SNR: the time of DPM-Solver++.
+    /// λ = ln(signal/noise), half the logarithm of the SNR; DPM-Solver++ uses it as the time.
     pub fn lambda(self) -> f64 {
         (self.signal / self.noise).ln()
     }
 
-    /// σ = noise/signal, the noise level of EDM once the image is divided by the signal.
+    /// σ = noise/signal, the noise level of EDM after dividing the image by the signal.
     pub fn sigma(self) -> f64 {
         self.noise / self.signal
     }
 
-    /// The variance of x, signal² + noise², for data of unit variance. It is exactly 1 where it differs from 1 by rounding alone.
+    /// The variance of x for data of unit variance: signal² + noise². It is rounded to exactly 1 if it is within 10⁻⁹
+    /// of 1.
     pub fn total_variance(self) -> f64 {
         let total = self.signal * self.signal + self.noise * self.noise;
         if (total - 1.0).abs() < 1e-9 { 1.0 } else { total }
     }
 
-    /// The factor signal_t/signal_s of x_s in q(x_t | x_s), where `self` is the level of t and `from` the cleaner one of s.
+    /// The factor signal_t/signal_s of x_s in q(x_t | x_s); `self` is the level at t, `from` the cleaner level at s.
     pub fn transition_signal(self, from: Self) -> f64 {
         self.signal / from.signal
     }
 
-    /// The variance of q(x_t | x_s), where `self` is the level of t and `from` the cleaner one of s:
+    /// The variance of q(x_t | x_s); `self` is the level at t, `from` the cleaner level at s:
     ///
-    /// σ²(t|s) = noise_t² − (signal_t/signal_s)² noise_s² ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), equation 23).
-    /// In the variance-preserving process it is 1 − ᾱ_t/ᾱ_s. It is 0 where `from` is not cleaner.
+    /// σ²(t|s) = noise_t² − (signal_t/signal_s)² noise_s² ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630),
+    /// equation 23). For the variance-preserving process this is 1 − ᾱ_t/ᾱ_s. It is 0 if `from` is not cleaner than
+    /// `self`.
     ///
     /// ```
     /// use diffusion_core::level::Level;
@@ -81,11 +84,12 @@ impl Level {
         (self.noise * self.noise - kept * kept).max(0.0)
     }
 
-    /// The Gaussian q(x_s | x_t, x_0), where `self` is the level of t and `to` the cleaner one of s. By Bayes' rule its mean is
+    /// The posterior q(x_s | x_t, x_0), a Gaussian; `self` is the level at t, `to` the cleaner level at s. Its mean is
     ///
     /// signal_s σ²(t|s)/noise_t² x_0 + (signal_t/signal_s) noise_s²/noise_t² x_t,
     ///
-    /// and its variance σ²(t|s) noise_s²/noise_t² ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equations 6 and 7).
+    /// and its variance is σ²(t|s) noise_s²/noise_t², by Bayes' rule
+    /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), equations 6 and 7).
     pub fn posterior(self, to: Self) -> Posterior {
         let (added, ratio) = (self.transition_variance(to), (to.noise / self.noise).powi(2));
         Posterior {
@@ -96,7 +100,7 @@ impl Level {
     }
 }
 
-/// q(x_s | x_t, x_0) for two levels, from [`Level::posterior`].
+/// The posterior q(x_s | x_t, x_0) of two levels, from [`Level::posterior`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Posterior {
     /// The factor of x_0 in the mean.
@@ -107,10 +111,10 @@ pub struct Posterior {
     pub variance: f64,
 }
 
-/// x = signal·x_0 + noise·ε, each image at its own level.
+/// Adds noise to images, each at its own level: x = signal·x_0 + noise·ε.
 ///
 /// # Shapes
-/// `x0` and `eps` (B, …), any rank with the batch first; `levels` one for each image; the result is as `x0`.
+/// `x0` and `eps` (B, …), any rank with the batch first; `levels` one for each image; the result has the shape of `x0`.
 ///
 /// # Errors
 /// `eps` does not have the shape of `x0`, or `levels` does not have one entry for each image.
@@ -126,7 +130,7 @@ pub fn perturb(x0: &Tensor, levels: &[Level], eps: &Tensor) -> Result<Tensor> {
     combine("perturb", ("x0", x0), ("eps", eps), levels, |l| (l.signal, l.noise))
 }
 
-/// p·a + q·b, with coefficients (p, q) that follow from each image's entry of `at`.
+/// Computes p·a + q·b, with coefficients (p, q) from each image's entry of `at`.
 pub(crate) fn combine<T>(
     op: &str,
     (name_a, a): (&str, &Tensor),
@@ -146,7 +150,7 @@ pub(crate) fn combine<T>(
     }
 }
 
-/// An error unless there are as many `what` as images in the batch.
+/// Checks that there are as many `what` as images in the batch.
 pub(crate) fn check_batch(op: &str, what: &str, n: usize, (name, images): (&str, &Tensor)) -> Result<()> {
     let batch = images.dims().first().copied().unwrap_or(0);
     if n != batch {
@@ -158,7 +162,7 @@ pub(crate) fn check_batch(op: &str, what: &str, n: usize, (name, images): (&str,
     Ok(())
 }
 
-/// Each image times its own factor, in the type of `x`; `None` if all factors are 0.
+/// Multiplies each image by its own factor, in the type of `x`; `None` if all factors are 0.
 pub(crate) fn scaled(x: &Tensor, by: Vec<f64>) -> Result<Option<Tensor>> {
     if by.iter().all(|c| *c == 0.0) {
         return Ok(None);

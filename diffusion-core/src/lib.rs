@@ -1,8 +1,10 @@
-//! Diffusion models on [candle], from noise to images: the crate that the notebooks of this project import.
+//! Diffusion models on [candle]: noise processes, networks, training, sampling, guidance and metrics, and their
+//! notebooks.
 //!
-//! A diffusion model learns to undo noise. The *forward process* turns an image step by step into Gaussian noise and needs
-//! no training; a network is trained to predict the noise from the noisy image; run backwards from pure noise, it generates new
-//! images. The notebooks build the parts by hand first, then import them from here.
+//! A diffusion model generates images by reversing a gradual corruption with noise. The *forward process* turns an
+//! image step by step into Gaussian noise and has nothing to learn. A network is trained to predict the noise in a
+//! noisy image. The *reverse process* starts from pure noise and uses the network to remove it step by step. The
+//! notebooks build each part from scratch and then import it from here.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, data::Dataset, diffusion::q_sample, rng::Rng, schedule::Schedule, show::Grid};
@@ -17,19 +19,32 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 //!
-//! # Symbols
+//! # Glossary
 //!
-//! | symbol | name in code | meaning |
-//! |---|---|---|
-//! | x_0 | `x0` | a clean image, (C, H, W), values in \[−1, 1\] |
-//! | ε | `eps` | Gaussian noise of mean 0 and variance 1 |
-//! | x_t | `xt` | a noisy image: signal·x_0 + noise·ε |
-//! | t, T | `t`, `timesteps` | the time: 0 … T−1 in the discrete process, a real number in others |
-//! | signal, noise | [`level::Level`] | the two factors of x_t; in the discrete process √ᾱ_t and √(1−ᾱ_t) |
-//! | β_t | `beta(t)` | the variance of the noise that time step t adds |
-//! | α_t | `alphas()[t]` | 1 − β_t |
-//! | ᾱ_t | `alpha_bar(t)` | α_0 α_1 … α_t, the share of the image's variance left after time step t |
-//! | v | [`Prediction::V`](prediction::Prediction) | √ᾱ_t ε − √(1−ᾱ_t) x_0 |
+//! | symbol | name in code | meaning | also called |
+//! |---|---|---|---|
+//! | x_0 | `x0` | a clean image, (C, H, W), values in \[−1, 1\] | sample, data |
+//! | ε | `eps` | Gaussian noise, N(0, I) | |
+//! | x_t | `xt` | a noisy image, signal·x_0 + noise·ε | noisy sample, latent variable |
+//! | t | `t` | time: 0 … T−1 in DDPM, a real number in continuous processes | time step, diffusion time |
+//! | T | `timesteps` | number of time steps of the forward process | `num_train_timesteps` |
+//! | | `steps` | number of steps of a sampler | `num_inference_steps` |
+//! | β_t | [`beta(t)`](schedule::Schedule::beta) | variance of the noise added in step t | variance schedule, noise schedule |
+//! | α_t | `alphas()[t]` | 1 − β_t | |
+//! | ᾱ_t | [`alpha_bar(t)`](schedule::Schedule::alpha_bar) | α_0 α_1 … α_t, the fraction of the image's variance left in x_t | `alphas_cumprod` |
+//! | signal, noise | [`Level`](level::Level) | the factors of x_0 and ε in x_t; √ᾱ_t and √(1−ᾱ_t) in DDPM | α_t and σ_t (Kingma et al.) |
+//! | SNR | [`Level::snr`](level::Level::snr) | signal-to-noise ratio, signal²/noise² | |
+//! | λ | [`Level::lambda`](level::Level::lambda) | ln(signal/noise) = ½ ln SNR | half log-SNR |
+//! | σ | [`Level::sigma`](level::Level::sigma) | noise/signal | noise level (EDM) |
+//! | F | [`Prediction`](prediction::Prediction) | what the network predicts: ε, x_0, v, … | prediction type, parameterisation |
+//! | v | [`Prediction::V`](prediction::Prediction::V) | signal·ε − noise·x_0 | v-prediction, `v_prediction` |
+//! | u | [`Prediction::Velocity`](prediction::Prediction::Velocity) | ε − x_0 | velocity, vector field (flow matching) |
+//! | x̂_0, ε̂ | [`x0_hat`](sampler::State::x0_hat), `eps_hat` | the predicted clean image and the noise that goes with it | denoised image, `pred_original_sample` |
+//! | ∇ ln p(x_t) | | score, −ε̂/noise; with it Tweedie's formula gives x̂_0 | score function |
+//! | η | [`eta`](sampler::Solver::Ddim) | noise of DDIM: 0 is deterministic, 1 is DDPM | stochasticity |
+//! | w | [`scale`](guidance::Guidance::scale) | guidance scale; 1 is the conditional prediction | CFG scale, `guidance_scale` |
+//! | EMA | [`Ema`](train::Ema) | exponential moving average of the weights; without it they are the raw weights | averaged weights |
+//! | x_T | `xt` | the noise that sampling starts from | latent, latent code; not a VAE's latent |
 //!
 //! # Map
 //!
@@ -37,34 +52,34 @@
 //! |---|---|---|
 //! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid, or your own | `01_forward` |
 //! | [`diffusion`] | q(x_t given x_0) and the posterior in the notation of DDPM | `01_forward` |
-//! | [`level`] | a noise level as two numbers | |
+//! | [`level`] | noise levels: the factors of signal and noise | |
 //! | [`process`] | noise processes: variance preserving (DDPM), flow matching, EDM | |
 //! | [`prediction`] | what a network predicts: ε, x_0, v, velocity, EDM | `02_unet` |
 //! | [`ops`] | differentiable operations: convolution, normalisation, attention, … | `02_unet` |
 //! | [`nn`] | layers and their parameters by name: initialise, save, load; a bridge to candle-nn | `02_unet` |
-//! | [`unet`] | the networks, and [`Denoiser`](unet::Denoiser) for one of your own | `02_unet` |
-//! | [`train`] | the loop as an iterator of steps, for any [`Objective`](train::Objective); losses, AdamW, EMA | `03_training` |
+//! | [`unet`] | U-Nets, and [`Denoiser`](unet::Denoiser) for your own network | `02_unet` |
+//! | [`train`] | the training loop as an iterator of steps, for any [`Objective`](train::Objective); losses, AdamW, EMA | `03_training` |
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
 //! | [`guidance`] | conditional predictions and classifier-free guidance | `05_conditioning` |
 //! | [`edit`] | inpainting, masks, image to image, super-resolution | `08_inpainting`, `09_super_resolution` |
 //! | [`metrics`] | Fréchet and kernel distance, precision and recall, nearest training images, PSNR, SSIM | `10_evaluation` |
-//! | [`model`] | a network with what it was trained for, in one file | `03_training` |
+//! | [`model`] | a trained network with its noise process and prediction type, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
-//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, arrays and folders of your own | `01_forward` |
-//! | [`rng`] | seeded random numbers, the same everywhere | all |
-//! | [`device`] | CUDA, Metal or CPU; the set-up cell | all |
-//! | [`show`] | grids, plots and GIFs that display themselves in a notebook; the live page of a training | all |
+//! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, your own arrays and folders of images | `01_forward` |
+//! | [`rng`] | seeded random numbers, the same on every platform | all |
+//! | [`device`] | CUDA, Metal or CPU; the notebooks' set-up cell | all |
+//! | [`show`] | grids, plots and GIFs that display themselves in a notebook; the live page of a training run | all |
 //! | [`progress`] | progress on a terminal and in a notebook | all |
 //!
-//! The last five, and [`ops`], are packages of their own below this one; they know nothing of diffusion.
+//! The last five and [`ops`] are re-exported from separate packages, which know nothing of diffusion.
 //!
 //! # Why a `dylib`
 //!
-//! The notebook kernel compiles every cell into a shared library of its own. Candle numbers its tensors from a static
-//! counter and finds gradients by that number; linked statically, each cell would have its own counter, two tensors the
-//! same number, and gradients would be silently wrong. As a `dylib` this crate is loaded once and all cells share it. So a
-//! notebook has this crate as its only dependency, and uses candle through [`candle`] and [`candle_nn`], and `anyhow` through
-//! [`anyhow`].
+//! The notebook kernel compiles every cell into its own shared library. candle numbers its tensors with a static
+//! counter and looks up gradients by that number. If candle were linked statically, each cell would have its own
+//! counter, two tensors could share a number, and gradients would silently be wrong. diffusion-core is a `dylib`, so it
+//! is loaded once and all cells share its counter. A notebook therefore has diffusion-core as its only dependency; it
+//! uses candle through [`candle`] and [`candle_nn`], and `anyhow` through [`anyhow`].
 
 pub use anyhow;
 pub use candle_core as candle;

@@ -1,4 +1,4 @@
-//! A trained network and what it was trained for: all that is needed to sample.
+//! Trained models: a network with its noise process, prediction type and data, ready for sampling.
 
 mod diffusers;
 mod info;
@@ -14,10 +14,10 @@ use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::path::Path;
 
-/// What a sampler evaluates: the output of the network for a batch x_t at the process's time of each image.
+/// The network as a sampler evaluates it: its output for a batch x_t and the process's time of each image.
 pub type Predict<'a> = Box<dyn FnMut(&Tensor, &[f64]) -> candle_core::Result<Tensor> + 'a>;
 
-/// A network with its [`ModelInfo`]: what `weights/*.safetensors` and a run's `model.safetensors` hold.
+/// A network with its [`ModelInfo`], as stored in `weights/*.safetensors` and in a run's `model.safetensors`.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, model::Model, rng::Rng, sampler::Sampler, show::Grid, unet::Condition};
@@ -30,39 +30,39 @@ pub type Predict<'a> = Box<dyn FnMut(&Tensor, &[f64]) -> candle_core::Result<Ten
 pub struct Model {
     /// The network.
     pub network: Network,
-    /// What it was trained for.
+    /// Its noise process, prediction type and data.
     pub info: ModelInfo,
 }
 
-/// What a checkpoint of a training has in its metadata, and what is said of one.
+/// The metadata key of training checkpoints, and the error for one.
 const TRAINING: &str = crate::train::CHECKPOINT;
-const IS_TRAINING: &str = "it is a checkpoint of a training, from which the training is resumed; the model is model.safetensors in \
-     the folder of the run, once the training has ended or was stopped";
+const IS_TRAINING: &str = "it is a checkpoint to resume training from; the model is model.safetensors in the run's \
+     folder, which is written when the training ends or is stopped";
 
 impl Model {
-    /// Samples `n` images. Image i follows from `rng` and i alone, not from `n`.
+    /// Samples `n` images. Image i depends only on `rng` and i, not on `n`.
     ///
-    /// `guidance` is a [`Condition`], or one with a [scale](Guidance).
+    /// `guidance` is a [`Condition`], or a condition with a [scale](Guidance).
     ///
     /// # Shapes
     /// The result is (n, C, H, W), nominally in \[−1, 1\].
     ///
     /// # Errors
-    /// `n` = 0, a condition that is not for `n` images or that the network does not take, or as [`Sampler::sample`].
+    /// `n` = 0, the condition is not for `n` images or does not suit the network, or see [`Sampler::sample`].
     pub fn sample(&self, n: usize, guidance: impl Into<Guidance>, sampler: &Sampler, rng: &mut Rng) -> Result<Tensor> {
         let steps = ImageNoise::new(rng);
         let noise = self.noise(n, rng)?;
         Ok(self.states_with(&noise, guidance, sampler, steps)?.finish()?)
     }
 
-    /// Samples `n` images, at most `at_once` in a batch, for more images than memory has room for. They are those of
-    /// [`Model::sample`].
+    /// Samples `n` images in batches of at most `at_once`, for more images than fit into memory at once. The images are
+    /// those of [`Model::sample`].
     ///
     /// # Shapes
-    /// As [`Model::sample`].
+    /// See [`Model::sample`].
     ///
     /// # Errors
-    /// As [`Model::sample`], or `at_once` = 0.
+    /// See [`Model::sample`]; or `at_once` = 0.
     pub fn sample_in_batches(
         &self,
         n: usize,
@@ -71,7 +71,7 @@ impl Model {
         sampler: &Sampler,
         rng: &mut Rng,
     ) -> Result<Tensor> {
-        ensure!(at_once > 0, "at_once = 0 images; it must be at least 1");
+        ensure!(at_once > 0, "at_once = 0 must be at least 1");
         let steps = ImageNoise::new(rng);
         let (noise, guidance) = (self.noise(n, rng)?, guidance.into());
         let batches = (0..n).step_by(at_once).map(|start| {
@@ -82,7 +82,7 @@ impl Model {
         Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
     }
 
-    /// The noise from which `n` images are sampled: x ~ N(0, σ²) with σ = [`NoiseProcess::prior_std`], 1 except for EDM.
+    /// Draws the noise that `n` images start from: x ~ N(0, σ²) with σ = [`NoiseProcess::prior_std`], 1 except for EDM.
     ///
     /// # Shapes
     /// (n, C, H, W).
@@ -92,7 +92,7 @@ impl Model {
     ///
     /// [`NoiseProcess::prior_std`]: crate::process::NoiseProcess::prior_std
     pub fn noise(&self, n: usize, rng: &mut Rng) -> Result<Tensor> {
-        ensure!(n > 0, "n = 0 images; at least 1 is needed");
+        ensure!(n > 0, "n = 0 must be at least 1");
         self.ensure_room(n)?;
         let [c, h, w] = self.info.shape;
         let noise = rng.randn((n, c, h, w), self.network.device())?;
@@ -102,10 +102,10 @@ impl Model {
         })
     }
 
-    /// An error unless there is memory for `n` images: the noise, the images, and a copy while batches are put together.
+    /// Checks that there is memory for `n` images: the noise, the images, and a copy while batches are concatenated.
     ///
     /// # Errors
-    /// As said: the message has the sizes.
+    /// There is not enough memory: the message states the sizes.
     pub fn ensure_room(&self, n: usize) -> Result<()> {
         let [c, h, w] = self.info.shape;
         let wanted = format!("{n} images of {c}×{h}×{w}");
@@ -113,14 +113,14 @@ impl Model {
             .map_err(|problem| crate::whole(problem.into()))
     }
 
-    /// The output of the network for `xt` at the process's time of each image, with guidance. Its meaning is that of
-    /// [`ModelInfo::prediction`].
+    /// The output of the network for `xt` with guidance; [`ModelInfo::prediction`] is its type. `t` holds the process's
+    /// time of each image.
     ///
     /// # Shapes
-    /// `xt` (B, C, H, W), scaled by c_in; `t` B times; the result is as `xt`.
+    /// `xt` (B, C, H, W), scaled by c_in; `t` B times; the result has the shape of `xt`.
     ///
     /// # Errors
-    /// Other shapes, or a condition that the network does not take.
+    /// A shape is wrong, or the condition does not suit the network.
     pub fn predict(&self, xt: &Tensor, t: &[f64], guidance: &Guidance) -> candle_core::Result<Tensor> {
         guidance.predict(xt, t, |xt, t, condition| {
             let times = t.iter().map(|t| self.info.process.network_time(*t));
@@ -128,13 +128,13 @@ impl Model {
         })
     }
 
-    /// The trajectory from the noise `xt` to images, state by state; [`States::finish`] goes to the end.
+    /// The trajectory from the noise `xt` to images, step by step; [`States::finish`] returns the images.
     ///
     /// # Shapes
-    /// `xt` (n, C, H, W), as from [`Model::noise`].
+    /// `xt` (n, C, H, W), for example from [`Model::noise`].
     ///
     /// # Errors
-    /// As [`Sampler::states`].
+    /// See [`Sampler::states`].
     pub fn states<'a, N: Noise>(
         &'a self,
         xt: &Tensor,
@@ -145,13 +145,13 @@ impl Model {
         self.states_from(xt, guidance, sampler, Source::Lent(noise))
     }
 
-    /// [`Model::states`] with noise of its own: [`ImageNoise`] gives each image the same noise in any batch.
+    /// [`Model::states`] with a given source of noise: [`ImageNoise`] gives each image the same noise in any batch.
     ///
     /// # Shapes
-    /// As [`Model::states`].
+    /// See [`Model::states`].
     ///
     /// # Errors
-    /// As [`Model::states`].
+    /// See [`Model::states`].
     pub fn states_with<'a, N: Noise>(
         &'a self,
         xt: &Tensor,
@@ -175,44 +175,44 @@ impl Model {
         Ok(self.sampler(sampler).states_from(predict, info.process.clone(), info.prediction, xt, noise)?)
     }
 
-    /// The noise from which the images `x0` are sampled, approximately: [`Sampler::encode`].
+    /// Encodes the images `x0` into noise from which they can be sampled approximately: [`Sampler::encode`].
     ///
     /// # Shapes
-    /// `x0` (n, C, H, W), in \[−1, 1\]; the result is as `x0`.
+    /// `x0` (n, C, H, W), in \[−1, 1\]; the result has the shape of `x0`.
     ///
     /// # Errors
-    /// As [`Sampler::encode`].
+    /// See [`Sampler::encode`].
     pub fn encode(&self, x0: &Tensor, guidance: impl Into<Guidance>, sampler: &Sampler) -> Result<Tensor> {
         let (guidance, info) = (guidance.into(), &self.info);
         let predict = |xt: &Tensor, t: &[f64]| self.predict(xt, t, &guidance);
         Ok(self.sampler(sampler).encode(predict, &info.process, info.prediction, x0)?)
     }
 
-    /// The sampler with the threshold that suits the model's data.
+    /// The sampler with the threshold for the model's data.
     fn sampler(&self, sampler: &Sampler) -> Sampler {
         Sampler { threshold: sampler.threshold.for_images(self.info.images), ..sampler.clone() }
     }
 
-    /// A context for `n` images, from classes by name with their weights: `[("human", 1.0), ("food", 0.6)]`.
+    /// A context for `n` images that mixes classes with weights: `[("human", 1.0), ("food", 0.6)]`.
     ///
     /// # Errors
-    /// The network takes no context, or there is no class of a name: the message says which there are.
+    /// The network takes no context, or a class does not exist: the message lists the classes.
     pub fn mixed(&self, parts: &[(&str, f32)], n: usize) -> Result<Condition> {
         let (k, classes) = (self.network.architecture().context(), &self.info.classes);
-        ensure!(k > 0, "the network takes no context; a mixture is one of contexts");
+        ensure!(k > 0, "the network takes no context, so classes cannot be mixed");
         let mut row = vec![0f32; k];
         for (name, weight) in parts {
             let at = classes.iter().position(|class| class == name);
             let at = at
                 .filter(|at| *at < k)
-                .with_context(|| format!("there is no class {name:?}; there are {}", classes.join(", ")))?;
+                .with_context(|| format!("there is no class {name:?}; the classes are {}", classes.join(", ")))?;
             row[at] += weight;
         }
         let rows = Tensor::from_vec(row.repeat(n), (n, k), self.network.device())?;
         Ok(Condition::context(rows))
     }
 
-    /// Conditions for `n` images: all classes in turn; none for an unconditional network.
+    /// Conditions for `n` images, with all classes in turn; no condition for an unconditional network.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -231,7 +231,7 @@ impl Model {
         Ok(Condition::none())
     }
 
-    /// A copy with weights of its own.
+    /// Copies the model, with its own weights.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -239,7 +239,7 @@ impl Model {
         Ok(Self { network: self.network.copy()?, info: self.info.clone() })
     }
 
-    /// Writes the model to a safetensors file, weights in f32.
+    /// Writes the model to a safetensors file with f32 weights.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
@@ -247,15 +247,15 @@ impl Model {
         self.save_as(path, DType::F32)
     }
 
-    /// Writes the model with weights of another type: F16 takes half the space.
+    /// Writes the model with weights of another type; F16 halves the size.
     ///
     /// # Errors
-    /// As [`Model::save`].
+    /// See [`Model::save`].
     pub fn save_as(&self, path: impl AsRef<Path>, dtype: DType) -> Result<()> {
         self.write(path.as_ref(), dtype, &self.info)
     }
 
-    /// Writes the model with other information than its own.
+    /// Writes the model with different information.
     pub(crate) fn write(&self, path: &Path, dtype: DType, info: &ModelInfo) -> Result<()> {
         let mut metadata = self.network.metadata()?;
         info.write(&mut metadata)?;
@@ -265,34 +265,35 @@ impl Model {
         Checkpoint { tensors, metadata }.save(path)
     }
 
-    /// The model of a file of [`Model::save`]; or of a folder that `save_pretrained` of a diffusers pipeline with a
-    /// [`UNet2DModel`](crate::unet::UNet2DModel) wrote, or [`Model::save_diffusers`].
+    /// Loads a model from a file of [`Model::save`], or from a folder written by [`Model::save_diffusers`] or by
+    /// `save_pretrained` of a diffusers pipeline with a [`UNet2DModel`](crate::unet::UNet2DModel).
     ///
-    /// Such a folder has `unet/config.json`, `unet/diffusion_pytorch_model.safetensors` (or `.bin`) and
-    /// `scheduler/scheduler_config.json`, or all three without the folders, as in older ones. What diffusers writes does not say
-    /// whether one of the classes stands for any class, so none does.
+    /// Such a folder contains `unet/config.json`, `unet/diffusion_pytorch_model.safetensors` (or `.bin`) and
+    /// `scheduler/scheduler_config.json`; in older folders the three files are not in subfolders. diffusers does not
+    /// record whether one of the classes is the null class, so none is.
     ///
     /// # Errors
-    /// A file cannot be read, is damaged, or does not hold a model; a folder has a setting that is not supported: the message
-    /// names the file and what is wrong.
+    /// A file cannot be read, is damaged, or does not hold a model, or a folder has an unsupported setting: the message
+    /// names the file and the problem.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         let of_run = path.join("model.safetensors");
-        ensure!(!of_run.is_file(), "{} is the folder of a run; its model is {}", path.display(), of_run.display());
+        ensure!(!of_run.is_file(), "{} is the folder of a run; load its model {}", path.display(), of_run.display());
         if path.is_dir() {
             return Self::load_diffusers(path, device);
         }
         Checkpoint::load(path)
             .and_then(|file| Self::from_checkpoint(&file, device))
-            .with_context(|| format!("{} is not a model that can be used", path.display()))
+            .with_context(|| format!("cannot use {} as a model", path.display()))
             .map_err(crate::whole)
     }
 
-    /// The model of a file of [`Model::save`] whose network was defined outside of diffusion-core: see [`Architecture::custom`].
+    /// Loads a model from a file of [`Model::save`] whose network is defined outside of diffusion-core: see
+    /// [`Architecture::custom`].
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, does not hold a model, or its network is another: the message names the file and
-    /// what is wrong.
+    /// The file cannot be read, is damaged, does not hold a model, or holds a different network: the message names the
+    /// file and the problem.
     pub fn load_with(path: impl AsRef<Path>, architecture: impl Into<Architecture>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         Checkpoint::load(path)
@@ -300,7 +301,7 @@ impl Model {
                 let network = Network::from_checkpoint_with(&file, architecture, device)?;
                 Self::with_network(network, &file)
             })
-            .with_context(|| format!("{} is not a model that can be used", path.display()))
+            .with_context(|| format!("cannot use {} as a model", path.display()))
             .map_err(crate::whole)
     }
 
@@ -311,11 +312,11 @@ impl Model {
 
     fn with_network(network: Network, file: &Checkpoint) -> Result<Self> {
         let info = ModelInfo::read(&file.metadata)?
-            .context("it holds a network without what it was trained for; load it with Network::load")?;
+            .context("it holds a network without a noise process and prediction type; load it with Network::load")?;
         let [channels, height, width] = info.shape;
         ensure!(
             channels == network.architecture().channels(),
-            "it is for images of {channels} channels, and its network for {}",
+            "it is for images with {channels} channels, but its network for {}",
             network.architecture().channels()
         );
         network.architecture().check_size(height, width)?;

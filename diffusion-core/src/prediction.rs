@@ -1,7 +1,7 @@
-//! What a network predicts: noise, image or velocity, as a table of factors.
+//! Prediction types: ε, x_0, v, velocity or EDM, each as a row of scaling factors.
 //!
-//! With the input x = a x_0 + s ε at a [`Level`] (signal a, noise s), every prediction type is a row of three numbers
-//! ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 7): the predicted clean image is
+//! For the input x = a x_0 + s ε at a [`Level`] (signal a, noise s), three numbers define a prediction type
+//! ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 7). The predicted clean image is
 //!
 //! x̂_0 = c_skip x + c_out F(c_in x).
 //!
@@ -13,18 +13,18 @@
 //! | [`Velocity`](Prediction::Velocity) | ε − x_0 | 1/(a+s) | −s/(a+s) |
 //! | [`Edm`](Prediction::Edm) | (x_0 − c_skip x)/c_out | a σ_d²/(s²+a²σ_d²) | s σ_d/√(s²+a²σ_d²) |
 //!
-//! c_in keeps the network's input near unit variance: 1/√(s²+a²σ_d²) for EDM; for the others 1, or 1/√(a²+s²) where
-//! that is smaller.
+//! c_in brings the network's input close to unit variance: 1/√(s²+a²σ_d²) for EDM; for the others 1/√(a²+s²) if that is
+//! below 1, otherwise 1.
 
 use crate::level::{Level, combine};
 use crate::process::NoiseProcess;
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// What the output of a network means; the [module](self) has the table.
+/// What a network predicts; the table in the [module](self) compares the types.
 ///
-/// All types hold the same information, since x = a x_0 + s ε ties them together. They differ in what a loss on them
-/// weights ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), section 4), and in where they are well defined.
+/// Each type determines the others, since x = a x_0 + s ε. They differ in how the loss weights the noise levels
+/// ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), section 4) and in where they are well defined.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, level::{Level, perturb}, prediction::Prediction};
@@ -46,8 +46,8 @@ pub enum Prediction {
     X0,
     /// v = a ε − s x_0 ([Salimans & Ho 2022](https://arxiv.org/abs/2202.00512), appendix D).
     V,
-    /// The velocity u = ε − x_0 of flow matching along straight lines ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747),
-    /// [Liu et al. 2023](https://arxiv.org/abs/2209.03003)).
+    /// The velocity u = ε − x_0 of flow matching along straight lines
+    /// ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747), [Liu et al. 2023](https://arxiv.org/abs/2209.03003)).
     Velocity,
     /// EDM's preconditioned output ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), table 1).
     Edm {
@@ -57,12 +57,12 @@ pub enum Prediction {
     },
 }
 
-/// Table 1 of Karras et al. for images in \[−1, 1\].
+/// The value in table 1 of Karras et al., for images in \[−1, 1\].
 fn sigma_data() -> f64 {
     0.5
 }
 
-/// The row of a [`Prediction`] at one [`Level`]: x̂_0 = c_skip x + c_out F(c_in x).
+/// The scaling factors of a [`Prediction`] at one [`Level`]: x̂_0 = c_skip x + c_out F(c_in x).
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Scalings {
     /// The factor of the network's input.
@@ -77,7 +77,7 @@ impl Prediction {
     /// [`Prediction::Edm`] with the paper's σ_d = 0.5.
     pub const EDM: Self = Self::Edm { sigma_data: 0.5 };
 
-    /// The factors at a level.
+    /// The scaling factors at a level.
     pub fn scalings(self, level: Level) -> Scalings {
         let Level { signal: a, noise: s } = level;
         let total = level.total_variance();
@@ -96,10 +96,11 @@ impl Prediction {
         Scalings { c_in, c_skip, c_out }
     }
 
-    /// The training target: what F should be for `x0` perturbed with `eps`.
+    /// The training target for F when `x0` is perturbed with `eps`.
     ///
     /// # Shapes
-    /// `x0` and `eps` (B, …), any rank with the batch first; `levels` one for each image; the result is as `x0`.
+    /// `x0` and `eps` (B, …), any rank with the batch first; `levels` one for each image; the result has the shape of
+    /// `x0`.
     ///
     /// # Errors
     /// The shapes differ, or `levels` does not have one entry for each image.
@@ -116,12 +117,13 @@ impl Prediction {
         })
     }
 
-    /// x̂_0 = c_skip x + c_out F, the clean image that a network's `output` implies.
+    /// The predicted clean image, x̂_0 = c_skip x + c_out F for the network's `output` F.
     ///
-    /// From ε it divides by the signal, which is small where there is much noise: errors of the network grow with it.
+    /// For ε-prediction this divides by the signal, so the network's errors are amplified at high noise.
     ///
     /// # Shapes
-    /// `xt` and `output` (B, …), any rank with the batch first; `levels` one for each image; the result is as `xt`.
+    /// `xt` and `output` (B, …), any rank with the batch first; `levels` one for each image; the result has the shape
+    /// of `xt`.
     ///
     /// # Errors
     /// The shapes differ, or `levels` does not have one entry for each image.
@@ -132,10 +134,11 @@ impl Prediction {
         })
     }
 
-    /// ε̂ = (x − a x̂_0)/s, the noise that a network's `output` implies.
+    /// The predicted noise, ε̂ = (x − a x̂_0)/s for the network's `output`.
     ///
     /// # Shapes
-    /// `xt` and `output` (B, …), any rank with the batch first; `levels` one for each image; the result is as `xt`.
+    /// `xt` and `output` (B, …), any rank with the batch first; `levels` one for each image; the result has the shape
+    /// of `xt`.
     ///
     /// # Errors
     /// The shapes differ, or `levels` does not have one entry for each image.
@@ -155,10 +158,11 @@ impl Prediction {
         })
     }
 
-    /// An error unless a network with this prediction type can work on the process.
+    /// Checks that this prediction type can be used with the process.
     ///
     /// # Errors
-    /// `sigma_data` is not positive, or the process begins without any signal, where ε does not determine x_0.
+    /// `sigma_data` is not positive, or it is ε-prediction and the noisiest level has no signal, so that ε does not
+    /// determine x_0.
     ///
     /// ```
     /// use diffusion_core::{prediction::Prediction, process::NoiseProcess};
@@ -170,7 +174,8 @@ impl Prediction {
             && !(sigma_data > 0.0 && sigma_data.is_finite())
         {
             bail!(
-                "prediction: sigma-data = {sigma_data} must be positive: the standard deviation of the data (0.5 in the paper)"
+                "prediction: sigma-data = {sigma_data} is the standard deviation of the data and must be positive \
+                 (0.5 in the paper)"
             )
         }
         if self == Self::Eps && process.noisiest().signal == 0.0 {
@@ -221,7 +226,7 @@ mod tests {
                 let eps_hat = prediction.eps(&xt, &levels, &f)?;
                 assert!(largest(&x0_hat, &x0)? < 1e-11, "{prediction:?} {process:?}");
                 assert!(largest(&eps_hat, &eps)? < 1e-11, "{prediction:?} {process:?}");
-                // c_in is EDM's, or keeps what has at most unit variance.
+                // c_in is EDM's, or scales down to unit variance.
                 for level in levels.iter().filter(|_| !matches!(prediction, Prediction::Edm { .. })) {
                     let c_in = prediction.scalings(*level).c_in;
                     assert_eq!(c_in == 1.0, process.name() != "edm", "{level:?}");
@@ -232,7 +237,7 @@ mod tests {
         Ok(())
     }
 
-    /// Karras et al. 2022, table 1, column "Ours"; and the loss is weighted such that the target has unit variance.
+    /// Karras et al. 2022, table 1, column "Ours"; the target has unit variance.
     #[test]
     fn edm_is_table_1() -> Result<()> {
         for sigma in [0.002, 0.3, 1.0, 80.0f64] {
@@ -249,7 +254,7 @@ mod tests {
                     let target = prediction.target(&(&unit * x0)?, &(&unit * eps)?, &[level])?;
                     Ok(target.to_vec2::<f64>()?[0][0])
                 };
-                // Of x_0 with deviation d and ε with 1.
+                // For x_0 with standard deviation d and ε with 1.
                 assert!((row(d, 0.0)?.powi(2) + row(0.0, 1.0)?.powi(2) - 1.0).abs() < 1e-12);
             }
         }
@@ -257,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_work_is_an_error_and_files_have_short_names() -> Result<()> {
+    fn invalid_combinations_are_errors_and_files_use_short_names() -> Result<()> {
         let message = Prediction::Eps.check(&NoiseProcess::flow()).unwrap_err().to_string();
         assert!(message.contains("flow process; use velocity"), "{message}");
         let message = Prediction::Edm { sigma_data: 0.0 }.check(&NoiseProcess::edm()).unwrap_err();

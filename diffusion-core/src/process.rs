@@ -1,4 +1,4 @@
-//! The noise process: which noise levels there are, and what their times are called.
+//! Noise processes: the noise levels that a model is trained on, and the times that number them.
 //!
 //! | process | time t | [`Level`] (signal, noise) | x at the noisiest time |
 //! |---|---|---|---|
@@ -6,8 +6,8 @@
 //! | [`Flow`](NoiseProcess::Flow) matching | 0 … 1 | 1 − t, t | N(0, 1) |
 //! | [`Edm`](NoiseProcess::Edm), variance exploding | σ_min … σ_max | 1, σ | N(0, σ_max²) |
 //!
-//! Training draws times, samplers visit a falling list of them, and both only use the levels. A time is a real number;
-//! integers are how the discrete process writes it.
+//! Training draws times at random; a sampler visits a decreasing list of them. Both use only the level at each time. A
+//! time is a real number; in the discrete process it is a whole number.
 
 mod time_sampling;
 
@@ -20,12 +20,12 @@ use candle_core::{Result, bail};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de::Error as _};
 use std::fmt;
 
-/// The most steps that [`NoiseProcess::steps`] lists for a continuous process.
+/// The largest number of steps that [`NoiseProcess::steps`] accepts for a continuous process.
 const MAX_STEPS: usize = 1_000_000;
 
-/// A noise process; the [module](self) compares them.
+/// A noise process; the table in the [module](self) compares the three.
 ///
-/// In files it is a name, with the defaults of its fields, or a table: `"flow"`, `{flow = {shift = 3.0}}`,
+/// In a file it is a name, with default values for its fields, or a table: `"flow"`, `{flow = {shift = 3.0}}`,
 /// `{vp = {timesteps = 500, betas = "cosine"}}`, `{edm = {sigma-min = 0.002, sigma-max = 80, rho = 7}}`.
 ///
 /// ```
@@ -40,32 +40,35 @@ const MAX_STEPS: usize = 1_000_000;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "kebab-case", rename_all_fields = "kebab-case", deny_unknown_fields)]
 pub enum NoiseProcess {
-    /// The discrete, variance-preserving process of DDPM ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)). Between two
-    /// time steps ln ᾱ is interpolated linearly.
+    /// The discrete, variance-preserving process of DDPM ([Ho et al. 2020](https://arxiv.org/abs/2006.11239)). Between
+    /// two time steps, ln ᾱ is interpolated linearly.
     Vp(Schedule),
-    /// Straight lines from data to noise, x_t = (1−t) x_0 + t ε ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747),
+    /// Flow matching along straight lines, x_t = (1−t) x_0 + t ε
+    /// ([Lipman et al. 2023](https://arxiv.org/abs/2210.02747),
     /// [Liu et al. 2023](https://arxiv.org/abs/2209.03003)).
     Flow {
-        /// Moves times towards the noise, t = shift·u/(1+(shift−1)u) for u uniform: 1 leaves them, 3 suits large images
+        /// Shifts times towards the noise, t = shift·u/(1+(shift−1)u) for uniform u: 1 changes nothing, 3 suits large
+        /// images
         /// ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), equation 23). Positive.
         #[serde(default = "defaults::shift")]
         shift: f64,
     },
-    /// The process of EDM, x_σ = x_0 + σ ε, whose time is σ itself ([Karras et al. 2022](https://arxiv.org/abs/2206.00364)).
+    /// The process of EDM, x_σ = x_0 + σ ε, whose time is σ itself
+    /// ([Karras et al. 2022](https://arxiv.org/abs/2206.00364)).
     Edm {
-        /// The cleanest σ, positive; 0.002 in the paper.
+        /// The smallest σ, positive; 0.002 in the paper.
         #[serde(default = "defaults::sigma_min")]
         sigma_min: f64,
-        /// The noisiest σ, above `sigma_min`; 80 in the paper.
+        /// The largest σ, above `sigma_min`; 80 in the paper.
         #[serde(default = "defaults::sigma_max")]
         sigma_max: f64,
-        /// How much denser the steps are at small σ, at least 1; 7 in the paper (equation 5).
+        /// How much more densely the steps are spaced at small σ, at least 1; 7 in the paper (equation 5).
         #[serde(default = "defaults::rho")]
         rho: f64,
     },
 }
 
-/// What a file that names a process alone means.
+/// The values of fields that a file leaves out.
 mod defaults {
     pub(super) fn shift() -> f64 {
         1.0
@@ -87,7 +90,7 @@ impl Serialize for NoiseProcess {
     }
 }
 
-/// A name or a table; a field outside its range is an error.
+/// Reads a name or a table; a field out of range is an error.
 impl<'de> Deserialize<'de> for NoiseProcess {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
         #[derive(Deserialize)]
@@ -130,12 +133,12 @@ impl NoiseProcess {
         Self::Flow { shift: defaults::shift() }
     }
 
-    /// EDM with the paper's numbers: σ from 0.002 to 80, ρ = 7.
+    /// EDM with the paper's values: σ from 0.002 to 80, ρ = 7.
     pub fn edm() -> Self {
         Self::Edm { sigma_min: defaults::sigma_min(), sigma_max: defaults::sigma_max(), rho: defaults::rho() }
     }
 
-    /// `vp`, `flow` or `edm`, as in files.
+    /// The name used in files: `vp`, `flow` or `edm`.
     pub fn name(&self) -> &'static str {
         match self {
             Self::Vp(_) => "vp",
@@ -144,24 +147,25 @@ impl NoiseProcess {
         }
     }
 
-    /// The discrete schedule.
+    /// The schedule of the discrete process.
     ///
     /// # Errors
-    /// The process is continuous: it has no time steps.
+    /// The process is continuous, so it has no time steps.
     pub fn schedule(&self) -> Result<&Schedule> {
         match self {
             Self::Vp(schedule) => Ok(schedule),
             _ => bail!(
-                "the {} process is continuous and has no schedule of time steps; use its levels and steps",
+                "the {} process is continuous and has no schedule of time steps; use NoiseProcess::level and \
+                 NoiseProcess::steps",
                 self.name()
             ),
         }
     }
 
-    /// An error that names the first field outside its range, and its value.
+    /// Checks that every field is in its range.
     ///
     /// # Errors
-    /// There is one.
+    /// A field is out of range: the message names it and its value.
     pub fn check(&self) -> Result<()> {
         let positive = |field: &str, value: f64| {
             if !(value > 0.0 && value.is_finite()) {
@@ -170,7 +174,7 @@ impl NoiseProcess {
             Ok(())
         };
         match *self {
-            // Made by its constructors alone, which check.
+            // A schedule is checked when it is constructed.
             Self::Vp(_) => {}
             Self::Flow { shift } => positive("shift", shift)?,
             Self::Edm { sigma_min, sigma_max, rho } => {
@@ -196,7 +200,7 @@ impl NoiseProcess {
         }
     }
 
-    /// The cleanest time with noise, where a network's prediction is well defined whatever its type.
+    /// The cleanest time with noise in it, at which every prediction type is well defined.
     pub(crate) fn cleanest_noisy_time(&self) -> f64 {
         match self {
             Self::Flow { .. } => 1e-3,
@@ -207,7 +211,7 @@ impl NoiseProcess {
     /// The level at time `t`.
     ///
     /// # Errors
-    /// `t` is outside the process's range.
+    /// `t` is outside the range of the process.
     pub fn level(&self, t: f64) -> Result<Level> {
         let (cleanest, noisiest) = self.range();
         if !(cleanest..=noisiest).contains(&t) {
@@ -227,15 +231,15 @@ impl NoiseProcess {
         })
     }
 
-    /// The level at each of several times.
+    /// The levels at several times.
     ///
     /// # Errors
-    /// One is outside the process's range.
+    /// A time is outside the range of the process.
     pub fn levels(&self, t: &[f64]) -> Result<Vec<Level>> {
         t.iter().map(|t| self.level(*t)).collect()
     }
 
-    /// The level at the noisiest time, where sampling begins.
+    /// The level at the noisiest time, where sampling starts.
     pub fn noisiest(&self) -> Level {
         match *self {
             Self::Vp(ref schedule) => schedule.level(schedule.timesteps() - 1),
@@ -244,7 +248,7 @@ impl NoiseProcess {
         }
     }
 
-    /// The standard deviation of x at the noisiest time, N(0, `prior_std`²), from which sampling starts.
+    /// The standard deviation of x at the noisiest time; sampling starts from N(0, `prior_std`²).
     pub fn prior_std(&self) -> f64 {
         match *self {
             Self::Vp(_) | Self::Flow { .. } => 1.0,
@@ -252,15 +256,14 @@ impl NoiseProcess {
         }
     }
 
-    /// The process's own list of `n` times, from the noisiest on and falling, each the start of a step; the last step goes
-    /// to the clean image.
+    /// The start times of `n` steps, from the noisiest time downwards; the last step ends at the clean image.
     ///
-    /// The discrete process spaces them equally ("trailing", [Lin et al. 2023](https://arxiv.org/abs/2305.08891), table 2);
-    /// flow takes u = 1, (n−1)/n, … 1/n before the shift; EDM goes from σ_max to σ_min in equal steps of σ^(1/ρ)
-    /// ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 5).
+    /// The discrete process spaces them equally ("trailing", [Lin et al. 2023](https://arxiv.org/abs/2305.08891), table
+    /// 2). Flow matching takes u = 1, (n−1)/n, … 1/n before the shift. EDM goes from σ_max to σ_min in equal steps of
+    /// σ^(1/ρ) ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), equation 5).
     ///
     /// # Errors
-    /// `n` = 0, or more than there are time steps.
+    /// `n` is 0, or larger than the number of time steps.
     pub fn steps(&self, n: usize) -> Result<Vec<f64>> {
         self.check()?;
         let (most, of) = match self {
@@ -280,11 +283,11 @@ impl NoiseProcess {
         })
     }
 
-    /// The time at the share `u` of the way from the cleanest (0) to the noisiest (1), by which times are spaced.
+    /// The time at the fraction `u` of the range, from the cleanest time (0) to the noisiest (1).
     fn quantile(&self, u: f64) -> f64 {
         let (cleanest, noisiest) = self.range();
         match *self {
-            // The ends exactly, whatever a power rounds to.
+            // The exact ends, whatever the rounding of the power.
             _ if u <= 0.0 => cleanest,
             _ if u >= 1.0 => noisiest,
             Self::Vp(_) => u * noisiest,
@@ -297,9 +300,9 @@ impl NoiseProcess {
         }
     }
 
-    /// What the network's time embedding receives for time `t`, about 0 … 1000 on every process: t itself on the discrete
-    /// one, 1000 t on flow, and 250 ln σ on EDM (1000 times its c_noise, [Karras et al.
-    /// 2022](https://arxiv.org/abs/2206.00364), table 1).
+    /// The input of the network's time embedding for time `t`, roughly 0 … 1000 for every process: t for the discrete
+    /// one, 1000 t for flow, and 250 ln σ for EDM (1000 times the paper's c_noise,
+    /// [Karras et al. 2022](https://arxiv.org/abs/2206.00364), table 1).
     pub fn network_time(&self, t: f64) -> f64 {
         match self {
             Self::Vp(_) => t,
@@ -308,8 +311,7 @@ impl NoiseProcess {
         }
     }
 
-    /// What a network that wants its time in 0 … 1 divides [`NoiseProcess::network_time`] by: T on the discrete process,
-    /// else 1000.
+    /// The divisor that scales [`NoiseProcess::network_time`] to 0 … 1: T for the discrete process, otherwise 1000.
     pub fn max_network_time(&self) -> usize {
         match self {
             Self::Vp(schedule) => schedule.timesteps(),
@@ -318,7 +320,7 @@ impl NoiseProcess {
     }
 }
 
-/// The process with its numbers, on one line.
+/// Prints the process and its parameters on one line.
 impl fmt::Display for NoiseProcess {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -329,7 +331,7 @@ impl fmt::Display for NoiseProcess {
     }
 }
 
-/// a/b to the nearest whole number, and of two the even one, as NumPy rounds.
+/// a/b rounded to the nearest whole number, with halves rounded to even as in NumPy.
 pub(crate) fn rounded(a: usize, b: usize) -> usize {
     let (whole, twice) = (a / b, 2 * (a % b));
     whole + usize::from(twice > b || (twice == b && whole % 2 == 1))

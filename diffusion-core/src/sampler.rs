@@ -1,25 +1,25 @@
-//! From noise to images: the reverse process, step by step.
+//! Samplers: the reverse process, step by step from noise to images.
 //!
-//! A step goes from x_t to x_s with less noise, and one formula covers every [noise process](crate::process). With the
-//! [levels](crate::level) (a_t, s_t) and (a_s, s_s) of the two times, signal and noise
+//! A step goes from x_t to x_s, which has less noise. One formula covers every [noise process](crate::process). With
+//! the [levels](crate::level) (a_t, s_t) and (a_s, s_s) of the two times, signal and noise
 //! ([Song et al. 2021](https://arxiv.org/abs/2010.02502), equation 12, for variance-preserving levels):
 //!
 //! x_s = a_s x̂_0 + √(s_s² − σ²) ε̂ + σ z, with σ = η (s_s/s_t) √σ²(t|s) and z ~ N(0, I).
 //!
-//! x̂_0 is the predicted clean image and ε̂ the noise that goes with it, x_t = a_t x̂_0 + s_t ε̂; σ²(t|s) is the variance
-//! of q(x_t | x_s) ([`Level::transition_variance`](crate::level::Level::transition_variance)). The last step goes to the clean
-//! image. A [`Solver`] chooses σ and how x̂_0 is estimated:
+//! x̂_0 is the predicted clean image, and ε̂ is the predicted noise, x_t = a_t x̂_0 + s_t ε̂. σ²(t|s) is the variance
+//! of q(x_t | x_s) ([`Level::transition_variance`](crate::level::Level::transition_variance)). The last step ends at
+//! the clean image. A [`Solver`] determines σ and how x̂_0 is estimated:
 //!
-//! | solver | x̂_0 | σ | evaluations of the network | order |
+//! | solver | x̂_0 | σ | network evaluations per step | order |
 //! |---|---|---|---|---|
-//! | [DDIM](Solver::Ddim) (Euler for η = 0) | the prediction at t | η | one a step | 1 |
-//! | [DDPM](Solver::Ddpm) | the prediction at t | η = 1, or the variance β | one a step | |
-//! | [Heun](Solver::Heun) | the mean of the predictions at t and, after an Euler step, at s | 0 | two a step | 2 |
-//! | [DPM-Solver++(2M)](Solver::DpmSolver) | extrapolated from the last two predictions | 0 | one a step | 2 |
+//! | [DDIM](Solver::Ddim) (Euler for η = 0) | the prediction at t | η | 1 | 1 |
+//! | [DDPM](Solver::Ddpm) | the prediction at t | η = 1, or the variance β | 1 | |
+//! | [Heun](Solver::Heun) | the mean of the predictions at t and, after an Euler step, at s | 0 | 2 | 2 |
+//! | [DPM-Solver++(2M)](Solver::DpmSolver) | extrapolated from the last two predictions | 0 | 1 | 2 |
 //!
-//! Nothing here knows of networks, classes or guidance: a sampler evaluates a function.
+//! A sampler only evaluates a function: it does not depend on networks, classes or guidance.
 //!
-//! Built by hand in `notebooks/04_sampling.ipynb` and `notebooks/06_ddim.ipynb`.
+//! Built from scratch in `notebooks/04_sampling.ipynb` and `notebooks/06_ddim.ipynb`.
 
 mod interpolate;
 mod noise;
@@ -40,7 +40,7 @@ use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 use states::Path;
 
-/// How to go from noise to images.
+/// A sampler: its solver, the times that it visits, and the thresholding of x̂_0.
 ///
 /// ```
 /// use diffusion_core::sampler::{Sampler, Steps, Threshold};
@@ -50,50 +50,50 @@ use states::Path;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Sampler {
-    /// What a step does.
+    /// How a step is computed.
     pub solver: Solver,
-    /// Which times are visited.
+    /// The times that are visited.
     pub steps: Steps,
-    /// How x̂_0 is kept in the range of images.
+    /// How x̂_0 is kept in the range of image values.
     pub threshold: Threshold,
 }
 
-/// What a step does; the table in the [module](self) compares them.
+/// How a step is computed; the table in the [module](self) compares the solvers.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Solver {
-    /// The formula with this η in \[0, 1\] ([Song et al. 2021](https://arxiv.org/abs/2010.02502)). With 0 it draws no noise: it
-    /// is Euler's method for the probability-flow ODE, and the image a function of x_T. With 1 it is [`Solver::Ddpm`] with
-    /// [`Variance::Posterior`].
+    /// DDIM: the formula with η in \[0, 1\] ([Song et al. 2021](https://arxiv.org/abs/2010.02502)). η = 0 draws no
+    /// noise: it is Euler's method for the probability-flow ODE, and the image is a function of x_T. η = 1 is
+    /// [`Solver::Ddpm`] with [`Variance::Posterior`].
     Ddim {
-        /// η.
+        /// η, the fraction of the posterior's standard deviation that is added as noise.
         eta: f64,
     },
     /// Ancestral sampling ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 2).
     Ddpm {
-        /// σ².
+        /// The variance of the noise that a step adds.
         variance: Variance,
     },
-    /// Heun's method for the probability-flow ODE: an Euler step, the prediction there, and the step again with the mean of
-    /// both predictions.
+    /// Heun's method for the probability-flow ODE: an Euler step, a second prediction at its end, and the step repeated
+    /// with the mean of both predictions.
     ///
-    /// It is applied to d(x/s) = x̂_0 d(a/s), in which no error grows, also where there is nearly no signal; EDM's
-    /// ([Karras et al. 2022](https://arxiv.org/abs/2206.00364), algorithm 1) is the same for d(x/a) = ε̂ d(s/a).
-    /// The last step, to the clean image, is Euler's: without noise there is nothing to predict.
+    /// It solves d(x/s) = x̂_0 d(a/s), in which errors are not amplified even where there is almost no signal; EDM's
+    /// algorithm 1 ([Karras et al. 2022](https://arxiv.org/abs/2206.00364)) solves d(x/a) = ε̂ d(s/a). The last step,
+    /// to the clean image, is an Euler step, because there is no noise to predict at its end.
     Heun,
-    /// DPM-Solver++(2M) ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2): x̂_0 is extrapolated linearly
-    /// in λ = ln(a/s). The first and the last step are DDIM's.
+    /// DPM-Solver++(2M) ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2): x̂_0 is extrapolated
+    /// linearly in λ = ln(a/s). The first and the last step are DDIM steps.
     DpmSolver,
 }
 
-/// σ² of ancestral sampling, in the step from t to s; the last step draws no noise.
+/// The variance σ² of ancestral sampling in the step from t to s; the last step draws no noise.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Variance {
-    /// β̃ = (s_s/s_t)² σ²(t|s), the posterior's: exact where the data is a single image.
+    /// β̃ = (s_s/s_t)² σ²(t|s), the variance of the posterior; exact if the data is a single image.
     #[default]
     Posterior,
-    /// β = σ²(t|s) (a_s²+s_s²)/(a_t²+s_t²), the forward process's 1−ᾱ_t/ᾱ_s on the discrete one: exact where the data is
-    /// standard normal.
+    /// β = σ²(t|s) (a_s²+s_s²)/(a_t²+s_t²), the variance of the forward process (1−ᾱ_t/ᾱ_s for the discrete one); exact
+    /// if the data is standard normal.
     Beta,
 }
 
@@ -105,24 +105,24 @@ impl Default for Sampler {
 }
 
 impl Sampler {
-    /// DDIM with η = 0 in `n` steps of the process's own grid.
+    /// DDIM with η = 0 and `n` steps on the process's own grid.
     pub fn ddim(n: usize) -> Self {
         Self::new(Solver::Ddim { eta: 0.0 }, Steps::Trailing(n))
     }
 
-    /// Ancestral sampling through all time steps, with the posterior's variance. Set [`Sampler::steps`] for fewer, and on
-    /// processes without time steps.
+    /// Ancestral sampling through all time steps, with the posterior variance. Set [`Sampler::steps`] to take fewer
+    /// steps or for a continuous process.
     pub fn ddpm() -> Self {
         let variance = Variance::default();
         Self::new(Solver::Ddpm { variance }, Steps::All)
     }
 
-    /// Heun's method in `n` steps, so 2n−1 evaluations of the network.
+    /// Heun's method with `n` steps, which evaluates the network 2n−1 times.
     pub fn heun(n: usize) -> Self {
         Self::new(Solver::Heun, Steps::Trailing(n))
     }
 
-    /// DPM-Solver++(2M) in `n` steps.
+    /// DPM-Solver++(2M) with `n` steps.
     pub fn dpm_solver(n: usize) -> Self {
         Self::new(Solver::DpmSolver, Steps::Trailing(n))
     }
@@ -131,22 +131,23 @@ impl Sampler {
         Self { solver, steps, threshold: Threshold::default() }
     }
 
-    /// Samples images from the noise `xt`.
+    /// Samples images, starting from the noise `xt`.
     ///
-    /// `predict` evaluates the network: it receives a batch, scaled by c_in, with the process's time of each image, and
-    /// returns F in the sense of `prediction`. z is drawn from `noise`, usually a [`Rng`](crate::rng::Rng). One step hands the
-    /// next only the images and, for DPM-Solver++, the last x̂_0.
+    /// `predict` evaluates the network: it receives a batch, scaled by c_in, and the process's time for each image, and
+    /// returns the output F of type `prediction`. The noise z is drawn from `noise`, usually a
+    /// [`Rng`](crate::rng::Rng). The only state carried between steps is the images and, for DPM-Solver++, the previous
+    /// x̂_0.
     ///
     /// # Shapes
-    /// `xt` (B, C, H, W), at the level of the first step: N(0, σ²) with σ = [`NoiseProcess::prior_std`] for a whole
-    /// trajectory. The result is as `xt`, nominally in \[−1, 1\].
+    /// `xt` (B, C, H, W), at the level of the first step: N(0, σ²) with σ = [`NoiseProcess::prior_std`] for a full
+    /// trajectory. The result has the shape of `xt`, with values nominally in \[−1, 1\].
     ///
     /// # Errors
-    /// As [`Sampler::states`], or `predict` fails.
+    /// See [`Sampler::states`]; or `predict` fails.
     ///
     /// ```
     /// use diffusion_core::{candle::Device, prediction::Prediction, rng::Rng, sampler::Sampler, schedule::Schedule};
-    /// // If all images are 0, the best prediction is ε̂ = x_t/√(1−ᾱ_t), and sampling finds the image.
+    /// // If all images are 0, the optimal prediction is ε̂ = x_t/√(1−ᾱ_t), and sampling returns 0.
     /// let (schedule, mut rng) = (Schedule::linear(1000)?, Rng::new(0));
     /// let xt = rng.randn((2, 1, 4, 4), &Device::Cpu)?;
     /// let best = |xt: &_, t: &[f64]| -> diffusion_core::candle::Result<_> {
@@ -167,14 +168,14 @@ impl Sampler {
         self.states(predict, process, prediction, xt, noise)?.finish()
     }
 
-    /// The states of [`Sampler::sample`], one for each step: to record, plot, count, or change along the way.
+    /// The steps of [`Sampler::sample`] as an iterator: to record, plot or modify the trajectory.
     ///
     /// # Shapes
-    /// As [`Sampler::sample`].
+    /// See [`Sampler::sample`].
     ///
     /// # Errors
-    /// The process has no such steps, the prediction type cannot work on it, or a number is outside its range: the message
-    /// names it and its value.
+    /// The process does not have these steps, the prediction type cannot be used with it, or a number is out of range:
+    /// the message names it and its value.
     ///
     /// ```
     /// # use diffusion_core::{candle::{Device, Result, Tensor}, prediction::Prediction, process::NoiseProcess, rng::Rng, sampler::Sampler};
@@ -205,7 +206,7 @@ impl Sampler {
         self.states_from(predict, process.into(), prediction, xt, Source::Lent(noise))
     }
 
-    /// [`Sampler::states`], with noise that is lent or kept.
+    /// [`Sampler::states`] with borrowed or owned noise.
     pub(crate) fn states_from<'a, P, N>(
         &self,
         predict: P,
@@ -223,18 +224,18 @@ impl Sampler {
         Ok(States::new(self, predict, prediction, noise, Path { times, levels, end: None }, xt))
     }
 
-    /// Encodes images: finds the noise from which [`Sampler::sample`] with the same steps makes `x0`, approximately. The error
-    /// shrinks with more steps.
+    /// Encodes images (DDIM inversion): finds noise from which [`Sampler::sample`] with the same steps approximately
+    /// recovers `x0`. The error decreases with the number of steps.
     ///
-    /// The clean image is used as x_t at the cleanest time that a network knows. Where neighbouring pixels are exactly equal,
-    /// as in drawn images, the network finds no noise there to amplify, and the result has too little variance; adding noise of
-    /// one to a few times that level's to `x0` avoids it.
+    /// The clean image is used as x_t at the cleanest time that the network was trained on. In areas of exactly equal
+    /// pixels, as in drawn images, the network predicts no noise that could be amplified, so the result has too little
+    /// variance. To avoid this, add noise of one to a few times that level to `x0`.
     ///
     /// # Shapes
-    /// `x0` (B, C, H, W), in \[−1, 1\]; the result is as `x0`, at the level of the first step.
+    /// `x0` (B, C, H, W), values in \[−1, 1\]; the result has the shape of `x0` and the level of the first step.
     ///
     /// # Errors
-    /// As [`Sampler::sample`], or the solver is stochastic: then many noises lead to an image.
+    /// See [`Sampler::sample`]; or the solver is stochastic, so that many noise tensors lead to the same image.
     pub fn encode(
         &self,
         predict: impl FnMut(&Tensor, &[f64]) -> Result<Tensor>,
@@ -260,11 +261,11 @@ impl Sampler {
             times.insert(0, cleanest);
         }
         let levels = process.levels(&times)?;
-        let none = &mut |_: &Tensor| bail!("no noise is drawn here");
+        let none = &mut |_: &Tensor| bail!("encoding must not draw noise");
         States::new(self, predict, prediction, Source::Lent(none), Path { times, levels, end }, x0).finish()
     }
 
-    /// The times visited, if all numbers are in their ranges.
+    /// Checks all settings and returns the times to visit.
     fn checked(&self, process: &NoiseProcess, prediction: Prediction) -> Result<Vec<f64>> {
         process.check()?;
         prediction.check(process)?;

@@ -1,10 +1,10 @@
 //! The discrete, variance-preserving schedules: β, α, ᾱ and the signal-to-noise ratio of each time step.
 //!
-//! A [`Schedule`] is a vector of T variances β and what follows from them, in f64. Its steps are counted t = 0 … T−1 as in the
-//! papers' code; the papers' text counts 1 … T, so `alpha_bar(t)` here is ᾱ_{t+1} there, and the clean image, the papers'
-//! t = 0, comes *before* step 0 here ([`Schedule::alpha_bar_before`]`(0) = 1`).
+//! A [`Schedule`] holds T variances β and the quantities derived from them, in f64. Time steps are numbered t = 0 …
+//! T−1, as in the papers' code. The papers' text numbers them 1 … T, so `alpha_bar(t)` here is their ᾱ_{t+1}; their t =
+//! 0, the clean image, comes *before* step 0 here ([`Schedule::alpha_bar_before`]`(0) = 1`).
 //!
-//! Built by hand in `notebooks/01_forward.ipynb`.
+//! Built from scratch in `notebooks/01_forward.ipynb`.
 
 mod betas;
 
@@ -15,22 +15,23 @@ use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::fmt;
 
-/// The largest √ᾱ of the last step without a [`Schedule::warning`]: a tenth of the image's amplitude, an SNR of −20 dB.
+/// The largest √ᾱ at the last step for which [`Schedule::warning`] is silent: a tenth of the image's amplitude, SNR −20
+/// dB.
 pub const MAX_FINAL_SIGNAL: f64 = 0.1;
 
-/// The most time steps of a schedule, a thousand times what the papers use.
+/// The largest number of time steps, a thousand times the papers' 1000.
 pub const MAX_TIMESTEPS: usize = 1_000_000;
 
-/// The T variances of a forward process and what follows from them.
+/// The T variances of a forward process and the quantities derived from them.
 ///
-/// In files it is a table of `timesteps`, 1000 if it is left out, and [`betas`](Betas), linear if they are left out.
+/// In a file it is a table with `timesteps` (default 1000) and [`betas`](Betas) (default linear).
 ///
 /// ```
 /// use diffusion_core::schedule::Schedule;
 /// let schedule = Schedule::linear(1000)?;
 /// assert_eq!(schedule.beta(0), 1e-4);
 /// assert!((schedule.beta(999) - 0.02).abs() < 1e-12);
-/// assert!(schedule.alpha_bar(999) < 1e-4); // hardly any signal is left
+/// assert!(schedule.alpha_bar(999) < 1e-4); // almost no signal is left
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -41,7 +42,7 @@ pub struct Schedule {
     alpha_bars: Vec<f64>,
 }
 
-/// A [`Schedule`] in a file.
+/// A [`Schedule`] as a file writes it.
 #[derive(Default, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 struct Table {
@@ -75,10 +76,10 @@ impl Default for Schedule {
 }
 
 impl Schedule {
-    /// A schedule of `timesteps` = T, 2 ≤ T ≤ [`MAX_TIMESTEPS`].
+    /// Builds a schedule with T = `timesteps`, 2 ≤ T ≤ [`MAX_TIMESTEPS`].
     ///
     /// # Errors
-    /// T is outside its range or not the number of the [`Betas::Custom`] values, or a field of `betas` is outside its range:
+    /// T is out of range or differs from the number of [`Betas::Custom`] values, or a field of `betas` is out of range:
     /// the message names the field and its value.
     pub fn new(timesteps: usize, betas: Betas) -> Result<Self> {
         betas.check()?;
@@ -107,44 +108,44 @@ impl Schedule {
         Self { kind, betas, alpha_bars }
     }
 
-    /// The original's schedule: β from 1e-4 to 0.02 ([`Betas::LINEAR`]).
+    /// The linear schedule of DDPM: β from 1e-4 to 0.02 ([`Betas::LINEAR`]).
     ///
     /// # Errors
-    /// As [`Schedule::new`].
+    /// See [`Schedule::new`].
     pub fn linear(timesteps: usize) -> Result<Self> {
         Self::new(timesteps, Betas::LINEAR)
     }
 
-    /// Nichol & Dhariwal's schedule ([`Betas::COSINE`]).
+    /// The cosine schedule of Nichol & Dhariwal ([`Betas::COSINE`]).
     ///
     /// # Errors
-    /// As [`Schedule::new`].
+    /// See [`Schedule::new`].
     pub fn cosine(timesteps: usize) -> Result<Self> {
         Self::new(timesteps, Betas::COSINE)
     }
 
-    /// The logistic schedule ([`Betas::SIGMOID`]).
+    /// The sigmoid schedule ([`Betas::SIGMOID`]).
     ///
     /// # Errors
-    /// As [`Schedule::new`].
+    /// See [`Schedule::new`].
     pub fn sigmoid(timesteps: usize) -> Result<Self> {
         Self::new(timesteps, Betas::SIGMOID)
     }
 
-    /// A schedule of your own, from its variances.
+    /// Builds a schedule from a list of variances.
     ///
     /// # Errors
-    /// Fewer than two, or one outside (0, 1): the message names it.
+    /// There are fewer than two variances, or one is outside (0, 1): the message names it.
     pub fn from_betas(name: &str, betas: Vec<f64>) -> Result<Self> {
         Self::new(betas.len(), Betas::Custom { name: name.to_owned(), values: betas })
     }
 
-    /// What [`Schedule::new`] makes it from.
+    /// The formula for β that the schedule was built from.
     pub fn kind(&self) -> &Betas {
         &self.kind
     }
 
-    /// What it was made from: `linear`, `cosine`, … or the name given.
+    /// The name of the schedule: `linear`, `cosine`, … or the name given to [`Schedule::from_betas`].
     pub fn name(&self) -> &str {
         self.kind.name()
     }
@@ -154,7 +155,7 @@ impl Schedule {
         self.betas.len()
     }
 
-    /// β_t for t = 0 … T−1: the variance of the noise that step t adds.
+    /// β_t for t = 0 … T−1, the variance of the noise added in step t.
     pub fn betas(&self) -> &[f64] {
         &self.betas
     }
@@ -164,17 +165,18 @@ impl Schedule {
         self.betas.iter().map(|beta| 1.0 - beta).collect()
     }
 
-    /// ᾱ_t = α_0 α_1 … α_t: the share of the image's variance that is left in x_t, falling from nearly 1 to nearly 0.
+    /// ᾱ_t = α_0 α_1 … α_t, the fraction of the image's variance left in x_t; it falls from nearly 1 to nearly 0.
     pub fn alpha_bars(&self) -> &[f64] {
         &self.alpha_bars
     }
 
-    /// SNR(t) = ᾱ_t / (1 − ᾱ_t), a ratio of powers ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), eq. 2).
+    /// SNR(t) = ᾱ_t / (1 − ᾱ_t), the ratio of the variances ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630),
+    /// eq. 2).
     pub fn snrs(&self) -> Vec<f64> {
         (0..self.timesteps()).map(|t| self.snr(t)).collect()
     }
 
-    /// SNR(t) in decibels, 10 log₁₀ SNR: 0 dB where image and noise are equally strong.
+    /// SNR(t) in decibels, 10 log₁₀ SNR; 0 dB means equal variances of image and noise.
     pub fn snrs_db(&self) -> Vec<f64> {
         self.snrs().iter().map(|snr| 10.0 * snr.log10()).collect()
     }
@@ -189,20 +191,20 @@ impl Schedule {
         self.alpha_bars.get(t).copied().unwrap_or(f64::NAN)
     }
 
-    /// ᾱ_{t−1}, and 1, the clean image, for t = 0; NaN if t > T.
+    /// ᾱ_{t−1}, or 1 (the clean image) for t = 0; NaN if t > T.
     pub fn alpha_bar_before(&self, t: usize) -> f64 {
         if t == 0 { 1.0 } else { self.alpha_bar(t - 1) }
     }
 
-    /// The signal √ᾱ_t and the noise √(1−ᾱ_t) of x_t; NaN if t ≥ T.
+    /// The level of x_t: signal √ᾱ_t, noise √(1−ᾱ_t); NaN if t ≥ T.
     pub fn level(&self, t: usize) -> Level {
         Level::from_alpha_bar(self.alpha_bar(t))
     }
 
-    /// The level at each of several time steps, one for each image of a batch.
+    /// The levels at several time steps, one for each image of a batch.
     ///
     /// # Errors
-    /// One is outside 0 … T−1: the message names it.
+    /// A time step is outside 0 … T−1: the message names it.
     pub fn levels(&self, t: &[usize]) -> Result<Vec<Level>> {
         let last = self.timesteps() - 1;
         if let Some((i, t)) = t.iter().enumerate().find(|(_, t)| **t > last) {
@@ -216,8 +218,8 @@ impl Schedule {
         self.alpha_bar(t) / (1.0 - self.alpha_bar(t))
     }
 
-    /// A warning if the terminal SNR is too high, √ᾱ_{T−1} > [`MAX_FINAL_SIGNAL`]: sampling starts from pure noise, which the
-    /// network then never saw in training ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)).
+    /// A warning if the terminal SNR is too high, √ᾱ_{T−1} > [`MAX_FINAL_SIGNAL`]. Sampling starts from pure noise,
+    /// which the network has then never seen in training ([Lin et al. 2023](https://arxiv.org/abs/2305.08891)).
     pub fn warning(&self) -> Option<String> {
         let last = self.timesteps() - 1;
         let signal = self.alpha_bar(last).sqrt();
@@ -231,13 +233,13 @@ impl Schedule {
         })
     }
 
-    /// Shows the summary in a notebook, with the warning if there is one.
+    /// Displays the summary in a notebook, with the warning if there is one.
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
     }
 }
 
-/// Name, T, the first and last β, ᾱ and SNR of the last step; on a second line the warning, if there is one.
+/// Prints the name, T, the first and last β, √ᾱ and SNR of the last step, and the warning, if any, on a second line.
 impl fmt::Display for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let last = self.timesteps() - 1;
@@ -255,7 +257,7 @@ impl fmt::Display for Schedule {
     }
 }
 
-/// As [`Display`](fmt::Display): a thousand variances say less than their summary.
+/// Prints the summary of [`Display`](fmt::Display) instead of a thousand variances.
 impl fmt::Debug for Schedule {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)
@@ -286,7 +288,7 @@ mod tests {
     }
 
     #[test]
-    fn linear_starts_and_ends_at_its_numbers() {
+    fn linear_has_the_end_points_of_ddpm() {
         let s = Schedule::linear(1000).unwrap();
         assert_eq!((s.beta(0), s.beta(999)), (1e-4, 0.02));
         assert_eq!(s.alphas()[10], 1.0 - s.beta(10));
@@ -304,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_value_is_an_error_that_names_it() {
+    fn errors_name_the_bad_value() {
         let fail = |betas, steps| Schedule::new(steps, betas).unwrap_err().to_string();
         let linear = |start, end| Betas::Linear { start, end };
         for (message, wants) in [
@@ -324,7 +326,7 @@ mod tests {
         }
     }
 
-    /// The famous bug: β's range kept while T is made smaller.
+    /// The well-known bug: fewer time steps T with an unchanged range of β.
     #[test]
     fn too_few_steps_are_warned_about() {
         for steps in [1000, 2000] {

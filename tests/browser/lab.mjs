@@ -2,7 +2,7 @@
 //
 //   node lab.mjs CHROMIUM URL FOLDER
 //
-// Prints one line of JSON: {cells, executed, errors, pictures, broken, seconds: {first, all}}; puts screenshots of the
+// Prints one line of JSON: {cells, executed, errors, pictures, broken, slider: {before, after}, seconds: {first, all}}; puts screenshots of the
 // light and the dark theme into FOLDER.
 import { launch, open } from "./notebook.mjs";
 
@@ -25,8 +25,8 @@ await page.waitForTimeout(500);
 const end = await until((now) => now.executed === now.cells && now.kernel === "idle", 20);
 const all = (Date.now() - opened) / 1000;
 
-// Every picture must really have been drawn. Scrolling brings them into the page.
-let broken = 0;
+// Every picture must really have been drawn, and the arrow keys must move a slider. Scrolling brings them into the page.
+let broken = 0, slider = null;
 const drawn = new Set();
 await command("notebook:go-to-first-cell").catch(() => {});
 for (let i = 0; i < end.cells * 2; i++) {
@@ -34,6 +34,17 @@ for (let i = 0; i < end.cells * 2; i++) {
     all.map((img) => ({ src: img.src.slice(0, 200) + img.src.length, ok: img.complete && img.naturalWidth > 0 })));
   images.forEach((img) => drawn.add(img.src));
   broken += images.filter((img) => !img.ok).length;
+  const input = notebook.locator(".diffusion-slider input").first();
+  if (!slider && await input.isVisible().catch(() => false)) {
+    const look = () => notebook.locator(".diffusion-slider").first().evaluate((figure) => ({
+      value: figure.querySelector("output").textContent, said: figure.querySelector("input").getAttribute("aria-valuetext"),
+      picture: figure.querySelector("img").src.length, name: figure.querySelector("input").getAttribute("aria-label") }));
+    const before = await look();
+    await input.focus();
+    for (let press = 0; press < 3; press++) await page.keyboard.press("ArrowRight");
+    slider = { before, after: await look() };
+    await page.screenshot({ path: `${folder}/slider.png` });
+  }
   await page.mouse.move(640, 800);
   await page.mouse.wheel(0, 900);
   await page.waitForTimeout(150);
@@ -48,5 +59,5 @@ for (const name of ["Light", "Dark"]) {
     await page.screenshot({ path: `${folder}/${name.toLowerCase()}-${place}.png` });
   }
 }
-console.log(JSON.stringify({ ...end, drawn: drawn.size, broken, seconds: { first, all } }));
+console.log(JSON.stringify({ ...end, drawn: drawn.size, broken, slider, seconds: { first, all } }));
 await browser.close();

@@ -1,4 +1,4 @@
-//! Model cards: Markdown with a YAML header, as the Hugging Face Hub reads it.
+//! Model cards: Markdown with the YAML header that the Hugging Face Hub reads.
 
 use anyhow::{Context, Result};
 use diffusion_core::metrics::{Estimate, Evaluation};
@@ -7,27 +7,27 @@ use std::fmt::Write as _;
 use std::fs;
 use std::path::Path;
 
-/// The heading of what was measured.
+/// The heading of the results of `diffusion evaluate`.
 const MEASURED: &str = "## Evaluation\n";
-/// The line that begins and ends a header.
+/// The line before and after the header.
 const FENCE: &str = "---\n";
 
-/// What a card says of itself to machines.
+/// The machine-readable part of a card.
 pub struct Header<'a> {
-    /// The file's name without its ending.
+    /// The name of the file without its extension.
     pub name: &'a str,
-    /// What the data set is called here.
+    /// The name of the data set in this project.
     pub data: &'a str,
-    /// What the Hub calls what the model does.
+    /// The task of the model as the Hub calls it.
     pub task: &'a str,
-    /// The licence, if it is known: that of somebody's own model is not.
+    /// The licence, if the user has named one.
     pub license: Option<&'a str>,
 }
 
-/// What a model does that draws what it is asked for.
+/// The task of a model that is conditioned on classes or a context vector.
 const CLASS_CONDITIONAL: &str = "class-conditional-image-generation";
 
-/// What the Hub calls what a model does.
+/// The task of a model as the Hub calls it.
 pub fn task(model: &Model) -> &'static str {
     let conditioning = model.network.architecture().conditioning();
     match (conditioning.low_res, conditioning.classes + conditioning.context) {
@@ -37,7 +37,7 @@ pub fn task(model: &Model) -> &'static str {
     }
 }
 
-/// What the Hub calls a data set.
+/// The name of a data set on the Hub.
 fn on_the_hub(data: &str) -> Option<&'static str> {
     match data {
         "mnist" => Some("ylecun/mnist"),
@@ -48,14 +48,14 @@ fn on_the_hub(data: &str) -> Option<&'static str> {
 }
 
 impl Header<'_> {
-    /// The header in YAML, with `scores` as the results of the model's index.
+    /// The header in YAML, with `scores` as the results of its model index.
     pub fn yaml(&self, scores: Option<&Evaluation>) -> Result<String> {
         let Self { name, task, .. } = self;
         let mut text = FENCE.to_owned();
         if let Some(license) = self.license {
             writeln!(text, "license: {license}")?;
         }
-        // The Hub has no pipeline of this name; a tag says it.
+        // The Hub has no pipeline of this name, so it is given as a tag.
         let (pipeline, tag) = match *task {
             CLASS_CONDITIONAL => (String::new(), "- class-conditional\n"),
             task => (format!("pipeline_tag: {task}\n"), ""),
@@ -65,7 +65,7 @@ impl Header<'_> {
             write!(text, "datasets:\n- {dataset}\n")?;
         }
         if let Some(scores) = scores {
-            // A model can be measured on other data than it was trained on.
+            // Not always the training data.
             let data = &scores.data;
             write!(
                 text,
@@ -88,29 +88,29 @@ fn estimates(it: &Evaluation) -> [&Estimate; 5] {
     [&it.frechet_distance, &it.kernel_distance, &it.precision, &it.recall, &it.inception_score]
 }
 
-/// The line of a card's header that says under what licence the file is.
+/// The licence in a card's header.
 fn license(card: &str) -> Option<&str> {
     let (header, _) = card.strip_prefix(FENCE)?.split_once(&format!("\n{FENCE}"))?;
     let mut lines = header.lines();
     lines.find_map(|line| line.strip_prefix("license: "))
 }
 
-/// How code in a card reaches a file: from `notebooks/` if it lies in this project's `weights/`, else by its name alone, and
-/// where the notebook is to be for that.
+/// The path of a file for the code in its card, and where a notebook with that code must be: in `notebooks/` if the file is in
+/// this project's `weights/`, otherwise in the folder of the file.
 pub fn in_a_notebook(path: &Path) -> (String, &'static str) {
     let folder = match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => folder,
         _ => Path::new("."),
     };
-    let ours = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights"));
+    let project = fs::canonicalize(concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights"));
     let name = path.file_name().unwrap_or_default().to_string_lossy();
-    match (fs::canonicalize(folder), ours) {
-        (Ok(folder), Ok(ours)) if folder == ours => (format!("../weights/{name}"), "in a notebook"),
-        _ => (name.into_owned(), "in a notebook that lies beside it"),
+    match (fs::canonicalize(folder), project) {
+        (Ok(folder), Ok(project)) if folder == project => (format!("../weights/{name}"), "in a notebook"),
+        _ => (name.into_owned(), "in a notebook in the same folder"),
     }
 }
 
-/// Writes what was measured into a card that is there, in the place of what was measured before; its licence stays.
+/// Writes results into an existing card, in place of earlier results. The licence stays.
 pub fn measured(card: &Path, header: &Header, scores: &Evaluation, words: &str) -> Result<()> {
     let text = fs::read_to_string(card)
         .with_context(|| format!("cannot read {}; `cargo diffusion export` writes a card", card.display()))?;
@@ -119,7 +119,7 @@ pub fn measured(card: &Path, header: &Header, scores: &Evaluation, words: &str) 
     fs::write(card, text).with_context(|| format!("cannot write {}", card.display()))
 }
 
-/// A card's text without its header and without what was measured, with an empty line at its end.
+/// The text of a card without its header and its results, with an empty line at the end.
 fn without(card: &str) -> String {
     let body = card.strip_prefix(FENCE).and_then(|rest| rest.split_once(&format!("\n{FENCE}")));
     let body = body.map_or(card, |(_, body)| body);
@@ -134,9 +134,8 @@ fn without(card: &str) -> String {
 }
 
 fn section(scores: &Evaluation, words: &str) -> Result<String> {
-    let mut text = format!(
-        "{MEASURED}\n{words}\n\n| | value | 95 % interval | real images among themselves |\n|---|---|---|---|\n"
-    );
+    let mut text =
+        format!("{MEASURED}\n{words}\n\n| | value | 95 % interval | real-vs-real baseline |\n|---|---|---|---|\n");
     for it in estimates(scores) {
         let (low, high) = it.interval;
         writeln!(text, "| {} | {:.4} | {low:.4} … {high:.4} | {:.4} |", it.name, it.value, it.real.value)?;
@@ -148,7 +147,7 @@ fn section(scores: &Evaluation, words: &str) -> Result<String> {
     let it = scores.copies;
     writeln!(
         text,
-        "| nearer to one of {} than 99 % of real ones | {:.1} % | | 1 % |",
+        "| closer to a training image than 99 % of real images (searched: {}) | {:.1} % | | 1 % |",
         it.searched(),
         100.0 * it.share
     )?;
@@ -190,12 +189,12 @@ mod tests {
 
     #[test]
     fn a_card_names_a_file_as_it_is_reached() {
-        let ours = concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/m.safetensors");
-        assert_eq!(in_a_notebook(Path::new(ours)).0, "../weights/m.safetensors");
+        let project = concat!(env!("CARGO_MANIFEST_DIR"), "/../../weights/m.safetensors");
+        assert_eq!(in_a_notebook(Path::new(project)).0, "../weights/m.safetensors");
         for other in ["m.safetensors", "nowhere/m.safetensors"] {
             let (path, place) = in_a_notebook(Path::new(other));
             assert_eq!(path, "m.safetensors");
-            assert!(place.contains("beside it"));
+            assert!(place.contains("same folder"));
         }
     }
 }

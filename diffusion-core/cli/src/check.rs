@@ -1,4 +1,4 @@
-//! Whether a device computes rightly.
+//! `diffusion check`: compares the results of a device with those of the CPU.
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{self, DType, Device, Tensor, Var};
@@ -15,20 +15,20 @@ use diffusion_core::train::{Training, TrainingConfig};
 use diffusion_core::unet::{Condition, Network, SimpleUNet};
 use std::fmt;
 
-/// Something that was computed on a device, against the same on the CPU.
+/// One comparison of a device with the CPU.
 #[derive(Clone, Debug)]
 pub struct Check {
-    /// What it is.
+    /// The name of the computation.
     pub name: String,
-    /// The root mean square of the differences, as a share of that of the right numbers: the largest of the result's and of
-    /// each gradient's.
+    /// The root mean square of the differences relative to that of the reference: the largest for the result and for each
+    /// gradient.
     pub error: f64,
-    /// What it may be at most.
+    /// The largest error that is allowed.
     pub tolerance: f64,
 }
 
 impl Check {
-    /// Whether the error is small enough.
+    /// Whether the error is within the tolerance.
     pub fn held(&self) -> bool {
         self.error <= self.tolerance
     }
@@ -43,15 +43,13 @@ impl fmt::Display for Check {
     }
 }
 
-/// Computes every operation, a network, its training and its samples on `device`, with their gradients, and compares them with
-/// the CPU's: values and gradients with those of f64, and a training with one of f32. Each is given to `report` as soon as it
-/// is known. It takes a minute or two.
+/// Runs every operation, a network, a short training and a sampler on `device` and compares them with the CPU: values and
+/// gradients with results in f64, the training with one in f32. Calls `report` after each comparison. Takes a minute or two.
 ///
-/// An error may be 1e-3, or 2e-2 with a `precision` that rounds; that of samples in bf16, for which the network answers ten times,
-/// 6e-2.
+/// The tolerance is 1e-3; with tf32 and bf16 it is 2e-2, and 6e-2 for samples in bf16, which need ten evaluations of the network.
 ///
 /// # Errors
-/// The device cannot compute something at all: the message says what.
+/// An operation fails on the device: the message names it.
 pub fn check(device: &Device, precision: Precision, mut report: impl FnMut(&Check)) -> Result<()> {
     let tolerance = if precision == Precision::F32 { 1e-3 } else { 2e-2 };
     for case in cases() {
@@ -60,17 +58,17 @@ pub fn check(device: &Device, precision: Precision, mut report: impl FnMut(&Chec
     }
     let drawn = if precision == Precision::Bf16 { 6e-2 } else { tolerance };
     for (name, error, tolerance) in [
-        ("SimpleUNet, its answer and gradients", network(device, precision), tolerance),
-        ("SimpleUNet, 20 steps of training", training(device, precision), tolerance),
-        ("SimpleUNet, samples in 10 steps", samples(device, precision), drawn),
-        ("the same training twice: other bits", twice(device, precision), 0.0),
+        ("SimpleUNet, prediction and gradients", network(device, precision), tolerance),
+        ("SimpleUNet, 20 training steps", training(device, precision), tolerance),
+        ("SimpleUNet, 10 sampling steps", samples(device, precision), drawn),
+        ("the same training twice, differing bits", twice(device, precision), 0.0),
     ] {
         report(&Check { name: name.to_owned(), error: error.context(name)?, tolerance });
     }
     Ok(())
 }
 
-/// An operation of images and of parameters of these shapes.
+/// An operation, with the shapes of its images and parameters.
 struct Case {
     name: &'static str,
     images: Vec<Vec<usize>>,
@@ -91,7 +89,7 @@ fn cases() -> Vec<Case> {
     const SAME: Geometry = Geometry { stride: 1, padding: 1 };
     vec![
         case("conv2d 3×3", &[X], &[&[24, 16, 3, 3], &[24]], |x, w| conv2d(&x[0], &w[0], Some(&w[1]), SAME)),
-        case("conv2d 3×3, a bias per image", &[ODD], &[&[6, 5, 3, 3], &[2, 6]], |x, w| {
+        case("conv2d 3×3, one bias per image", &[ODD], &[&[6, 5, 3, 3], &[2, 6]], |x, w| {
             conv2d(&x[0], &w[0], Some(&w[1]), SAME)
         }),
         case("conv2d 3×3, stride 2", &[X], &[&[16, 16, 3, 3]], |x, w| conv2d(&x[0], &w[0], None, SAME.stride(2))),
@@ -111,14 +109,14 @@ fn cases() -> Vec<Case> {
             let geometry = Geometry { stride: 2, padding: 1 };
             conv_transpose2d(&x[0], &w[0], None, geometry)
         }),
-        case("enlarged conv2d 3×3", &[X], &[&[8, 16, 3, 3], &[8]], |x, w| {
+        case("upsampled conv2d 3×3", &[X], &[&[8, 16, 3, 3], &[8]], |x, w| {
             upsample_nearest2x_conv2d(&x[0], &w[0], Some(&w[1]), SAME)
         }),
         case("group_norm", &[X], &[&[16], &[16]], |x, w| group_norm(&x[0], 4, &w[0], &w[1], 1e-5, Activation::None)),
         case("group_norm, silu, odd sizes", &[ODD], &[&[5], &[5]], |x, w| {
             group_norm(&x[0], 5, &w[0], &w[1], 1e-5, Activation::Silu)
         }),
-        case("group_norm, a weight per image", &[X], &[&[3, 16], &[3, 16]], |x, w| {
+        case("group_norm, one weight per image", &[X], &[&[3, 16], &[3, 16]], |x, w| {
             group_norm(&x[0], 8, &w[0], &w[1], 1e-5, Activation::Gelu)
         }),
         case("group_norm, large groups", &[&[2, 8, 64, 64]], &[&[8], &[8]], |x, w| {
@@ -155,7 +153,7 @@ impl Case {
         largest(&got, &right)
     }
 
-    /// The result and all gradients, with images that can be said in `kind`.
+    /// The result and all gradients, for inputs that are exact in `kind`.
     fn run(
         &self,
         device: &Device,
@@ -185,7 +183,7 @@ impl Case {
     }
 }
 
-/// The answer of a network and the gradient of all its parameters together.
+/// The error of a network's prediction and of the gradient of all its parameters together.
 fn network(device: &Device, precision: Precision) -> Result<f64> {
     let run = |dtype: DType, device: &Device, precision| -> Result<Vec<Vec<f64>>> {
         let (mut rng, net) = (Rng::new(1), small());
@@ -195,9 +193,9 @@ fn network(device: &Device, precision: Precision) -> Result<f64> {
         let mut rng = Rng::new(2);
         let mut images = || rng.randn((2, 1, 28, 28), &Device::Cpu)?.to_dtype(dtype)?.to_device(device);
         let (xt, eps) = (images()?, images()?);
-        let answer = net.forward(&xt, &[10.0, 700.0], &Condition::none())?;
-        let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
-        let mut all = vec![numbers(&answer)?, Vec::new()];
+        let prediction = net.forward(&xt, &[10.0, 700.0], &Condition::none())?;
+        let grads = (&prediction - &eps)?.sqr()?.mean_all()?.backward()?;
+        let mut all = vec![numbers(&prediction)?, Vec::new()];
         for var in net.parameters().by_name().values() {
             all[1].extend(numbers(grads.get(var).context("a gradient is missing")?)?);
         }
@@ -207,14 +205,14 @@ fn network(device: &Device, precision: Precision) -> Result<f64> {
     largest(&got, &run(DType::F64, &Device::Cpu, Precision::F32)?)
 }
 
-/// The losses of a training.
+/// The error of the losses of a training.
 fn training(device: &Device, precision: Precision) -> Result<f64> {
     let (losses, _) = trained(device, precision)?;
     let (right, _) = trained(&Device::Cpu, Precision::F32)?;
     largest(&[losses], &[right])
 }
 
-/// 1 unless two trainings give the same bits.
+/// 0 if two equal trainings give the same bits, otherwise 1.
 fn twice(device: &Device, precision: Precision) -> Result<f64> {
     let same = trained(device, precision)? == trained(device, precision)?;
     Ok(if same { 0.0 } else { 1.0 })
@@ -242,7 +240,7 @@ fn trained(device: &Device, precision: Precision) -> Result<(Vec<f64>, Vec<f64>)
     Ok((losses, weights))
 }
 
-/// Images from the same weights and the same noise.
+/// The error of images sampled from the same weights and the same noise.
 fn samples(device: &Device, precision: Precision) -> Result<f64> {
     let config = TrainingConfig { batch: 16, ..Default::default() };
     let data = Dataset::sprites(16, 1)?;
@@ -261,7 +259,7 @@ fn small() -> SimpleUNet {
     SimpleUNet { base: 16, ..Default::default() }
 }
 
-/// Gives the last layer, which begins with zeros, weights of its own, so that all others count.
+/// Sets the last layer, which is initialised with zeros, to random weights, so that the other layers have an effect.
 fn wake(net: &Network) -> Result<()> {
     let last = net.parameters().get("conv_out.weight").context("the last layer")?;
     let weights = (Rng::new(4).randn(last.shape(), &Device::Cpu)? * 0.1)?;
@@ -274,16 +272,16 @@ fn numbers(x: &Tensor) -> Result<Vec<f64>> {
     Ok(x.flatten_all()?.to_vec1()?)
 }
 
-/// The largest of the errors of several lists.
+/// The largest relative error of several lists of numbers.
 fn largest(got: &[Vec<f64>], right: &[Vec<f64>]) -> Result<f64> {
     let error = |(got, right): (&Vec<f64>, &Vec<f64>)| {
         let squares = |x: &mut dyn Iterator<Item = f64>| x.map(|x| x * x).sum::<f64>().sqrt();
         let off = squares(&mut got.iter().zip(right).map(|(a, b)| a - b));
         let size = squares(&mut right.iter().copied());
-        // Whatever is not a number is wrong.
+        // NaN counts as wrong.
         if got.len() == right.len() && off.is_finite() { off / size.max(f64::MIN_POSITIVE) } else { f64::INFINITY }
     };
-    anyhow::ensure!(got.len() == right.len(), "there are {} results and should be {}", got.len(), right.len());
+    anyhow::ensure!(got.len() == right.len(), "there are {} results instead of {}", got.len(), right.len());
     Ok(got.iter().zip(right).map(error).fold(0.0, f64::max))
 }
 
@@ -300,7 +298,7 @@ mod tests {
             for it in checks {
                 println!("{precision:?}: {it}");
                 assert!(it.held(), "{precision:?}: {it}");
-                // It is not compared with itself.
+                // The reference is a different computation.
                 assert!(it.error > 0.0 || !it.name.starts_with("conv"), "{it}");
             }
         }

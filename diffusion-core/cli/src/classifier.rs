@@ -11,18 +11,18 @@ use std::fs;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// Steps that a classifier of few images takes at least.
+/// The smallest number of training steps.
 const FEWEST_STEPS: usize = 300;
 
 #[derive(Args)]
 pub struct Options {
-    /// What to tell apart: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
     #[arg(long)]
     task: String,
-    /// Where to: NAME.safetensors, with a card NAME.md beside it
+    /// The output file NAME.safetensors; a model card NAME.md is written beside it
     #[arg(long)]
     out: PathBuf,
-    /// Passes over the images [default: 6, or as many as make 300 steps]
+    /// Passes over the images [default: 6, or as many as give 300 steps]
     #[arg(long)]
     epochs: Option<usize>,
     /// Images in a batch [default: 128, or an eighth of the images]
@@ -31,19 +31,19 @@ pub struct Options {
     /// The highest learning rate
     #[arg(long, default_value_t = Fit::default().lr)]
     lr: f64,
-    /// How many sprites are drawn to learn from
+    /// The number of training sprites
     #[arg(long, default_value_t = Source::default().images)]
     images: usize,
-    /// The height and width that images are resized to
+    /// The height and width in pixels to which images are cropped and resized
     #[arg(long)]
     side: Option<usize>,
-    /// The seed of everything that is random
+    /// The random seed
     #[arg(long, default_value_t = Fit::default().seed)]
     seed: u64,
-    /// The licence that the card names; without it the card names none
+    /// The licence to name in the model card [default: none]
     #[arg(long)]
     license: Option<String>,
-    /// auto, cpu, cuda or metal
+    /// The device: auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
 }
@@ -66,7 +66,7 @@ pub fn run(options: Options) -> Result<()> {
     classifier.save(&options.out)?;
     let about = &classifier.about;
     println!(
-        "{:.2} % of {} test images are named rightly, after {} steps in {:.1} minutes",
+        "test accuracy {:.2} % ({} images), after {} steps in {:.1} minutes",
         100.0 * about.test_accuracy,
         about.test_images,
         about.steps,
@@ -82,14 +82,14 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// What is to be said of a classifier that is nearer to chance than to certainty.
+/// A warning if the accuracy of a classifier is nearer to chance than to 100 %.
 pub fn warning(it: &Classifier) -> Option<String> {
     let (accuracy, classes) = (it.about.test_accuracy, it.about.classes.len());
     let chance = 1.0 / classes.max(1) as f64;
     (classes > 1 && accuracy < 0.5 * (1.0 + chance)).then(|| {
         format!(
-            "a guess would name {:.0} % rightly: this classifier has learned little, and measures in its features say little; more \
-             images, or more --epochs, make a better one",
+            "guessing would reach {:.0} %: this classifier has learned little, so distances between its features mean little; train \
+             it on more images or with more --epochs",
             100.0 * chance
         )
     })
@@ -110,7 +110,7 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
         Header { name: &name, data: &about.data, task: "image-classification", license: options.license.as_deref() };
     let header = header.yaml(None)?;
     let (path, place) = card::in_a_notebook(&options.out);
-    // The link is of use where there is something to link to.
+    // Link to the sources only from the project's own folder of weights.
     let metrics = match path.starts_with("../weights/") {
         true => "[`metrics`](../diffusion-core/src/metrics/mod.rs)",
         false => "`metrics`",
@@ -121,14 +121,14 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
 | | |
 |---|---|
 | [{file}]({file}) | {megabytes:.1} MB, weights as f32 |
-| what for | {metrics}: features of an image ({features} numbers) and the probabilities of its classes |
-| network | five 3×3 convolutions with batch norm and SiLU, the mean over all positions, a linear layer; {parameters} parameters |
+| purpose | features of an image ({features} numbers) and class probabilities for {metrics} |
+| network | five 3×3 convolutions with batch norm and SiLU, global average pooling, a linear layer; {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
-| trained | {steps} steps of {batch} images, {seen} images in all, moved by up to {shift} pixels; seed {seed} |
-| wall time | {minutes:.1} minutes on {machine} |
-| test accuracy | {accuracy:.2} % of {test} images that it was not trained on{warning} |
+| training | {steps} steps with a batch of {batch}, {seen} images in total, shifted at random by up to {shift} pixels; seed {seed} |
+| training time | {minutes:.1} minutes on {machine} |
+| test accuracy | {accuracy:.2} % on {test} held-out images{warning} |
 
-Distances in its features are comparable only with others taken with this very file. It is trained again by
+Distances between features are comparable only if they were measured with this same file. The command that trained it:
 
 ```sh
 cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --lr {lr} --seed {seed}{only_of}{side} --out {out}
@@ -138,7 +138,7 @@ To use it {place}:
 
 ```rust
 let classifier = Classifier::load(\"{path}\", &device)?;
-let answers = classifier.look(&images)?;
+let result = classifier.look(&images)?; // features and class probabilities
 ```
 ",
         megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,

@@ -1,9 +1,9 @@
 //! `diffusion evaluate`.
 
-use crate::ask::{Ask, Asked, counted, quoted};
 use crate::card::{self, Header};
 use crate::classifier;
-use crate::sample::{self, How, prepare};
+use crate::request::{ModelOptions, Request, counted, quoted};
+use crate::sample::{self, SamplerOptions, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
@@ -18,40 +18,40 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The usual number of sprites to learn from, and the seed they are drawn with.
+/// The default number of training sprites and their seed.
 const SPRITES: usize = 50_000;
 const DATA_SEED: u64 = 42;
 
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    ask: Ask,
+    model: ModelOptions,
     #[command(flatten)]
-    how: How,
-    /// Samples to measure in the place of a model's: float32 (N, C, H, W) in −1 … 1, or uint8, as an .npy file
+    sampling: SamplerOptions,
+    /// An .npy file of samples to measure instead of a model's: float32 (N, C, H, W) in −1 … 1, or uint8
     #[arg(
         long,
         conflicts_with_all = ["checkpoint", "n", "class", "context", "guidance", "sampler", "steps", "eta", "batch"]
     )]
     samples: Option<PathBuf>,
-    /// What each of --samples was to show, as an .npy file of class numbers
+    /// An .npy file with the class number of each of --samples
     #[arg(long, requires = "samples")]
     labels: Option<PathBuf>,
-    /// What they are compared with: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file [default: what the
-    /// model was trained on, as config.toml beside it says]
+    /// The data set to compare with: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file [default: the
+    /// training data of the model, from the config.toml beside it]
     #[arg(long)]
     data: Option<String>,
-    /// How many sprites there are to learn from; a tenth as many to compare with [default: as many as the run had, else 50000]
+    /// The number of training sprites; a tenth as many are held out for comparison [default: as in the run, otherwise 50000]
     #[arg(long)]
     images: Option<usize>,
-    /// The seed that the sprites of the training were drawn with, or that chose what was held out [default: that of the run, else
+    /// The seed of the training sprites, or of the split into training and held-out images [default: as in the run, otherwise
     /// 42]
     #[arg(long)]
     data_seed: Option<u64>,
-    /// Whose features are compared [default: classifier-DATA.safetensors beside the checkpoint or in weights/]
+    /// The classifier whose features are compared [default: classifier-DATA.safetensors beside the checkpoint or in weights/]
     #[arg(long)]
     classifier: Option<PathBuf>,
-    /// Compares the features of Inception v3, by which photographs are measured; its weights are a file of your own
+    /// Compares the features of Inception v3, as the FID does. The file of its weights is not part of this project
     #[arg(
         long,
         conflicts_with = "classifier",
@@ -59,16 +59,16 @@ pub struct Options {
         default_missing_value = "weights/inception.pth"
     )]
     inception: Option<PathBuf>,
-    /// A model card that the numbers are also written into, in the place of earlier ones
+    /// A model card to update with the results
     #[arg(long)]
     card: Option<PathBuf>,
-    /// The file that the numbers are also written to
+    /// The JSON file of the results
     #[arg(long, default_value = "evaluation.json")]
     out: PathBuf,
 }
 
-/// What is measured, and where it comes from.
-struct Drawn {
+/// The samples to measure, and where they come from.
+struct Samples {
     images: Tensor,
     labels: Option<Vec<u32>>,
     words: String,
@@ -78,59 +78,63 @@ struct Drawn {
 pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "json")?;
     if let Some(path) = &options.card {
-        ensure!(path.is_file(), "--card: there is no {}", path.display());
+        ensure!(
+            path.is_file(),
+            "--card {}: there is no such file; `cargo diffusion export` writes a card",
+            path.display()
+        );
     }
     let model = match &options.samples {
         Some(_) => None,
-        None => Some(options.ask.load(10_000)?),
+        None => Some(options.model.load(10_000)?),
     };
-    if let Some(asked) = &model {
-        options.how.batch()?;
-        options.how.sampler()?;
-        options.how.steps(asked.model.info.schedule()?)?;
+    if let Some(request) = &model {
+        options.sampling.batch()?;
+        options.sampling.sampler()?;
+        options.sampling.steps(request.model.info.schedule()?)?;
     }
     let (source, data_seed) = source(options, model.as_ref())?;
-    let seed = options.ask.seed;
+    let seed = options.model.seed;
     let (train, real) = source.load_both(data_seed)?;
-    if let Some(asked) = &model {
-        let ([shape, other], at) = ([asked.model.info.shape, real.shape()], &source.task);
+    if let Some(request) = &model {
+        let ([shape, other], at) = ([request.model.info.shape, real.shape()], &source.task);
         ensure!(
             shape == other,
-            "--checkpoint: the images of this model are {}, and those of {at} are {}: name what it was trained on with --data",
+            "--checkpoint: the model's images are {}, but those of {at} are {}; name its training data with --data",
             size(shape),
             size(other)
         );
     }
-    let seen = Seen::load(options, &source, &real)?;
-    if let Some(warning) = seen.warning() {
+    let features = Features::load(options, &source, &real)?;
+    if let Some(warning) = features.warning() {
         eprintln!("warning: {warning}");
     }
-    let drawn = match (&options.samples, &model) {
-        (Some(path), _) => read(path, options.labels.as_deref(), &seen, &real)?,
-        (None, Some(asked)) => draw(options, asked, &seen, &real)?,
-        (None, None) => bail!("either --checkpoint or --samples is needed"),
+    let samples = match (&options.samples, &model) {
+        (Some(path), _) => read(path, options.labels.as_deref(), &features, &real)?,
+        (None, Some(request)) => draw(options, request, &features, &real)?,
+        (None, None) => bail!("name a model with --checkpoint, or a file of samples with --samples"),
     };
-    println!("{}", drawn.words);
-    let (began, labels) = (Instant::now(), drawn.labels.as_deref());
+    println!("{}", samples.words);
+    let (began, labels) = (Instant::now(), samples.labels.as_deref());
     let rng = &mut Rng::new(seed);
-    let it = Evaluation::new(&seen, &real, &train, &drawn.images, labels, rng)?;
+    let it = Evaluation::new(&features, &real, &train, &samples.images, labels, rng)?;
     let seconds = began.elapsed().as_secs_f64();
-    println!("{it}\n{seen}; measured in {seconds:.0} s");
+    println!("{it}\n{features}; measured in {seconds:.0} s");
     if source.task == "sprites" {
-        // The model's file does not say how many it was trained on.
+        // A model file does not store the number of training sprites.
         println!(
-            "the training set is taken to be {} of seed {}: --images and --data-seed",
+            "assuming a training set of {} with seed {}; --images and --data-seed change this",
             counted(source.images, "sprite"),
             data_seed
         );
     }
-    let machine = described(&crate::device(options.ask.device)?);
+    let machine = described(&crate::device(options.model.device)?);
     let report = json!({
-        "samples": drawn.words,
-        "seconds_to_draw": drawn.seconds,
+        "samples": samples.words,
+        "seconds_to_draw": samples.seconds,
         "seconds_to_measure": seconds,
         "machine": machine,
-        "features": seen.to_string(),
+        "features": features.to_string(),
         "measures": it,
     });
     fs::write(&options.out, serde_json::to_string_pretty(&report)? + "\n")
@@ -141,17 +145,17 @@ pub fn run(options: &Options) -> Result<()> {
         let header = Header {
             name: &name,
             data: match &model {
-                Some(asked) if asked.names_known => &asked.model.info.data,
+                Some(request) if request.names_known => &request.model.info.data,
                 _ => real.name(),
             },
-            task: model.as_ref().map_or("unconditional-image-generation", Asked::task),
+            task: model.as_ref().map_or("unconditional-image-generation", Request::task),
             license: None,
         };
         let words = format!(
-            "{}: against {} test images, in {seen}. Drawn in {:.0} s and measured in {seconds:.0} s on {machine}.",
-            drawn.words,
+            "{}, compared with {} test images by the {features}. Sampling took {:.0} s and measuring {seconds:.0} s on {machine}.",
+            samples.words,
             real.len(),
-            drawn.seconds
+            samples.seconds
         );
         card::measured(path, &header, &it, &words)?;
         println!("{}", path.display());
@@ -159,59 +163,61 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// What samples are compared with, of the size of the model's images, and the seed that splits it.
-fn source(options: &Options, model: Option<&Asked>) -> Result<(Source, u64)> {
+/// The data set to compare with, at the size of the model's images, and the seed of its split.
+fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
     let known = TASKS.join(", ");
     let there = |task: &str| {
         let path = Path::new(task);
         let array = || path.extension().is_some_and(|it| it.eq_ignore_ascii_case("npy"));
         TASKS.contains(&task) || path.is_dir() || path.is_file() && array()
     };
-    // The run that the model is from, which knows more than the model's file.
-    let run = options.ask.folder().map(|folder| folder.join("config.toml")).filter(|path| path.is_file());
+    // The configuration of the run says more than the model file.
+    let run = options.model.folder().map(|folder| folder.join("config.toml")).filter(|path| path.is_file());
     let run = run.map(RunConfig::load).transpose()?;
     let seed = options.data_seed.or(run.as_ref().map(|run| run.training.seed)).unwrap_or(DATA_SEED);
-    let side = match model.map(|asked| asked.model.info.shape) {
+    let side = match model.map(|request| request.model.info.shape) {
         Some([_, height, width]) if height == width => Some(height),
         _ => None,
     };
     let source = match (&options.data, run, model) {
         (Some(task), _, _) => {
-            ensure!(there(task), "--data {task}: neither one of {known} nor a folder or .npy file that exists");
+            ensure!(
+                there(task),
+                "--data {task}: there is no such folder, .npy file or data set; the data sets are {known}"
+            );
             Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
         }
         (None, Some(run), Some(_)) if there(&run.data.task) => {
             Source { images: options.images.unwrap_or(run.data.images), ..run.data }
         }
-        (None, _, Some(asked)) => {
-            let task = &asked.model.info.data;
+        (None, _, Some(request)) => {
+            let task = &request.model.info.data;
             ensure!(
                 there(task),
-                "--data is needed: what the model was trained on is called {task}, which is neither one of {known} nor a folder \
-                 or .npy file that exists"
+                "the model was trained on {task}, which is not here: name a folder or .npy file with --data, or one of {known}"
             );
             Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
         }
-        (None, _, None) => bail!("--samples: --data must say what they are compared with"),
+        (None, _, None) => bail!("--samples: name the data set to compare with, using --data"),
     };
     Ok((Source { side: side.or(source.side), ..source }, seed))
 }
 
-/// In whose features samples and real images are compared.
-enum Seen {
+/// The network whose features are compared.
+enum Features {
     Classifier(Box<Classifier>),
     Inception(InceptionV3, PathBuf),
 }
 
-impl Seen {
+impl Features {
     fn load(options: &Options, source: &Source, real: &Dataset) -> Result<Self> {
-        let device = crate::device(options.ask.device)?;
+        let device = crate::device(options.model.device)?;
         if let Some(path) = &options.inception {
             let network = InceptionV3::load(path, &device).context("--inception")?;
             return Ok(Self::Inception(network, path.clone()));
         }
         let name = format!("classifier-{}.safetensors", real.name());
-        let beside = options.ask.folder().map(|folder| folder.join(&name));
+        let beside = options.model.folder().map(|folder| folder.join(&name));
         let usual = || {
             let places = beside.iter().cloned().chain([Path::new("weights").join(&name)]);
             let there = places.clone().find(|path| path.is_file());
@@ -226,13 +232,13 @@ impl Seen {
                 quoted(out)
             )
         };
-        ensure!(path.is_file(), "--classifier: there is no {}; {} makes it", path.display(), command(&path));
+        ensure!(path.is_file(), "--classifier: there is no {}; train it with {}", path.display(), command(&path));
         let classifier = Classifier::load(&path, &device).context("--classifier")?;
         let about = &classifier.about;
         ensure!(
             about.classes == real.class_names() && about.shape == real.shape(),
-            "--classifier {}: it knows images of {} and the classes {} of {}; those of {} are {} and {}. \
-             {} makes one that knows them",
+            "--classifier {}: it was trained on images of {} with the classes {} ({}), but those of {} are {} with the classes {}; \
+             train a classifier for them with {}",
             path.display(),
             size(about.shape),
             about.classes.join(", "),
@@ -245,7 +251,7 @@ impl Seen {
         Ok(Self::Classifier(Box::new(classifier)))
     }
 
-    /// What is to be said of measures in features that know little.
+    /// A warning if the classifier is too weak for its features to mean much.
     fn warning(&self) -> Option<String> {
         match self {
             Self::Classifier(it) => classifier::warning(it),
@@ -253,11 +259,11 @@ impl Seen {
         }
     }
 
-    /// An error if it cannot look at images of this shape, which are `whose`.
+    /// Returns an error if the network cannot take images of this shape; `whose` says whose they are.
     fn check(&self, shape: [usize; 3], whose: &str) -> Result<()> {
         match self {
             Self::Classifier(it) if it.about.shape != shape => bail!(
-                "{whose} are {}, and those that they are compared with, of {}, are {}",
+                "{whose} are {}, but the classifier for {} takes {}",
                 size(shape),
                 it.about.data,
                 size(it.about.shape)
@@ -267,7 +273,7 @@ impl Seen {
     }
 }
 
-impl FeatureExtractor for Seen {
+impl FeatureExtractor for Features {
     fn look(&self, x: &Tensor) -> Result<Answers> {
         match self {
             Self::Classifier(it) => it.look(x),
@@ -280,13 +286,13 @@ impl FeatureExtractor for Seen {
     }
 }
 
-impl fmt::Display for Seen {
+impl fmt::Display for Features {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Classifier(it) => {
                 write!(
                     f,
-                    "features of a classifier that names {:.2} % of {} test images of {} rightly",
+                    "features of a classifier with an accuracy of {:.2} % on {} test images of {}",
                     100.0 * it.about.test_accuracy,
                     it.about.test_images,
                     it.about.data
@@ -302,43 +308,43 @@ fn size([c, h, w]: [usize; 3]) -> String {
     format!("{c}×{h}×{w}")
 }
 
-fn draw(options: &Options, asked: &Asked, seen: &Seen, real: &Dataset) -> Result<Drawn> {
-    let process = &asked.model.info;
-    seen.check(process.shape, "--checkpoint: the images of this model")?;
-    let labels = judged(asked, real)?;
-    let steps = options.how.steps(process.schedule()?)?;
+fn draw(options: &Options, request: &Request, features: &Features, real: &Dataset) -> Result<Samples> {
+    let info = &request.model.info;
+    features.check(info.shape, "--checkpoint: the images of this model")?;
+    let labels = labels(request, real)?;
+    let steps = options.sampling.steps(info.schedule()?)?;
     let words = format!(
-        "{}, {}, {} in {}, seed {}",
-        counted(asked.n, "sample"),
-        asked.words,
-        options.how.words(),
+        "{}, {}, {}, {}, seed {}",
+        counted(request.n, "sample"),
+        request.words,
+        options.sampling.words(),
         counted(steps, "step"),
-        options.ask.seed
+        options.model.seed
     );
     let began = Instant::now();
-    let (images, _) = sample::draw(&options.how, asked, options.ask.seed, steps, false)?;
-    Ok(Drawn { images: images.clamp(-1f64, 1f64)?, labels, words, seconds: began.elapsed().as_secs_f64() })
+    let (images, _) = sample::draw(&options.sampling, request, options.model.seed, steps, false)?;
+    Ok(Samples { images: images.clamp(-1f64, 1f64)?, labels, words, seconds: began.elapsed().as_secs_f64() })
 }
 
-/// What each sample was to show, if the data has the same classes; a warning if the model was trained on other data.
-fn judged(asked: &Asked, real: &Dataset) -> Result<Option<Vec<u32>>> {
-    let (process, names) = (&asked.model.info, real.class_names());
-    let same = match asked.names_known {
-        true => process.classes == names,
-        false => process.classes.len() == names.len(),
+/// The class of each sample, if the data has the same classes. Warns if the model was trained on other data.
+fn labels(request: &Request, real: &Dataset) -> Result<Option<Vec<u32>>> {
+    let (info, names) = (&request.model.info, real.class_names());
+    let same = match request.names_known {
+        true => info.classes == names,
+        false => info.classes.len() == names.len(),
     };
-    let labels = asked.labels()?;
-    if asked.names_known && process.data != real.name() {
+    let labels = request.labels()?;
+    if request.names_known && info.data != real.name() {
         eprintln!(
-            "warning: the model was trained on {}, and is compared with {}: that there are no copies of these says nothing",
-            process.data,
+            "warning: the model was trained on {} but is compared with {}, so the search for copies means nothing",
+            info.data,
             real.name()
         );
     }
     if labels.is_some() && !same {
         eprintln!(
-            "warning: accuracy is left out: the model knows the classes {}, and those of {} are {}",
-            process.classes.join(", "),
+            "warning: no accuracy is measured: the classes of the model are {}, but those of {} are {}",
+            info.classes.join(", "),
             real.name(),
             names.join(", ")
         );
@@ -346,14 +352,14 @@ fn judged(asked: &Asked, real: &Dataset) -> Result<Option<Vec<u32>>> {
     Ok(labels.filter(|_| same))
 }
 
-fn read(path: &Path, labels: Option<&Path>, seen: &Seen, real: &Dataset) -> Result<Drawn> {
+fn read(path: &Path, labels: Option<&Path>, features: &Features, real: &Dataset) -> Result<Samples> {
     let (at, images) = (path.display(), samples_from_npy(path)?);
     let (n, c, h, w) = images.dims4()?;
-    seen.check([c, h, w], &format!("--samples {at}: its images"))?;
+    features.check([c, h, w], &format!("--samples {at}: its images"))?;
     if images.min_all()?.to_scalar::<f32>()? >= 0.0 {
         eprintln!(
-            "warning: --samples {at}: no value is below 0. Samples are in −1 … 1, −1 for black; if these are in 0 … 1, \
-             save 2 * x - 1"
+            "warning: --samples {at}: no value is below 0, but samples must be in −1 … 1, with −1 for black; if these are in \
+             0 … 1, save 2 * x - 1 instead"
         );
     }
     let labels = labels.map(|path| {
@@ -361,7 +367,7 @@ fn read(path: &Path, labels: Option<&Path>, seen: &Seen, real: &Dataset) -> Resu
         let wrong = labels.iter().position(|label| *label as usize >= classes);
         if let Some(i) = wrong {
             bail!(
-                "--labels {}: labels[{i}] = {}; {} has the classes 0 … {}",
+                "--labels {}: labels[{i}] = {}, but {} has the classes 0 … {}",
                 path.display(),
                 labels[i],
                 real.name(),
@@ -370,5 +376,10 @@ fn read(path: &Path, labels: Option<&Path>, seen: &Seen, real: &Dataset) -> Resu
         }
         Ok(labels)
     });
-    Ok(Drawn { labels: labels.transpose()?, images, words: format!("{} of {at}", counted(n, "sample")), seconds: 0.0 })
+    Ok(Samples {
+        labels: labels.transpose()?,
+        images,
+        words: format!("{} from {at}", counted(n, "sample")),
+        seconds: 0.0,
+    })
 }

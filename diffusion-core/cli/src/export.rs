@@ -1,7 +1,7 @@
-//! `diffusion export`: the model of a run, ready to be given to somebody.
+//! `diffusion export`: the model of a run with a model card and a picture, ready to share.
 
-use crate::ask::counted;
 use crate::card::{self, Header};
+use crate::request::counted;
 use crate::sample::prepare;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -19,38 +19,37 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 const SEED: u64 = 1;
-/// Images in a row at most.
+/// The largest number of images in a row.
 const WIDE: usize = 12;
 
 #[derive(Args)]
 pub struct Options {
-    /// The folder of a run that is done
+    /// The folder of a finished run
     #[arg(long)]
     run: PathBuf,
-    /// Where to: NAME.safetensors, with a card NAME.md and a picture NAME.png beside it
+    /// The output file NAME.safetensors; the card NAME.md and the picture NAME.png are written beside it
     #[arg(long)]
     out: PathBuf,
-    /// Exports the model after these epochs, counted from 0, to NAME-EPOCH.safetensors, in the place of that of the end; the
+    /// Exports the model after each of these epochs, counted from 0, to NAME-EPOCH.safetensors, instead of the final model; the
     /// run must have kept their checkpoints
     #[arg(long, value_delimiter = ',')]
     epochs: Vec<usize>,
-    /// Writes the model also as a folder that Hugging Face's diffusers loads; its network must be unet-2d-model
+    /// Also writes the model as a folder for Hugging Face diffusers; the network must be unet-2d-model
     #[arg(long)]
     diffusers: Option<PathBuf>,
-    /// Images in the picture
+    /// The number of images in the picture
     #[arg(long, default_value_t = 64)]
     samples: usize,
-    /// The licence that the card names; without it the card names none
+    /// The licence to name in the model card [default: none]
     #[arg(long)]
     license: Option<String>,
-    /// The command that the card names as the one that trains the model again; without it the card shows how the run was
-    /// configured, and no command
+    /// The command to name in the card for training the model again [default: none; the card always shows the run's configuration]
     #[arg(long)]
     again: Option<String>,
 }
 
 pub fn run(options: Options) -> Result<()> {
-    ensure!(options.samples > 0, "--samples 0: at least 1 is needed");
+    ensure!(options.samples > 0, "--samples 0: it must be at least 1");
     let run = RunConfig::load(options.run.join("config.toml"))?;
     prepare(&options.out, "safetensors")?;
     let models = models(&options, &run)?;
@@ -65,7 +64,7 @@ pub fn run(options: Options) -> Result<()> {
         println!("{}", path.display());
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         files.push(format!(
-            "| [{name}]({name}) | {:.1} MB, weights as f16, which changes an answer by {:.1e} of itself (root mean square over \
+            "| [{name}]({name}) | {:.1} MB; the weights are rounded to f16, which changes a prediction by {:.1e} (relative RMS over \
              16 time steps) |\n",
             fs::metadata(path)?.len() as f64 / 1e6,
             rounding(path, model)?
@@ -73,14 +72,14 @@ pub fn run(options: Options) -> Result<()> {
         if model.network.architecture().low_res() > 0 {
             rows = enlarged(model, &run, each.min(WIDE))?;
         } else {
-            let (told, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
-            rows.push(model.sample(each, told, &Sampler::ddim(steps(model)), rng)?);
+            let (condition, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
+            rows.push(model.sample(each, condition, &Sampler::ddim(steps(model)), rng)?);
         }
     }
     let (last, picture) = (&models[models.len() - 1].1, options.out.with_extension("png"));
     let grid = match &rows[..] {
         rows if last.network.architecture().low_res() > 0 => {
-            Grid::rows(rows)?.row_titles(["shown", "enlarged", "original"])
+            Grid::rows(rows)?.row_titles(["low resolution", "sampled", "original"])
         }
         [one] => Grid::new(one)?.columns((each as f64).sqrt().ceil() as usize),
         many => Grid::rows(many)?.row_titles(options.epochs.iter().map(|e| format!("epoch {e}"))),
@@ -93,22 +92,22 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// Steps of the picture's sampler.
+/// The number of sampling steps of the picture.
 fn steps(model: &Model) -> usize {
     (model.info.schedule()).map_or(50, |schedule| schedule.timesteps().min(50))
 }
 
-/// Of images that the model was not trained on: what it is shown, what it makes of that, and the images.
+/// Held-out images: at low resolution, as sampled by the model, and the originals.
 fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
     let (data, factor) = (run.data.load(Split::Test, run.training.seed)?, model.network.architecture().low_res());
     let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
     let small = reduce(&x0, factor)?;
-    let (told, rng) = (Condition::low_res(small.clone()), &mut Rng::new(SEED));
-    let made = model.sample(x0.dim(0)?, told, &Sampler::ddim(steps(model)), rng)?;
-    Ok(vec![enlarge(&small, factor, Filter::Nearest)?, made, x0])
+    let (condition, rng) = (Condition::low_res(small.clone()), &mut Rng::new(SEED));
+    let sampled = model.sample(x0.dim(0)?, condition, &Sampler::ddim(steps(model)), rng)?;
+    Ok(vec![enlarge(&small, factor, Filter::Nearest)?, sampled, x0])
 }
 
-/// The model of the run's end, or with the averaged weights of some of its checkpoints, each with the file it goes to.
+/// The final model of the run, or the EMA models of some of its checkpoints, each with its output file.
 fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
     if options.epochs.is_empty() {
         let model = Model::load(options.run.join("model.safetensors"), &Device::Cpu)?;
@@ -132,7 +131,7 @@ fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
         .collect()
 }
 
-/// An error that says which epochs' ends a run has checkpoints of, if it has none after `steps`, the end of `epoch`.
+/// Returns an error if the run has no checkpoint after `steps`, the end of `epoch`. The message lists the epochs it has.
 fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result<()> {
     let there = Training::<Diffusion>::checkpoints(run);
     if there.contains(&steps) {
@@ -141,17 +140,17 @@ fn has_checkpoint(run: &Path, epoch: usize, steps: usize, each: usize) -> Result
     let ends = there.iter().filter(|steps| **steps > 0 && *steps % each == 0);
     let epochs: Vec<String> = ends.map(|steps| (steps / each - 1).to_string()).collect();
     let has = match &epochs[..] {
-        [] => "it has kept that of no epoch's end".to_owned(),
-        some => format!("it has kept those of {}, counted from 0", some.join(", ")),
+        [] => "it has none at the end of an epoch".to_owned(),
+        some => format!("it has checkpoints of these epochs, counted from 0: {}", some.join(", ")),
     };
     bail!(
         "--epochs {epoch}: {} has no checkpoint of that epoch; {has}. `checkpoint_every` and `keep` in the run's \
-         configuration say which are kept",
+         configuration decide which are kept",
         run.display()
     )
 }
 
-/// How far answers with the exported weights are from those with the run's own: root mean square, relative.
+/// The relative root mean square difference between the predictions with the exported weights and with the run's own.
 fn rounding(path: &Path, model: &Model) -> Result<f64> {
     let exported = Model::load(path, &Device::Cpu)?;
     let [c, h, w] = model.info.shape;
@@ -159,8 +158,8 @@ fn rounding(path: &Path, model: &Model) -> Result<f64> {
     let last = model.info.process.max_network_time() - 1;
     let t: Vec<f64> = (0..16).map(|i| (i * last / 15) as f64).collect();
     let condition = model.conditions(16)?;
-    let answer = |m: &Model| m.network.predict(&x, &t, &condition);
-    let (want, got) = (answer(model)?, answer(&exported)?);
+    let prediction = |m: &Model| m.network.predict(&x, &t, &condition);
+    let (want, got) = (prediction(model)?, prediction(&exported)?);
     let square = |x: Tensor| -> Result<f64> { Ok(x.sqr()?.mean_all()?.to_scalar::<f32>()?.into()) };
     Ok((square((&got - &want)?)? / square(want)?).sqrt())
 }
@@ -171,13 +170,12 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     let log: Vec<Step> = log.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
     let last = log.last().context("the run has no step")?;
     let epoch: Vec<f64> = log.iter().filter(|s| s.epoch == last.epoch).map(|s| s.loss).collect();
-    let process = &model.info;
+    let info = &model.info;
     let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
     let machine: Vec<&str> = machine.lines().collect();
-    let [c, h, w] = process.shape;
+    let [c, h, w] = info.shape;
     let factor = model.network.architecture().low_res();
-    let header =
-        Header { name: &name, data: &process.data, task: card::task(model), license: options.license.as_deref() };
+    let header = Header { name: &name, data: &info.data, task: card::task(model), license: options.license.as_deref() };
     let header = header.yaml(None)?;
     let exported = match options.epochs.last() {
         Some(epoch) => options.out.with_file_name(format!("{name}-{epoch}.safetensors")),
@@ -185,16 +183,16 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     };
     let (path, place) = card::in_a_notebook(&exported);
     let again = match &options.again {
-        Some(command) => format!("; `{command}` trains it again:"),
-        None => ", a file for `cargo diffusion train --config`:".to_owned(),
+        Some(command) => format!("; `{command}` repeats it:"),
+        None => ", for `cargo diffusion train --config`:".to_owned(),
     };
     let network = model.network.architecture();
     let turns = match network.classes() + network.context() {
         0 => "",
-        _ => ", all classes in turn",
+        _ => ", all classes in turn, without guidance",
     };
     let averaged = match run.training.ema > 0.0 {
-        true => "averaged weights, ",
+        true => "EMA weights, ",
         false => "",
     };
     let (steps, sampler) = match steps(model) {
@@ -210,12 +208,12 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 |---|---|
 {files}| network | {architecture}, {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
-| trained | {steps} steps of {batch} images, {seen} images in all |
-| wall time | {time} on {machine} |
-| loss | {loss:.4}, the mean of the last epoch's {count} steps |
-| picture | {picture}, {averaged}DDIM in {shown_steps}, seed {SEED} |
+| training | {steps} steps with a batch of {batch}, {seen} images in total |
+| training time | {time} on {machine} |
+| loss | {loss:.4}, the mean over the {count} steps of the last epoch |
+| picture | {picture}, {averaged}DDIM, {shown_steps}, seed {SEED} |
 
-The run's configuration{again}
+The configuration of the training run{again}
 
 ```toml
 {config}```
@@ -224,27 +222,37 @@ To use it {place}:
 
 ```rust
 let model = Model::load(\"{path}\", &device)?;
-let images = model.sample(8, {told}, &{sampler}, &mut Rng::new(1))?;
+{given}let images = model.sample(8, {condition}, &{sampler}, &mut Rng::new(1))?;
 Grid::new(&images)?
 ```
 ",
         architecture = model.network.architecture().name(),
         parameters = model.network.parameters().count(),
-        data = process.data,
-        classes = process.classes.join(", "),
+        data = info.data,
+        classes = info.classes.join(", "),
         steps = log.len(),
         shown_steps = counted(steps, "step"),
         batch = run.training.batch * run.training.accumulate,
-        seen = process.images_seen,
+        seen = info.images_seen,
         time = time(last.seconds),
         machine = machine.join(", then "),
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
         picture = match factor {
             0 => counted(options.samples, "image") + turns,
-            _ => format!("test images reduced by {factor}, what the network makes of them, and the images"),
+            _ => format!(
+                "held-out images at 1/{factor} of their resolution, samples conditioned on them, and the originals"
+            ),
         },
-        told = match factor {
+        given = match factor {
+            0 => String::new(),
+            _ => format!(
+                "let source = Source {{ task: \"{}\".to_string(), ..Default::default() }};\n\
+                 let x0 = source.load(Split::Test, 1)?.images(0..8, &device)?; // images in full resolution\n",
+                info.data
+            ),
+        },
+        condition = match factor {
             0 => "&model.conditions(8)?".to_owned(),
             _ => format!("Condition::low_res(reduce(&x0, {factor})?)"),
         },
@@ -252,7 +260,7 @@ Grid::new(&images)?
     ))
 }
 
-/// Whole minutes, or seconds where those would say nothing.
+/// In whole minutes, or in seconds below two minutes.
 fn time(seconds: f64) -> String {
     match (seconds / 60.0).round() as usize {
         0 | 1 => counted(seconds.round() as usize, "second"),

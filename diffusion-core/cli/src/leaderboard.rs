@@ -1,4 +1,5 @@
-//! `diffusion leaderboard`: the choices one has, all against all, on the built-in sprites.
+//! `diffusion leaderboard`: every combination of schedule, prediction type, loss, sampler and number of steps, compared on
+//! the built-in sprites.
 
 use anyhow::{Context, Result, ensure};
 use clap::Args;
@@ -25,41 +26,41 @@ use std::time::Instant;
 pub struct Options {
     #[command(flatten)]
     budget: Budget,
-    /// The classifier in whose features samples and sprites are compared
+    /// The classifier whose features the Fréchet distance compares
     #[arg(long, default_value = "weights/classifier-sprites.safetensors")]
     classifier: PathBuf,
-    /// Where the results of the single trainings are kept: what is there is not done again
+    /// The file that keeps the result of each training run; runs found in it are not repeated
     #[arg(long, default_value = "runs/leaderboard.jsonl")]
     results: PathBuf,
-    /// The table
+    /// The Markdown file to write
     #[arg(long, default_value = "LEADERBOARD.md")]
     out: PathBuf,
-    /// auto, cpu, cuda or metal
+    /// The device: auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
 }
 
-/// What each training and each measurement may spend.
+/// The budget of each training run and of each measurement.
 #[derive(Args, Clone, Copy, PartialEq, Serialize, Deserialize)]
 struct Budget {
-    /// Optimiser steps of a training, 64 images each
+    /// Optimiser steps of a training run, with batches of 64 images
     #[arg(long, default_value_t = 600)]
     train_steps: usize,
     /// Channels of the network at full resolution
     #[arg(long, default_value_t = 16)]
     base: usize,
-    /// Sprites to learn from
+    /// Sprites in the training set
     #[arg(long, default_value_t = 5000)]
     images: usize,
-    /// Samples that each row is measured with
+    /// Samples for each measurement
     #[arg(long, default_value_t = 500)]
     samples: usize,
-    /// Trainings of each kind, with seeds 1, 2, …
+    /// Training runs of each configuration, with the seeds 1, 2, …
     #[arg(long, default_value_t = 3)]
     seeds: u64,
 }
 
-/// What is chosen before training.
+/// The choices that are made before training.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
 struct Trained {
     schedule: String,
@@ -68,7 +69,7 @@ struct Trained {
     seed: u64,
 }
 
-/// How one training came out.
+/// The result of one training run.
 #[derive(Serialize, Deserialize)]
 struct Outcome {
     budget: Budget,
@@ -78,7 +79,7 @@ struct Outcome {
     rows: Vec<Row>,
 }
 
-/// What was measured of its samples.
+/// The measurements of one sampler with one number of steps.
 #[derive(Clone, Serialize, Deserialize)]
 struct Row {
     sampler: String,
@@ -106,12 +107,12 @@ fn samplers(steps: usize) -> [(&'static str, Sampler); 3] {
 
 pub fn run(options: &Options) -> Result<()> {
     let budget = options.budget;
-    ensure!(budget.seeds > 0, "--seeds 0: at least 1 is needed");
+    ensure!(budget.seeds > 0, "--seeds must be at least 1");
     ensure!(budget.samples >= 2, "--samples must be at least 2");
     let device = crate::device(options.device)?;
     let referee = Referee::new(options, &device)?;
     if let Some(folder) = options.results.parent() {
-        fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
+        fs::create_dir_all(folder).with_context(|| format!("cannot create {}", folder.display()))?;
     }
     let mut outcomes = known(&options.results, budget)?;
     let wanted = wanted(budget.seeds)?;
@@ -137,7 +138,7 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// All trainings there are to do.
+/// The configurations of all training runs.
 fn wanted(seeds: u64) -> Result<Vec<(Trained, TrainingConfig)>> {
     let mut wanted = Vec::new();
     for seed in 1..=seeds {
@@ -161,7 +162,7 @@ fn wanted(seeds: u64) -> Result<Vec<(Trained, TrainingConfig)>> {
     Ok(wanted)
 }
 
-/// The results of earlier calls with the same budget. A line that was cut off is passed over.
+/// The results of earlier calls with the same budget. Incomplete lines are skipped.
 fn known(path: &Path, budget: Budget) -> Result<Vec<Outcome>> {
     if !path.exists() {
         return Ok(Vec::new());
@@ -171,13 +172,13 @@ fn known(path: &Path, budget: Budget) -> Result<Vec<Outcome>> {
     Ok(outcomes.filter(|it: &Outcome| it.budget == budget).collect())
 }
 
-/// Who judges samples, and by what.
+/// The classifier and the real images against which samples are measured.
 struct Referee {
     classifier: Classifier,
     data: Dataset,
     real: Gaussian,
-    /// What as many sprites as there are samples reach against the real ones.
-    floor: f64,
+    /// The real-vs-real baseline: the distance of as many other sprites as there are samples.
+    baseline: f64,
     real_images: usize,
 }
 
@@ -186,7 +187,7 @@ impl Referee {
         let path = &options.classifier;
         ensure!(
             path.is_file(),
-            "--classifier: there is no {}; `cargo diffusion classifier --task sprites --images 50000 --out {}` makes it",
+            "--classifier: {} does not exist; `cargo diffusion classifier --task sprites --images 50000 --out {}` trains it",
             path.display(),
             path.display()
         );
@@ -198,10 +199,10 @@ impl Referee {
         let others = Dataset::sprites(samples, 1_000_002)?;
         let gaussian = |data: &Dataset| Gaussian::fit(&classifier.look_at(data, data.len())?.features);
         let (of_real, of_others) = (gaussian(&real)?, gaussian(&others)?);
-        Ok(Self { floor: of_real.frechet(&of_others)?, real: of_real, real_images: real.len(), classifier, data })
+        Ok(Self { baseline: of_real.frechet(&of_others)?, real: of_real, real_images: real.len(), classifier, data })
     }
 
-    /// Trains, and measures samples of each kind.
+    /// Trains a network and measures its samples with every sampler and number of steps.
     fn play(&self, budget: Budget, trained: &Trained, config: TrainingConfig, device: &Device) -> Result<Outcome> {
         let run = RunConfig {
             network: Architecture::from(SimpleUNet { base: budget.base, ..SimpleUNet::default() }),
@@ -226,12 +227,12 @@ impl Referee {
         let n = budget.samples;
         let classes = self.data.class_names().len();
         let labels: Vec<u32> = (0..n).map(|i| (i % classes) as u32).collect();
-        let told = model.conditions(n)?;
+        let condition = model.conditions(n)?;
         let mut rows = Vec::new();
         for steps in STEPS {
             for (name, sampler) in samplers(steps) {
                 let (began, rng) = (Instant::now(), &mut Rng::new(trained.seed));
-                let images = model.sample_in_batches(n, 250, &told, &sampler, rng)?;
+                let images = model.sample_in_batches(n, 250, &condition, &sampler, rng)?;
                 let seconds = began.elapsed().as_secs_f64();
                 let (frechet, accuracy) = self.judge(&images, &labels)?;
                 rows.push(Row { sampler: name.to_owned(), steps, frechet, accuracy, seconds });
@@ -248,7 +249,7 @@ impl Referee {
     }
 }
 
-/// Numbers of several seeds: mean and spread.
+/// The values of several seeds.
 #[derive(Default)]
 struct Spread(Vec<f64>);
 
@@ -257,7 +258,7 @@ impl Spread {
         self.0.iter().sum::<f64>() / self.0.len() as f64
     }
 
-    /// The standard deviation, if there are two at least.
+    /// The standard deviation, if there are at least two values.
     fn deviation(&self) -> Option<f64> {
         let (mean, n) = (self.mean(), self.0.len() as f64);
         let squares = self.0.iter().map(|x| (x - mean).powi(2));
@@ -265,7 +266,7 @@ impl Spread {
     }
 }
 
-/// What is compared in a row of the table.
+/// The measurements that a row of a table summarises.
 #[derive(Default)]
 struct Line {
     frechet: Spread,
@@ -283,7 +284,7 @@ impl Line {
     }
 }
 
-/// The least and the largest.
+/// The smallest and the largest value.
 fn ends(values: impl Iterator<Item = f64>) -> (f64, f64) {
     values.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), x| (low.min(x), high.max(x)))
 }
@@ -313,24 +314,30 @@ fn table(budget: Budget, outcomes: &[Outcome], referee: &Referee) -> Result<Stri
     let mut text = format!(
         "# Leaderboard
 
-`make leaderboard` wrote this: schedule × parameterisation × loss × sampler × steps on the built-in sprites, each training with
-the same budget: {train_steps} steps of 64 of {images} sprites, `SimpleUNet` with base {base}, told the class, learning rate 1e-3
-with {warmup} steps of warm-up and a cosine decay, averaged weights. Measured on {machines}.
+This file compares every combination of schedule, prediction type, loss, sampler and number of sampling steps on the
+built-in sprites. `make leaderboard` writes it. All networks have the same training budget: {train_steps} steps with batches of 64
+out of {images} sprites, a class-conditional `SimpleUNet` with base {base}, a learning rate of 1e-3 with {warmup} steps of warm-up and
+cosine decay. All samples are drawn with the EMA weights. Measured on {machines}.
 
-- *Fréchet distance* of {samples} samples, all classes in turn and without guidance (w = 1), to {real} sprites that nobody was
-  trained on, in the features of a classifier that names {accuracy:.2} % of its own {test} test sprites rightly. {samples} other sprites,
-  all classes in turn like the samples, reach {floor:.3}: that is the floor. (One of random splits, as `evaluate` gives it, is higher,
-  the more the fewer images there are.) Distances of other numbers of samples are not comparable.
-- *Accuracy*: how many of the samples the classifier takes for what was asked for.
-- ± is the standard deviation over {seeds} seeds. A difference smaller than that says nothing.
-- A step asks the network once, all samplers alike.
-- All trainings are short: distances go from {best:.0} to {worst:.0}, accuracies from {least:.0} to {most:.0} %. In notebook 10 a network
-  of base 32 reaches a distance of 16 after 2496 steps (300 samples). So this is the order after {train_steps} steps with base {base}, and
-  longer trainings may come in another: most recipes in weights/ have the answer v, sprites-epochs has ε.
+- *Fréchet distance* (lower is better): {samples} samples, with the same number of each class and without guidance (w = 1), against
+  {real} held-out sprites. The features are those of a network that classifies {accuracy:.2} % of its {test} test sprites correctly. The
+  **real-vs-real baseline** is {baseline:.3}: the distance of {samples} other real sprites, with the same number of each class, from the
+  same {real}. (`diffusion evaluate` computes its baseline from random splits. In random splits the class counts vary, so that
+  baseline is higher, especially for small sets.) Distances of different numbers of samples are not comparable.
+- *Accuracy*: the share of samples that the classifier assigns to the class they were conditioned on.
+- ± is the standard deviation over {seeds} seeds. Differences smaller than this are not meaningful.
+- A sampling step is one evaluation of the network, with every sampler.
+- All training runs are short: the distances range from {best:.0} to {worst:.0}, the accuracies from {least:.0} to {most:.0} %. This is therefore the
+  ranking after {train_steps} steps with base {base}, and longer training can change it. The models in `weights/` are trained for longer, most of
+  them with v-prediction.
+- The prediction type also decides how the loss weights the noise levels. In terms of the squared error of the predicted clean
+  image, the MSE of x₀ has weight 1 at every noise level, the MSE of ε has weight SNR(t), and the MSE of v has weight SNR(t) + 1.
+  Of the three, x₀-prediction therefore gives the most weight to high noise levels, at which the class and the shape of a sprite are
+  decided. This is a likely reason for its lead after so short a training.
 
-## What each choice is worth
+## The effect of each choice
 
-The mean over everything else:
+Each row is the mean over all combinations with this choice:
 
 | | choice | Fréchet distance | accuracy |
 |---|---|---|---|
@@ -342,16 +349,16 @@ The mean over everything else:
         test = about.test_images,
         least = 100.0 * least,
         most = 100.0 * most,
-        floor = referee.floor,
+        baseline = referee.baseline,
     );
     for ((i, choice), line) in &factors {
-        let name = ["schedule", "answer", "loss", "sampler", "steps"][*i];
+        let name = ["schedule", "prediction", "loss", "sampler", "steps"][*i];
         writeln!(text, "| {name} | {choice} | {:.3} | {:.1} % |", line.frechet.mean(), 100.0 * line.accuracy.mean())?;
     }
     text += "
-## All of them
+## All combinations
 
-| | schedule | answer | loss | sampler | steps | Fréchet distance | accuracy | training | sampling |
+| | schedule | prediction | loss | sampler | steps | Fréchet distance | accuracy | training | sampling |
 |---|---|---|---|---|---|---|---|---|---|
 ";
     for (place, (key, line)) in lines.iter().enumerate() {

@@ -1,7 +1,7 @@
-//! The command line: the same code as the notebooks, for long runs and for scripts.
+//! The command line of diffusion-core, for long training runs and for scripts.
 
-/// As in the standard library, but what reads the output may end before this program does (`diffusion summary | head -1`):
-/// what is to be done is done all the same.
+/// Like the standard macro, but ignores write errors: if the reader of the output exits early (`diffusion summary | head -1`),
+/// the command still completes.
 macro_rules! println {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -9,7 +9,7 @@ macro_rules! println {
     }};
 }
 
-/// The same for errors and notes.
+/// The same for the standard error stream.
 macro_rules! eprintln {
     ($($text:tt)*) => {{
         use std::io::Write as _;
@@ -17,7 +17,6 @@ macro_rules! eprintln {
     }};
 }
 
-mod ask;
 mod card;
 mod check;
 mod classifier;
@@ -26,6 +25,7 @@ mod evaluate;
 mod export;
 mod leaderboard;
 mod recipe;
+mod request;
 mod sample;
 mod train;
 
@@ -38,7 +38,7 @@ use diffusion_core::{config, data, rng::Rng};
 use std::process::ExitCode;
 use std::sync::Once;
 
-/// Trains and looks at diffusion models.
+/// Trains diffusion models, samples from them and evaluates them.
 #[derive(Parser)]
 #[command(version, arg_required_else_help = true)]
 struct Arguments {
@@ -48,43 +48,43 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Command {
-    /// Trains a network, in a folder from which it can be taken up again
+    /// Trains a network in a run folder, from which training can be resumed
     Train(Box<train::Options>),
-    /// Draws images with a model
+    /// Samples images from a model
     Sample(Box<sample::Options>),
-    /// DDPM's many steps against DDIM's few, from the same noise: pictures and times in one image
+    /// Samples with DDPM and with DDIM from the same noise, and shows images and times side by side
     Compare(Box<compare::Options>),
-    /// How good the samples of a model are, or those of a file, in numbers
+    /// Measures the quality of a model's samples, or of the samples in a file
     Evaluate(Box<evaluate::Options>),
-    /// Writes the model of a run as weights, a card and a picture
+    /// Exports the model of a run: the weights, a model card and a picture
     Export(export::Options),
-    /// Trains a classifier of a data set, in whose features the metrics compare images
+    /// Trains a classifier of a data set; `evaluate` compares images by the classifier's features
     Classifier(classifier::Options),
-    /// Trains and measures schedule × parameterisation × loss × sampler × steps on the built-in sprites
+    /// Trains and compares schedules, prediction types, losses, samplers and numbers of steps on the built-in sprites
     Leaderboard(leaderboard::Options),
-    /// Computes every operation, a network and its training on a device and compares them with the CPU's
+    /// Compares every operation, a network and its training on a device with the results of the CPU
     Check {
-        /// auto, cpu, cuda or metal
+        /// The device: auto, cpu, cuda or metal
         #[arg(long, default_value = "auto")]
         device: Choice,
-        /// f32, tf32 or bf16 [default: each of them]
+        /// The precision: f32, tf32 or bf16 [default: all three]
         #[arg(long)]
         precision: Option<Precision>,
     },
-    /// What the data sets need
+    /// Downloads data sets
     Data {
         #[command(subcommand)]
         action: Data,
     },
-    /// The layers of a network: shapes, parameters, multiply-adds
+    /// Lists the layers of a network with their output shapes, parameters and multiply-adds
     Summary {
-        /// simple-unet, context-unet, …; or the file of a model
+        /// A network (simple-unet, context-unet, …) or a model file
         #[arg(long, default_value = "simple-unet")]
         model: String,
-        /// A TOML file whose network is taken in its place
+        /// A TOML configuration whose network is listed instead
         #[arg(long, conflicts_with = "model")]
         config: Option<std::path::PathBuf>,
-        /// Height and width of the image
+        /// Height and width of the images
         #[arg(long)]
         side: Option<usize>,
     },
@@ -92,9 +92,9 @@ enum Command {
 
 #[derive(Subcommand)]
 enum Data {
-    /// Downloads a data set, or checks that it is there: mnist, fashion-mnist, cifar10
+    /// Downloads a data set, or checks that its files are complete
     Fetch {
-        /// Its name
+        /// mnist, fashion-mnist or cifar10
         name: String,
     },
 }
@@ -129,7 +129,7 @@ fn run(command: Command) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The device that was chosen; says once if it is not the best that there might be.
+/// Opens the chosen device. If a better one cannot be used, a note says why, once per run.
 fn device(choice: Choice) -> Result<Device> {
     static SAID: Once = Once::new();
     let (device, note) = choice.open().context("--device")?;
@@ -139,7 +139,7 @@ fn device(choice: Choice) -> Result<Device> {
     Ok(device)
 }
 
-/// Says what a device has computed, and fails if any of it is wrong.
+/// Prints a line for each comparison with the CPU, and fails if any error exceeds its tolerance.
 fn check(choice: Choice, precision: Option<Precision>) -> Result<ExitCode> {
     let device = device(choice)?;
     println!("device {:?}", device.location());
@@ -153,10 +153,10 @@ fn check(choice: Choice, precision: Option<Precision>) -> Result<ExitCode> {
         })?;
     }
     if wrong == 0 {
-        println!("\nall of it is right");
+        println!("\nall results agree with the CPU");
         return Ok(ExitCode::SUCCESS);
     }
-    eprintln!("\n{}", ask::counted(wrong, "wrong result"));
+    eprintln!("\n{} outside the tolerance", request::counted(wrong, "result"));
     Ok(ExitCode::FAILURE)
 }
 
@@ -171,7 +171,10 @@ fn summary(model: &str, config: Option<std::path::PathBuf>, side: Option<usize>)
             Network::new(config::parse_choice::<Architecture>(model)?, &mut Rng::new(0), &device)?
         }
         None if std::path::Path::new(model).is_file() => Network::load(model, &device)?,
-        None => bail!("--model {model}: neither a file nor one of {}", Architecture::NAMES.join(", ")),
+        None => bail!(
+            "--model {model}: there is no such file or network; the networks are {}",
+            Architecture::NAMES.join(", ")
+        ),
     };
     let side = side.unwrap_or_else(|| network.architecture().usual_side());
     let summary = network.summary(side, side).with_context(|| format!("--side {side}"))?;

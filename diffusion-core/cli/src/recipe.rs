@@ -1,5 +1,6 @@
-//! How `diffusion train` trains where neither a file nor a flag says otherwise.
+//! The defaults of `diffusion train` where neither a file nor a flag sets a value.
 
+use crate::request::counted;
 use clap::ValueEnum;
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::{Augmentation, Dataset};
@@ -9,14 +10,14 @@ use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::train::{Decay, Weighting};
 use diffusion_core::unet::{Architecture, AttentionUNet};
 
-/// Optimiser steps of a training at least.
+/// The smallest number of optimiser steps.
 const FEWEST_STEPS: usize = 3000;
-/// Up to this side SimpleUNet sees the whole image.
+/// The largest image side for which SimpleUNet is the default network.
 const SMALL: usize = 32;
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Recipe {
-    /// What suits the size, colour and number of the images
+    /// Chosen for the size, colour and number of the images
     #[default]
     Auto,
     /// The plain DDPM of the notebooks
@@ -24,7 +25,7 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// Sets the network and how it is trained, for these images. `flips`: whether they may be mirrored, as photographs may.
+    /// Sets the network and the training for these images. `flips`: whether the images may be mirrored, as photographs may.
     pub fn set(self, run: &mut RunConfig, data: &Dataset, flips: bool) -> diffusion_core::candle::Result<()> {
         if self == Self::Ddpm {
             return Ok(());
@@ -53,19 +54,28 @@ impl Recipe {
     }
 }
 
-/// What a configuration is, for the reader.
+/// A one-line description of a configuration.
 pub fn words(run: &RunConfig) -> String {
     let it = &run.training;
-    let flips = if run.data.augment.is_empty() { "" } else { ", mirrored at random" };
+    let prediction = match it.prediction {
+        Prediction::Eps => "ε",
+        Prediction::X0 => "x_0",
+        Prediction::V => "v",
+        Prediction::Velocity => "velocity",
+        Prediction::Edm { .. } => "EDM",
+    };
+    let weighting = match it.weighting {
+        Weighting::Uniform => "uniform".to_owned(),
+        Weighting::MinSnr { gamma } => format!("min-SNR (γ = {gamma})"),
+    };
+    let flips = if run.data.augment.is_empty() { "" } else { ", random horizontal flips" };
     format!(
-        "{}, {}; {:?} prediction, {:?} weighting, lr {:e}, EMA {}; batches of {}, {} epochs{flips}",
+        "{}, {}; {prediction}-prediction, {weighting} weighting, lr {:e}, EMA {}; batches of {}, {}{flips}",
         run.network.name(),
         it.process,
-        it.prediction,
-        it.weighting,
         it.lr,
         it.ema,
         it.batch,
-        it.epochs
+        counted(it.epochs, "epoch")
     )
 }

@@ -1,6 +1,6 @@
 //! `diffusion sample`.
 
-use crate::ask::{Ask, Asked, counted};
+use crate::request::{ModelOptions, Request, counted};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::{DType, Device, Tensor};
@@ -13,52 +13,51 @@ use diffusion_core::train::columns_of;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-/// Images in the picture and the animation at most.
+/// The largest number of images in the picture.
 const SHOWN: usize = 256;
-/// Images in the animation at most.
-const FILMED: usize = 10;
-/// Frames of the animation, the last not counted.
+/// The largest number of images in the animation.
+const ANIMATED: usize = 10;
+/// Frames of the animation before the last one.
 const FRAMES: usize = 30;
-/// About how many pixels high an image of the animation is at most, if it is enlarged.
-const FILM_SIDE: usize = 84;
-/// Steps if nothing says how many.
-const USUAL_STEPS: usize = 50;
+/// Small images are enlarged in the animation, up to about this height in pixels.
+const ANIMATED_SIDE: usize = 84;
+/// The default number of steps.
+const DEFAULT_STEPS: usize = 50;
 
 #[derive(Args)]
 pub struct Options {
     #[command(flatten)]
-    ask: Ask,
+    model: ModelOptions,
     #[command(flatten)]
-    how: How,
-    /// The picture of all images
+    sampling: SamplerOptions,
+    /// The picture: a grid of the images
     #[arg(long, default_value = "samples.png")]
     out: PathBuf,
-    /// Also writes the images as float32 (N, C, H, W) in −1 … 1 for NumPy
+    /// Also writes the images for NumPy, as float32 (N, C, H, W) in −1 … 1
     #[arg(long)]
     npy: Option<PathBuf>,
-    /// Also writes the way of the first ten from noise to images as an animation: x_t, and below it x̂_0, what the network sees
-    /// in it
+    /// Also writes the reverse process of the first ten images as an animation: x_t, and below it the predicted clean image x̂_0
     #[arg(long)]
     gif: Option<PathBuf>,
-    /// How values become shades: −1 is black and 1 white, or the smallest black and the largest white [default: clamp, and
-    /// stretch where nothing could be seen otherwise]
+    /// How values map to brightness. clamp: −1 is black and 1 is white; stretch: the smallest value is black and the largest is
+    /// white [default: clamp, or stretch where clamping would hide everything]
     #[arg(long, value_enum)]
     range: Option<Shades>,
 }
 
-/// From noise to images.
+/// The options of the sampler.
 #[derive(Args)]
-pub struct How {
-    /// How to get from noise to images
+pub struct SamplerOptions {
+    /// The sampler
     #[arg(long, value_enum, default_value = "ddim")]
     sampler: Name,
-    /// How many steps [default: 50; of ddpm all that the model was trained with]
+    /// The number of steps [default: 50; for ddpm all time steps of the training]
     #[arg(long)]
     steps: Option<usize>,
-    /// η of DDIM in 0 … 1: 0 draws no noise, 1 is DDPM
+    /// η of DDIM, in 0 … 1: 0 is deterministic, 1 is DDPM
     #[arg(long, allow_negative_numbers = true)]
     eta: Option<f64>,
-    /// Images in a batch at most
+    /// The largest batch
     #[arg(long, default_value_t = 256)]
     batch: usize,
 }
@@ -78,18 +77,18 @@ enum Shades {
     Stretch,
 }
 
-impl How {
+impl SamplerOptions {
     pub fn batch(&self) -> Result<usize> {
-        ensure!(self.batch > 0, "--batch 0: at least 1 is needed");
+        ensure!(self.batch > 0, "--batch 0: it must be at least 1");
         Ok(self.batch)
     }
 
     pub fn sampler(&self) -> Result<Sampler> {
         ensure!(
             self.eta.is_none() || self.sampler == Name::Ddim,
-            "--eta is for --sampler ddim only; ddpm is η = 1, the others 0"
+            "--eta is for --sampler ddim only: ddpm has η = 1, the other samplers have η = 0"
         );
-        let n = self.steps.unwrap_or(USUAL_STEPS);
+        let n = self.steps.unwrap_or(DEFAULT_STEPS);
         Ok(match self.sampler {
             Name::Ddim => Sampler { solver: Solver::Ddim { eta: self.eta.unwrap_or(0.0) }, ..Sampler::ddim(n) },
             Name::Heun => Sampler::heun(n),
@@ -98,11 +97,11 @@ impl How {
         })
     }
 
-    /// How many steps it takes.
+    /// The number of steps.
     pub fn steps(&self, schedule: &Schedule) -> Result<usize> {
         let n = match self.sampler {
             Name::Ddpm => self.steps.unwrap_or(schedule.timesteps()),
-            _ => self.steps.unwrap_or(USUAL_STEPS),
+            _ => self.steps.unwrap_or(DEFAULT_STEPS),
         };
         check_steps("--steps", n, schedule)?;
         Ok(n)
@@ -119,45 +118,42 @@ impl How {
     }
 }
 
-/// An error that names the flag if a schedule does not have so many steps to visit.
+/// Returns an error that names the flag if the schedule has fewer than `n` time steps.
 pub fn check_steps(flag: &str, n: usize, schedule: &Schedule) -> Result<()> {
     let all = schedule.timesteps();
-    ensure!(
-        (1..=all).contains(&n),
-        "{flag} {n}: it must be in 1 … {all}, the time steps that the model was trained with"
-    );
+    ensure!((1..=all).contains(&n), "{flag} {n}: it must be in 1 … {all}; the model was trained with {all} time steps");
     Ok(())
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    options.how.batch()?;
-    options.how.sampler()?;
+    options.sampling.batch()?;
+    options.sampling.sampler()?;
     let files = [(Some(&options.out), "png"), (options.npy.as_ref(), "npy"), (options.gif.as_ref(), "gif")];
     for (path, extension) in files {
         path.map_or(Ok(()), |path| prepare(path, extension))?;
     }
-    let asked = options.ask.load(64)?;
-    let schedule = asked.model.info.schedule()?;
-    let steps = options.how.steps(schedule)?;
+    let request = options.model.load(64)?;
+    let schedule = request.model.info.schedule()?;
+    let steps = options.sampling.steps(schedule)?;
     println!(
-        "{}, {}, {} in {}, seed {}",
-        counted(asked.n, "image"),
-        asked.words,
-        options.how.words(),
+        "{}, {}, {}, {}, seed {}",
+        counted(request.n, "image"),
+        request.words,
+        options.sampling.words(),
         counted(steps, "step"),
-        options.ask.seed
+        options.model.seed
     );
     if let Some(warning) = schedule.warning() {
         eprintln!("warning: {warning}");
     }
-    let filmed = options.gif.is_some();
-    let (images, frames) = draw(&options.how, &asked, options.ask.seed, steps, filmed)?;
+    let animated = options.gif.is_some();
+    let (images, frames) = draw(&options.sampling, &request, options.model.seed, steps, animated)?;
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
         write_npy(&images.clamp(-1f64, 1f64)?, path)?;
         println!("{}", path.display());
     }
-    let shown = asked.n.min(SHOWN);
+    let shown = request.n.min(SHOWN);
     let first = images.narrow(0, 0, shown)?;
     let range = match options.range {
         Some(Shades::Clamp) => Range::Clamp,
@@ -165,24 +161,24 @@ pub fn run(options: &Options) -> Result<()> {
         None => Range::fitting(&first)?,
     };
     if range == Range::Stretch {
-        println!("shades are stretched from the smallest to the largest value; --range clamp shows them as they are");
+        println!("the picture is stretched from the smallest to the largest value; --range clamp turns this off");
     }
-    if shown < asked.n {
+    if shown < request.n {
         println!("the picture shows the first {shown}");
     }
     let square = (shown as f64).sqrt().ceil() as usize;
-    let columns = columns_of(asked.turn).filter(|columns| *columns <= shown).unwrap_or(square);
+    let columns = columns_of(request.turn).filter(|columns| *columns <= shown).unwrap_or(square);
     let grid = |x: &Tensor| Ok::<_, anyhow::Error>(Grid::new(x)?.columns(columns).range(range));
     grid(&first)?.save(&options.out)?;
     println!("{}", options.out.display());
     if let Some(path) = &options.gif {
-        film(&frames, range)?.save(path)?;
+        animation(&frames, range)?.save(path)?;
         println!("{}", path.display());
     }
     Ok(())
 }
 
-/// Under another name first, so that a full disk leaves no half of a file.
+/// Writes to a temporary name first, so that a full disk does not leave half a file.
 fn write_npy(values: &Tensor, path: &Path) -> Result<()> {
     let unfinished = path.with_extension("npy.part");
     let written = values.write_npy(&unfinished).map_err(anyhow::Error::from);
@@ -192,12 +188,11 @@ fn write_npy(values: &Tensor, path: &Path) -> Result<()> {
     })
 }
 
-/// The states as an animation, of those between which x̂_0 moves equally far.
-fn film(states: &[State], range: Range) -> Result<Gif> {
-    // Large images are large enough.
+/// The states as an animation. The frames are chosen so that x̂_0 changes equally much from one to the next.
+fn animation(states: &[State], range: Range) -> Result<Gif> {
     let side = states.first().map_or(Ok(1), |state| state.xt.dim(2))?;
-    let scale = (FILM_SIDE / side).clamp(1, 3);
-    let sheet = |above: &Tensor, below: &Tensor| {
+    let scale = (ANIMATED_SIDE / side).clamp(1, 3);
+    let frame = |above: &Tensor, below: &Tensor| {
         let rows = Grid::rows(&[above.clone(), below.clone()])?;
         Ok::<_, anyhow::Error>(rows.row_titles(["x_t", "x̂_0"]).scale(scale).range(range))
     };
@@ -208,33 +203,39 @@ fn film(states: &[State], range: Range) -> Result<Gif> {
     let moved: Vec<f64> = moved.collect::<Result<_>>()?;
     let mut frames = Vec::new();
     for i in key_frames(&moved, FRAMES) {
-        frames.push(sheet(&states[i].xt, &states[i].x0_hat)?);
+        frames.push(frame(&states[i].xt, &states[i].x0_hat)?);
     }
     if let Some(last) = states.last() {
-        frames.push(sheet(&last.xs, &last.xs)?);
+        frames.push(frame(&last.xs, &last.xs)?);
     }
     Ok(Gif::new(frames)?.delay_ms(80).hold_last_ms(2000))
 }
 
-/// The images, and for an animation (`filmed`) the states of the first ones.
-pub fn draw(how: &How, asked: &Asked, seed: u64, steps: usize, filmed: bool) -> Result<(Tensor, Vec<State>)> {
-    let (n, batch, sampler) = (asked.n, how.batch()?, how.sampler()?);
-    let [_, height, width] = asked.model.info.shape;
-    asked.model.network.ensure_room(batch.min(n), (height, width), false).context("--batch")?;
+/// Samples the images; if `animated`, also returns the states of the first ones.
+pub fn draw(
+    sampling: &SamplerOptions,
+    request: &Request,
+    seed: u64,
+    steps: usize,
+    animated: bool,
+) -> Result<(Tensor, Vec<State>)> {
+    let (n, batch, sampler) = (request.n, sampling.batch()?, sampling.sampler()?);
+    let [_, height, width] = request.model.info.shape;
+    request.model.network.ensure_room(batch.min(n), (height, width), false).context("--batch")?;
     let mut rng = Rng::new(seed);
     let noise_of_steps = ImageNoise::new(&rng);
-    let noise = asked.model.noise(n, &mut rng)?;
+    let noise = request.model.noise(n, &mut rng)?;
     let (mut images, mut frames) = (Vec::new(), Vec::new());
     let mut progress = Progress::new((n.div_ceil(batch) * steps) as u64, "sampling");
     for start in (0..n).step_by(batch) {
         let len = batch.min(n - start);
-        let (xt, part) = (noise.narrow(0, start, len)?, asked.guidance.narrow(start, len)?);
-        let recorded = start == 0 && filmed;
-        let mut states = asked.model.states_with(&xt, part, &sampler, noise_of_steps.skip(start))?;
+        let (xt, part) = (noise.narrow(0, start, len)?, request.guidance.narrow(start, len)?);
+        let recorded = start == 0 && animated;
+        let mut states = request.model.states_with(&xt, part, &sampler, noise_of_steps.skip(start))?;
         for state in &mut states {
             let state = state?;
             if recorded {
-                frames.push(state.narrow(0, len.min(FILMED))?);
+                frames.push(state.narrow(0, len.min(ANIMATED))?);
             }
             progress.step();
         }
@@ -244,16 +245,16 @@ pub fn draw(how: &How, asked: &Asked, seed: u64, steps: usize, filmed: bool) -> 
     Ok((Tensor::cat(&images, 0)?, frames))
 }
 
-/// Makes the folder that a file goes to, whose name must end in `extension`.
+/// Creates the folder of an output file, whose name must end in `extension`.
 pub fn prepare(path: &Path, extension: &str) -> Result<()> {
     ensure!(
         path.extension().is_some_and(|it| it.eq_ignore_ascii_case(extension)),
-        "{}: this is saved as a .{extension} file; let the name end in .{extension}",
+        "{}: the file name must end in .{extension}",
         path.display()
     );
     match path.parent() {
         Some(folder) if !folder.as_os_str().is_empty() => {
-            fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))
+            fs::create_dir_all(folder).with_context(|| format!("cannot create the folder {}", folder.display()))
         }
         _ => Ok(()),
     }

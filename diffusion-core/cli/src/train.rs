@@ -1,7 +1,7 @@
 //! `diffusion train`.
 
-use crate::ask::{counted, quoted};
 use crate::recipe::{self, Recipe};
+use crate::request::{counted, quoted};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::config::{RunConfig, parse_choice};
@@ -19,10 +19,10 @@ use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// What a shell expects of a command that was interrupted.
+/// The exit code of an interrupted command, as shells expect it.
 const INTERRUPTED: u8 = 130;
 
-/// Epochs of a training that ends by the clock, at least.
+/// The smallest number of epochs with --minutes, so that the time limit ends the training.
 const TIMED_EPOCHS: usize = 1000;
 
 #[derive(Args)]
@@ -30,84 +30,84 @@ pub struct Options {
     /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
     #[arg(long)]
     task: Option<String>,
-    /// A TOML file of the data, the network and the training; flags override it
+    /// A TOML file with the data, the network and the training; flags override it
     #[arg(long)]
     config: Option<PathBuf>,
     /// The network: simple-unet, context-unet, … [default: simple-unet up to 32×32, attention-unet beyond, base 32]
     #[arg(long)]
     model: Option<String>,
-    /// How to train where neither the file nor a flag says: for the data, or as the notebooks' plain DDPM
+    /// The defaults of everything that no flag sets: chosen for the data, or the notebooks' plain DDPM
     #[arg(long, value_enum, default_value_t, conflicts_with_all = ["config", "resume"])]
     recipe: Recipe,
     /// Passes over the images [default: 20, or as many as make 3000 steps; 1000 with --minutes]
     #[arg(long)]
     epochs: Option<usize>,
-    /// Ends after so many optimiser steps in all; with --resume, only this session ends there
+    /// Ends the training after this many optimiser steps; with --resume, pauses it there
     #[arg(long)]
     train_steps: Option<usize>,
-    /// Ends after so many minutes, samples included; the learning rate's decay follows the clock
+    /// Ends the training after this many minutes, sampling included; the learning rate decays over this time
     #[arg(long)]
     minutes: Option<f64>,
-    /// Images in a batch [default: 64, of few images an eighth of them]
+    /// Images in a batch [default: 64, or an eighth of a small data set]
     #[arg(long)]
     batch: Option<usize>,
     /// The learning rate [default: 1e-3, falling to 0; ddpm: 2e-4]
     #[arg(long)]
     lr: Option<f64>,
-    /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
+    /// The precision: f32; on an NVIDIA GPU also tf32 or bf16
     #[arg(long)]
     precision: Option<Precision>,
-    /// The noise process: vp (DDPM's discrete one), flow or edm
+    /// The noise process: vp (discrete, variance-preserving, as in DDPM), flow or edm
     #[arg(long)]
     process: Option<String>,
-    /// T, the number of time steps of the process vp [default: 1000]
+    /// T, the number of time steps of the vp process [default: 1000]
     #[arg(long)]
     timesteps: Option<usize>,
-    /// The variances of the process vp: linear, scaled-linear, cosine or sigmoid [default: cosine; ddpm: linear]
+    /// The noise schedule of the vp process: linear, scaled-linear, cosine or sigmoid [default: cosine; ddpm: linear]
     #[arg(long)]
     betas: Option<String>,
-    /// What the network predicts: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
+    /// The prediction type: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
     #[arg(long)]
     prediction: Option<String>,
     /// What the network is conditioned on [default: classes]
     #[arg(long, value_enum)]
     condition: Option<Condition>,
-    /// How many sprites are drawn to learn from [default: 10000]
+    /// The number of training sprites [default: 10000]
     #[arg(long)]
     images: Option<usize>,
-    /// The height and width that images are resized to
+    /// The height and width in pixels to which images are cropped and resized
     #[arg(long)]
     side: Option<usize>,
-    /// Lists the files of a folder that cannot be read, and does without them
+    /// Lists image files that cannot be read, and leaves them out
     #[arg(long)]
     skip_bad: bool,
-    /// The seed of everything that is random [default: 42]
+    /// The random seed [default: 42]
     #[arg(long)]
     seed: Option<u64>,
-    /// Epochs from one grid of samples to the next, however long they take; 0 for none [default: 1, at most a tenth of the time]
+    /// Epochs between grids of samples, which then have no time limit; 0 for none [default: 1, limited to a tenth of the time]
     #[arg(long)]
     sample_every: Option<usize>,
-    /// Images in a grid of samples
+    /// The number of images in a grid of samples
     #[arg(long)]
     samples: Option<usize>,
-    /// The folder of the run [default: runs/TASK]; if it holds a run already, that goes on
+    /// The folder of the run [default: runs/TASK]. A run that is already there is resumed
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Goes on with the run in this folder. Its images, network, process and batch are fixed; --lr, --epochs, --sample-every and
+    /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every and
     /// --samples may change
     #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision"])]
     resume: Option<PathBuf>,
-    /// Goes on although the data has changed since
+    /// Resumes although the data has changed
     #[arg(long, conflicts_with = "start_over")]
     new_data: bool,
-    /// Removes the run that is in the folder, and starts over
+    /// Deletes the run in the folder and starts from scratch
     #[arg(long, conflicts_with = "resume")]
     start_over: bool,
     #[arg(long, hide = true, value_parser = renamed("--train-steps"))]
     max_steps: Option<usize>,
     #[arg(long, hide = true, value_parser = renamed("--timesteps"))]
     steps: Option<usize>,
-    /// auto, cpu, cuda or metal
+    /// The device: auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
 }
@@ -120,18 +120,18 @@ enum Condition {
     None,
 }
 
-/// For a flag of an earlier version: an error that names today's.
+/// The parser of a flag of an earlier version: an error that gives the new name.
 fn renamed(today: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |_| Err(format!("this flag is called {today} now"))
+    move |_| Err(format!("this flag is now called {today}"))
 }
 
 impl Options {
-    /// The file, or the folder's own, or a recipe for the data, with what the flags say in its place; and the images to learn from
-    /// and those that are held out.
+    /// The configuration, the training images and the held-out images. The configuration comes from the run's folder, from a file
+    /// or from a recipe; flags override it.
     fn config(&self) -> Result<(RunConfig, Dataset, Dataset)> {
         let mut run = match (&self.resume, &self.config) {
             (Some(folder), _) => RunConfig::load(folder.join("config.toml"))
-                .with_context(|| format!("--resume {}: it is no folder of a run", folder.display()))?,
+                .with_context(|| format!("--resume {}: this is not the folder of a run", folder.display()))?,
             (None, Some(path)) => RunConfig::load(path)?,
             (None, None) => RunConfig::default(),
         };
@@ -143,7 +143,7 @@ impl Options {
         }
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
-        // What is wrong with a flag is said before the images are read.
+        // Report a wrong flag before reading the images.
         self.set_flags(&mut run.clone())?;
         let (mut data, held_out) = run.data.load_both(run.training.seed)?;
         if self.resume.is_none() && self.config.is_none() {
@@ -159,7 +159,7 @@ impl Options {
         Ok((run, data, held_out))
     }
 
-    /// What the flags say of the network and its training.
+    /// Applies the flags of the network and the training.
     fn set_flags(&self, run: &mut RunConfig) -> Result<()> {
         if let Some(name) = &self.model
             && *name != run.network.name()
@@ -191,7 +191,7 @@ impl Options {
         Ok(())
     }
 
-    /// The noise process that the flags name; flow and EDM with the prediction type that belongs to them.
+    /// Applies the flags of the noise process. A new process brings its usual prediction type.
     fn set_process(&self, run: &mut RunConfig) -> Result<()> {
         let training = &mut run.training;
         if let Some(name) = &self.process
@@ -203,7 +203,7 @@ impl Options {
                 NoiseProcess::Flow { .. } => Prediction::Velocity,
                 NoiseProcess::Edm { .. } => Prediction::EDM,
             };
-            // By signal and noise only where these are of the discrete process.
+            // The other weightings are defined by the signal and noise of the discrete process.
             training.weighting = Weighting::Uniform;
         }
         if self.timesteps.is_none() && self.betas.is_none() {
@@ -211,7 +211,7 @@ impl Options {
         }
         let NoiseProcess::Vp(schedule) = &training.process else {
             bail!(
-                "--timesteps and --betas belong to the process vp, and this training's is {}",
+                "--timesteps and --betas belong to the vp process, but this run uses {}; leave them out",
                 training.process.name()
             )
         };
@@ -224,7 +224,7 @@ impl Options {
         Ok(())
     }
 
-    /// The folder of the run, which must not be one of the images.
+    /// The folder of the run, which must not be inside the folder of images.
     fn folder(&self, run: &RunConfig) -> Result<PathBuf> {
         let task = Path::new(&run.data.task);
         let name = task.file_name().unwrap_or(OsStr::new("images"));
@@ -233,7 +233,8 @@ impl Options {
         if task.is_dir() && !TASKS.contains(&run.data.task.as_str()) {
             ensure!(
                 !std::path::absolute(&folder)?.starts_with(task),
-                "{} lies in the folder of the images, so that samples would become images to learn from; name another with --out",
+                "{} is inside the folder of training images, so the run's samples would become training images; choose another \
+                 folder with --out",
                 folder.display()
             );
         }
@@ -243,7 +244,7 @@ impl Options {
     fn limit(&self) -> Result<Option<Duration>> {
         let limit = |minutes: f64| {
             let limit = Duration::try_from_secs_f64(60.0 * minutes).ok().filter(|limit| !limit.is_zero());
-            limit.with_context(|| format!("--minutes {minutes}: it must be a positive number"))
+            limit.with_context(|| format!("--minutes {minutes}: it must be a positive number of reasonable size"))
         };
         self.minutes.map(limit).transpose()
     }
@@ -257,15 +258,14 @@ impl Options {
     }
 }
 
-/// Paths that hold whatever folder the run is resumed from.
+/// Makes paths absolute, so that the run can be resumed from any folder.
 fn make_absolute(data: &mut Source) -> Result<()> {
     let absolute = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
     if !TASKS.contains(&data.task.as_str()) && Path::new(&data.task).exists() {
         let path = absolute(Path::new(&data.task))?;
-        data.task = path
-            .into_os_string()
-            .into_string()
-            .map_err(|path| anyhow::anyhow!("--task {}: its name is not Unicode", path.display()))?;
+        data.task = path.into_os_string().into_string().map_err(|path| {
+            anyhow::anyhow!("--task {}: the name is not valid Unicode; rename the folder or file", path.display())
+        })?;
     }
     if let Some(labels) = &mut data.labels {
         *labels = absolute(labels)?;
@@ -287,10 +287,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let architecture = run.architecture(&data);
     println!("{data}");
     if !TASKS.contains(&run.data.task.as_str()) {
-        println!(
-            "held out: {}, a tenth of the images, on which the validation loss is measured",
-            counted(held_out.len(), "further image")
-        );
+        println!("held out: {} (a tenth of all) for the validation loss", counted(held_out.len(), "image"));
     }
     let mut training = Training::new(run.training.clone(), architecture, &data, &device)?
         .source(run.data.clone())
@@ -306,7 +303,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     }
     println!("{}", recipe::words(&run));
     println!(
-        "{}: {} parameters; at most {} steps of {} images; {}",
+        "{}: {} parameters; at most {} steps with batches of {}; {}",
         training.network().architecture().name(),
         training.network().parameters().count(),
         training.total_steps(),
@@ -318,7 +315,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
     println!("{report}");
     println!("model: {}", folder.join("model.safetensors").display());
     if report.state == State::Stopped {
-        println!("go on: cargo diffusion train --resume {}", quoted(&folder));
+        println!("resume with: cargo diffusion train --resume {}", quoted(&folder));
         if options.train_steps.is_none_or(|steps| report.steps < steps) {
             return Ok(ExitCode::from(INTERRUPTED));
         }
@@ -326,15 +323,15 @@ pub fn run(options: Options) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The first Ctrl-C stops after the step, with a checkpoint; the second ends the process.
+/// Stops after the current step at the first Ctrl-C and saves a checkpoint; the second Ctrl-C ends the process.
 fn stop_on_interrupt(training: &Training) -> Result<()> {
-    let (stop, asked) = (training.stopper(), AtomicBool::new(false));
+    let (stop, pressed) = (training.stopper(), AtomicBool::new(false));
     ctrlc::set_handler(move || {
-        if asked.swap(true, Ordering::Relaxed) {
+        if pressed.swap(true, Ordering::Relaxed) {
             std::process::exit(INTERRUPTED.into());
         }
-        eprintln!("\nstopping after this step and saving a checkpoint; Ctrl-C again ends at once");
+        eprintln!("\nstopping after this step and saving a checkpoint; press Ctrl-C again to quit at once");
         stop.store(true, Ordering::Relaxed);
     })
-    .context("Ctrl-C cannot be caught")
+    .context("cannot install the handler for Ctrl-C")
 }

@@ -1,4 +1,4 @@
-//! Data augmentation: random changes to training images that keep what they show.
+//! Data augmentation: random changes to training images that keep their content.
 
 use anyhow::Result;
 use candle_core::{Device, Tensor};
@@ -16,7 +16,7 @@ pub enum Augmentation {
 }
 
 impl Dataset {
-    /// Augments the images of [`Dataset::batch`] from now on, in this order; an empty list ends it.
+    /// Sets the augmentations that [`Dataset::batch`] applies, in this order; an empty list turns them off.
     ///
     /// ```
     /// use diffusion_core::{candle::Device, data::{Augmentation, Dataset}, rng::Rng};
@@ -31,32 +31,32 @@ impl Dataset {
         Self { augmentation: list.into_iter().collect(), ..self }
     }
 
-    /// The augmentations that [`Dataset::batch`] applies. Default none.
+    /// The augmentations that [`Dataset::batch`] applies; none by default.
     pub fn augmentation(&self) -> &[Augmentation] {
         &self.augmentation
     }
 
-    /// The images with these indices, augmented: [`Dataset::images`], then [`Dataset::augment`].
+    /// Loads the images with these indices and augments them: [`Dataset::images`], then [`Dataset::augment`].
     ///
     /// # Shapes
     /// (B, C, H, W) f32 for B `indices`.
     ///
     /// # Errors
-    /// As [`Dataset::images`].
+    /// See [`Dataset::images`].
     pub fn batch(&self, indices: impl IntoIterator<Item = usize>, rng: &mut Rng, device: &Device) -> Result<Tensor> {
         self.augment(self.images(indices, device)?, rng)
     }
 
     /// Applies the augmentations to images of this data set, on the device of `images`.
     ///
-    /// Each image draws one number for each augmentation from `rng`, image by image: two batches with the same generator
-    /// are augmented as one batch of both. Without augmentations nothing is drawn and `images` is returned.
+    /// For each image and augmentation, one number is drawn from `rng`, image by image, so two consecutive batches are
+    /// augmented like one batch of both. Without augmentations nothing is drawn and `images` is returned.
     ///
     /// # Shapes
     /// `images` and result (B, C, H, W).
     ///
     /// # Errors
-    /// `images` has another rank; the device has no memory left.
+    /// `images` does not have four dimensions, or the device is out of memory.
     pub fn augment(&self, mut images: Tensor, rng: &mut Rng) -> Result<Tensor> {
         let (batch, _, _, _) = images.dims4()?;
         let mut chosen = vec![Vec::with_capacity(batch); self.augmentation.len()];

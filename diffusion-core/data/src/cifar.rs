@@ -7,7 +7,7 @@
 //! u8 × 1024    blue
 //! ```
 //!
-//! A file is nothing but records: their number is its length / 3073, 10,000 in the official files.
+//! A file contains only records: their number is its length / 3073, 10,000 in the official files.
 
 use std::fs::{self, File};
 use std::io::{BufReader, Read};
@@ -31,7 +31,7 @@ const SIDE: usize = 32;
 const PIXELS: usize = 3 * SIDE * SIDE;
 const RECORD: usize = 1 + PIXELS;
 
-/// No more records than this are read from a file: ten times those of an official one.
+/// The largest number of records in a file, ten times that of an official one.
 const MAX_RECORDS: usize = 100_000;
 const MAX_FILE: u64 = (MAX_RECORDS * RECORD) as u64;
 
@@ -39,7 +39,7 @@ const TRAIN: [&str; 5] =
     ["data_batch_1.bin", "data_batch_2.bin", "data_batch_3.bin", "data_batch_4.bin", "data_batch_5.bin"];
 const TEST: [&str; 1] = ["test_batch.bin"];
 
-/// The files of CIFAR-10's other version, if they are there: pickles, which are programs for Python.
+/// Finds the Python version of CIFAR-10, whose files are pickles, that is, Python programs.
 fn python_version(dir: &Path) -> Option<PathBuf> {
     let places = ["cifar-10-batches-py", "cifar-10-python.tar.gz"].map(|name| dir.join(name));
     places.into_iter().find(|path| path.exists())
@@ -48,12 +48,13 @@ fn python_version(dir: &Path) -> Option<PathBuf> {
 impl Dataset {
     /// [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html): 32×32 colour photographs of ten kinds of animals and
     /// vehicles, 50,000 training and 10,000 test images. The archive is downloaded on first use (170.1 MB) into
-    /// [`download::data_dir`](super::download::data_dir); unpacked files in `cifar-10-batches-bin` there are used first.
+    /// [`download::data_dir`](super::download::data_dir); unpacked files in `cifar-10-batches-bin` there are used
+    /// first.
     ///
     /// Author: A. Krizhevsky, *Learning Multiple Layers of Features from Tiny Images*, 2009; no licence is stated.
     ///
     /// # Errors
-    /// As [`Dataset::mnist`].
+    /// See [`Dataset::mnist`].
     pub fn cifar10(split: Split) -> Result<Self> {
         let names = match split {
             Split::Train => &TRAIN[..],
@@ -68,7 +69,7 @@ impl Dataset {
             false => {
                 let archive = download(&cifar10(), &dir).with_context(|| match python_version(&dir) {
                     Some(path) => format!(
-                        "{} is the version for Python, which is not read; the binary one is needed",
+                        "{} is the Python version, which is not supported; the binary version is needed",
                         path.display()
                     ),
                     None => "CIFAR-10 is needed in its binary version".to_owned(),
@@ -85,7 +86,7 @@ impl Dataset {
     }
 }
 
-/// The pixels, (N, 3, 32, 32), and the labels of one file.
+/// The pixels (N, 3, 32, 32) and the labels of a file.
 type Batch = (Vec<u8>, Vec<u32>);
 
 fn read_file(path: &Path) -> Result<Batch> {
@@ -99,7 +100,7 @@ fn read_file(path: &Path) -> Result<Batch> {
         .map_err(diffusion_ops::error::whole)
 }
 
-/// Reads the files of these names from the archive.
+/// Reads the files with these names from the archive.
 fn read_archive(path: &Path, names: &[&str]) -> Result<Vec<Batch>> {
     let open = || -> Result<Vec<Batch>> {
         let mut found: Vec<Option<Batch>> = vec![None; names.len()];
@@ -130,7 +131,7 @@ fn read(file: impl Read, length: u64) -> Result<Batch> {
     let (records, rest) = bytes.as_chunks::<RECORD>();
     ensure!(
         rest.is_empty() && bytes.len() as u64 == length,
-        "it is cut short: {} records of {RECORD} bytes and {} bytes more",
+        "it is truncated: {} records of {RECORD} bytes and {} more bytes",
         records.len(),
         rest.len()
     );
@@ -152,7 +153,7 @@ mod tests {
     use super::*;
     use crate::idx::tests::gzip;
 
-    /// A record of one label with pixels that count up from it.
+    /// A record with this label and with pixels that count up from it.
     fn record(label: u8) -> Vec<u8> {
         let mut record = vec![label];
         record.extend((0..PIXELS).map(|i| (i + usize::from(label)) as u8));
@@ -183,8 +184,8 @@ mod tests {
         let two = records(&[1, 2]);
         for (bytes, fact) in [
             (&two[..0], "it is empty"),
-            (&two[..1], "0 records of 3073 bytes and 1 bytes more"),
-            (&two[..6145], "1 records of 3073 bytes and 3072 bytes more"),
+            (&two[..1], "0 records of 3073 bytes and 1 more bytes"),
+            (&two[..6145], "1 records of 3073 bytes and 3072 more bytes"),
             (&records(&[1, 2, 10]), "record 2 (counted from 0) has the label 10"),
         ] {
             let message = with_file(bytes, read_file).unwrap_err().to_string();
@@ -193,14 +194,14 @@ mod tests {
         }
         let dir = tempfile::tempdir().unwrap();
         assert!(read_file(dir.path()).is_err());
-        // As long as a disk: it is not read.
+        // As large as a disk: it is not read.
         let path = dir.path().join("huge.bin");
         File::create(&path).unwrap().set_len(1 << 40).unwrap();
         let message = read_file(&path).unwrap_err().to_string();
         assert!(message.contains("more than 100000 records"), "{message}");
     }
 
-    /// An archive of files; the header of each says how long it is.
+    /// An archive whose headers state the length of each file.
     fn archive(files: &[(&str, u64, &[u8])]) -> Vec<u8> {
         let mut tar = tar::Builder::new(Vec::new());
         for &(path, size, data) in files {

@@ -1,4 +1,4 @@
-//! Downloads of known files: from several mirrors, resumed after a break, checked by length and SHA-256.
+//! Downloads of known files: from several mirrors, resumed after an interruption, verified by length and SHA-256.
 //!
 //! ```no_run
 //! use diffusion_core::data::download::{Fetch, data_dir, fetch, mnist};
@@ -8,9 +8,10 @@
 //! # Ok::<(), anyhow::Error>(())
 //! ```
 //!
-//! The bytes are collected in `NAME.part`, which is renamed when it is complete and has the right SHA-256. It is locked
-//! meanwhile: a second process waits for the first, and the operating system releases the lock of one that crashed. The
-//! proxy in `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` is used, except for servers on this computer.
+//! The data is written to `NAME.part`, which is renamed when it is complete and its SHA-256 is correct. The file is
+//! locked during the download: a second process waits for the first, and the operating system releases the lock of a
+//! process that crashed. The proxy in `ALL_PROXY`, `HTTPS_PROXY` or `HTTP_PROXY` is used, except for servers on this
+//! computer.
 
 pub(crate) mod known;
 
@@ -28,19 +29,19 @@ use ureq::{Agent, Error, Timeout};
 
 pub use known::{cifar10, fashion_mnist, mnist};
 
-/// A server that cannot be reached in this time is given up.
+/// The timeout for connecting to a server.
 const CONNECT: Duration = Duration::from_secs(15);
 
-/// A file with known content, and the addresses that have it.
+/// A file with known content, and where to download it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct RemoteFile {
     /// The file name on disk, without a folder.
     pub name: String,
-    /// The addresses, in the order in which they are tried.
+    /// The addresses, in the order of the attempts.
     pub urls: Vec<String>,
     /// The SHA-256 of the content, 64 hexadecimal digits.
     pub sha256: String,
-    /// The length of the content.
+    /// The length of the content in bytes.
     pub bytes: u64,
 }
 
@@ -55,12 +56,12 @@ pub struct RemoteFile {
 /// assert_eq!(options.retries, 4);
 /// ```
 pub struct Fetch {
-    /// Called with (bytes received, bytes of the file), often. The first number falls if a download starts over. Not called
-    /// for a file that is already there. Default none.
+    /// Called often, with (bytes received, bytes of the file). The first number decreases if a download starts over. It
+    /// is not called if the file already exists. Default none.
     pub progress: Option<Box<dyn FnMut(u64, u64)>>,
-    /// A connection on which nothing arrives for this long is given up; above 0. Default 30 s.
+    /// The timeout for receiving data on a connection; above 0. Default 30 s.
     pub stall: Duration,
-    /// How often a broken download is resumed from the same address. Default 4.
+    /// How often an interrupted download is resumed from the same address. Default 4.
     pub retries: u32,
 }
 
@@ -70,15 +71,15 @@ impl Default for Fetch {
     }
 }
 
-/// The folder for downloaded data: `DIFFUSION_DATA` if that is set, else `data` in the project around the current folder.
+/// The folder for downloaded data: `DIFFUSION_DATA` if set, otherwise `data` in the project around the current folder.
 pub fn data_dir() -> PathBuf {
     data_dir_from(env::var_os("DIFFUSION_DATA"), &env::current_dir().unwrap_or_else(|_| PathBuf::from(".")))
 }
 
 /// [`data_dir`] for a given value of the variable and a given current folder.
 ///
-/// The project is the nearest folder, from `current` upwards, that holds `Cargo.toml` and `diffusion-core`. Without one, it
-/// is `data` in `current`. An empty `variable` counts as none.
+/// The project is the nearest folder, from `current` upwards, that contains `Cargo.toml` and `diffusion-core`. Without
+/// a project it is `data` in `current`. An empty `variable` counts as unset.
 pub fn data_dir_from(variable: Option<OsString>, current: &Path) -> PathBuf {
     if let Some(dir) = variable.filter(|value| !value.is_empty()) {
         return dir.into();
@@ -88,15 +89,15 @@ pub fn data_dir_from(variable: Option<OsString>, current: &Path) -> PathBuf {
     project.unwrap_or(current).join("data")
 }
 
-/// Makes sure that `file` is in the folder `dir`, and returns its path.
+/// Ensures that `file` is in the folder `dir`, and returns its path.
 ///
-/// A file that is there with the right length and SHA-256 is left as it is, and no server is asked. Otherwise the addresses
-/// are tried in turn. The bytes that arrived before a connection broke are kept for the next address and the next call.
+/// A file with the right length and SHA-256 is used as it is. Otherwise the addresses are tried in turn. Bytes received
+/// before an interruption are kept for the next address and the next call.
 ///
 /// # Errors
-/// There is another file of that name (it is left as it is; the message says what to do); `dir` cannot be written to; no
-/// address had the file. The last message lists what happened at each address, where to put the file by hand, and how to
-/// go on without it.
+/// There is a different file with that name (it is left unchanged; the message says what to do); `dir` cannot be
+/// written to; or no address has the file. Then the message lists the failure at each address, where to put the file by
+/// hand, and how to continue without it.
 pub fn fetch(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathBuf> {
     fetch_checked(file, dir, options).map_err(diffusion_ops::error::whole)
 }
@@ -104,7 +105,7 @@ pub fn fetch(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathB
 fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<PathBuf> {
     ensure!(
         Path::new(&file.name).file_name() == Some(file.name.as_ref()),
-        "name = {:?}: it must be a file name without a folder",
+        "name = {:?} must be a file name without a folder",
         file.name
     );
     let path = dir.join(&file.name);
@@ -117,7 +118,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
     })?;
     let mut part = Part::open(dir.join(format!("{}.part", file.name)))?;
     if file.is_at(&path)? {
-        // Another process finished it while this one waited for the lock.
+        // Another process finished the download while this one waited for the lock.
         let _ = fs::remove_file(&part.path);
         return Ok(path);
     }
@@ -131,10 +132,10 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
             let before = part.len;
             match transfer(url, file, &mut part, options) {
                 Ok(()) if part.is_complete(file)? => return part.finish(path),
-                Ok(()) => reason = "all bytes arrived, but their SHA-256 is wrong".to_owned(),
+                Ok(()) => reason = "the download is complete, but its SHA-256 is wrong".to_owned(),
                 Err(error) => reason = diffusion_ops::error::message(&error),
             }
-            // If nothing new has arrived, and nothing old was discarded, another try would end in the same way.
+            // If nothing was received and nothing discarded, another attempt would fail in the same way.
             if part.len == before {
                 break;
             }
@@ -143,7 +144,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
     }
     let kept = match part.len {
         0 => String::new(),
-        n => format!("{n} of {} bytes have arrived and are kept: run it again to continue.\n", file.bytes),
+        n => format!("{n} of {} bytes were received and kept; run it again to continue.\n", file.bytes),
     };
     bail!(
         "cannot download {}:{failures}\n{kept}You can put the file there by hand: {} ({} bytes, SHA-256 {}).\n\
@@ -155,7 +156,7 @@ fn fetch_checked(file: &RemoteFile, dir: &Path, options: &mut Fetch) -> Result<P
     )
 }
 
-/// One request for the bytes that `part` lacks.
+/// Requests the bytes that are missing in `part`.
 fn transfer(url: &str, file: &RemoteFile, part: &mut Part, options: &mut Fetch) -> Result<()> {
     const HTML: &str = "the server sent an HTML page instead of the file, perhaps the login page of a network";
     let stall = options.stall;
@@ -181,11 +182,11 @@ fn transfer(url: &str, file: &RemoteFile, part: &mut Part, options: &mut Fetch) 
             };
             (part.len, total.parse().ok())
         }
-        status => bail!("the server answered HTTP {status}"),
+        status => bail!("the server returned HTTP {status}"),
     };
     ensure!(!is_page, HTML);
     let total = total.unwrap_or(file.bytes);
-    ensure!(total == file.bytes, "the server has another file: {total} bytes instead of {}", file.bytes);
+    ensure!(total == file.bytes, "the server has a different file: {total} bytes instead of {}", file.bytes);
 
     let mut body = response.body_mut().as_reader().take(total - start);
     let mut chunk = vec![0; 1 << 16];
@@ -217,7 +218,7 @@ fn agent(url: &str, stall: Duration) -> Agent {
         .timeout_per_read(Some(stall))
         .timeout_per_write(Some(stall))
         .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        // Offsets and SHA-256 are those of the file as it is stored.
+        // Offsets and SHA-256 refer to the stored file, so it must not be compressed.
         .accept_encoding("identity");
     let uri: Option<Uri> = url.parse().ok();
     if let Some("localhost" | "127.0.0.1" | "[::1]") = uri.as_ref().and_then(Uri::host) {
@@ -226,20 +227,20 @@ fn agent(url: &str, stall: Duration) -> Agent {
     config.build().new_agent()
 }
 
-/// What went wrong with a connection, in words.
+/// Explains a connection error.
 fn explain(error: Error, stall: Duration) -> anyhow::Error {
     match error {
         Error::Timeout(Timeout::Resolve | Timeout::Connect) => {
             anyhow!("no connection within {CONNECT:?}")
         }
         Error::Timeout(_) => anyhow!("the server sent nothing for {stall:?}"),
-        Error::HostNotFound => anyhow!("the host was not found; is this computer online?"),
+        Error::HostNotFound => anyhow!("the host was not found; check that this computer is online"),
         Error::Io(error) => anyhow!("the connection failed: {error}"),
         other => other.into(),
     }
 }
 
-/// Whether `start`, the first bytes of a file, are those of an HTML page.
+/// Whether `start`, the first bytes of a file, belong to an HTML page.
 pub(super) fn is_html(start: &[u8]) -> bool {
     let start = start.trim_ascii_start();
     ["<!doctype html", "<html"].iter().any(|tag| {
@@ -249,7 +250,7 @@ pub(super) fn is_html(start: &[u8]) -> bool {
 }
 
 impl RemoteFile {
-    /// Whether this file is at `path`; an error if something else is.
+    /// Whether this file is at `path`; fails if there is a different one.
     fn is_at(&self, path: &Path) -> Result<bool> {
         let cannot = || format!("cannot read {}", path.display());
         let bytes = match fs::metadata(path) {
@@ -265,7 +266,7 @@ impl RemoteFile {
             wrong = format!("its SHA-256 is {found} instead of {}", self.sha256);
         }
         bail!(
-            "{} is not the file it should be: {wrong}. It was left as it is; delete it to have it downloaded again",
+            "{} is not the expected file: {wrong}. It was left unchanged; delete it to download it again",
             path.display()
         )
     }
@@ -277,10 +278,10 @@ fn sha256(content: &mut impl Read) -> io::Result<String> {
     Ok(format!("{:x}", hasher.finalize()))
 }
 
-/// `NAME.part`, open and locked.
+/// `NAME.part`, opened and locked.
 ///
-/// As long as another process may wait for the lock, the file is renamed or emptied, but not deleted: whoever gets the lock
-/// holds either the unfinished file or the finished one.
+/// While another process may be waiting for the lock, the file is renamed or emptied but not deleted. Whoever gets the
+/// lock then holds either the unfinished or the finished file.
 struct Part {
     file: File,
     path: PathBuf,
@@ -293,7 +294,7 @@ impl Part {
         let options = options.read(true).write(true).create(true).truncate(false);
         let cannot = || format!("cannot write {}", path.display());
         let mut file = options.open(&path).with_context(cannot)?;
-        // On a file system without locks, the SHA-256 has to do.
+        // On a file system without locks, the SHA-256 must suffice.
         if let Err(TryLockError::WouldBlock) = file.try_lock() {
             let _ = writeln!(std::io::stderr(), "{}: waiting for another download", path.display());
             file.lock().with_context(cannot)?;
@@ -316,7 +317,7 @@ impl Part {
         Ok(())
     }
 
-    /// Whether all of `remote` is there. A file that is long enough and has another SHA-256 is emptied.
+    /// Whether the file is complete. A file of full length with a wrong SHA-256 is emptied.
     fn is_complete(&mut self, remote: &RemoteFile) -> Result<bool> {
         if self.len < remote.bytes {
             return Ok(false);
@@ -329,7 +330,7 @@ impl Part {
         Ok(complete)
     }
 
-    /// Gives the file its final name.
+    /// Renames the file to its final name.
     fn finish(mut self, path: PathBuf) -> Result<PathBuf> {
         self.on_disk(|file| file.sync_all())?;
         fs::rename(&self.path, &path).with_context(|| format!("cannot rename {}", self.path.display()))?;

@@ -1,62 +1,62 @@
-//! A short name for what is in a data set, and in what two data sets differ.
+//! Fingerprints of data sets, and descriptions of their differences.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{Augmentation, Dataset, Pixels};
 
-/// What a run keeps about its data, so that it can say later what has changed.
+/// The facts about its data that a run records, to describe later changes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Facts {
     images: usize,
     shape: [usize; 3],
     classes: Vec<String>,
-    /// The beginning of a SHA-256 of the labels.
+    /// The first digits of the SHA-256 of the labels.
     labels: String,
     augmentation: Vec<Augmentation>,
 }
 
 impl Facts {
-    /// In what data that has become `now` has changed, in words: `it had 540 images and has 541 now`.
+    /// Describes how the data has changed to `now`, for example `it had 540 images and now has 541`.
     ///
-    /// What facts do not hold, pixels and captions, is named where nothing else has changed.
+    /// Pixels and captions are not recorded; they are named if nothing else has changed.
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
     /// let (before, now) = (Dataset::sprites(5, 1)?.facts(), Dataset::sprites(6, 1)?.facts());
-    /// assert!(before.changes(&now).starts_with("it had 5 images and has 6 now"));
+    /// assert!(before.changes(&now).starts_with("it had 5 images and now has 6"));
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     pub fn changes(&self, now: &Self) -> String {
         let mut changes = Vec::new();
         if self.images != now.images {
-            changes.push(format!("it had {} images and has {} now", self.images, now.images));
+            changes.push(format!("it had {} images and now has {}", self.images, now.images));
         }
         if self.shape != now.shape {
             let [a, b] = [self, now].map(|it| it.shape.map(|n| n.to_string()).join("×"));
-            changes.push(format!("its images were {a} and are {b} now"));
+            changes.push(format!("its images were {a} and are now {b}"));
         }
         if self.classes != now.classes {
             let [a, b] = [self, now].map(|it| it.classes.join(", "));
-            changes.push(format!("its classes were {a} and are {b} now"));
+            changes.push(format!("its classes were {a} and are now {b}"));
         } else if self.images == now.images && self.labels != now.labels {
-            changes.push("images have other labels".to_owned());
+            changes.push("labels have changed".to_owned());
         }
         if self.augmentation != now.augmentation {
-            changes.push(format!("its augmentation was {:?} and is {:?} now", self.augmentation, now.augmentation));
+            changes.push(format!("its augmentation was {:?} and is now {:?}", self.augmentation, now.augmentation));
         }
         if changes.is_empty() {
-            changes.push("images, their order or their captions are others than before".to_owned());
+            changes.push("images, their order or their captions have changed".to_owned());
         }
         changes.join("; ")
     }
 }
 
 impl Dataset {
-    /// 16 hexadecimal digits that differ if the images, their order, labels or captions, the names of the classes or the
-    /// augmentation differ: how a run that is resumed notices that its data has changed.
+    /// A fingerprint of 16 hexadecimal digits, which changes with the images, their order, labels or captions, the
+    /// class names or the augmentation. A resumed run uses it to notice that its data has changed.
     ///
-    /// They are the beginning of a SHA-256. The name of the data set does not count.
+    /// It is the start of a SHA-256. The name of the data set does not count.
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
@@ -97,7 +97,7 @@ impl Dataset {
         digits(hasher)
     }
 
-    /// What can be said of it in a few words: how a run that is resumed says what has changed in its data.
+    /// The facts that a run records to describe later changes of its data.
     pub fn facts(&self) -> Facts {
         let mut hasher = Sha256::new();
         self.labels.iter().for_each(|label| hasher.update(label.to_le_bytes()));
@@ -124,7 +124,7 @@ mod tests {
     use std::collections::HashSet;
 
     #[test]
-    fn whatever_differs_changes_it() {
+    fn every_difference_changes_the_fingerprint() {
         let new = |name, pixels: [u8; 4], shape, labels: &[u32], classes: &[&str]| {
             Dataset::from_u8(name, pixels.to_vec(), shape, labels.to_vec(), classes).unwrap().fingerprint()
         };
@@ -155,16 +155,16 @@ mod tests {
     }
 
     #[test]
-    fn what_has_changed_is_said() {
+    fn changes_are_described() {
         let new = |pixels: &[u8], shape, labels: &[u32], classes: &[&str]| {
             Dataset::from_u8("x", pixels.to_vec(), shape, labels.to_vec(), classes).unwrap()
         };
         let two = new(&[1, 2, 3, 4], [1, 1, 2], &[0, 1], &["a", "b"]);
         for (now, wants) in [
-            (new(&[1, 2], [1, 1, 2], &[0], &["a", "b"]), "it had 2 images and has 1 now"),
-            (new(&[1, 2, 3, 4], [1, 2, 1], &[0, 1], &["a", "b"]), "its images were 1×1×2 and are 1×2×1 now"),
-            (new(&[1, 2, 3, 4], [1, 1, 2], &[0, 1], &["a", "c"]), "its classes were a, b and are a, c now"),
-            (new(&[1, 2, 3, 4], [1, 1, 2], &[1, 0], &["a", "b"]), "images have other labels"),
+            (new(&[1, 2], [1, 1, 2], &[0], &["a", "b"]), "it had 2 images and now has 1"),
+            (new(&[1, 2, 3, 4], [1, 2, 1], &[0, 1], &["a", "b"]), "its images were 1×1×2 and are now 1×2×1"),
+            (new(&[1, 2, 3, 4], [1, 1, 2], &[0, 1], &["a", "c"]), "its classes were a, b and are now a, c"),
+            (new(&[1, 2, 3, 4], [1, 1, 2], &[1, 0], &["a", "b"]), "labels have changed"),
             (new(&[1, 2, 3, 5], [1, 1, 2], &[0, 1], &["a", "b"]), "images, their order or their captions"),
             (two.clone().with_augmentation([Augmentation::HorizontalFlip]), "its augmentation was []"),
         ] {
@@ -173,9 +173,9 @@ mod tests {
         }
     }
 
-    /// Pinned: a change here makes every run that is resumed say that its data has changed.
+    /// Pinned: after a change here, every resumed run would report changed data.
     #[test]
-    fn it_stays_the_same() {
+    fn the_fingerprint_is_unchanged() {
         let d = Dataset::from_u8("x", vec![1, 2, 3, 4], [1, 2, 2], vec![0], &["a", "b"]).unwrap();
         assert_eq!(d.fingerprint(), "0242d6a5a88e5110");
     }

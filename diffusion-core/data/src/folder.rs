@@ -1,4 +1,4 @@
-//! A folder of images, with folders in it as classes.
+//! Image folders, with subfolders as classes.
 
 mod picture;
 
@@ -15,31 +15,31 @@ use super::{Dataset, MAX_CLASSES};
 use diffusion_show::progress::{Progress, Unit};
 use picture::Picture;
 
-/// The ends of the names of files that are taken for images.
+/// The file extensions of images.
 const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "bmp", "gif", "webp"];
 
 impl Dataset {
-    /// The images in a folder, `side` pixels high and wide (1 … 1024).
+    /// Loads the images in a folder, resized to `side` pixels high and wide (1 … 1024).
     ///
-    /// PNG, JPEG, BMP, GIF (its first frame) and WebP are read. If the folder holds folders of images, each is a class, in
-    /// the order of their names; if it holds images, they are one class with the name of the folder. Folders further down
-    /// are not entered. Hidden files (`.name`) are ignored; how many other files and folders were skipped is part of what
-    /// the data set displays.
+    /// PNG, JPEG, BMP, GIF (its first frame) and WebP are supported. If the folder contains folders of images, each of
+    /// them is a class, in alphabetical order; if it contains images, they form one class with the folder's name.
+    /// Deeper folders are ignored, as are hidden files (`.name`). The number of other skipped files and folders is
+    /// displayed with the data set.
     ///
-    /// The square in the middle of each image is resized, by weighted means of the neighbours. Transparent pixels are laid
-    /// on white. The images are RGB, or grey if all files are.
+    /// The central square of each image is resized by a weighted mean of neighbouring pixels. Transparent pixels are
+    /// blended with white. The images are RGB, or greyscale if all files are.
     ///
     /// # Errors
-    /// The folder cannot be read, or there is no image, or images and folders of images are mixed; a file that is named as
-    /// an image cannot be decoded or takes more than 256 MiB; more than [`MAX_CLASSES`] folders, or more than
+    /// The folder cannot be read, contains no image, or mixes images and folders of images; an image file cannot be
+    /// decoded or takes more than 256 MiB; there are more than [`MAX_CLASSES`] folders, or more than
     /// [`MAX_BYTES`](super::MAX_BYTES) of pixels.
     pub fn from_folder(path: &Path, side: usize) -> Result<Self> {
         check_side(side)?;
         Self::read_folder(path, Some(side), false)
     }
 
-    /// [`Dataset::from_folder`]; without a `side`, images that are all of one size stay as they are. With `skip_bad`, files that
-    /// cannot be read are listed on the standard error stream and left out.
+    /// [`Dataset::from_folder`] with options. Without a `side`, images that all have the same size keep it. With
+    /// `skip_bad`, unreadable files are listed on standard error and skipped.
     pub(super) fn read_folder(path: &Path, side: Option<usize>, skip_bad: bool) -> Result<Self> {
         let mut found = find(path)?;
         if skip_bad {
@@ -65,25 +65,25 @@ impl Dataset {
     }
 }
 
-/// The last part of a path, also of `.` and the like.
+/// The last component of a path, also for `.` and similar paths.
 pub(super) fn name_of(path: &Path) -> String {
     let absolute = fs::canonicalize(path).unwrap_or_default();
     let name = path.file_name().or(absolute.file_name());
     name.unwrap_or(OsStr::new("images")).to_string_lossy().into_owned()
 }
 
-/// What is in a folder of images.
+/// The contents of a folder of images.
 struct Found {
     /// The name of the folder.
     name: String,
-    /// Name and files of each class, at least one of each.
+    /// The name and the files of each class; there is at least one of each.
     classes: Vec<(String, Vec<PathBuf>)>,
-    /// How many other files and folders there are.
+    /// The number of other files and folders.
     skipped: usize,
 }
 
 impl Found {
-    /// Lists and leaves out the files that cannot be read.
+    /// Lists and removes the unreadable files.
     fn leave_out_bad(&mut self) -> Result<()> {
         for (_, files) in &mut self.classes {
             let bad: Vec<Option<String>> = files.par_iter().map(|file| Picture::problem(file)).collect();
@@ -114,7 +114,8 @@ fn find(path: &Path) -> Result<Found> {
     if !top.images.is_empty() {
         ensure!(
             classes.is_empty(),
-            "{at} holds {} images beside folders of images: move them into a folder, so that every folder is a class",
+            "{at} contains both {} images and folders of images; move the images into a folder, so that every folder \
+             is a class",
             top.images.len()
         );
         classes.push((name_of(path), top.images));
@@ -123,24 +124,25 @@ fn find(path: &Path) -> Result<Found> {
         && let Some(deeper) = with_classes(path)?
     {
         bail!(
-            "there is no image in {at}, nor in the folders in it; there are images in the folders of {}: is that the data set?",
+            "there is no image in {at} or in its folders; but there are images in the folders of {}, so perhaps use \
+             that folder",
             deeper.display()
         )
     }
     ensure!(
         !classes.is_empty(),
-        "there is no image in {at}, nor in the folders in it: PNG, JPEG, BMP, GIF and WebP are read; \
-         {skipped} other files or folders are there"
+        "there is no image in {at} or in its folders; PNG, JPEG, BMP, GIF and WebP are supported; {skipped} other \
+         files or folders were skipped"
     );
     ensure!(
         classes.len() <= MAX_CLASSES,
-        "{at} holds {} folders of images; no more than {MAX_CLASSES} classes are possible",
+        "{at} holds {} folders of images; at most {MAX_CLASSES} classes are supported",
         classes.len()
     );
     Ok(Found { name: name_of(path), classes, skipped })
 }
 
-/// A folder in this one that holds folders of images, as `train` beside `val`: the largest, for what there is to learn.
+/// Finds a subfolder that contains folders of images, such as `train` next to `val`: the one with the most images.
 fn with_classes(path: &Path) -> Result<Option<PathBuf>> {
     let mut found = Vec::new();
     for folder in Listing::read(path)?.folders {
@@ -154,7 +156,7 @@ fn with_classes(path: &Path) -> Result<Option<PathBuf>> {
     Ok(most.map(|(_, folder)| folder))
 }
 
-/// The entries of a folder that are not hidden, in the order of their names.
+/// The visible entries of a folder in alphabetical order.
 struct Listing {
     images: Vec<PathBuf>,
     folders: Vec<PathBuf>,
@@ -190,12 +192,12 @@ fn is_named_as_image(path: &Path) -> bool {
     EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e))
 }
 
-/// Reads files, at least one, into pictures of one size.
+/// Reads at least one file into pictures of one size.
 fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>) -> Result<Vec<Picture>> {
     let unit = Unit::Items("images".to_owned());
     let mut progress = Progress::new(files.len() as u64, name).unit(unit);
     let mut pictures: Vec<Picture> = Vec::new();
-    // Piece by piece, so that an error ends it early.
+    // In chunks, so that an error is found early.
     for piece in files.chunks(64) {
         let read = piece.par_iter().map(|file| Picture::read(file, side));
         let read: Result<Vec<Picture>> = read.collect();
@@ -208,8 +210,8 @@ fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>) -> Result<Vec<P
         for (picture, file) in read.iter().zip(piece) {
             ensure!(
                 (picture.width, picture.height) == (width, height),
-                "the images are not of one size: {} has {width}×{height} pixels, {} has {}×{}. With a side (--side 64, `side = 64` \
-                 in the [data] of a file) the square in the middle of each is made that large",
+                "the images differ in size: {} has {width}×{height} pixels, {} has {}×{}. Set a side (--side 64, or \
+                 `side = 64` under [data] in a file) to resize the central square of each image",
                 files[0].display(),
                 file.display(),
                 picture.width,
@@ -229,7 +231,7 @@ mod tests {
     use image::{GrayImage, Luma, Rgb, RgbImage};
     use tempfile::TempDir;
 
-    /// A folder with files of flat colours: grey ones where the three are equal and the name begins with `grey`.
+    /// A folder with files of a single colour each; greyscale if the name begins with `grey`.
     fn folder(files: &[(&str, [u8; 3], [u32; 2])]) -> TempDir {
         let dir = tempfile::tempdir().unwrap();
         for &(name, rgb, [width, height]) in files {
@@ -272,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn images_alone_are_one_class_and_stay_grey_only_together() {
+    fn images_without_folders_are_one_class_and_grey_if_all_are() {
         let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
         let grey = folder(&files);
         let d = Dataset::read_folder(&grey.path().join("pile"), None, false).unwrap();
@@ -288,7 +290,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_read_is_named() {
+    fn errors_name_unreadable_files() {
         let sizes = folder(&[("a.png", [0; 3], [3, 4]), ("b.png", [0; 3], [4, 4])]);
         let mixed = folder(&[("a.png", [0; 3], [3, 4]), ("b/b.png", [0; 3], [4, 4])]);
         let damaged = folder(&[("good.png", [0; 3], [3, 4])]);
@@ -297,7 +299,7 @@ mod tests {
         fs::write(none.path().join("a.txt"), "").unwrap();
         for (dir, side, facts) in [
             (sizes.path(), None, ["a.png has 3×4", "b.png has 4×4"]),
-            (mixed.path(), Some(2), ["holds 1 images beside", "move them"]),
+            (mixed.path(), Some(2), ["contains both 1 images", "move the images"]),
             (damaged.path(), Some(2), ["odd.jpg", "image"]),
             (none.path(), Some(2), ["no image in", "1 other files"]),
             (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),
@@ -308,7 +310,7 @@ mod tests {
                 assert!(message.contains(fact), "no {fact:?} in {message}");
             }
         }
-        // The good one is left.
+        // The readable file remains.
         let d = Dataset::read_folder(damaged.path(), Some(2), true).unwrap();
         assert_eq!((d.len(), d.to_string().contains("1 other files or folders skipped")), (1, true));
         let splits = folder(&[
@@ -317,7 +319,7 @@ mod tests {
             ("train/b/1.png", [0; 3], [3, 4]),
         ]);
         let message = Dataset::from_folder(splits.path(), 2).unwrap_err().to_string();
-        assert!(message.contains("train: is that the data set?"), "{message}");
+        assert!(message.contains("train, so perhaps use that folder"), "{message}");
         for side in [0, 1025, usize::MAX] {
             let message = Dataset::from_folder(sizes.path(), side).unwrap_err();
             assert!(message.to_string().contains("1 … 1024"), "{message}");

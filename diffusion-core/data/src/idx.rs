@@ -6,8 +6,8 @@
 //! u8 × product  the values
 //! ```
 //!
-//! The files are read as they are distributed, compressed with gzip, or unpacked. The header is not trusted: memory grows
-//! with the bytes that are really there.
+//! The files may be compressed with gzip, as distributed, or unpacked. The header is not trusted: memory is allocated
+//! only as data is read.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
@@ -19,19 +19,19 @@ use flate2::bufread::MultiGzDecoder;
 use super::Dataset;
 use super::download::is_html;
 
-/// The most values that are read from one file: 1 GiB, twenty times the training images of MNIST.
+/// The largest number of values in a file: 1 GiB, twenty times the training images of MNIST.
 const MAX_VALUES: usize = 1 << 30;
 
-/// The most bytes that one byte of gzip can unpack to.
+/// The largest number of bytes that one byte of gzip can expand to.
 const MAX_INFLATION: u64 = 1032;
 
 impl Dataset {
-    /// Grey images and labels from a pair of IDX files, compressed with gzip or not.
+    /// Loads greyscale images and labels from a pair of IDX files, compressed with gzip or not.
     ///
     /// # Errors
-    /// A file cannot be read, is not IDX (the message says what it seems to be), holds something else than unsigned bytes,
-    /// more than 2³⁰ of them, or fewer or more than its header says; the two files differ in number; a label has no class
-    /// name.
+    /// A file cannot be read, is not IDX (the message says what it seems to be), contains something other than unsigned
+    /// bytes, more than 2³⁰ of them, or a number that differs from its header; the files differ in number; or a label
+    /// has no class name.
     pub fn from_idx(name: &str, images: &Path, labels: &Path, classes: &[&str]) -> Result<Self> {
         let (dims, pixels) = read(images)?;
         let [n, height, width] = dims[..] else { bail!("{} holds {}, not images", images.display(), kind(&dims)) };
@@ -51,7 +51,7 @@ impl Dataset {
     }
 }
 
-/// Dimensions, of which none is 0, and values of a file; the content decides whether it is compressed, not the name.
+/// Reads the dimensions, none of which is 0, and the values of a file; compression is detected by the content.
 fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     let open = || {
         let file = File::open(path)?;
@@ -67,7 +67,7 @@ fn read(path: &Path) -> Result<(Vec<usize>, Vec<u8>)> {
     open().with_context(|| format!("cannot read {} as IDX", path.display())).map_err(diffusion_ops::error::whole)
 }
 
-/// Reads header and values; `at_most` bytes can come out of `reader`.
+/// Reads the header and the values; `reader` yields at most `at_most` bytes.
 fn parse(mut reader: impl Read, at_most: u64) -> Result<(Vec<usize>, Vec<u8>)> {
     let magic: [u8; 4] = header(&mut reader)?;
     let [0, 0, kind_of_value, rank @ 1..=8] = magic else {
@@ -88,30 +88,30 @@ fn parse(mut reader: impl Read, at_most: u64) -> Result<(Vec<usize>, Vec<u8>)> {
         .filter(|&product| product <= MAX_VALUES)
         .with_context(|| format!("its dimensions are {dims:?}: more than {MAX_VALUES} values"))?;
 
-    // One byte more than expected shows what does not belong there, and makes gzip check its sum.
+    // Reading one more byte than expected reveals extra data and makes gzip verify its checksum.
     let mut data = Vec::new();
     data.try_reserve_exact(expected.min(usize::try_from(at_most).unwrap_or(expected)))
         .with_context(|| format!("there is no memory for {expected} values"))?;
     reader.take(expected as u64 + 1).read_to_end(&mut data)?;
     ensure!(
         data.len() >= expected,
-        "it is cut short: {} values instead of {expected} for dimensions {dims:?}",
+        "it is truncated: {} values instead of {expected} for dimensions {dims:?}",
         data.len()
     );
-    ensure!(data.len() == expected, "something follows the {expected} values for dimensions {dims:?}");
+    ensure!(data.len() == expected, "there is extra data after the {expected} values for dimensions {dims:?}");
     Ok((dims, data))
 }
 
 fn header(reader: &mut impl Read) -> Result<[u8; 4]> {
     let mut word = [0; 4];
-    reader.read_exact(&mut word).context("it is cut short within the header")?;
+    reader.read_exact(&mut word).context("it is truncated within the header")?;
     Ok(word)
 }
 
-/// What a file that does not begin like IDX seems to be.
+/// Describes a file that does not start like IDX.
 fn not_idx(magic: &[u8; 4], rest: impl Read) -> String {
     let mut start = magic.to_vec();
-    // Only a description: if more cannot be read, four bytes must do.
+    // This is only a description, so if reading fails four bytes are enough.
     let _ = rest.take(64).read_to_end(&mut start);
     let what = match magic {
         _ if is_html(&start) => "an HTML page, perhaps of a proxy or a login form",
@@ -184,10 +184,10 @@ pub(super) mod tests {
         let longer = [&small()[..], &[0]].concat();
         let many = "more than 1073741824 values";
         for (bytes, fact) in [
-            (&b""[..], "cut short within the header"),
-            (&small()[..9], "cut short within the header"),
-            (&small()[..39], "cut short: 23 values instead of 24"),
-            (&longer, "something follows the 24 values"),
+            (&b""[..], "truncated within the header"),
+            (&small()[..9], "truncated within the header"),
+            (&small()[..39], "truncated: 23 values instead of 24"),
+            (&longer, "extra data after the 24 values"),
             (b"<html><body>login</body></html>", "HTML page"),
             (b"\n <!doctype HTML>", "HTML page"),
             (b"\x93NUMPY\x01\x00", "NumPy array"),
@@ -214,7 +214,8 @@ pub(super) mod tests {
         assert!(read(dir.path()).is_err());
     }
 
-    /// Every truncation and many changed bytes: a result or an error, never a panic, and never other data from gzip.
+    /// Every truncation and many changed bytes give a result or an error, never a panic, and never different data from
+    /// gzip.
     #[test]
     fn no_damage_panics() {
         let good = read_bytes(&small()).unwrap();

@@ -1,11 +1,11 @@
-//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, folders of images, latents.
+//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, image folders and latents.
 //!
-//! A [`Dataset`] of 8-bit images returns tensors in \[−1, 1\], where diffusion models work; one of f32 values, such as the
-//! latents of an autoencoder, returns them as they are. The built-in sprites ([`Dataset::sprites`]) need no file and no
-//! network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into [`download::data_dir`]; [`fetch`] does so
-//! ahead of time. Your own images come from a folder ([`Dataset::from_folder`]), from NumPy ([`Dataset::from_npy`]), from
-//! IDX files ([`Dataset::from_idx`]) or from memory ([`Dataset::from_u8`], [`Dataset::from_f32`]). [`Source`] names any of
-//! them in one line of a configuration.
+//! A [`Dataset`] of 8-bit images returns tensors in \[−1, 1\], the range of diffusion models; one of f32 values, such
+//! as the latents of an autoencoder, returns them unchanged. The built-in sprites ([`Dataset::sprites`]) need no file
+//! and no network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into [`download::data_dir`], or ahead
+//! of time with [`fetch`]. Your own images come from a folder ([`Dataset::from_folder`]), from NumPy
+//! ([`Dataset::from_npy`]), from IDX files ([`Dataset::from_idx`]) or from memory ([`Dataset::from_u8`],
+//! [`Dataset::from_f32`]). [`Source`] names any of them in a configuration.
 
 mod augment;
 mod cifar;
@@ -42,16 +42,16 @@ use candle_core::{Device, Tensor};
 use diffusion_ops::rng::Rng;
 use resize::to_channels_first;
 
-/// The most sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
+/// The largest number of sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
 pub const MAX_SPRITES: usize = 1_000_000;
 
-/// The most bytes of pixels that are read from files or made by [`Dataset::resize`]: 8 GiB.
+/// The largest size of the pixels read from files or made by [`Dataset::resize`]: 8 GiB.
 pub const MAX_BYTES: u64 = 8 << 30;
 
-/// The most classes that labels without names can have.
+/// The largest number of classes for labels without names.
 pub const MAX_CLASSES: usize = 10_000;
 
-/// The most channels of an image or latent.
+/// The largest number of channels of an image or latent.
 pub const MAX_CHANNELS: usize = 64;
 
 /// A split of a data set: the images to train on, or the held-out test set.
@@ -63,7 +63,7 @@ pub enum Split {
     Test,
 }
 
-/// Labelled images, or latents, of one size.
+/// A data set of labelled images, or latents, of one size.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, data::Dataset};
@@ -76,39 +76,39 @@ pub enum Split {
 pub struct Dataset {
     name: String,
     pixels: Pixels,
-    /// C, H, W.
+    /// The shape (C, H, W) of an image.
     shape: [usize; 3],
     labels: Arc<[u32]>,
     class_names: Arc<[String]>,
     captions: Option<Arc<[String]>>,
     augmentation: Vec<Augmentation>,
-    /// How many entries of a folder were no images.
+    /// The number of entries of a folder that are not images.
     skipped: usize,
 }
 
 /// The values of all images, (N, C, H, W).
 #[derive(Clone)]
 enum Pixels {
-    /// 0 … 255, which stand for −1 … 1.
+    /// 0 … 255, which represent −1 … 1.
     U8(Arc<[u8]>),
     F32(Arc<[f32]>),
 }
 
 impl Dataset {
-    /// `n` sprites drawn by this crate: 16×16 RGB on white, five classes ([`sprites::CLASSES`]), the same for the same
+    /// Draws `n` sprites procedurally: 16×16 RGB on white, in five classes ([`sprites::CLASSES`]), determined by
     /// `seed`. The first 100 of 10,000 are the same as 100.
     ///
     /// # Errors
     /// `n` = 0 or above [`MAX_SPRITES`].
     pub fn sprites(n: usize, seed: u64) -> Result<Self> {
         const SIDE: usize = sprites::SIDE;
-        ensure!((1..=MAX_SPRITES).contains(&n), "n = {n} sprites: ask for 1 … {MAX_SPRITES}");
+        ensure!((1..=MAX_SPRITES).contains(&n), "n = {n} sprites must be in 1 … {MAX_SPRITES}");
         let drawn = sprites::generate(n, seed);
         let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
         Self::from_u8("sprites", by_channel, [3, SIDE, SIDE], drawn.labels, &sprites::CLASSES)
     }
 
-    /// [`Dataset::sprites`] with a caption of what each shows.
+    /// [`Dataset::sprites`] with a caption for each image.
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
@@ -118,15 +118,15 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// As [`Dataset::sprites`].
+    /// See [`Dataset::sprites`].
     pub fn captioned_sprites(n: usize, seed: u64) -> Result<Self> {
         Self::sprites(n, seed)?.with_captions(sprites::generate(n, seed).captions)
     }
 
-    /// A data set of 8-bit images.
+    /// Creates a data set of 8-bit images.
     ///
-    /// `pixels` are (N, C, H, W) in row-major order, 0 … 255; `shape` is (C, H, W) with C = 1 … [`MAX_CHANNELS`], 1 for grey
-    /// and 3 for RGB; `labels` are N class numbers, indices into `classes`.
+    /// `pixels` are (N, C, H, W) in row-major order, 0 … 255; `shape` is (C, H, W) with C = 1 … [`MAX_CHANNELS`], 1 for
+    /// greyscale and 3 for RGB; `labels` are N class labels, indices into `classes`.
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
@@ -136,16 +136,17 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// No image; a number of channels out of range; pixels that do not fill N images; a label without a class name.
+    /// There is no image, the number of channels is out of range, the pixels do not fill N images, or a label has no
+    /// class name.
     pub fn from_u8(name: &str, pixels: Vec<u8>, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
         let len = pixels.len();
         Self::build(name, Pixels::U8(pixels.into()), len, shape, labels, classes)
     }
 
-    /// A data set of f32 values without a fixed range, such as the latents of an autoencoder.
+    /// Creates a data set of f32 values without a fixed range, such as the latents of an autoencoder.
     ///
-    /// `values` are (N, C, H, W) in row-major order, and [`Dataset::images`] returns them unchanged; `shape`, `labels` and
-    /// `classes` are as for [`Dataset::from_u8`].
+    /// `values` are (N, C, H, W) in row-major order, and [`Dataset::images`] returns them unchanged; `shape`, `labels`
+    /// and `classes` are as for [`Dataset::from_u8`].
     ///
     /// ```
     /// use diffusion_core::{candle::Device, data::Dataset};
@@ -156,7 +157,7 @@ impl Dataset {
     /// ```
     ///
     /// # Errors
-    /// As [`Dataset::from_u8`]; a value is NaN or infinite.
+    /// See [`Dataset::from_u8`]; or a value is NaN or infinite.
     pub fn from_f32(
         name: &str,
         values: Vec<f32>,
@@ -180,14 +181,11 @@ impl Dataset {
         classes: &[&str],
     ) -> Result<Self> {
         let [channels, height, width] = shape;
-        ensure!(
-            (1..=MAX_CHANNELS).contains(&channels),
-            "{name}: images of {channels} channels; 1 … {MAX_CHANNELS} are possible"
-        );
+        ensure!((1..=MAX_CHANNELS).contains(&channels), "{name}: channels = {channels} must be in 1 … {MAX_CHANNELS}");
         let want = [channels, height, width, labels.len()].iter().try_fold(1usize, |a, b| a.checked_mul(*b));
         ensure!(
             want == Some(len) && len > 0,
-            "{name}: {} labels and images of {channels}×{height}×{width} do not fit {len} pixel values",
+            "{name}: {len} pixel values do not fit {} labels and images of {channels}×{height}×{width}",
             labels.len()
         );
         let known = classes.len();
@@ -206,7 +204,7 @@ impl Dataset {
         })
     }
 
-    /// Adds a caption to every image, in the order of the images.
+    /// Adds a caption to every image, in order.
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
@@ -221,7 +219,7 @@ impl Dataset {
     pub fn with_captions(self, captions: Vec<String>) -> Result<Self> {
         ensure!(
             captions.len() == self.len(),
-            "{}: {} captions for {} images; every image needs one",
+            "{}: there are {} captions for {} images; give one for each image",
             self.name,
             captions.len(),
             self.len()
@@ -229,7 +227,7 @@ impl Dataset {
         Ok(Self { captions: Some(captions.into()), ..self })
     }
 
-    /// `sprites`, `mnist`, `fashion-mnist`, `cifar10`, the name of the folder, or the name given.
+    /// The name: `sprites`, `mnist`, `fashion-mnist`, `cifar10`, the name of the folder, or the given name.
     pub fn name(&self) -> &str {
         &self.name
     }
@@ -239,22 +237,22 @@ impl Dataset {
         self.labels.len()
     }
 
-    /// Never: a data set holds at least one image.
+    /// Always false: a data set contains at least one image.
     pub fn is_empty(&self) -> bool {
         self.labels.is_empty()
     }
 
-    /// (C, H, W) of each image.
+    /// The shape (C, H, W) of each image.
     pub fn shape(&self) -> [usize; 3] {
         self.shape
     }
 
-    /// The class number of each image.
+    /// The class label of each image.
     pub fn labels(&self) -> &[u32] {
         &self.labels
     }
 
-    /// The names of the classes, by number.
+    /// The class names by label.
     pub fn class_names(&self) -> &[String] {
         &self.class_names
     }
@@ -264,14 +262,14 @@ impl Dataset {
         self.captions.as_deref()
     }
 
-    /// How many images each class has.
+    /// The number of images in each class.
     pub fn class_counts(&self) -> Vec<usize> {
         let mut counts = vec![0; self.class_names.len()];
         self.labels.iter().for_each(|label| counts[*label as usize] += 1);
         counts
     }
 
-    /// The pixels of 8-bit images, (N, C, H, W); none if the values are f32.
+    /// The pixels of 8-bit images, (N, C, H, W); `None` if the values are f32.
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.pixels {
             Pixels::U8(pixels) => Some(pixels),
@@ -279,14 +277,14 @@ impl Dataset {
         }
     }
 
-    /// The images with these indices as f32, without augmentation: 8-bit pixels in \[−1, 1\], where black is −1 and white
-    /// 1; f32 values unchanged.
+    /// Loads the images with these indices as f32, without augmentation: 8-bit pixels in \[−1, 1\], with black at −1
+    /// and white at 1; f32 values unchanged.
     ///
     /// # Shapes
-    /// (B, C, H, W), B the number of `indices`: a range as `0..8`, or a `Vec` or array of `usize` in any order.
+    /// (B, C, H, W) for B `indices`: a range such as `0..8`, or a `Vec` or array of `usize` in any order.
     ///
     /// # Errors
-    /// No index, or one that is not below [`Dataset::len`].
+    /// There is no index, or one is not below [`Dataset::len`].
     pub fn images(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
         let indices = self.checked(indices)?;
         let [channels, height, width] = self.shape;
@@ -306,13 +304,13 @@ impl Dataset {
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 
-    /// The classes of the images with these indices as vectors of 0 and a single 1: the context of a conditional model.
+    /// The classes of the images with these indices as one-hot vectors, the context of a conditional model.
     ///
     /// # Shapes
     /// (B, K) f32 for B `indices` and K classes.
     ///
     /// # Errors
-    /// As [`Dataset::images`].
+    /// See [`Dataset::images`].
     pub fn context(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
         let indices = self.checked(indices)?;
         let classes = self.class_names.len();
@@ -323,7 +321,7 @@ impl Dataset {
         Ok(Tensor::from_vec(values, (indices.len(), classes), device)?)
     }
 
-    /// The indices, if there is one and all are in range.
+    /// Checks that there are indices and all are in range.
     fn checked(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<usize>> {
         let indices: Vec<usize> = indices.into_iter().collect();
         ensure!(!indices.is_empty(), "the list of indices is empty");
@@ -333,20 +331,20 @@ impl Dataset {
         Ok(indices)
     }
 
-    /// The indices of the images of a class, in order.
+    /// The indices of the images in a class, in order.
     ///
     /// # Errors
-    /// There is no class of this number.
+    /// The class does not exist.
     pub fn of_class(&self, class: usize) -> Result<Vec<usize>> {
         let classes = self.class_names.len();
         ensure!(class < classes, "class {class} does not exist: {} has the classes 0 … {}", self.name, classes - 1);
         Ok((0..self.len()).filter(|&i| self.labels[i] as usize == class).collect())
     }
 
-    /// The data set of these images only.
+    /// A data set of the images with these indices.
     ///
     /// # Errors
-    /// As [`Dataset::images`].
+    /// See [`Dataset::images`].
     pub fn select(&self, indices: impl IntoIterator<Item = usize>) -> Result<Self> {
         let indices = self.checked(indices)?;
         let size = self.shape.iter().product();
@@ -362,15 +360,15 @@ impl Dataset {
         })
     }
 
-    /// A random split in two, `(train, test)`: the share `test` of the images is held out.
+    /// Splits the images at random into `(train, test)`, where the fraction `test` is held out.
     ///
     /// # Errors
-    /// `test` is not in (0, 1), or so small or large that one of the two would be empty.
+    /// `test` is not in (0, 1), or would leave one of the two empty.
     pub fn split(&self, test: f64, rng: &mut Rng) -> Result<(Self, Self)> {
         let kept = (self.len() as f64 * test).round();
         ensure!(
             kept >= 1.0 && kept < self.len() as f64,
-            "test = {test}: a share that leaves at least one of the {} images on each side is needed, as 0.1",
+            "test = {test} must be a fraction, such as 0.1, that leaves at least one of the {} images on each side",
             self.len(),
         );
         let order = rng.permutation(self.len());
@@ -378,13 +376,13 @@ impl Dataset {
         Ok((self.select(train.iter().copied())?, self.select(test.iter().copied())?))
     }
 
-    /// Shows name, number, size and classes in a notebook.
+    /// Displays the name, number, size and classes in a notebook.
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
     }
 }
 
-/// The values of these images, `size` for each.
+/// Collects the values of these images, `size` for each.
 fn gather<T: Clone>(values: &[T], indices: &[usize], size: usize) -> Vec<T> {
     let mut gathered = Vec::with_capacity(indices.len() * size);
     for i in indices {
@@ -393,7 +391,7 @@ fn gather<T: Clone>(values: &[T], indices: &[usize], size: usize) -> Vec<T> {
     gathered
 }
 
-/// `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and how much of a folder was skipped.
+/// Prints `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and the number of skipped files.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let [c, h, w] = self.shape;
@@ -411,7 +409,7 @@ impl fmt::Display for Dataset {
     }
 }
 
-/// As [`Display`](fmt::Display): millions of pixels say less than their summary.
+/// Prints the summary of [`Display`](fmt::Display) instead of millions of pixels.
 impl fmt::Debug for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

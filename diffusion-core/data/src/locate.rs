@@ -1,4 +1,4 @@
-//! The files of the data sets that are downloaded.
+//! Locating the files of downloaded data sets.
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read};
@@ -11,29 +11,30 @@ use sha2::{Digest, Sha256};
 use super::download::{self, Fetch, RemoteFile, data_dir, known};
 use diffusion_show::progress::{Progress, Unit};
 
-/// The names that [`fetch`] knows.
+/// The names that [`fetch`] accepts.
 pub const DOWNLOADS: [&str; 3] = ["mnist", "fashion-mnist", "cifar10"];
 
-/// Makes sure that the files of a data set, one of [`DOWNLOADS`], are in [`data_dir`], and returns their paths.
+/// Ensures that the files of a data set, one of [`DOWNLOADS`], are in [`data_dir`], and returns their paths.
 ///
 /// Missing files are downloaded, with a progress line.
 ///
 /// # Errors
-/// Another name; a file is neither there nor can it be downloaded: the message says where to put it by hand.
+/// The name is unknown, or a file neither exists nor can be downloaded: the message says where to put it by hand.
 pub fn fetch(name: &str) -> Result<Vec<PathBuf>> {
     let files = match name {
         "mnist" => download::mnist(),
         "fashion-mnist" => download::fashion_mnist(),
         "cifar10" => return Ok(vec![download(&download::cifar10(), &data_dir())?]),
-        "sprites" => bail!("sprites are drawn, not downloaded: there is nothing to fetch"),
+        "sprites" => bail!("sprites are drawn, not downloaded, so there is nothing to fetch"),
         _ => bail!("{name:?} cannot be downloaded; possible names: {}", DOWNLOADS.join(", ")),
     };
     let dir = data_dir().join(name);
     files.iter().map(|file| locate(file, &dir)).collect()
 }
 
-/// The file in `dir`, as distributed, downloaded if need be; or as people have it: unpacked, packed again, with a dot in its name,
-/// in the folders of torchvision (`MNIST/raw`) or Kaggle. Those are known by the SHA-256 of what is unpacked.
+/// Finds the file in `dir`, or downloads it. Besides the distributed file it accepts unpacked or repacked ones, with a
+/// dot in the name, and in the folders of torchvision (`MNIST/raw`) or Kaggle. These are recognised by the SHA-256 of
+/// the unpacked content.
 pub(super) fn locate(file: &RemoteFile, dir: &Path) -> Result<PathBuf> {
     let distributed = dir.join(&file.name);
     let unpacked = known::unpacked(&file.sha256);
@@ -47,12 +48,12 @@ pub(super) fn locate(file: &RemoteFile, dir: &Path) -> Result<PathBuf> {
             _ => others.push(path),
         }
     }
-    // What has its name but another content would be in the way of the download.
+    // A file with the right name but different content would block the download.
     others.retain(|path| *path == distributed);
     if let [other] = &others[..] {
         bail!(
-            "{}: its content is not that of {} as it is distributed, nor of the same file packed otherwise: remove it, and it is \
-             downloaded again",
+            "{}: its content is not that of {}, neither as distributed nor unpacked or repacked; remove it to \
+             download the file again",
             other.display(),
             file.name
         )
@@ -60,7 +61,7 @@ pub(super) fn locate(file: &RemoteFile, dir: &Path) -> Result<PathBuf> {
     download(file, dir)
 }
 
-/// Where a file may be, the distributed one last.
+/// The places where a file may be, the distributed one last.
 fn places(name: &str, dir: &Path) -> Vec<PathBuf> {
     let plain = name.trim_end_matches(".gz");
     let dotted = plain.replace("-idx", ".idx");
@@ -73,12 +74,12 @@ fn places(name: &str, dir: &Path) -> Vec<PathBuf> {
     places
 }
 
-/// Of a file's content, without gzip if that is around it.
+/// The SHA-256 of a file's content, unpacked if it is gzip.
 fn sha256_of_unpacked(path: &Path) -> std::io::Result<String> {
     let mut reader = BufReader::new(fs::File::open(path)?);
     let mut hasher = Sha256::new();
     if reader.fill_buf()?.starts_with(&[0x1f, 0x8b]) {
-        // Further than the largest of these files nothing is unpacked.
+        // Unpacks no more than the size of the largest of these files.
         std::io::copy(&mut MultiGzDecoder::new(reader).take(1 << 26), &mut hasher)?;
     } else {
         std::io::copy(&mut reader.take(1 << 26), &mut hasher)?;
@@ -104,9 +105,9 @@ pub(super) fn download(file: &RemoteFile, dir: &Path) -> Result<PathBuf> {
 mod tests {
     use super::*;
 
-    /// Its content decides, wherever it is and whatever it is called.
+    /// Files are recognised by content, wherever they are and whatever they are called.
     #[test]
-    fn a_file_is_found_however_it_was_unpacked() -> Result<()> {
+    fn a_file_is_found_packed_or_unpacked() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let content = b"labels of ten thousand digits";
         let sha256 = format!("{:x}", Sha256::digest(content));
@@ -132,7 +133,7 @@ mod tests {
         }
         fs::write(dir.path().join("x"), &packed[..20])?;
         assert!(of(dir.path().join("x")).is_none_or(|found| found != sha256));
-        // Nobody's download is written over.
+        // A user's own download is not overwritten.
         let file = RemoteFile {
             name: "t10k-labels-idx1-ubyte.gz".to_owned(),
             urls: Vec::new(),
@@ -146,7 +147,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_downloaded_is_an_error_that_lists_what_can() {
+    fn an_unknown_name_is_an_error_that_lists_the_known_ones() {
         let message = fetch("imagenet").unwrap_err().to_string();
         assert!(message.contains("\"imagenet\"") && message.contains("mnist, fashion-mnist, cifar10"));
         assert!(fetch("sprites").unwrap_err().to_string().contains("drawn"));

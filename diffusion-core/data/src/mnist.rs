@@ -14,13 +14,13 @@ pub const FASHION_CLASSES: [&str; 10] =
     ["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"];
 
 impl Dataset {
-    /// MNIST: 28×28 grey handwritten digits, 60,000 training and 10,000 test images, downloaded on first use
-    /// (11.6 MB) into `mnist` in [`data_dir`].
+    /// MNIST: 28×28 greyscale handwritten digits, 60,000 training and 10,000 test images, downloaded on first use (11.6
+    /// MB) into `mnist` in [`data_dir`].
     ///
     /// Authors: Y. LeCun, C. Cortes, C. Burges; licence CC BY-SA 3.0.
     ///
     /// # Errors
-    /// A file is neither there nor can it be downloaded, or it is damaged: the message says where to put it by hand.
+    /// A file neither exists nor can be downloaded, or it is damaged: the message says where to put it by hand.
     pub fn mnist(split: Split) -> Result<Self> {
         Self::idx_files("mnist", &download::mnist(), split, &MNIST_CLASSES)
     }
@@ -29,7 +29,7 @@ impl Dataset {
     /// downloaded on first use (30.9 MB) into `fashion-mnist` in [`data_dir`]. Licence MIT.
     ///
     /// # Errors
-    /// As [`Dataset::mnist`].
+    /// See [`Dataset::mnist`].
     pub fn fashion_mnist(split: Split) -> Result<Self> {
         let files = download::fashion_mnist();
         Self::idx_files("fashion-mnist", &files, split, &FASHION_CLASSES)
@@ -51,9 +51,9 @@ impl Dataset {
 mod tests {
     use super::*;
 
-    /// Runs on the real files where they are, and on nothing where they are not.
+    /// Skipped if the real files are not available.
     #[test]
-    fn mnist_is_what_it_should_be() -> Result<()> {
+    fn mnist_has_the_expected_content() -> Result<()> {
         let dir = data_dir();
         if !dir.join("mnist/t10k-images-idx3-ubyte.gz").is_file() {
             eprintln!("MNIST is not in {}: only the made-up files were tested", dir.display());

@@ -1,6 +1,6 @@
-//! Images and labels from NumPy files, as `np.save` writes them.
+//! Images and labels from NumPy files, as written by `np.save`.
 //!
-//! They are read here rather than by candle's reader, which allocates whatever a header claims.
+//! candle's reader is not used because it allocates whatever a header claims.
 
 mod array;
 
@@ -14,20 +14,20 @@ use super::{Dataset, MAX_CLASSES};
 use array::{Array, Value};
 
 impl Dataset {
-    /// Images, and if there are any their labels, from `.npy` files (NumPy's `np.save`).
+    /// Loads images, and labels if there are any, from `.npy` files (NumPy's `np.save`).
     ///
-    /// `images` are whole numbers in 0 … 255 of any type: (N, H, W) for grey, else (N, H, W, C) or (N, C, H, W) with C = 1
-    /// (grey) or 3 (RGB). The last axis is taken for the channels if its length is 1 or 3, otherwise the second. (N, S²), as
-    /// (N, 784), are grey squares.
+    /// `images` are whole numbers in 0 … 255 of any type: (N, H, W) for greyscale, otherwise (N, H, W, C) or (N, C, H,
+    /// W) with C = 1 (greyscale) or 3 (RGB). The last axis is the channel axis if its length is 1 or 3, otherwise the
+    /// second. (N, S²), such as (N, 784), holds greyscale squares.
     ///
-    /// `labels` are class numbers, (N,) or (N, 1) of any type, or one-hot rows, (N, K): a 1 at the class and 0 elsewhere.
-    /// Without them, all images are of one class. `classes` are the names; if none is given, the classes are called
-    /// `class 0`, `class 1`, … up to the highest number, or up to K.
+    /// `labels` are class labels, (N,) or (N, 1) of any type, or one-hot rows, (N, K). Without labels, all images are
+    /// in one class. `classes` are the class names; without names, the classes are called `class 0`, `class 1`, … up to
+    /// the highest label, or up to K.
     ///
     /// # Errors
-    /// A file cannot be read or is not what it should be (the message says what to do in NumPy); more than
-    /// [`MAX_BYTES`](super::MAX_BYTES) in a file; the two differ in number; a label is no class number, has no class name, or
-    /// is [`MAX_CLASSES`] or above.
+    /// A file cannot be read or has the wrong content (the message says what to do in NumPy) or more than
+    /// [`MAX_BYTES`](super::MAX_BYTES); the files differ in number; or a label is not a whole number, has no class
+    /// name, or is [`MAX_CLASSES`] or above.
     pub fn from_npy(name: &str, images: &Path, labels: Option<&Path>, classes: &[&str]) -> Result<Self> {
         let (n, shape, pixels) = images_of(Array::read(images)?, images)?;
         let (numbers, count) = match labels {
@@ -39,7 +39,7 @@ impl Dataset {
             [] => (0..count).map(|class| format!("class {class}")).collect(),
             _ => classes.iter().map(|&class| class.to_owned()).collect(),
         };
-        ensure!(labels.is_some() || names.len() == 1, "{} class names for {at}, but no labels", names.len());
+        ensure!(labels.is_some() || names.len() == 1, "there are {} class names for {at}, but no labels", names.len());
         ensure!(
             count <= names.len(),
             "{at} has the classes 0 … {}, but there are {} class names",
@@ -51,14 +51,15 @@ impl Dataset {
     }
 }
 
-/// Images that somebody has made, as an `.npy` file: `float32` or `float64` (N, C, H, W) in −1 … 1, as `diffusion sample --npy`
-/// writes them, or `uint8` as [`Dataset::from_npy`] takes them.
+/// Loads generated images from an `.npy` file: `float32` or `float64` (N, C, H, W) in −1 … 1, as written by
+/// `diffusion sample --npy`, or `uint8` in the format of [`Dataset::from_npy`].
 ///
 /// # Shapes
 /// (N, C, H, W), f32, in \[−1, 1\].
 ///
 /// # Errors
-/// The file cannot be read or holds no images; a value is not finite or far outside of −1 … 1: the message names the file.
+/// The file cannot be read or contains no images, or a value is not finite or far outside −1 … 1: the message names the
+/// file.
 pub fn samples_from_npy(path: &Path) -> Result<Tensor> {
     let at = path.display();
     let array = Array::read(path)?;
@@ -69,29 +70,29 @@ pub fn samples_from_npy(path: &Path) -> Result<Tensor> {
     }
     ensure!(
         array.value.is_float(),
-        "{at} holds values of type {}; samples are float32 in −1 … 1, or uint8",
+        "{at} holds values of type {}; samples must be float32 in −1 … 1, or uint8",
         array.value
     );
     let [n, c @ (1 | 3), h, w] = array.shape[..] else {
-        bail!("{at} holds an array of shape {:?}; samples are (N, C, H, W) with C = 1 or 3", array.shape)
+        bail!("{at} holds an array of shape {:?}; samples must be (N, C, H, W) with C = 1 or 3", array.shape)
     };
     let values: Vec<f32> = array.numbers().map(|x| x as f32).collect();
-    // Beyond 1.5 a value is a mistake, such as 0 … 255 as float.
+    // Values beyond 1.5 indicate a mistake, such as 0 … 255 as float.
     if let Some(i) = values.iter().position(|x| !(-1.5..=1.5).contains(x)) {
         bail!("{at}: sample {} has the value {}; samples are in −1 … 1", i / (c * h * w), values[i])
     }
     Ok(Tensor::from_vec(values, (n, c, h, w), &Device::Cpu)?.clamp(-1f32, 1f32)?)
 }
 
-/// The class numbers of `n` images, as [`Dataset::from_npy`] takes them.
+/// Loads the labels of `n` images in the format of [`Dataset::from_npy`].
 ///
 /// # Errors
-/// The file cannot be read, holds no labels, or not `n`: the message names it.
+/// The file cannot be read, or does not contain `n` labels: the message names it.
 pub fn labels_from_npy(path: &Path, n: usize) -> Result<Vec<u32>> {
     read_labels(path, n).map(|(labels, _)| labels)
 }
 
-/// (N, \[C, H, W\], pixels with the channels first).
+/// (N, \[C, H, W\], pixels in channels-first order).
 fn images_of(array: Array, path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> {
     let at = path.display();
     let bytes = match array.value {
@@ -104,13 +105,13 @@ fn images_of(array: Array, path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> 
         [n, c @ (1 | 3), h, w] => (n, [c, h, w], bytes),
         [n, pixels] if is_square(pixels) => (n, [1, pixels.isqrt(), pixels.isqrt()], bytes),
         [_, 3072] => bail!(
-            "{at} holds rows of 3072 values; in NumPy, if each is red, green and blue of 32×32 pixels, one after the other: \
-             np.save(file, x.reshape(-1, 3, 32, 32))"
+            "{at} holds rows of 3072 values; if each row is the red, green and blue plane of a 32×32 image, convert \
+             them in NumPy: np.save(file, x.reshape(-1, 3, 32, 32))"
         ),
         [.., 4] if array.shape.len() == 4 => {
-            bail!("{at} holds RGBA images; in NumPy, without alpha: np.save(file, x[..., :3])")
+            bail!("{at} holds RGBA images; remove alpha in NumPy: np.save(file, x[..., :3])")
         }
-        [_, 4, _, _] => bail!("{at} holds RGBA images; in NumPy, without alpha: np.save(file, x[:, :3])"),
+        [_, 4, _, _] => bail!("{at} holds RGBA images; remove alpha in NumPy: np.save(file, x[:, :3])"),
         _ => bail!(
             "{at} holds an array of shape {:?}, not images: (N, H, W), (N, H, W, C) or (N, C, H, W) with C = 1 or 3",
             array.shape
@@ -118,12 +119,13 @@ fn images_of(array: Array, path: &Path) -> Result<(usize, [usize; 3], Vec<u8>)> 
     };
     ensure!(
         bytes.iter().any(|byte| *byte > 1) || bytes.iter().all(|byte| *byte == 0),
-        "{at}: all values are 0 or 1, and images are 0 … 255; in NumPy, if 1 is white: np.save(file, (255 * x).astype(np.uint8))"
+        "{at}: all values are 0 or 1, but images must be 0 … 255; if 1 is white, convert them in NumPy: np.save(file, \
+         (255 * x).astype(np.uint8))"
     );
     Ok((n, shape, bytes))
 }
 
-/// The rows of as many values are taken for squares, of 8 pixels a side at least.
+/// Whether rows of this length hold squares with a side of at least 8 pixels.
 fn is_square(pixels: usize) -> bool {
     pixels >= 64 && pixels.isqrt().pow(2) == pixels
 }
@@ -132,14 +134,14 @@ fn as_byte(value: f64) -> Option<u8> {
     ((0.0..=255.0).contains(&value) && value.fract() == 0.0).then_some(value as u8)
 }
 
-/// What is wrong with values that are no bytes, and the line of NumPy that makes bytes of them.
+/// Explains values that are not bytes, with the line of NumPy that converts them.
 fn not_bytes(array: &Array, path: &Path) -> String {
     let finite = || array.numbers().filter(|x| x.is_finite());
     let (low, high) = finite().fold((f64::INFINITY, f64::NEG_INFINITY), |(a, b), x| (a.min(x), b.max(x)));
     let (what, repair) = if finite().count() < array.numbers().count() {
         (
             "values that are not finite".to_owned(),
-            "np.nan_to_num(x) replaces them; look first at why they are there".to_owned(),
+            "np.nan_to_num(x) replaces them, but first find out where they come from".to_owned(),
         )
     } else {
         let repair = match (low, high) {
@@ -151,10 +153,10 @@ fn not_bytes(array: &Array, path: &Path) -> String {
         let what = format!("values in {low} … {high} of type {}", array.value);
         (what, format!("np.save(file, ({repair}).round().astype(np.uint8))"))
     };
-    format!("{} holds {what}; images are whole numbers in 0 … 255. In NumPy: {repair}", path.display())
+    format!("{} holds {what}; images must be whole numbers in 0 … 255. Convert them in NumPy: {repair}", path.display())
 }
 
-/// The class numbers of `n` images, and how many classes there are.
+/// The labels of `n` images, and the number of classes.
 fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
     let at = path.display();
     let array = Array::read(path)?;
@@ -172,7 +174,7 @@ fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
         for (i, value) in values.iter().enumerate() {
             ensure!(
                 value.fract() == 0.0 && (0.0..MAX_CLASSES as f64).contains(value),
-                "labels[{i}] = {value} in {at}: class numbers are whole, from 0 to {}",
+                "labels[{i}] = {value} in {at}: labels must be whole numbers from 0 to {}",
                 MAX_CLASSES - 1
             );
         }
@@ -180,7 +182,7 @@ fn read_labels(path: &Path, n: usize) -> Result<(Vec<u32>, usize)> {
         let count = labels.iter().max().map_or(0, |most| *most as usize + 1);
         return Ok((labels, count));
     };
-    ensure!(k <= MAX_CLASSES, "{at} has rows of {k} values; no more than {MAX_CLASSES} classes are possible");
+    ensure!(k <= MAX_CLASSES, "{at} has rows of {k} values; at most {MAX_CLASSES} classes are supported");
     let mut labels = Vec::with_capacity(n);
     for (i, row) in values.chunks_exact(k).enumerate() {
         let class = row.iter().position(|&value| value == 1.0);
@@ -201,7 +203,7 @@ pub(super) mod tests {
     use std::path::PathBuf;
     use tempfile::TempDir;
 
-    /// Files of these contents in a folder of their own.
+    /// Files with these contents in a temporary folder.
     fn files<const N: usize>(contents: [Vec<u8>; N]) -> (TempDir, [PathBuf; N]) {
         let dir = tempfile::tempdir().unwrap();
         let paths = std::array::from_fn(|i| dir.path().join(format!("file{i}.npy")));
@@ -246,7 +248,7 @@ pub(super) mod tests {
 
     #[test]
     fn every_order_of_axes_gives_the_same_images() {
-        // Two images of 3 × 2 × 4: by channel the bytes count up; by pixel they jump.
+        // Two images of 3 × 2 × 4, whose bytes count up in channels-first order and jump in channels-last order.
         let by_channel = counting(48);
         let by_pixel: Vec<u8> =
             (0..2).flat_map(|n| (0..8).flat_map(move |p| (0..3).map(move |c| n * 24 + c * 8 + p))).collect();
@@ -263,7 +265,7 @@ pub(super) mod tests {
         }
     }
 
-    /// As scikit-learn's `fetch_openml` and lists of Python give them.
+    /// As returned by scikit-learn's `fetch_openml` and Python lists.
     #[test]
     fn whole_numbers_of_any_type_and_rows_of_squares_are_images() {
         let pixels: Vec<u8> = (0..128).collect();
@@ -336,7 +338,7 @@ pub(super) mod tests {
             (with_labels(npy("|u1", "(2, 2)", &[1, 0, 1, 1]), &[]), ["file1.npy", "labels[1]"]),
             (with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 0]), &[]), ["file1.npy", "not one-hot"]),
             (with_labels(npy("|u1", "(2, 2)", &[1, 0, 0, 2]), &[]), ["file1.npy", "not one-hot"]),
-            (with_labels(npy("|u1", "(2, 20000)", &[0; 40_000]), &[]), ["file1.npy", "no more than 10000 classes"]),
+            (with_labels(npy("|u1", "(2, 20000)", &[0; 40_000]), &[]), ["file1.npy", "at most 10000 classes"]),
             (with_labels(npy("|u1", "(2, 1, 1)", &[0, 0]), &[]), ["file1.npy", "not labels"]),
             (
                 with_labels(npy("|u1", "(2,)", &[0, 2]), &["a", "b"]),

@@ -1,4 +1,4 @@
-//! Images of another size, and the two orders in which the numbers of an image are kept.
+//! Resizing images, and converting between channel orders.
 
 use anyhow::{Context, Result, ensure};
 use image::GrayImage;
@@ -10,20 +10,20 @@ use diffusion_ops::device::available_memory;
 /// The largest side of a resized image in pixels.
 pub(super) const MAX_SIDE: usize = 1024;
 
-/// How [`Dataset::resize`] fills in between pixels.
+/// The interpolation of [`Dataset::resize`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Resize {
-    /// Weighted means of the neighbours: for photographs and handwriting.
+    /// A weighted mean of neighbouring pixels, for photographs and handwriting.
     Bilinear,
-    /// The nearest pixel: keeps the hard edges of pixel art.
+    /// The nearest pixel, which keeps the hard edges of pixel art.
     Nearest,
 }
 
 impl Dataset {
-    /// The same images `side` pixels high and wide: 28 → 32 or 32 → 64, say.
+    /// Resizes the images to `side` pixels high and wide, for example from 28 to 32 or from 32 to 64.
     ///
     /// # Errors
-    /// `side` = 0 or above 1024; more than [`MAX_BYTES`] of pixels; f32 values.
+    /// `side` is 0 or above 1024, the pixels take more than [`MAX_BYTES`], or the values are f32.
     pub fn resize(&self, side: usize, how: Resize) -> Result<Self> {
         check_side(side)?;
         let bytes =
@@ -45,25 +45,25 @@ impl Dataset {
     }
 }
 
-/// Whether images can be `side` pixels high and wide.
+/// Checks that images can be `side` pixels high and wide.
 pub(super) fn check_side(side: usize) -> Result<()> {
-    ensure!((1..=MAX_SIDE).contains(&side), "side = {side}: 1 … {MAX_SIDE} pixels are possible");
+    ensure!((1..=MAX_SIDE).contains(&side), "side = {side} must be in 1 … {MAX_SIDE} pixels");
     Ok(())
 }
 
-/// Whether `n` images of (C, H, W) can be kept.
+/// Checks that `n` images of (C, H, W) fit into memory.
 pub(super) fn check_bytes(n: usize, [channels, height, width]: [usize; 3]) -> Result<()> {
     let bytes = [n, channels, height, width].iter().try_fold(1u64, |product, &d| product.checked_mul(d as u64));
     ensure!(
         bytes.is_some_and(|bytes| bytes <= MAX_BYTES),
-        "{n} images of {channels}×{height}×{width} take more than {} GiB; make them smaller or fewer",
+        "{n} images of {channels}×{height}×{width} take more than {} GiB; use smaller or fewer images",
         MAX_BYTES >> 30
     );
     if let (Some(bytes), Some(free)) = (bytes, available_memory()) {
         ensure!(
             bytes <= free,
-            "{n} images of {channels}×{height}×{width} take {:.1} GB, and {:.1} GB of memory are free; make them smaller (--side) or \
-             fewer",
+            "{n} images of {channels}×{height}×{width} take {:.1} GB, but only {:.1} GB of memory are free; use \
+             smaller (--side) or fewer images",
             bytes as f64 / 1e9,
             free as f64 / 1e9
         );
@@ -71,7 +71,7 @@ pub(super) fn check_bytes(n: usize, [channels, height, width]: [usize; 3]) -> Re
     Ok(())
 }
 
-/// Images with the channels of each pixel side by side, as images with one plane of pixels for each channel.
+/// Converts interleaved channels to one plane of pixels per channel.
 pub(super) fn to_channels_first(interleaved: &[u8], channels: usize, area: usize) -> Vec<u8> {
     let images = interleaved.chunks_exact(channels * area);
     images.flat_map(|image| (0..channels).flat_map(move |c| (0..area).map(move |i| image[i * channels + c]))).collect()
@@ -83,7 +83,7 @@ mod tests {
     use image::{Rgb, RgbImage};
 
     #[test]
-    fn sizes_that_no_computer_has_are_errors() {
+    fn impossible_sizes_are_errors() {
         let message = check_bytes(usize::MAX, [3, 1024, 1024]).unwrap_err();
         assert!(message.to_string().contains("more than 8 GiB"), "{message}");
         assert!(check_bytes(60_000, [1, 1024, 1024]).is_err());

@@ -1,4 +1,4 @@
-//! Any data set by its name: what a configuration or a command line says about data.
+//! Data sets by name, as in a configuration or on the command line.
 
 use std::collections::HashSet;
 use std::fs;
@@ -12,10 +12,10 @@ use super::resize::check_side;
 use super::{Augmentation, Dataset, MAX_SPRITES, Resize, Split};
 use diffusion_ops::rng::Rng;
 
-/// The names that [`Source::task`] can have, beside that of a folder or file.
+/// The names for [`Source::task`], besides the path of a folder or file.
 pub const TASKS: [&str; 4] = ["sprites", "mnist", "fashion-mnist", "cifar10"];
 
-/// The share of a folder or array that is held out as the test set.
+/// The fraction of a folder or array that is held out as the test set.
 const TEST: f64 = 0.1;
 
 /// A data set by name, and how to prepare it.
@@ -31,20 +31,20 @@ const TEST: f64 = 0.1;
 #[serde(default, deny_unknown_fields)]
 pub struct Source {
     /// `sprites` (the default), `mnist`, `fashion-mnist`, `cifar10`, or the path of a folder of images
-    /// ([`Dataset::from_folder`]), of an `.npy` file ([`Dataset::from_npy`]), or of a folder with one `.npy` file of images and
-    /// perhaps another with `label` in its name. A folder that has one of the four names is written `./mnist`.
+    /// ([`Dataset::from_folder`]), of an `.npy` file ([`Dataset::from_npy`]), or of a folder with one `.npy` file of
+    /// images and optionally one with `label` in its name. A folder with one of the four names is written `./mnist`.
     pub task: String,
-    /// How many training sprites are drawn, 1 … 1,000,000. Default 10,000. Other data sets have a fixed number of images.
+    /// The number of training sprites, 1 … 1,000,000. Default 10,000. Other data sets have a fixed number of images.
     pub images: usize,
-    /// The height and width that images get, 1 … 1024; none leaves them as they are, which a folder of images allows if all
-    /// are of one size. Sprites keep their hard edges ([`Resize::Nearest`]), everything else is smoothed.
+    /// The height and width to resize images to, 1 … 1024. Without it they keep their size, which must be the same for
+    /// all images of a folder. Sprites keep their hard edges ([`Resize::Nearest`]); other images are smoothed.
     pub side: Option<usize>,
-    /// The `.npy` file with the labels, for images from an `.npy` file.
+    /// The `.npy` file of labels for images from an `.npy` file.
     pub labels: Option<PathBuf>,
-    /// Whether files of a folder that cannot be read are listed and left out; else the first of them is an error. Default false.
+    /// Whether unreadable files of a folder are listed and skipped; otherwise the first one is an error. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skip_bad: bool,
-    /// Random changes to the training images, such as `["horizontal-flip"]`. Default none.
+    /// Augmentations of the training images, such as `["horizontal-flip"]`. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub augment: Vec<Augmentation>,
 }
@@ -63,15 +63,16 @@ impl Default for Source {
 }
 
 impl Source {
-    /// The images of a split.
+    /// Loads the images of a split.
     ///
-    /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. Of a folder or array, a
-    /// tenth chosen by `seed` is held out for [`Split::Test`]. Sprites are drawn from `seed`; the test set is a tenth as
-    /// large, drawn from another seed, without images that are also in the training set. Only training images are augmented.
+    /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. For a folder or array,
+    /// `seed` chooses a tenth of the images that is held out for [`Split::Test`]. Sprites are drawn from `seed`; their
+    /// test set is a tenth as large, drawn from a different seed, and contains no image of the training set. Only
+    /// training images are augmented.
     ///
     /// # Errors
-    /// `task` is neither a name nor a path that exists; a value out of range; `labels` without an `.npy` file of images;
-    /// fewer than 5 images in a folder or array; whatever is wrong with the files.
+    /// `task` is neither a name nor an existing path; a value is out of range; `labels` is given without an `.npy` file
+    /// of images; a folder or array has fewer than 5 images; or a file cannot be used.
     pub fn load(&self, split: Split, seed: u64) -> Result<Dataset> {
         self.check()?;
         let all = match self.named(split, seed)? {
@@ -84,10 +85,10 @@ impl Source {
         self.prepared(all, split)
     }
 
-    /// Both splits, the training images first: a folder or array is read once.
+    /// Loads both splits, the training images first, reading a folder or array only once.
     ///
     /// # Errors
-    /// As [`Source::load`].
+    /// See [`Source::load`].
     pub fn load_both(&self, seed: u64) -> Result<(Dataset, Dataset)> {
         self.check()?;
         let (train, test) = match self.named(Split::Train, seed)? {
@@ -105,12 +106,12 @@ impl Source {
         if let Some(labels) = &self.labels
             && TASKS.contains(&&self.task[..])
         {
-            bail!("labels = {labels:?}: {} has its own", self.task);
+            bail!("labels = {labels:?} cannot be set, since {} has its own labels", self.task);
         }
         Ok(())
     }
 
-    /// A split of the data set of this name, if there is one.
+    /// Loads a split of the built-in data set with this name, if there is one.
     fn named(&self, split: Split, seed: u64) -> Result<Option<Dataset>> {
         Ok(Some(match &self.task[..] {
             "sprites" => self.sprites(split, seed)?,
@@ -121,7 +122,7 @@ impl Source {
         }))
     }
 
-    /// Of the size that is wanted; training images with their augmentation.
+    /// Resizes the images, and adds the augmentation to training images.
     fn prepared(&self, all: Dataset, split: Split) -> Result<Dataset> {
         let [_, height, width] = all.shape();
         let how = match &self.task[..] {
@@ -141,7 +142,7 @@ impl Source {
     fn sprites(&self, split: Split, seed: u64) -> Result<Dataset> {
         ensure!(
             (1..=MAX_SPRITES).contains(&self.images),
-            "images = {}: 1 … {MAX_SPRITES} sprites can be drawn",
+            "images = {} sprites must be in 1 … {MAX_SPRITES}",
             self.images
         );
         let train = Dataset::sprites(self.images, seed)?;
@@ -157,7 +158,7 @@ impl Source {
         test.select(new.map(|(i, _)| i))
     }
 
-    /// All images of a folder or array.
+    /// Loads all images of a folder or array.
     fn read(&self, path: &Path) -> Result<Dataset> {
         let is_array = |path: &Path| {
             let extension = path.extension().unwrap_or_default();
@@ -169,13 +170,13 @@ impl Source {
         }
         ensure!(
             path.exists(),
-            "task = {:?} is neither one of {} nor a folder or .npy file that exists",
+            "task = {:?} is neither one of {} nor an existing folder or .npy file",
             self.task,
             TASKS.join(", ")
         );
         ensure!(
             path.is_dir(),
-            "task = {:?} is a file that does not end in .npy; a folder of images or an .npy file is needed",
+            "task = {:?} is a file that does not end in .npy; use a folder of images or an .npy file",
             self.task
         );
         let mut arrays = Vec::new();
@@ -191,14 +192,14 @@ impl Source {
         }
         if let Some(labels) = &self.labels {
             bail!(
-                "labels = {labels:?} belong to images in an .npy file; in the folder {:?}, each folder is a class",
+                "labels = {labels:?} can only be used with an .npy file; in the folder {:?}, each folder is a class",
                 self.task
             );
         }
         Dataset::read_folder(path, self.side, self.skip_bad)
     }
 
-    /// Which of the arrays in a folder are the images, and which the labels.
+    /// Finds the images and the labels among the arrays in a folder.
     fn pair(&self, mut arrays: Vec<PathBuf>) -> Result<(PathBuf, Option<PathBuf>)> {
         arrays.sort();
         let is_labels = |path: &PathBuf| {
@@ -211,8 +212,8 @@ impl Source {
             ([images], [], None) => Ok((images.clone(), None)),
             ([images], [labels], None) => Ok((images.clone(), Some(labels.clone()))),
             _ => bail!(
-                "the folder {:?} holds {} .npy files of images and {} of labels (by their names); \
-                 give the path of the images as task and that of the labels as labels",
+                "the folder {:?} holds {} .npy files of images and {} of labels (judging by their names); set task to \
+                 the path of the images and labels to that of the labels",
                 self.task,
                 images.len(),
                 labels.len()
@@ -221,7 +222,7 @@ impl Source {
     }
 }
 
-/// The training images, and the tenth that is held out.
+/// Splits off the tenth that is held out.
 fn halves(all: Dataset, seed: u64) -> Result<(Dataset, Dataset)> {
     ensure!(all.len() >= 5, "{} has {} images; at least 5 are needed to hold out a tenth", all.name(), all.len());
     all.split(TEST, &mut Rng::new(seed))
@@ -238,7 +239,7 @@ mod tests {
     }
 
     #[test]
-    fn a_configuration_is_what_it_says_and_nothing_else() {
+    fn a_configuration_is_read_and_unknown_keys_are_errors() {
         let source: Source = toml::from_str("task = \"mnist\"\nside = 32").unwrap();
         let want = Source { side: Some(32), ..task("mnist") };
         assert_eq!(source, want);
@@ -255,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn sprites_to_test_on_are_none_of_those_to_learn_from() -> Result<()> {
+    fn test_sprites_are_not_in_the_training_set() -> Result<()> {
         let source = Source { images: 2000, ..Source::default() };
         let (train, test) = (source.load(Split::Train, 1)?, source.load(Split::Test, 1)?);
         assert_eq!(train.fingerprint(), Dataset::sprites(2000, 1)?.fingerprint());
@@ -268,7 +269,7 @@ mod tests {
         let large = large.load(Split::Train, 1)?;
         assert_eq!(large.augmentation(), [Augmentation::HorizontalFlip]);
         assert_eq!(large.shape(), [3, 32, 32]);
-        // Enlarged without smoothing: every row twice, every pixel twice.
+        // Enlarged without smoothing: every row and every pixel is repeated.
         let pixels = large.bytes().unwrap();
         assert_eq!(pixels[..32], pixels[32..64]);
         assert!(pixels.chunks_exact(2).all(|pair| pair[0] == pair[1]));
@@ -291,7 +292,7 @@ mod tests {
             all.sort();
             assert_eq!(all, pixels);
         }
-        // Class i % 2 for image i, in the folder or named.
+        // Class i % 2 for image i, found in the folder or named.
         let numbers: Vec<u8> = pixels.iter().map(|p| p % 2).collect();
         fs::write(&labels, npy("|u1", "(20,)", &numbers))?;
         let named = Source { labels: Some(labels), ..task(&images) };
@@ -310,7 +311,7 @@ mod tests {
     }
 
     #[test]
-    fn a_folder_of_images_is_resized_only_if_asked_for() -> Result<()> {
+    fn a_folder_of_images_is_resized_only_with_a_side() -> Result<()> {
         let dir = tempfile::tempdir()?;
         for i in 0..10 {
             let image = GrayImage::from_pixel(6, 4, Luma([i]));
@@ -326,7 +327,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_loaded_says_why() -> Result<()> {
+    fn errors_explain_what_cannot_be_loaded() -> Result<()> {
         let dir = tempfile::tempdir()?;
         let few = dir.path().join("few.npy");
         fs::write(&few, npy("|u1", "(4, 1, 1)", &[0; 4]))?;

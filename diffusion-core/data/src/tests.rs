@@ -1,6 +1,6 @@
 use super::*;
 
-/// Two images of 1×2×2 and one more, with a label each.
+/// Three images of 1×2×2 with labels.
 fn tiny() -> Dataset {
     let pixels = vec![0, 255, 51, 204, 1, 2, 3, 4, 9, 9, 9, 9];
     Dataset::from_u8("tiny", pixels, [1, 2, 2], vec![1, 0, 1], &["a", "b"]).unwrap()
@@ -87,7 +87,7 @@ fn a_split_shares_out_every_image_once() -> Result<()> {
 fn values_out_of_range_are_errors_that_name_them() {
     let new = |n: usize, shape, labels| Dataset::from_u8("x", vec![0; n], shape, labels, &["a", "b"]);
     let not_finite = |x| Dataset::from_f32("x", vec![0.0, x], [1, 1, 2], vec![0], &["a"]);
-    let fit = "2 labels and images of 1×2×2 do not fit 7";
+    let fit = "7 pixel values do not fit 2 labels and images of 1×2×2";
     let label = "labels[0] = 2, but there are 2 classes";
     let range = "index 3 is out of range: tiny has the images 0 … 2";
     let d = tiny();
@@ -110,7 +110,7 @@ fn values_out_of_range_are_errors_that_name_them() {
         (d.resize(0, Resize::Nearest).map(drop), "side = 0"),
         (d.with_captions(vec![]).map(drop), "0 captions for 3 images"),
         (Dataset::sprites(0, 0).map(drop), "n = 0"),
-        (Dataset::sprites(usize::MAX, 0).map(drop), "ask for 1 … 1000000"),
+        (Dataset::sprites(usize::MAX, 0).map(drop), "must be in 1 … 1000000"),
     ] {
         let message = result.unwrap_err().to_string();
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");

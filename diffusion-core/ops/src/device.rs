@@ -1,4 +1,4 @@
-//! Where the arithmetic is done, and what machine this is.
+//! Devices, and a description of the machine.
 
 use candle_core::utils::{cuda_is_available, get_num_threads, metal_is_available};
 use candle_core::{Device, DeviceLocation};
@@ -23,16 +23,16 @@ pub use precision::Precision;
 #[cfg(feature = "cuda")]
 pub(crate) use precision::tf32;
 
-/// The best device at hand: CUDA, else Metal, else the CPU.
+/// The best available device: CUDA, otherwise Metal, otherwise the CPU.
 ///
-/// A device is only tried if the crate was built for it: `cuda` and `metal` are features of this crate (`make lab
-/// FEATURES=cuda` turns one on for all notebooks; on Apple machines Metal is always built in). One that is built in but
-/// does not work, for want of a driver for example, is passed over; [`Setup`] and [`Choice::open`] say why.
+/// CUDA and Metal are only tried if diffusion-core was built with them, through the features `cuda` and `metal`
+/// (`make lab FEATURES=cuda` enables one for all notebooks; on Apple machines Metal is always built in). A device that
+/// is built in but does not work, for example without a driver, is skipped; [`Setup`] and [`Choice::open`] report why.
 pub fn best() -> Device {
     choose().0
 }
 
-/// The best device, and why a better one was passed over.
+/// The best device, and why a better one was skipped.
 fn choose() -> (Device, Option<String>) {
     let mut passed_over = Vec::new();
     let cuda = cuda_is_available().then_some(("CUDA", open_cuda as fn() -> _));
@@ -55,10 +55,10 @@ use cuda::open as open_cuda;
 
 #[cfg(not(feature = "cuda"))]
 fn open_cuda() -> Result<Device, String> {
-    Err("this build knows no CUDA: build it with `--features cuda`".to_owned())
+    Err("this build does not support CUDA; build it with `--features cuda`".to_owned())
 }
 
-/// Opened once: candle takes the tensors of two handles for those of two devices.
+/// Opened once, because candle regards the tensors of two handles as being on two devices.
 fn open_metal() -> Result<Device, String> {
     static DEVICE: OnceLock<Result<Device, String>> = OnceLock::new();
     let first = || {
@@ -68,10 +68,10 @@ fn open_metal() -> Result<Device, String> {
     DEVICE.get_or_init(first).clone()
 }
 
-/// A device by its name, as a command line has it: `auto`, `cpu`, `cuda` or `metal`.
+/// A device by name, as on the command line: `auto`, `cpu`, `cuda` or `metal`.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Choice {
-    /// [`best`].
+    /// The [`best`] device.
     #[default]
     Auto,
     /// The CPU.
@@ -86,26 +86,26 @@ impl Choice {
     /// Opens the device.
     ///
     /// # Errors
-    /// The crate was built without it, or it does not work: the message says why.
+    /// diffusion-core was built without the device, or it does not work: the message says why.
     pub fn device(self) -> anyhow::Result<Device> {
         Ok(self.open()?.0)
     }
 
-    /// Opens the device; [`Choice::Auto`] also says why a better one was passed over, if one was.
+    /// Opens the device; [`Choice::Auto`] also returns why a better one was skipped, if so.
     ///
     /// # Errors
-    /// As [`Choice::device`].
+    /// See [`Choice::device`].
     pub fn open(self) -> anyhow::Result<(Device, Option<String>)> {
         let (name, opened) = match self {
             Self::Auto => return Ok(choose()),
             Self::Cpu => return Ok((Device::Cpu, None)),
             Self::Metal if !metal_is_available() => {
-                anyhow::bail!("this build knows no Metal, which exists on Apple machines only")
+                anyhow::bail!("this build does not support Metal, which exists on Apple machines only")
             }
             Self::Cuda => ("CUDA", open_cuda()),
             Self::Metal => ("Metal", open_metal()),
         };
-        let cannot = |reason| anyhow::anyhow!("{name} cannot be used: {reason}; the device cpu always works");
+        let cannot = |reason| anyhow::anyhow!("{name} cannot be used: {reason}; use the device cpu instead");
         Ok((opened.map_err(cannot)?, None))
     }
 }
@@ -124,7 +124,7 @@ impl FromStr for Choice {
     }
 }
 
-/// What a notebook's set-up cell shows: device, threads, memory, versions, seed.
+/// The facts that a notebook's set-up cell displays: device, threads, memory, versions, seed.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -134,24 +134,24 @@ impl FromStr for Choice {
 /// ```
 #[derive(Clone, Debug)]
 pub struct Setup {
-    /// The best device at hand, [`best`].
+    /// The [`best`] device.
     pub device: Device,
-    /// Why a better device was passed over, if one was.
+    /// Why a better device was skipped, if one was.
     pub note: Option<String>,
-    /// The GPU's name and its memory in bytes, if that is a CUDA device.
+    /// The name and the memory in bytes of a CUDA device.
     pub gpu: Option<(String, u64)>,
-    /// The processor's name, as the operating system gives it.
+    /// The processor's name, as reported by the operating system.
     pub processor: Option<String>,
-    /// Threads that tensor operations use on the CPU.
+    /// The number of CPU threads for tensor operations.
     pub threads: usize,
-    /// Main memory in bytes.
+    /// The main memory in bytes.
     pub memory: Option<u64>,
-    /// The seed that the notebook's random numbers start from.
+    /// The seed of the notebook's random numbers.
     pub seed: u64,
 }
 
 impl Setup {
-    /// Looks at the machine.
+    /// Collects the facts about this machine.
     pub fn new(seed: u64) -> Self {
         let (device, note) = choose();
         let (processor, memory) = machine();
@@ -185,13 +185,13 @@ impl Setup {
         rows
     }
 
-    /// Shows the table in a notebook.
+    /// Displays the table in a notebook.
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
     }
 }
 
-/// One line for each fact.
+/// Prints one line for each fact.
 impl fmt::Display for Setup {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let rows = self.rows();
@@ -200,7 +200,7 @@ impl fmt::Display for Setup {
     }
 }
 
-/// What computes on `device`, in words for a model card: processor and threads, and the GPU if it is one.
+/// Describes `device` for a model card: processor and threads, and the GPU if there is one.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -239,9 +239,9 @@ fn gpu(device: &Device) -> Option<(String, u64)> {
     }
 }
 
-/// The processor's name and the bytes of main memory, where the system tells.
+/// The processor's name and the main memory in bytes, where the system reports them.
 ///
-/// By hand: the usual library for it has cargo fetch 110 MB of another system's bindings for everybody who opens a notebook.
+/// Written by hand, because the usual library makes cargo download 110 MB of another system's bindings for every user.
 fn machine() -> (Option<String>, Option<u64>) {
     if cfg!(target_os = "macos") {
         let ask = |name| {

@@ -1,12 +1,12 @@
 //! Error messages for a notebook or a terminal.
 
-/// An error with all its reasons in its own message: a notebook shows the outermost message only.
+/// Joins an error and its causes in its message, since a notebook shows only the outermost message.
 pub fn whole(error: anyhow::Error) -> anyhow::Error {
     anyhow::Error::msg(message(&error))
 }
 
-/// An error and its reasons on one line, as `{error:#}` writes them, but without the stack that candle puts into its messages
-/// where `RUST_BACKTRACE` is set: what is for a user does not hold it.
+/// An error and its causes on one line, as with `{error:#}`, but without the backtrace that candle adds if
+/// `RUST_BACKTRACE` is set.
 pub fn message(error: &anyhow::Error) -> String {
     use candle_core::Error::{Context, WithBacktrace, WithPath};
     fn plain(error: &candle_core::Error) -> String {

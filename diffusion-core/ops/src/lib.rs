@@ -1,14 +1,14 @@
-//! The numerical foundation of `diffusion-core`: differentiable operations, the optimiser's arithmetic, random numbers and
-//! devices.
+//! The numerical foundation of diffusion-core: differentiable operations, the optimiser's arithmetic, random numbers
+//! and devices.
 //!
-//! This package knows candle and nothing of diffusion models. `diffusion-core` re-exports [`ops`], [`rng`] and [`device`] under
-//! the same names; notebooks and programs use them from there.
+//! This package depends on candle, but not on diffusion models. diffusion-core re-exports [`ops`], [`rng`] and
+//! [`device`] under the same names; notebooks and programs use them from there.
 //!
 //! | module | contents |
 //! |---|---|
 //! | [`ops`] | convolution, normalisation, attention, …, with kernels for CPU and CUDA |
 //! | [`optimiser`] | the arithmetic of AdamW, weight averaging and gradient norms, in place |
-//! | [`rng`] | seeded random numbers, the same everywhere |
+//! | [`rng`] | seeded random numbers, the same on every platform |
 //! | [`device`] | CUDA, Metal or CPU; precision; the set-up cell |
 //! | [`error`] | error messages for a notebook or a terminal |
 
@@ -20,7 +20,7 @@ pub mod ops;
 pub mod optimiser;
 pub mod rng;
 
-/// What a training keeps in the memory of a CUDA device, so that the device need not wait for the host.
+/// Data that a training run keeps in the memory of a CUDA device, so that the device need not wait for the CPU.
 #[cfg(feature = "cuda")]
 pub mod on_device {
     pub use crate::ops::cuda::device::{Fused, Noise, Resident, Row};

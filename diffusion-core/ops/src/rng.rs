@@ -1,15 +1,15 @@
 //! Seeded random numbers: the same on every run, operating system and processor.
 //!
-//! Candle cannot seed its CPU generator, so every random number of this crate comes from an [`Rng`] that the caller
+//! candle cannot seed its CPU generator, so all random numbers of diffusion-core come from an [`Rng`] that the caller
 //! passes in: noise, batches, time steps, initial weights, built-in images. The bits are those of ChaCha with 8 rounds
 //! ([Bernstein 2008](https://cr.yp.to/chacha/chacha-20080128.pdf)); logarithms are computed in software, because the
-//! last digit of the platform's own differs between platforms.
+//! last digit of the built-in ones differs between platforms.
 
 use candle_core::{Device, Result, Shape, Tensor, bail};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-/// A seeded generator of uniform and normal numbers, of tensors of them, and of permutations.
+/// A seeded generator of uniform and normal numbers, random tensors, and permutations.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -22,45 +22,46 @@ use rand_chacha::rand_core::{RngCore, SeedableRng};
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rng {
     bits: ChaCha8Rng,
-    /// The second number of the last pair that the polar method made.
+    /// The second number of the last pair from the polar method.
     spare: Option<f64>,
 }
 
-/// Everything needed to go on from where a generator was: [`Rng::state`] and [`Rng::from_state`].
+/// The complete state of a generator, from [`Rng::state`], for [`Rng::from_state`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct RngState {
     /// The 256-bit key.
     pub key: [u8; 32],
-    /// The stream: 0 for [`Rng::new`], else what [`Rng::fork`] was given.
+    /// The stream: 0 for [`Rng::new`], otherwise the argument of [`Rng::fork`].
     pub stream: u64,
-    /// How many 32-bit words have been drawn.
+    /// The number of 32-bit words drawn so far.
     pub position: u128,
-    /// A normal number that is already made but not yet given out.
+    /// A normal number that has been generated but not returned yet.
     pub spare: Option<f64>,
 }
 
 impl Rng {
-    /// A generator whose numbers are determined by `seed` alone.
+    /// Creates a generator whose numbers are determined by `seed`.
     pub fn new(seed: u64) -> Self {
         Self { bits: ChaCha8Rng::seed_from_u64(seed), spare: None }
     }
 
-    /// A generator with the same seed and numbers of its own, independent of those of `self` and of other streams.
+    /// Creates a generator with the same seed and another stream, whose numbers are independent of those of other
+    /// streams.
     ///
-    /// It depends on the seed and on `stream` (from 1 on), not on how much has been drawn from `self`: image 12 of a
-    /// set is the same image whichever others were drawn before it.
+    /// It depends on the seed and on `stream` (from 1 on), but not on the numbers drawn from `self`: image 12 of a set
+    /// is the same whichever images were drawn before it.
     pub fn fork(&self, stream: u64) -> Self {
         let mut bits = ChaCha8Rng::from_seed(self.bits.get_seed());
         bits.set_stream(stream);
         Self { bits, spare: None }
     }
 
-    /// A generator of its own, whose seed is what this one would draw next; nothing is drawn from it.
+    /// Creates an independent generator, seeded with the next number of this one, without drawing that number.
     pub fn split(&self) -> Self {
         Self::new(self.bits.clone().next_u64())
     }
 
-    /// What [`Rng::from_state`] needs to go on from here.
+    /// The state from which [`Rng::from_state`] continues.
     pub fn state(&self) -> RngState {
         RngState {
             key: self.bits.get_seed(),
@@ -70,7 +71,7 @@ impl Rng {
         }
     }
 
-    /// The generator that was saved with [`Rng::state`]; it continues with the same numbers.
+    /// Restores a generator from [`Rng::state`]; it continues with the same numbers.
     pub fn from_state(state: RngState) -> Self {
         let mut bits = ChaCha8Rng::from_seed(state.key);
         bits.set_stream(state.stream);
@@ -78,14 +79,14 @@ impl Rng {
         Self { bits, spare: state.spare }
     }
 
-    /// A number in [0, 1), uniform, with all 53 bits of an f64.
+    /// A uniform number in [0, 1), with all 53 bits of an f64.
     pub fn uniform(&mut self) -> f64 {
         (self.bits.next_u64() >> 11) as f64 * (1.0 / (1u64 << 53) as f64)
     }
 
-    /// An integer in 0 … n−1, each equally likely. `n` = 0 gives 0.
+    /// A uniform integer in 0 … n−1; `n` = 0 gives 0.
     pub fn below(&mut self, n: usize) -> usize {
-        // Lemire's multiplication (https://arxiv.org/abs/1805.10941) with rejection of the uneven rest.
+        // Lemire's multiplication (https://arxiv.org/abs/1805.10941), rejecting the remainder that would cause a bias.
         let n = n.max(1) as u64;
         let reject_below = n.wrapping_neg() % n;
         loop {
@@ -96,7 +97,7 @@ impl Rng {
         }
     }
 
-    /// A normal number of mean 0 and variance 1, by Marsaglia's polar method.
+    /// A standard normal number, by Marsaglia's polar method.
     pub fn normal(&mut self) -> f64 {
         if let Some(spare) = self.spare.take() {
             return spare;
@@ -112,10 +113,10 @@ impl Rng {
         }
     }
 
-    /// A tensor of independent normal f32 numbers of mean 0 and variance 1.
+    /// A tensor of independent standard normal f32 numbers.
     ///
     /// # Shapes
-    /// `shape`, any rank. It is filled in row-major order on the host and then copied to `device`, so that every device
+    /// `shape`, any rank. It is filled in row-major order on the CPU and then copied to `device`, so that every device
     /// gets the same numbers.
     pub fn randn(&mut self, shape: impl Into<Shape>, device: &Device) -> Result<Tensor> {
         let shape = shape.into();
@@ -123,12 +124,12 @@ impl Rng {
         Tensor::from_vec(values, shape, device)
     }
 
-    /// Normal numbers in the shape and on the device of `like`: `eps` for a batch of images.
+    /// Standard normal numbers with the shape and device of `like`: `eps` for a batch of images.
     pub fn randn_like(&mut self, like: &Tensor) -> Result<Tensor> {
         self.randn(like.shape(), like.device())?.to_dtype(like.dtype())
     }
 
-    /// `n` time steps, uniform in 0 … `steps`−1: the random t of a training batch.
+    /// `n` uniform time steps in 0 … `steps`−1: the random t of a training batch.
     ///
     /// # Errors
     /// `steps` = 0.
@@ -139,7 +140,7 @@ impl Rng {
         Ok((0..n).map(|_| self.below(steps)).collect())
     }
 
-    /// The numbers 0 … n−1 in random order (Fisher–Yates).
+    /// A random permutation of 0 … n−1 (Fisher–Yates).
     pub fn permutation(&mut self, n: usize) -> Vec<usize> {
         let mut order: Vec<usize> = (0..n).collect();
         for i in (1..n).rev() {
@@ -153,9 +154,9 @@ impl Rng {
 mod tests {
     use super::*;
 
-    /// Pinned: a change here changes every seeded result of the notebooks.
+    /// Pinned values: a change here changes every seeded result of the notebooks.
     #[test]
-    fn the_numbers_are_the_same_everywhere() {
+    fn numbers_are_the_same_on_every_platform() {
         let mut rng = Rng::new(42);
         let normals: Vec<f64> = (0..4).map(|_| rng.normal()).collect();
         let integers: Vec<usize> = (0..6).map(|_| rng.below(1000)).collect();
@@ -180,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn integers_are_even_and_permutations_complete() {
+    fn integers_are_uniform_and_permutations_complete() {
         let mut rng = Rng::new(3);
         let mut counts = [0usize; 7];
         (0..70_000).for_each(|_| counts[rng.below(7)] += 1);

@@ -1,14 +1,14 @@
-//! How many columns a grid has, and how far its images are enlarged.
+//! The arrangement of a grid: its number of columns and the scale of its images.
 
 use super::grid::Grid;
 use super::picture::PADDING;
 
-/// What default sizes keep within.
+/// The largest width of a picture of default size.
 pub(super) const WIDTH: usize = 1000;
 const HEIGHT: usize = 900;
-/// The side that images are enlarged to, about.
+/// The approximate side of an enlarged image.
 const SIDE: usize = 84;
-/// As many images stay in one row if there is room.
+/// The largest number of images that stay in one row if there is room.
 const ONE_ROW: usize = 10;
 
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -17,9 +17,9 @@ pub(super) struct Arrangement {
     pub(super) scale: usize,
 }
 
-/// What the caller chose, and for the rest the largest images with which the picture stays within its default size.
+/// Uses the caller's choices, and otherwise the largest images that keep the picture within its default size.
 ///
-/// `title_width` is what the titles need of a column, `row_title_width` what is left of them.
+/// `title_width` is the width of a column that titles need, `row_title_width` that of the titles left of the rows.
 pub(super) fn arrangement(grid: &Grid, title_width: usize, row_title_width: usize) -> Arrangement {
     let (h, w) = grid.tile_size;
     let count = grid.tiles.len();
@@ -28,7 +28,7 @@ pub(super) fn arrangement(grid: &Grid, title_width: usize, row_title_width: usiz
     let cell = |scale: usize| with_gap(w.saturating_mul(scale).max(title_width));
     let fit = |scale: usize| (with_gap(room) / cell(scale)).max(1);
 
-    // A few in one row, more in a block that is wider than high: without gaps in its last row if possible.
+    // A few images in one row, more in a block that is wider than high, preferably without gaps in the last row.
     let by_count = |scale: usize| {
         if count <= ONE_ROW.min(fit(scale)) {
             return count;

@@ -1,4 +1,4 @@
-//! An axis: which values it covers and where its ticks are, as a coordinate of plotters.
+//! An axis of a plot: its range and its ticks, as a coordinate of plotters.
 
 use std::ops::Range;
 
@@ -6,44 +6,44 @@ use anyhow::{Result, ensure};
 use plotters::coord::ranged1d::{KeyPointHint, NoDefaultFormatting, Ranged, ValueFormatter};
 use plotters::coord::types::RangedCoordf64;
 
-/// What the caller wants of one of the two axes of a plot.
+/// The settings of one axis of a plot.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Axis {
     pub(super) label: String,
     pub(super) log: bool,
-    /// The values at its two ends, if the caller chose them.
+    /// The values at the two ends, if they were set.
     pub(super) range: Option<(f64, f64)>,
 }
 
-/// An axis whose two ends are settled. plotters draws with places on it: 0 at its beginning, 1 at its end.
+/// An axis with a fixed range. plotters draws at positions on it: 0 at its start, 1 at its end.
 #[derive(Clone)]
 pub(super) struct Span {
     log: bool,
-    /// The two ends, after the logarithm if there is one.
+    /// The two ends, after taking the logarithm on a logarithmic axis.
     from: f64,
     to: f64,
-    /// Whether ticks stand at whole numbers only.
+    /// Whether ticks are at whole numbers only.
     whole: bool,
-    /// Places, and what is written there.
+    /// Positions and labels of the ticks.
     pub(super) ticks: Vec<(f64, String)>,
 }
 
-/// Whether a number can be placed on an axis: finite, and with room for the arithmetic of the axis.
+/// Whether a number can be placed on an axis: finite, with room for the axis's arithmetic.
 pub(super) fn drawable(v: f64) -> bool {
     v.abs() < 1e300
 }
 
 impl Axis {
-    /// Whether a value has a place on the axis.
+    /// Whether a value has a position on the axis.
     pub(super) fn shows(&self, v: f64) -> bool {
         drawable(v) && (!self.log || v > 0.0)
     }
 
-    /// Settles the two ends: those that the caller chose, or the extremes of `data` with a margin. `from_zero` keeps
-    /// the lower end at 0, where the bars of a histogram stand.
+    /// Determines the two ends: those that were set, or the extremes of `data` with a margin. `from_zero` keeps the
+    /// lower end at 0 for the bars of a histogram.
     ///
     /// # Errors
-    /// Ends that are equal, not finite, or not positive on a logarithmic axis.
+    /// The ends are equal, not finite, or not positive on a logarithmic axis.
     pub(super) fn span(&self, name: &str, data: &[f64], from_zero: bool) -> Result<Span> {
         let log = self.log;
         let apply = |v: f64| if log { v.log10() } else { v };
@@ -58,7 +58,7 @@ impl Axis {
             let shown = data.iter().filter(|&&v| self.shows(v)).map(|&v| apply(v));
             let ends = (f64::INFINITY, f64::NEG_INFINITY);
             let (low, high) = match shown.fold(ends, |(a, b), v| (a.min(v), b.max(v))) {
-                (low, high) if low > high => (0.0, 1.0), // Nothing can be shown: the caption says why.
+                (low, high) if low > high => (0.0, 1.0), // There is nothing to show; the caption says why.
                 (low, high) if high - low > 1e-12 * high.abs().max(low.abs()) => (low, high),
                 (low, high) if log => (low - 0.5, high + 0.5),
                 (low, high) => (low - (low.abs() * 0.1).max(0.5), high + (high.abs() * 0.1).max(0.5)),
@@ -72,7 +72,7 @@ impl Axis {
 }
 
 impl Span {
-    /// Where a value is: 0 at the beginning of the axis, 1 at its end. `None` if it has no place.
+    /// The position of a value: 0 at the start of the axis, 1 at its end; `None` if it has no position.
     pub(super) fn place(&self, v: f64) -> Option<f64> {
         let at = self.unit(if self.log { v.log10() } else { v });
         (drawable(v) && at.is_finite()).then_some(at)
@@ -82,7 +82,7 @@ impl Span {
         (applied - self.from) / (self.to - self.from)
     }
 
-    /// Makes a unit of this axis as long as one of `other`, if it is longer; both lengths are in pixels.
+    /// Extends the axis so that its unit is as long as that of `other`, if it is longer; both lengths are in pixels.
     pub(super) fn match_scale(&mut self, length: usize, other: &Span, other_length: usize) {
         let unit = |span: &Span, length: usize| (span.to - span.from).abs() / length.max(1) as f64;
         let factor = (unit(other, other_length) / unit(self, length)).max(1.0);
@@ -90,13 +90,13 @@ impl Span {
         (self.from, self.to) = (self.from - more, self.to + more);
     }
 
-    /// Has no ticks between whole numbers if all of `data` are whole, as numbers of steps are.
+    /// Allows ticks at whole numbers only if all of `data` are whole numbers, as numbers of steps are.
     pub(super) fn whole_as(mut self, data: &[f64]) -> Self {
         self.whole = !self.log && data.len() > 1 && data.iter().all(|v| v.fract() == 0.0);
         self
     }
 
-    /// Settles the ticks: round numbers, at most `count`.
+    /// Chooses the ticks: round numbers, at most `count`.
     pub(super) fn set_ticks(&mut self, count: usize) {
         let (low, high) = (self.from.min(self.to), self.from.max(self.to));
         let mut all = if self.log && high - low >= 1.0 {
@@ -115,7 +115,7 @@ impl Span {
         self.ticks = ticks.filter(|(at, _)| on_axis(*at)).collect();
     }
 
-    /// The lines between the powers of ten of a logarithmic axis that is not too long for them.
+    /// The grid lines between the powers of ten of a short logarithmic axis.
     fn minor(&self) -> Vec<f64> {
         let (low, high) = (self.from.min(self.to), self.from.max(self.to));
         if !self.log || high - low > 8.0 {
@@ -132,7 +132,7 @@ impl Ranged for Span {
     type ValueType = f64;
 
     fn map(&self, at: &f64, (start, end): (i32, i32)) -> i32 {
-        // Marks outside the axes are clipped before they get here.
+        // Marks outside the axes have been clipped before.
         start + (at.clamp(-1.0, 2.0) * f64::from(end - start)).round() as i32
     }
 
@@ -159,7 +159,7 @@ fn on_axis(at: f64) -> bool {
     (-1e-9..=1.0 + 1e-9).contains(&at)
 }
 
-/// Powers of ten, thinned out if there are many and filled up with 2 and 5 if there are few.
+/// Powers of ten, thinned out if there are many, with 2 and 5 added if there are few.
 fn powers(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     let digits: &[i32] = if high - low >= 2.0 { &[1] } else { &[1, 2, 5] };
     let every = ((high - low).floor() / count.max(1) as f64).ceil() as usize;
@@ -178,10 +178,9 @@ fn powers(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
     all.map(tick).collect()
 }
 
-/// Multiples of 1, 2 or 5 times a power of ten, as plotters chooses them. The power is written at the number where
-/// there would be many zeros.
+/// Multiples of 1, 2 or 5 times a power of ten, as chosen by plotters. Numbers with many zeros are written as powers.
 fn round_numbers(low: f64, high: f64, count: usize) -> Vec<(f64, String)> {
-    // In numbers near 1, since plotters compares with the machine precision.
+    // Scaled to about 1, because plotters compares with the machine precision.
     let unit = 10f64.powf((high - low).log10().floor());
     let axis = RangedCoordf64::from(low / unit..high / unit);
     let values: Vec<f64> = axis.key_points(count.max(2)).iter().map(|v| v * unit).collect();

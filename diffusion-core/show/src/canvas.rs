@@ -1,4 +1,4 @@
-//! The surface that plotters draws on: its bitmap backend, with our text and round line joints.
+//! The drawing surface for plotters: its bitmap backend, with our own text and round line joints.
 
 use anyhow::Result;
 use plotters::coord::Shift;
@@ -11,8 +11,8 @@ use super::text::Font;
 
 /// The pixels of a plot per nominal pixel, in each direction.
 pub(super) const ZOOM: usize = 2;
-/// The pixels that plotters draws per nominal pixel: the mean of `FINE / ZOOM` of them in each direction is a pixel of the
-/// plot, which makes edges smooth.
+/// The pixels that plotters draws per nominal pixel. Averaging `FINE / ZOOM` of them in each direction into a pixel of
+/// the plot smooths edges.
 pub(super) const FINE: i32 = 4;
 
 pub(super) struct Canvas<'a> {
@@ -22,7 +22,7 @@ pub(super) struct Canvas<'a> {
 
 pub(super) type Area<'a> = DrawingArea<Canvas<'a>, Shift>;
 
-/// A picture of `width` × `height` nominal pixels, drawn by `draw` in units of `1 / FINE` nominal pixels.
+/// Draws a picture of `width` × `height` nominal pixels with `draw`, in units of `1 / FINE` nominal pixels.
 pub(super) fn paint((width, height): (usize, usize), draw: impl FnOnce(&Area) -> Result<()>) -> Result<Picture> {
     let (width, height) = (FINE as usize * width, FINE as usize * height);
     let mut rgb = CARD.repeat(width * height);
@@ -58,7 +58,8 @@ impl DrawingBackend for Canvas<'_> {
         self.bitmap.draw_line(from, to, style)
     }
 
-    /// Segment by segment: the default fills one polygon for the whole path, with holes where a noisy line crosses itself.
+    /// Draws each segment separately: the default fills one polygon for the path, with holes where a noisy line crosses
+    /// itself.
     fn draw_path<S: BackendStyle, I: IntoIterator<Item = BackendCoord>>(
         &mut self,
         path: I,

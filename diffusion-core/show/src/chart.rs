@@ -1,4 +1,4 @@
-//! The drawing of a plot: axes and marks by plotters, with title, legend and caption around them.
+//! Drawing a plot: plotters draws axes and marks; title, legend and caption go around them.
 
 use anyhow::{Context, Result};
 use plotters::chart::ChartBuilder;
@@ -14,19 +14,19 @@ use super::plot::{Marks, Plot};
 use super::text::{Font, LABEL, SMALL, line_height};
 
 const AXIS: Rgb = [120, 120, 120];
-/// Between the labelled grid lines of a logarithmic axis.
+/// The colour of grid lines between the labelled ones on a logarithmic axis.
 const VERY_FAINT: Rgb = [232, 232, 232];
 const TICK: usize = 4;
-/// Above the axes, for half of the text of the highest tick.
+/// The space above the axes for half of the highest tick label.
 const TOP: usize = 9;
-/// The least width and height of what is within the axes.
+/// The smallest width and height of the area within the axes.
 const LEAST: usize = 40;
 
-/// Draws a plot that has been checked, in `width` × `height` nominal pixels. Its legend, if it is to have one, is between
-/// title and axes, where it hides no data.
+/// Draws a validated plot in `width` × `height` nominal pixels. The legend, if any, is placed between title and axes,
+/// where it hides no data.
 ///
 /// # Errors
-/// So many or so long texts that hardly any room is left.
+/// The texts are so many or so long that hardly any room is left.
 pub(super) fn draw(plot: &Plot, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
     let inside = width - 2 * PADDING;
     let frame = Frame::new((&plot.title, &notes(plot)), (inside, PADDING), ZOOM)?;
@@ -48,7 +48,7 @@ pub(super) fn draw(plot: &Plot, (width, height): (usize, usize), with_legend: bo
     frame.around(&pictures, "choose a smaller .size")
 }
 
-/// The axes of a plot, and the room for them in nominal pixels.
+/// The axes of a plot and the room for them, in nominal pixels.
 struct Layout {
     size: (usize, usize),
     left: usize,
@@ -56,12 +56,12 @@ struct Layout {
     bottom: usize,
     x: Span,
     y: Span,
-    /// A label that is longer than its axis is set smaller.
+    /// The font size of labels, smaller if a label is longer than its axis.
     label_size: f32,
 }
 
 impl Layout {
-    /// Settles ticks and margins; `None` if there is hardly any room within the axes.
+    /// Determines ticks and margins; `None` if there is hardly any room within the axes.
     fn new(plot: &Plot, size: (usize, usize)) -> Result<Option<Self>> {
         let font = Font::new()?;
         let (mut x, mut y) = spans(plot)?;
@@ -75,7 +75,7 @@ impl Layout {
             let widths = span.ticks.iter().map(|t| font.width(&t.1, SMALL).ceil());
             widths.fold(0.0, f32::max) as usize
         };
-        // The ticks depend on the room, and the room on the width of the ticks' texts: in the end they agree.
+        // Ticks and room depend on each other, so they are computed repeatedly until they agree.
         let (mut left, mut right, mut wide) = (0, 2, size.0);
         for round in 0..3 {
             if plot.equal && round > 0 {
@@ -91,7 +91,7 @@ impl Layout {
             if x.ticks.len() > fit {
                 x.set_ticks(fit);
             }
-            // The last text may reach over the end of the axis.
+            // The last label may extend beyond the end of the axis.
             let reach =
                 x.ticks.iter().map(|(at, text)| (*at as f32 - 1.0) * wide as f32 + font.width(text, SMALL) / 2.0);
             right = reach.fold(2.0, f32::max).ceil() as usize;
@@ -104,7 +104,7 @@ impl Layout {
         Ok(enough.then_some(Self { size, left, right, bottom, x, y, label_size }))
     }
 
-    /// The picture, and where in it the inside of the axes is: left, top, right and bottom.
+    /// Draws the picture, and returns the area within the axes: left, top, right and bottom.
     fn draw(&self, plot: &Plot) -> Result<(Picture, [usize; 4])> {
         let fine = |pixels: usize| FINE as u32 * pixels as u32;
         let line = |ink: Rgb, width| ShapeStyle::from(colour(ink)).stroke_width(width);
@@ -140,7 +140,7 @@ impl Layout {
     }
 }
 
-/// The two axes, as far as the marks and the caller's ranges determine them.
+/// The two axes, determined by the marks and the given ranges.
 fn spans(plot: &Plot) -> Result<(Span, Span)> {
     let (mut xs, mut ys, mut bars_stand) = (Vec::new(), Vec::new(), false);
     for series in &plot.series {
@@ -152,7 +152,7 @@ fn spans(plot: &Plot) -> Result<(Span, Span)> {
                 ys.push(0.0);
             }
             Marks::Level(y) => ys.push(*y),
-            // A point counts only if both of its numbers have a place.
+            // A point counts only if both of its coordinates have a position.
             marks => {
                 let shown = |p: &(f64, f64)| plot.x.shows(p.0) && plot.y.shows(p.1);
                 let (x, y): (Vec<f64>, Vec<f64>) = marks.points().into_iter().filter(shown).unzip();
@@ -165,7 +165,7 @@ fn spans(plot: &Plot) -> Result<(Span, Span)> {
     Ok((plot.x.span("x", &xs, false)?.whole_as(counts), plot.y.span("y", &ys, bars_stand)?))
 }
 
-/// The caption, and how many values could not be shown.
+/// The caption, with the number of values that cannot be shown.
 fn notes(plot: &Plot) -> String {
     let (mut left_out, log) = (0, plot.x.log || plot.y.log);
     for series in &plot.series {
@@ -192,7 +192,7 @@ mod tests {
     use super::*;
     use crate::legend::PALETTE;
 
-    /// What is within the axes, and where the first colour is in it: left, top, right and bottom as shares.
+    /// The area within the axes, and the position of the first colour in it: left, top, right and bottom as fractions.
     fn extent(plot: &Plot) -> Result<[f64; 4]> {
         let layout = Layout::new(plot, (600, 300))?.context("no room")?;
         let (picture, [left, top, right, bottom]) = layout.draw(plot)?;
@@ -256,7 +256,7 @@ mod tests {
     }
 
     #[test]
-    fn a_name_has_one_colour_and_one_entry() {
+    fn series_of_one_name_share_colour_and_entry() {
         let (xs, ys) = ([0.0, 1.0], [0.0, 1.0]);
         let plot = Plot::new("").line("a", xs, ys).line("b", xs, ys).scatter("a", xs, ys);
         let plot = plot.line("", xs, ys).line("", xs, ys).level("c", 0.0);
@@ -274,7 +274,7 @@ mod tests {
     }
 
     #[test]
-    fn strange_values_are_drawn_or_refused_but_never_panic() -> Result<()> {
+    fn extreme_values_are_drawn_or_rejected_without_panic() -> Result<()> {
         let strange = [f64::NAN, f64::INFINITY, -1e300, -1.0, 0.0, 5e-324, 1e299, f64::MAX];
         let ones = [1.0; 8];
         for plot in [Plot::new("a").y("y".repeat(300)), Plot::new("b").log_x().log_y(), Plot::new("c").equal_axes()] {

@@ -1,9 +1,9 @@
-//! What a frame of an animation changes of the one before.
+//! The difference between consecutive frames of an animation.
 
 use gif::Frame;
 
-/// A frame that turns one picture into the next, both given by the numbers of their colours: whichever is smaller of the
-/// rectangle that holds all changes and the same with only the changed pixels, the others being transparent.
+/// The smaller of two frames that turn one picture into the next (both given by colour indices): the rectangle of all
+/// changes, with all its pixels or with only the changed ones and the others transparent.
 pub(super) fn smallest(before: &[u8], after: &[u8], width: usize, transparent: u8, delay: u16) -> Frame<'static> {
     let [left, top, right, bottom] = changed(before, after, width);
     let inside = |picture: &[u8]| -> Vec<u8> {
@@ -34,7 +34,7 @@ pub(super) fn smallest(before: &[u8], after: &[u8], width: usize, transparent: u
     if changes.buffer.len() < all.buffer.len() { changes } else { all }
 }
 
-/// The smallest rectangle that holds all changes, as left, top, right, bottom; one pixel if there are none.
+/// The smallest rectangle that contains all changes, as left, top, right, bottom; one pixel if there are none.
 fn changed(before: &[u8], after: &[u8], width: usize) -> [usize; 4] {
     let height = after.len() / width;
     if before.len() != after.len() {

@@ -1,6 +1,6 @@
 //! The sub- and superscripts in a text: `x_t`, `10^{-3}`.
 
-/// Where a run of letters stands.
+/// The vertical position of a run of letters.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Level {
     Base,
@@ -8,10 +8,11 @@ pub(super) enum Level {
     Super,
 }
 
-/// Splits formulas: `x_t`, `σ_{t−1}`, `10^{-3}`, `x^2`, and the Unicode characters ₀ … ₉, ₜ, ⁻ and so on.
+/// Splits a text at its sub- and superscripts: `x_t`, `σ_{t−1}`, `10^{-3}`, `x^2`, and the Unicode characters ₀ … ₉, ₜ,
+/// ⁻ etc.
 ///
-/// An underscore without braces counts only between a single letter and a single letter or digit, so that `learning_rate`
-/// and `file_1` stay as they are.
+/// An underscore without braces counts only between two single letters or digits, so `learning_rate` and `file_1` are
+/// unchanged.
 pub(super) fn runs(text: &str) -> Vec<(Level, String)> {
     let chars: Vec<char> = text.chars().collect();
     let mut out: Vec<(Level, String)> = Vec::new();
@@ -48,7 +49,7 @@ pub(super) fn runs(text: &str) -> Vec<(Level, String)> {
     out
 }
 
-/// Whether the word at the start of `chars` is a single letter or digit, accents not counted.
+/// Whether the word at the start of `chars` is a single letter or digit, ignoring accents.
 fn one_letter<'a>(chars: impl Iterator<Item = &'a char>) -> bool {
     let word = chars.take_while(|c| c.is_alphanumeric() || is_accent(**c) || **c == '_');
     word.filter(|c| !is_accent(**c)).count() == 1
@@ -58,7 +59,7 @@ pub(super) fn is_accent(c: char) -> bool {
     matches!(c, '\u{300}'..='\u{36f}')
 }
 
-/// Unicode's small characters, which the typeface lacks, as a level and a letter.
+/// Unicode's sub- and superscript characters, which the typeface lacks, as a level and a letter.
 fn small(c: char) -> Option<(Level, char)> {
     const SUB: (&str, &str) = ("₀₁₂₃₄₅₆₇₈₉₊₋₌ₐₑₒₓₕₖₗₘₙₚₛₜᵢⱼᵣᵤᵥ", "0123456789+−=aeoxhklmnpstijruv");
     const SUPER: (&str, &str) = ("⁰¹²³⁴⁵⁶⁷⁸⁹⁺⁻⁼ⁿⁱᵀ", "0123456789+−=niT");
@@ -71,7 +72,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn formulas_are_told_from_names() {
+    fn formulas_are_distinguished_from_names() {
         // Subscripts in (), superscripts in [].
         let marked = |text: &str| -> String {
             let mark = |(level, run): (Level, String)| match level {

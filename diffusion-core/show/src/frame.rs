@@ -1,11 +1,11 @@
-//! Title and caption around pictures.
+//! The title and the caption around pictures.
 
 use anyhow::Result;
 
 use super::picture::{CARD, INK, PADDING, Picture, SOFT_INK};
 use super::text::{Font, SMALL, TITLE, line_height};
 
-/// A title above and a caption below, broken into lines. Lengths are in nominal pixels.
+/// A title above and a caption below a picture, broken into lines. Lengths are in nominal pixels.
 pub(super) struct Frame {
     font: Font,
     title: Vec<String>,
@@ -17,7 +17,7 @@ pub(super) struct Frame {
 }
 
 impl Frame {
-    /// For content that is `inside` wide, with a `margin` around it.
+    /// Creates the frame for content `inside` pixels wide, with a `margin` around it.
     pub(super) fn new((title, caption): (&str, &str), (inside, margin): (usize, usize), zoom: usize) -> Result<Self> {
         let font = Font::new()?;
         let room = (inside.saturating_add(2 * margin) - 2 * PADDING) as f32;
@@ -26,7 +26,7 @@ impl Frame {
         Ok(Self { font, title, caption, inside, margin, zoom })
     }
 
-    /// Where the content begins.
+    /// The height above the content.
     pub(super) fn above(&self) -> usize {
         match self.title.len() {
             0 => self.margin,
@@ -41,12 +41,12 @@ impl Frame {
         }
     }
 
-    /// What the frame adds to the height of its content.
+    /// The height that the frame adds to its content.
     pub(super) fn height(&self) -> usize {
         self.above() + self.below()
     }
 
-    /// The framed pictures, below each other. `smaller` ends the error that says that this would be too large.
+    /// Frames the pictures, stacked vertically. `smaller` is the advice in the error for a picture that is too large.
     pub(super) fn around(&self, pictures: &[Picture], smaller: &str) -> Result<Picture> {
         let (zoom, font) = (self.zoom, &self.font);
         let width = self.inside.saturating_add(2 * self.margin).saturating_mul(zoom);

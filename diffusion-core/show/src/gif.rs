@@ -1,4 +1,4 @@
-//! Animations: pictures after each other, in one GIF.
+//! Animations: a sequence of pictures as a GIF.
 
 use ::gif::{Encoder, Repeat};
 use anyhow::{Context, Result, ensure};
@@ -8,9 +8,9 @@ use super::delta;
 use super::palette::Palette;
 use super::{Draw, Grid, Picture, displayed};
 
-/// An animation of pictures of one size.
+/// An animated GIF of pictures of one size.
 ///
-/// All frames share at most 255 colours: exactly those of the pictures if these are no more, else others close to them.
+/// All frames share at most 255 colours: the pictures' own if there are no more, otherwise similar ones.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -46,10 +46,10 @@ pub enum Loop {
 displayed!(Debug for Gif);
 
 impl Gif {
-    /// An animation of grids, plots, panels or pictures, each shown for 100 ms.
+    /// Creates an animation of grids, plots, panels or pictures, each shown for 100 ms.
     ///
     /// # Errors
-    /// A frame that cannot be drawn or is not as large as the first, or no frames at all; the message says which.
+    /// A frame cannot be drawn or differs in size from the first, or there are no frames; the message says which.
     pub fn new<D: Draw>(frames: impl IntoIterator<Item = D>) -> Result<Self> {
         let pictures = frames.into_iter().map(|frame| frame.draw());
         let pictures = one_size(pictures).map_err(crate::whole)?;
@@ -57,14 +57,14 @@ impl Gif {
         Ok(Self { frames: pictures, delay_ms: 100, first_ms: None, last_ms: None, looped: Loop::Forever, colours: 256 })
     }
 
-    /// An animation with one [`Grid`] for each tensor: the states of a sampler. `finish` sets what the grid of frame i shows
-    /// beside the images, such as a caption; `|_, grid| grid` leaves it as it is.
+    /// Creates an animation with one [`Grid`] per tensor, for example for the states of a sampler. `finish` can modify
+    /// the grid of frame i, for example to add a caption; `|_, grid| grid` leaves it unchanged.
     ///
     /// # Shapes
     /// Each (N, C, H, W) or (C, H, W) as for [`Grid::new`], all the same.
     ///
     /// # Errors
-    /// As for [`Grid::new`] and [`Gif::new`].
+    /// See [`Grid::new`] and [`Gif::new`].
     pub fn of(states: &[Tensor], finish: impl Fn(usize, Grid) -> Grid) -> Result<Self> {
         let grid = |(i, x)| {
             Grid::new(x).map(|grid| finish(i, grid)).with_context(|| format!("frame {i}")).map_err(crate::whole)
@@ -73,32 +73,32 @@ impl Gif {
         Self::new(grids?)
     }
 
-    /// How long each frame is shown, in steps of 10 ms. Browsers show none for less than 20 ms; longest is 655 s.
+    /// Sets how long each frame is shown, in steps of 10 ms; at most 655 s. Browsers show no frame for less than 20 ms.
     pub fn delay_ms(mut self, ms: u32) -> Self {
         self.delay_ms = ms;
         self
     }
 
-    /// How long the first frame is shown, if not as long as the others.
+    /// Sets how long the first frame is shown, if different from the others.
     pub fn hold_first_ms(mut self, ms: u32) -> Self {
         self.first_ms = Some(ms);
         self
     }
 
-    /// How long the last frame is shown, if not as long as the others: time to look at the result.
+    /// Sets how long the last frame is shown, if different from the others, to leave time to look at the result.
     pub fn hold_last_ms(mut self, ms: u32) -> Self {
         self.last_ms = Some(ms);
         self
     }
 
-    /// How often it is played. Default: forever.
+    /// Sets how often the animation is played. Default: forever.
     pub fn looped(mut self, looped: Loop) -> Self {
         self.looped = looped;
         self
     }
 
-    /// At most how many colours, 4 to 256, which is the default; one of them means "as before". Fewer make smaller files,
-    /// 32 for instance half as large, mostly because more of a picture stays as it was.
+    /// Sets the largest number of colours, 4 to 256 (the default); one of them means "unchanged". Fewer colours make
+    /// smaller files: 32 about halve them, mostly because more of a picture stays unchanged.
     pub fn colors(mut self, n: usize) -> Self {
         self.colours = n;
         self
@@ -107,7 +107,7 @@ impl Gif {
     /// The bytes of a GIF file.
     ///
     /// # Errors
-    /// `colors` outside 4 … 256, or frames that are wider or higher than the 65535 pixels of the format.
+    /// `colors` is outside 4 … 256, or frames exceed the format's 65535 pixels in width or height.
     pub fn to_gif(&self) -> Result<Vec<u8>> {
         ensure!((4..=256).contains(&self.colours), "colors = {}; use 4 to 256", self.colours);
         let (width, height) = (self.frames[0].width(), self.frames[0].height());
@@ -136,7 +136,7 @@ impl Gif {
         Ok(bytes)
     }
 
-    /// In the format's unit of 10 ms.
+    /// The delay in the format's unit of 10 ms.
     fn delay(&self, frame: usize) -> u16 {
         let (first, last) = (frame == 0, frame + 1 == self.frames.len());
         let held = self.last_ms.filter(|_| last).or(self.first_ms.filter(|_| first));
@@ -157,7 +157,7 @@ pub(super) fn one_size(frames: impl Iterator<Item = Result<Picture>>) -> Result<
         let (first_width, first_height) = pictures.first().map_or((width, height), |p| (p.width(), p.height()));
         ensure!(
             (width, height) == (first_width, first_height),
-            "frame {i} is {width} × {height} pixels, but frame 0 is {first_width} × {first_height}; all must be of one size"
+            "frame {i} is {width} × {height} pixels, but frame 0 is {first_width} × {first_height}; all must have the same size"
         );
         pictures.push(picture);
     }
@@ -198,7 +198,7 @@ mod tests {
     }
 
     #[test]
-    fn a_viewer_sees_the_frames() -> Result<()> {
+    fn a_decoder_sees_the_frames() -> Result<()> {
         let mut states = states(4, 1);
         states[2] = states[1].clone();
         let gif = Gif::of(&states, |i, grid| grid.caption(format!("step {i}")))?
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn loops_are_counted_as_a_viewer_counts() -> Result<()> {
+    fn loops_are_counted_as_in_viewers() -> Result<()> {
         let gif = Gif::of(&states(2, 1), |_, grid| grid)?;
         for (looped, repeat) in
             [(Loop::Forever, Repeat::Infinite), (Loop::Once, Repeat::Finite(0)), (Loop::Times(3), Repeat::Finite(2))]
@@ -248,7 +248,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_saved_as_a_gif_only() -> Result<()> {
+    fn it_can_only_be_saved_as_a_gif() -> Result<()> {
         let gif = Gif::of(&states(2, 1), |_, grid| grid)?;
         let message = gif.save("movie.png").unwrap_err().to_string();
         assert!(message.contains("movie.png") && message.contains(".gif"), "{message}");

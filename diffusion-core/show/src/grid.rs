@@ -1,13 +1,13 @@
-//! A batch of images as one picture: what a grid consists of. Its drawing is in `sheet.rs`.
+//! A grid: a batch of images as one picture. It is drawn in `sheet.rs`.
 
 use candle_core::{DType, Result, Tensor, bail};
 
 use super::{Draw, Picture, displayed, sheet};
 
-/// A batch of images, tile by tile, with titles around them.
+/// A grid of images with titles around them.
 ///
-/// Values are expected in −1 … 1, from black to white. The builder methods take and return the grid; if something does not
-/// fit, such as the number of titles, the error comes when the grid is drawn.
+/// Values are expected in −1 … 1, from black to white. The builder methods take and return the grid; invalid arguments,
+/// such as a wrong number of titles, are reported when the grid is drawn.
 ///
 /// ```
 /// use candle_core::{Device, Tensor};
@@ -22,9 +22,9 @@ use super::{Draw, Picture, displayed, sheet};
 #[derive(Clone)]
 pub struct Grid {
     pub(super) tiles: Vec<Tile>,
-    /// How many tiles each row has, if the tensors decided that.
+    /// The number of tiles in each row, if the tensors determine it.
     pub(super) rows: Option<Vec<usize>>,
-    /// Height and width of every tile, before it is enlarged.
+    /// The height and width of every tile, before enlarging.
     pub(super) tile_size: (usize, usize),
     pub(super) columns: Option<usize>,
     pub(super) titles: Option<Vec<String>>,
@@ -44,22 +44,22 @@ pub(super) struct Tile {
     pub(super) values: Vec<f32>,
 }
 
-/// How values become shades.
+/// How values are mapped to shades.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub enum Range {
-    /// −1 is black and 1 is white; what lies outside is black or white too.
+    /// −1 is black and 1 is white; values outside are clipped.
     #[default]
     Clamp,
-    /// The smallest value of all images is black and the largest white; the caption says which these are.
+    /// The smallest value of all images is black and the largest white; the caption states these values.
     Stretch,
 }
 
 impl Range {
-    /// [`Range::Clamp`], or [`Range::Stretch`] where the values are so far from −1 … 1 that little could be seen: they span less
-    /// than a quarter of it, or reach beyond ±2. So it is with a network that has hardly been trained.
+    /// [`Range::Clamp`], or [`Range::Stretch`] if values in −1 … 1 would show little: if they span less than a quarter
+    /// of it or exceed ±2. This happens with a network that has hardly been trained.
     ///
     /// # Errors
-    /// The images are not of floating-point numbers, or there are none.
+    /// The images are not floating-point, or there are none.
     pub fn fitting(images: &Tensor) -> anyhow::Result<Self> {
         let values = images.flatten_all()?.to_dtype(candle_core::DType::F32)?;
         let low = values.min(0)?.to_scalar::<f32>()?;
@@ -70,25 +70,25 @@ impl Range {
 }
 
 impl Grid {
-    /// The images of a tensor.
+    /// Creates a grid of the images of a tensor.
     ///
     /// # Shapes
-    /// (N, C, H, W), or (C, H, W) for one image; C is 1 (grey) or 3 (red, green, blue). Any floating-point type and device.
+    /// (N, C, H, W), or (C, H, W) for one image; C is 1 (greyscale) or 3 (RGB). Any floating-point type and device.
     ///
     /// # Errors
-    /// Another rank, number of channels or type, or no pixels at all.
+    /// The rank, the number of channels or the type is not supported, or there are no pixels.
     pub fn new(images: &Tensor) -> Result<Self> {
         let (tiles, tile_size) = tiles("images", images)?;
         Ok(Self::of(tiles, None, tile_size))
     }
 
-    /// One row of images for each tensor. Rows may differ in length.
+    /// Creates a grid with one row of images for each tensor. Rows may differ in length.
     ///
     /// # Shapes
     /// Each (N, C, H, W) or (C, H, W) as for [`Grid::new`], all with the same H and W.
     ///
     /// # Errors
-    /// As for [`Grid::new`], no tensor at all, or images of different sizes.
+    /// See [`Grid::new`]; or there is no tensor, or the images differ in size.
     pub fn rows(rows: &[Tensor]) -> Result<Self> {
         let (mut all, mut lengths, mut size) = (Vec::new(), Vec::new(), None);
         for (i, row) in rows.iter().enumerate() {
@@ -125,37 +125,37 @@ impl Grid {
         }
     }
 
-    /// How many images a row has. By default as many as make a picture of a good shape.
+    /// Sets the number of images in a row. By default the picture gets a good shape.
     pub fn columns(mut self, n: usize) -> Self {
         self.columns = Some(n);
         self
     }
 
-    /// A title above each image, in the order of the images.
+    /// Sets a title above each image, in order.
     pub fn titles(mut self, titles: impl IntoIterator<Item = impl ToString>) -> Self {
         self.titles = Some(strings(titles));
         self
     }
 
-    /// A title to the left of each row.
+    /// Sets a title to the left of each row.
     pub fn row_titles(mut self, titles: impl IntoIterator<Item = impl ToString>) -> Self {
         self.row_titles = Some(strings(titles));
         self
     }
 
-    /// A title above each column.
+    /// Sets a title above each column.
     pub fn column_titles(mut self, titles: impl IntoIterator<Item = impl ToString>) -> Self {
         self.column_titles = Some(strings(titles));
         self
     }
 
-    /// A line above everything.
+    /// Sets a line above the grid.
     pub fn title(mut self, text: impl Into<String>) -> Self {
         self.title = text.into();
         self
     }
 
-    /// A line below everything.
+    /// Sets a line below the grid.
     pub fn caption(mut self, text: impl Into<String>) -> Self {
         self.caption = text.into();
         self
@@ -167,13 +167,13 @@ impl Grid {
         self
     }
 
-    /// The space between images, in pixels of the picture. Default: 4.
+    /// Sets the space between images, in pixels of the picture. Default: 4.
     pub fn gap(mut self, pixels: usize) -> Self {
         self.gap = pixels;
         self
     }
 
-    /// How values become shades.
+    /// Sets how values are mapped to shades.
     pub fn range(mut self, range: Range) -> Self {
         self.range = range;
         self

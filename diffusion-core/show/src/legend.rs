@@ -1,4 +1,4 @@
-//! The names of the series, with a sample of each: what they look like.
+//! The legend: the names of the series, with a sample of each.
 
 use anyhow::Result;
 use plotters::element::{Circle, PathElement, Rectangle};
@@ -9,17 +9,17 @@ use super::picture::{INK, Picture, Rgb, SOFT_INK};
 use super::plot::{Marks, Plot};
 use super::text::{Font, SMALL, line_height};
 
-/// The colours of [Okabe and Ito (2008)](https://jfly.uni-koeln.de/color/), which can be told apart with any kind of
+/// The palette of [Okabe and Ito (2008)](https://jfly.uni-koeln.de/color/), which is distinguishable with any kind of
 /// colour vision, without the yellow, which is too pale for a line.
 pub(super) const PALETTE: [Rgb; 7] =
     [[0, 114, 178], [213, 94, 0], [0, 158, 115], [204, 121, 167], [230, 159, 0], [86, 180, 233], [80, 80, 80]];
 
-/// How a series is drawn.
+/// The style of a series.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Look {
     pub(super) colour: Rgb,
     shape: Shape,
-    /// Nominal pixels of line and of gap.
+    /// The lengths of dash and gap in nominal pixels.
     pub(super) dash: Option<(i32, i32)>,
 }
 
@@ -30,12 +30,12 @@ enum Shape {
     Bar,
 }
 
-/// A name, and what the series of that name look like.
+/// A name, and the styles of the series with that name.
 pub(super) type Entry = (String, Vec<Look>);
 
 const SWATCH: usize = 22;
 const GAP: usize = 6;
-/// Between the entries of a row.
+/// The space between the entries of a row.
 const BETWEEN: usize = 18;
 
 impl Look {
@@ -49,13 +49,13 @@ pub(super) fn colour([r, g, b]: Rgb) -> RGBColor {
     RGBColor(r, g, b)
 }
 
-/// A style for text of `size` nominal pixels per em.
+/// The style of text with `size` nominal pixels per em.
 pub(super) fn text_style(size: f32, ink: Rgb) -> TextStyle<'static> {
     let font = ("sans-serif", f64::from(size) * f64::from(FINE)).into_font();
     font.color(&colour(ink)).into_text_style(&(0u32, 0u32))
 }
 
-/// What every series of a plot looks like, in their order. Series of the same name have the same colour.
+/// The styles of all series of a plot, in order. Series with the same name have the same colour.
 pub(super) fn looks(plot: &Plot) -> Vec<Look> {
     let (mut names, mut levels): (Vec<&str>, usize) = (Vec::new(), 0);
     let mut looks = Vec::with_capacity(plot.series.len());
@@ -77,7 +77,7 @@ pub(super) fn looks(plot: &Plot) -> Vec<Look> {
         if known.is_none() {
             names.push(name);
         }
-        // The second time round the palette, lines are dashed.
+        // After one round of the palette, lines are dashed.
         let dash = (number / PALETTE.len() % 2 == 1).then_some((7, 3));
         looks.push(Look { colour: PALETTE[number % PALETTE.len()], shape, dash });
     }
@@ -97,7 +97,7 @@ pub(super) fn entries(plot: &Plot) -> Vec<Entry> {
     entries
 }
 
-/// The entries beside each other, in as few even rows as fit into `width` nominal pixels.
+/// Draws the entries side by side, in as few even rows as fit into `width` nominal pixels.
 pub(super) fn rows(entries: &[Entry], width: usize) -> Result<Picture> {
     let font = Font::new()?;
     let entry_width = |e: &Entry| SWATCH + GAP + font.width(&e.0, SMALL).ceil() as usize;
@@ -118,7 +118,7 @@ pub(super) fn rows(entries: &[Entry], width: usize) -> Result<Picture> {
     })
 }
 
-/// A piece of line, a dot or a bar, and a name.
+/// Draws a piece of line, a dot or a bar, and a name.
 fn draw(area: &Area, (name, looks): &Entry, (x, top): (i32, i32)) -> Result<()> {
     let (swatch, middle) = (SWATCH as i32, top + line_height(SMALL) as i32 / 2);
     let at = |x: i32, y: i32| (FINE * x, FINE * y);

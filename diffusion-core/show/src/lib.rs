@@ -1,11 +1,11 @@
 //! Images, plots and animations that display themselves in a notebook and save to a file.
 //!
-//! The last expression of a cell is shown below it: a [`Grid`] of images, a [`Plot`], several plots in [`Panels`], a [`Gif`],
-//! pictures under a [`Slider`]. Each can also be saved or turned into the bytes of its file. All have a near-white background
-//! of their own, so they are readable on light and dark pages. [`Live`] is a page that follows a training run while its cell
-//! is busy.
+//! The last expression of a cell is displayed below it: a [`Grid`] of images, a [`Plot`], several plots in [`Panels`],
+//! a [`Gif`], or several pictures under a [`Slider`]. Each can also be saved or converted to the bytes of its file. All have a
+//! near-white background, so they are readable on light and dark pages. [`Live`] is a page that follows a training run while
+//! its cell is busy.
 //!
-//! Plots are drawn at twice their nominal size, which keeps them sharp on HiDPI screens; a notebook scales them down to its
+//! Plots are drawn at twice their nominal size, which keeps them sharp on HiDPI screens; a notebook scales them to its
 //! column. Grids and GIFs have one pixel per nominal pixel, so image pixels stay crisp.
 //!
 //! ```
@@ -54,12 +54,12 @@ pub use plot::Plot;
 pub use slider::Slider;
 pub use values::{Number, Values};
 
-/// Anything that can be a frame of a [`Gif`] or a [`Slider`].
+/// A type that can be drawn as a frame of a [`Gif`] or a [`Slider`].
 pub trait Draw {
     /// Draws the picture at its nominal size.
     ///
     /// # Errors
-    /// The arguments of the builder methods do not fit together; the message names the argument and its value.
+    /// The arguments of the builder methods are inconsistent; the message names the argument and its value.
     fn draw(&self) -> anyhow::Result<Picture>;
 
     /// Draws the picture for a HiDPI screen, and says how many of its pixels make one of nominal size.
@@ -71,7 +71,7 @@ pub trait Draw {
     }
 }
 
-/// The three outputs of a displayable type. They are inherent methods, so that a notebook need not import a trait.
+/// Implements the outputs of a displayable type, as inherent methods so that a notebook need not import a trait.
 ///
 /// `displayed!(Type)` expects a method `shown(&self) -> Result<Picture>`.
 macro_rules! displayed {
@@ -82,7 +82,7 @@ macro_rules! displayed {
             /// The bytes of a PNG file.
             ///
             /// # Errors
-            /// The arguments of the builder methods do not fit together; the message names the argument and its value.
+            /// The arguments of the builder methods are inconsistent; the message names the argument and its value.
             pub fn to_png(&self) -> anyhow::Result<Vec<u8>> {
                 self.shown().and_then(|picture| picture.png()).map_err($crate::whole)
             }
@@ -99,13 +99,13 @@ macro_rules! displayed {
             $crate::picture::write(path.as_ref(), $extension, &self.$bytes()?).map_err($crate::whole)
         }
 
-        /// Shows it below a notebook cell; evcxr calls this for the cell's last expression.
+        /// Displays it below a notebook cell; evcxr calls this for the cell's last expression.
         pub fn evcxr_display(&self) {
             $crate::picture::show(stringify!($type), $mime, self.$bytes())
         }
     };
     (Debug for $type:ident) => {
-        /// evcxr falls back on this when the last expression moves a variable of its cell, so it says what to do.
+        /// evcxr uses this if the last expression moves a variable of its cell, so it explains what to do.
         impl std::fmt::Debug for $type {
             fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
                 f.write_str(concat!(stringify!($type), ": a cell shows it as its last expression, unless that expression \
@@ -116,8 +116,8 @@ macro_rules! displayed {
 }
 use displayed;
 
-/// An error with all its reasons in one line: a notebook shows the outermost message only. Without the backtrace that candle
-/// adds to its messages where `RUST_BACKTRACE` is set.
+/// Joins an error and its causes in one line, since a notebook shows the outermost message only. The backtrace that
+/// candle adds if `RUST_BACKTRACE` is set is removed.
 fn whole(error: anyhow::Error) -> anyhow::Error {
     use candle_core::Error::{Context, WithBacktrace, WithPath};
     fn plain(error: &candle_core::Error) -> String {

@@ -1,4 +1,4 @@
-//! The live page of a training: one cell shows it, the next one trains and moves it.
+//! The live page of a training run: one cell shows it, the next one trains and updates it.
 
 mod state;
 
@@ -11,18 +11,18 @@ use super::displayed;
 
 pub use state::{LiveState, Phase, thin};
 
-/// A page in the notebook that follows a training: loss, learning rate, time left, samples, and a button that stops it.
+/// A page in the notebook that follows a training run: loss, learning rate, time left, samples, and a stop button.
 ///
-/// The cell that trains keeps the kernel busy, and the kernel shows nothing while it is. So the page is shown by the cell
-/// before and reads, twice a second, the file `live.json` of the run's folder through the Jupyter server; the training
-/// rewrites that file ([`LiveState::write`]). The button makes a file `stop` in the same folder, and the training ends
-/// after its step when it sees it ([`Live::stop_requested`]).
+/// The cell that trains keeps the kernel busy, so the kernel cannot display anything meanwhile. The page is therefore
+/// displayed by the previous cell. Twice a second it reads the file `live.json` of the run's folder through the Jupyter
+/// server; the training run rewrites that file ([`LiveState::write`]). The button creates a file `stop` in the same
+/// folder, which ends the training after the current step ([`Live::stop_requested`]).
 ///
-/// The folder has to lie below the folder in which JupyterLab was started, and no part of its name may begin with a dot,
-/// else Jupyter does not serve it. Page and training know each other by a token: [`Live::new`] makes one and writes it
-/// into `live.json`, the training takes it from there ([`LiveState::token_of`]) and hands it on with all it writes. A
-/// training that finds no token has no page, and writes no `live.json`. What is saved with the notebook holds the path of
-/// the folder from the notebook, never a path of the machine; where no Jupyter runs, it is one sentence.
+/// The folder must be below the folder in which JupyterLab was started, and no component of its path may start with a
+/// dot, or Jupyter does not serve it. Page and training run identify each other by a token: [`Live::new`] creates one
+/// and writes it into `live.json`; the training run reads it ([`LiveState::token_of`]) and includes it in all updates.
+/// A training run that finds no token has no page and writes no `live.json`. The saved notebook contains the folder's
+/// path relative to the notebook, never an absolute path; without Jupyter the page is a single sentence.
 ///
 /// ```
 /// use diffusion_core::show::{Live, LiveState, Phase};
@@ -30,7 +30,7 @@ pub use state::{LiveState, Phase, thin};
 /// let folder = runs.join("sprites");
 /// let live = Live::new(&folder)?; // alone on the last line of a cell: `Live::new("runs/sprites")?`
 ///
-/// // What a training does, in the next cell.
+/// // What a training run does, in the next cell.
 /// let token = LiveState::token_of(&folder).expect("a page was shown");
 /// Live::clear_stop(&folder)?;
 /// let mut state = LiveState { token, state: Phase::Running, steps: 100, ..LiveState::default() };
@@ -49,7 +49,7 @@ pub use state::{LiveState, Phase, thin};
 #[derive(Clone)]
 pub struct Live {
     folder: PathBuf,
-    /// The parts of the path that leads from the kernel's folder, which is the notebook's, to `folder`.
+    /// The components of the path from the kernel's folder, which is the notebook's, to `folder`.
     from_notebook: Vec<String>,
     token: String,
 }
@@ -60,22 +60,22 @@ const PAGE: &str = include_str!("live/page.html");
 const STOP: &str = "stop";
 
 impl Live {
-    /// The page of the run in `folder`, which is made if it is missing. A relative path begins at the notebook's folder.
-    /// It takes the place of an earlier page of this folder, and of an earlier wish to stop.
+    /// Creates the page of the run in `folder`, and the folder if it is missing. A relative path starts at the
+    /// notebook's folder. It replaces an earlier page of this folder, and clears an earlier request to stop.
     ///
     /// # Errors
-    /// A folder that cannot be made or written into, or whose name is not Unicode.
+    /// The folder cannot be created or written to, or its name is not Unicode.
     pub fn new(folder: impl AsRef<Path>) -> Result<Self> {
         Self::in_folder(folder.as_ref()).map_err(crate::whole)
     }
 
     fn in_folder(given: &Path) -> Result<Self> {
-        let why = || format!("{}: no folder of a run", given.display());
+        let why = || format!("{}: cannot use it as the folder of a run", given.display());
         let here = std::env::current_dir().with_context(why)?;
         let folder = plain(&here.join(given));
         let from_notebook =
             way(&plain(&here), &folder).with_context(|| format!("{}: its name is not Unicode", given.display()))?;
-        std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot make this folder", given.display()))?;
+        std::fs::create_dir_all(&folder).with_context(|| format!("{}: cannot create this folder", given.display()))?;
         let live = Self { folder, from_notebook, token: new_token() };
         Self::clear_stop(&live.folder)?;
         let waiting = LiveState { token: live.token.clone(), ..LiveState::default() };
@@ -83,12 +83,12 @@ impl Live {
         Ok(live)
     }
 
-    /// The folder of the run, from the root of the file system.
+    /// The absolute path of the run's folder.
     pub fn folder(&self) -> &Path {
         &self.folder
     }
 
-    /// The page, as it is shown below the cell.
+    /// The HTML of the page.
     pub fn to_html(&self) -> String {
         let shown = escaped(&self.from_notebook.join("/"));
         let address = |part: &String| percent_encoded(part) + "/";
@@ -98,17 +98,18 @@ impl Live {
             .replace("@FOLDER@", if shown.is_empty() { "." } else { &shown })
     }
 
-    /// Shows it below a notebook cell; evcxr calls this for the cell's last expression.
+    /// Displays it below a notebook cell; evcxr calls this for the cell's last expression.
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.to_html());
     }
 
-    /// Whether the reader has asked the training in `folder` to stop, with the page's button or by a file named `stop`.
+    /// Whether the reader has requested the training in `folder` to stop, with the page's button or by a file named
+    /// `stop`.
     pub fn stop_requested(folder: impl AsRef<Path>) -> bool {
         folder.as_ref().join(STOP).exists()
     }
 
-    /// Forgets an earlier wish to stop, if there was one: what a training does before its first step.
+    /// Clears an earlier request to stop; a training run does this before its first step.
     ///
     /// # Errors
     /// The file `stop` cannot be removed.
@@ -123,14 +124,14 @@ impl Live {
     }
 }
 
-/// 32 hexadecimal digits that no other page has.
+/// A random token of 32 hexadecimal digits.
 fn new_token() -> String {
     use std::hash::{BuildHasher, Hasher, RandomState};
     let random = || RandomState::new().build_hasher().finish();
     format!("{:016x}{:016x}", random(), random())
 }
 
-/// An absolute path without `.` and `..`. Links stay as they are: Jupyter follows them too.
+/// The absolute path without `.` and `..`. Links are kept, since Jupyter follows them, too.
 fn plain(path: &Path) -> PathBuf {
     let mut out = PathBuf::new();
     for part in path.components() {
@@ -145,7 +146,7 @@ fn plain(path: &Path) -> PathBuf {
     out
 }
 
-/// The parts of the relative path from one absolute path to another; `None` if one is not Unicode.
+/// The components of the relative path from one absolute path to another; `None` if one is not Unicode.
 fn way(from: &Path, to: &Path) -> Option<Vec<String>> {
     let (from, to): (Vec<_>, Vec<_>) = (from.components().collect(), to.components().collect());
     let common = from.iter().zip(&to).take_while(|(a, b)| a == b).count();
@@ -154,7 +155,7 @@ fn way(from: &Path, to: &Path) -> Option<Vec<String>> {
     up.chain(down).collect()
 }
 
-/// A part of a path as it stands in an address.
+/// Percent-encodes a component of a path for a URL.
 fn percent_encoded(part: &str) -> String {
     let encoded = |byte: u8| match byte {
         b'A'..=b'Z' | b'a'..=b'z' | b'0'..=b'9' | b'-' | b'.' | b'_' | b'~' => char::from(byte).to_string(),
@@ -163,7 +164,7 @@ fn percent_encoded(part: &str) -> String {
     part.bytes().map(encoded).collect()
 }
 
-/// A text as it stands in HTML.
+/// Escapes a text for HTML.
 pub(super) fn escaped(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
@@ -173,7 +174,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_page_leaves_its_token_for_the_training() -> Result<()> {
+    fn a_page_writes_its_token_for_the_training_run() -> Result<()> {
         let runs = tempfile::tempdir()?;
         let folder = runs.path().join("a/b");
         assert_eq!(LiveState::token_of(&folder), None);
@@ -182,7 +183,7 @@ mod tests {
         assert_eq!(live.token.len(), 32);
         assert_eq!(LiveState::token_of(&folder), Some(live.token.clone()));
         assert!(live.to_html().contains(&format!("data-token=\"{}\"", live.token)));
-        // A second page takes over, and the first one no longer sees itself in the file.
+        // A second page takes over, and the first no longer finds its token in the file.
         let second = Live::new(folder.join("../b"))?;
         assert_ne!(second.token, live.token);
         assert_eq!(LiveState::token_of(&folder), Some(second.token));
@@ -190,7 +191,7 @@ mod tests {
     }
 
     #[test]
-    fn a_wish_to_stop_is_seen_and_forgotten() -> Result<()> {
+    fn a_stop_request_is_seen_and_cleared() -> Result<()> {
         let folder = tempfile::tempdir()?;
         Live::clear_stop(&folder)?;
         assert!(!Live::stop_requested(&folder));
@@ -198,7 +199,7 @@ mod tests {
         assert!(Live::stop_requested(&folder));
         Live::clear_stop(&folder)?;
         assert!(!Live::stop_requested(&folder));
-        // So that the next training does not end at its first step.
+        // The next training run must not end at its first step.
         std::fs::write(folder.path().join("stop"), "stop")?;
         Live::new(&folder)?;
         assert!(!Live::stop_requested(&folder));
@@ -223,7 +224,7 @@ mod tests {
     }
 
     #[test]
-    fn the_way_from_the_notebook_to_the_folder() {
+    fn the_relative_path_from_the_notebook_to_the_folder() {
         let between = |from: &str, to: &str| {
             let way = way(Path::new(from), &plain(&Path::new(from).join(to)));
             way.map(|parts| parts.join("/")).unwrap_or_default()

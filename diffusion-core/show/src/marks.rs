@@ -1,4 +1,4 @@
-//! The series of a plot as elements of plotters.
+//! The series of a plot as drawing elements of plotters.
 
 use plotters::element::{Circle, DashedPathElement, DynElement, IntoDynElement, PathElement, Polygon};
 
@@ -7,18 +7,18 @@ use super::canvas::{Canvas, FINE};
 use super::legend::Look;
 use super::plot::{Bars, Marks};
 
-/// A place in the plot: 0 … 1 from the left, and from the bottom.
+/// A position in the plot: 0 … 1 from the left, and from the bottom.
 type Place = (f64, f64);
 type Element<'a> = DynElement<'static, Canvas<'a>, Place>;
 
-/// The two axes, and the width and height of what is within them, in canvas pixels.
+/// The two axes, and the width and height of the area within them, in canvas pixels.
 pub(super) struct View<'s> {
     pub(super) x: &'s Span,
     pub(super) y: &'s Span,
     pub(super) size: (f64, f64),
 }
 
-/// The elements of a series.
+/// The drawing elements of a series.
 pub(super) fn elements<'a>(marks: &Marks, look: &Look, view: &View) -> Vec<Element<'a>> {
     match marks {
         Marks::Line(points) => view.line(points, look, 2 * FINE as u32),
@@ -39,12 +39,12 @@ pub(super) fn elements<'a>(marks: &Marks, look: &Look, view: &View) -> Vec<Eleme
 
 impl View<'_> {
     fn place(&self, (x, y): (f64, f64)) -> Option<Place> {
-        // Far outside, where is all the same; this keeps the arithmetic of clipping exact.
+        // Far outside, all positions look the same; limiting them keeps the arithmetic of clipping exact.
         let near = |at: f64| at.clamp(-1e6, 1e6);
         Some((near(self.x.place(x)?), near(self.y.place(y)?)))
     }
 
-    /// Joins the points, with a gap where one has no place or lies outside; a point that stands alone is a dot.
+    /// Joins the points, with gaps at points that have no position or lie outside; an isolated point is a dot.
     fn line<'a>(&self, points: &[(f64, f64)], look: &Look, width: u32) -> Vec<Element<'a>> {
         let places: Vec<_> = points.iter().map(|&p| self.place(p)).collect();
         let mut elements = Vec::new();
@@ -67,7 +67,7 @@ impl View<'_> {
                 _ => paths.push(vec![a, b]),
             }
         }
-        // A line that goes up and down so much that it fills an area is drawn thin.
+        // A line that oscillates so much that it fills an area is drawn thin.
         let (across, down) = self.size;
         let length = |ends: &[Place]| ((ends[1].0 - ends[0].0) * across).hypot((ends[1].1 - ends[0].1) * down);
         let length: f64 = paths.iter().flat_map(|path| path.windows(2).map(length)).sum();
@@ -95,7 +95,7 @@ impl View<'_> {
         inside.map(|p| Circle::new(p, radius, style).into_dyn()).collect()
     }
 
-    /// From (x, y) to (x + u, y + v), with a head that is shorter where the arrow is.
+    /// Draws an arrow from (x, y) to (x + u, y + v); short arrows have short heads.
     fn arrow<'a>(&self, [x, y, u, v]: [f64; 4], look: &Look) -> Vec<Element<'a>> {
         let ends = self.place((x, y)).zip(self.place((x + u, y + v)));
         let Some((from, to)) = ends.and_then(|(from, to)| clip(from, to)) else {
@@ -107,7 +107,7 @@ impl View<'_> {
         if length < 1.0 {
             return vec![Circle::new(from, 4, style.filled()).into_dyn()];
         }
-        // From the tip backwards, and to a side.
+        // From the tip backwards and sideways.
         let head = (0.45 * length).min(7.0 * f64::from(FINE)) / length;
         let corner = |side: f64| {
             let (back, side) = (-head, side * head * 0.45);
@@ -138,11 +138,11 @@ impl View<'_> {
     }
 }
 
-/// The part of a segment that lies within the axes, so that plotters need not walk through the rest.
+/// The part of a segment within the axes, so that plotters need not process the rest.
 fn clip(a: Place, b: Place) -> Option<(Place, Place)> {
     let (mut first, mut last) = (0.0f64, 1.0f64);
     for (from, to) in [(a.0, b.0), (a.1, b.1)] {
-        // Where the segment passes 0 and 1, as shares of its length; a point on a line along an axis passes neither.
+        // Where the segment crosses 0 and 1, as fractions of its length; a segment parallel to an axis crosses neither.
         let cross = |edge: f64| (edge - from) / (to - from);
         if from == to {
             if !(-1e-9..=1.0 + 1e-9).contains(&from) {

@@ -1,29 +1,29 @@
-//! At most 256 colours for an indexed PNG, or for all frames of an animation.
+//! Palettes of at most 256 colours, for an indexed PNG or all frames of an animation.
 
 use std::collections::HashMap;
 
 use super::picture::Rgb;
 
-/// Colours, and which of them stands for each colour of the frames.
+/// A palette, and the index of each colour of the frames in it.
 pub(super) struct Palette {
     pub(super) colours: Vec<Rgb>,
     index: HashMap<Rgb, u8>,
 }
 
-/// Colours that one colour of the palette stands for, with how often each occurs.
+/// Colours that share one colour of the palette, with their counts.
 struct Box {
     members: Vec<(Rgb, u64)>,
-    /// The channel along which they differ most, their mean there and how much they differ.
+    /// The channel along which they differ most, their mean and their spread there.
     split: (usize, f64, f64),
 }
 
 impl Palette {
-    /// The colours of `pixels` themselves if there are no more than `most` (2 to 256), else that many which stand for them.
+    /// The colours of `pixels` if there are at most `most` (2 to 256), otherwise that many representative ones.
     pub(super) fn of<'a>(pixels: impl Iterator<Item = &'a [u8]>, most: usize) -> Self {
         let mut members: Vec<(Rgb, u64)> = counts(pixels).into_iter().collect();
         members.sort_unstable();
 
-        // Wu's idea: cut the box whose colours differ most, at their mean, until there are enough boxes.
+        // Wu's method: split the box whose colours differ most, at their mean, until there are enough boxes.
         let mut boxes = vec![Box::of(members)];
         while boxes.len() < most {
             let widest = boxes.iter().enumerate().max_by(|a, b| a.1.split.2.total_cmp(&b.1.split.2));
@@ -41,7 +41,7 @@ impl Palette {
         Self { index: index.collect(), colours: boxes.iter().map(Box::colour).collect() }
     }
 
-    /// The colours of `pixels` themselves, or `None` if these are more than 256.
+    /// The colours of `pixels`, or `None` if there are more than 256.
     pub(super) fn exact<'a>(pixels: impl Iterator<Item = &'a [u8]>) -> Option<Self> {
         let mut colours: Vec<Rgb> = counts(pixels).into_keys().collect();
         colours.sort_unstable();
@@ -50,16 +50,16 @@ impl Palette {
         (colours.len() <= 256).then_some(Self { colours, index })
     }
 
-    /// The number of the colour that stands for a pixel of the frames.
+    /// The palette index of a pixel of the frames.
     pub(super) fn index(&self, pixel: &[u8]) -> u8 {
         self.index.get(&[pixel[0], pixel[1], pixel[2]]).copied().unwrap_or(0)
     }
 }
 
-/// How often each colour occurs.
+/// The count of each colour.
 fn counts<'a>(pixels: impl Iterator<Item = &'a [u8]>) -> HashMap<Rgb, u64> {
     let mut counts: HashMap<Rgb, u64> = HashMap::new();
-    // Neighbours are mostly equal, and counting is faster than looking up.
+    // Neighbours are mostly equal, and counting is faster than a lookup.
     let (mut last, mut run) = (None, 0);
     for colour in pixels.map(|p| Some([p[0], p[1], p[2]])).chain([None]) {
         if colour != last {
@@ -87,12 +87,12 @@ impl Box {
             (channel, mean, squares - sum * mean)
         };
         let widest = (0..3).map(spread).max_by(|a, b| a.2.total_cmp(&b.2));
-        // One colour differs from nothing, whatever the rounding says.
+        // A single colour has no spread, whatever the rounding gives.
         let split = widest.filter(|_| members.len() > 1).unwrap_or((0, 0.0, 0.0));
         Self { members, split }
     }
 
-    /// The colour that is most of the box, such as that of the background; else the mean.
+    /// The colour of most pixels in the box, for example the background; otherwise the mean.
     fn colour(&self) -> Rgb {
         let all: u64 = self.members.iter().map(|m| m.1).sum();
         match self.members.iter().max_by_key(|m| m.1) {
@@ -118,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn many_colours_become_near_ones_and_the_background_stays() {
+    fn many_colours_are_approximated_and_the_background_is_kept() {
         // Fixed pseudo-random numbers: the upper bits of a linear congruential generator.
         let mut state = 4u32;
         let mut random = || {

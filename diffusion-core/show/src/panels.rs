@@ -1,4 +1,4 @@
-//! Several plots beside and below each other in one picture.
+//! Several plots side by side and in rows, in one picture.
 
 use std::borrow::Borrow;
 
@@ -10,7 +10,7 @@ use super::picture::{CARD, PADDING, Picture};
 use super::plot::{WIDTH, to_show};
 use super::{Draw, Plot, displayed, legend};
 
-/// Several plots in one picture. Where all have the same series, the legend is shown once, below.
+/// Several plots in one picture. If all have the same series, one legend is shown below.
 ///
 /// ```
 /// use diffusion_core::show::{Panels, Plot};
@@ -29,26 +29,26 @@ pub struct Panels {
 }
 
 impl Panels {
-    /// Plots in reading order, `columns` of them in a row.
+    /// Arranges plots in reading order, `columns` of them in a row.
     pub fn new(columns: usize, plots: impl IntoIterator<Item = impl Borrow<Plot>>) -> Self {
         let plots = plots.into_iter().map(|plot| plot.borrow().clone());
         Self { plots: plots.collect(), columns, title: String::new(), caption: String::new(), size: None }
     }
 
-    /// A line above all plots.
+    /// Sets a line above all plots.
     pub fn title(mut self, text: impl Into<String>) -> Self {
         self.title = text.into();
         self
     }
 
-    /// A line below all plots.
+    /// Sets a line below all plots.
     pub fn caption(mut self, text: impl Into<String>) -> Self {
         self.caption = text.into();
         self
     }
 
-    /// Width and height of each plot in nominal pixels. By default a row of plots is 960 pixels wide, or each plot as large
-    /// as its own [`Plot::size`].
+    /// Sets the width and height of each plot in nominal pixels. By default a row of plots is 960 pixels wide, or each
+    /// plot has its own [`Plot::size`].
     pub fn size(mut self, width: usize, height: usize) -> Self {
         self.size = Some((width, height));
         self
@@ -70,7 +70,7 @@ impl Panels {
         };
         let pictures: Vec<Picture> = self.plots.iter().map(draw).collect::<Result<_>>()?;
 
-        // Plots of different sizes: each column as wide and each row as high as its largest.
+        // For plots of different sizes, each column is as wide and each row as high as its largest plot.
         let column = |c: usize| pictures.iter().skip(c).step_by(columns).map(Picture::width);
         let widths = (0..columns).map(|c| column(c).max().unwrap_or(0));
         let widths: Vec<usize> = widths.collect();

@@ -1,4 +1,4 @@
-//! A picture of RGB pixels: what everything in this module is drawn on, shown as and saved as.
+//! A picture of RGB pixels: the form in which everything here is drawn, displayed and saved.
 
 use std::path::Path;
 
@@ -13,32 +13,32 @@ pub type Rgb = [u8; 3];
 
 /// The near-white background, which makes a picture readable on light and dark pages.
 pub(super) const CARD: Rgb = [251, 251, 251];
-/// Titles and axis labels.
+/// The colour of titles and axis labels.
 pub(super) const INK: Rgb = [34, 34, 34];
-/// Captions and tick labels.
+/// The colour of captions and tick labels.
 pub(super) const SOFT_INK: Rgb = [84, 84, 84];
-/// Thin lines around and behind things.
+/// The colour of thin lines around and behind objects.
 pub(super) const FAINT: Rgb = [208, 208, 208];
 /// The margin around everything.
 pub(super) const PADDING: usize = 12;
 
-/// A rendered picture, 8 bits a channel.
+/// A rendered picture with 8 bits per channel.
 ///
-/// [`Grid`](super::Grid), [`Plot`](super::Plot) and [`Panels`](super::Panels) become one when they are shown or saved;
-/// [`Draw::draw`] gives it directly.
+/// [`Grid`](super::Grid), [`Plot`](super::Plot) and [`Panels`](super::Panels) are rendered to one when they are
+/// displayed or saved; [`Draw::draw`] returns it directly.
 #[derive(Clone, PartialEq)]
 pub struct Picture {
     width: usize,
     height: usize,
-    /// Row by row from the top left, three bytes a pixel.
+    /// Row by row from the top left, three bytes per pixel.
     rgb: Vec<u8>,
 }
 
-/// More than any screen shows, and 192 MB in memory.
+/// The largest number of pixels: more than any screen shows, and 192 MB in memory.
 const MOST_PIXELS: usize = 64 << 20;
 
 impl Picture {
-    /// A picture of one colour. `how_to_shrink` ends the error that says that it would be too large.
+    /// Creates a picture of one colour. `how_to_shrink` is the advice in the error for a picture that is too large.
     pub(super) fn new(width: usize, height: usize, colour: Rgb, how_to_shrink: &str) -> Result<Self> {
         let pixels = width.checked_mul(height).filter(|&n| n <= MOST_PIXELS);
         let pixels = pixels.with_context(|| {
@@ -48,7 +48,7 @@ impl Picture {
         Ok(Self { width, height, rgb })
     }
 
-    /// The pixels of a buffer that a drawing library has filled.
+    /// Wraps the pixels of a buffer filled by a drawing library.
     pub(super) fn from_rgb(width: usize, height: usize, rgb: Vec<u8>) -> Self {
         debug_assert_eq!(rgb.len(), 3 * width * height);
         Self { width, height, rgb }
@@ -64,7 +64,7 @@ impl Picture {
         self.height
     }
 
-    /// The colour `x` pixels from the left and `y` from the top, `None` outside.
+    /// The colour `x` pixels from the left and `y` from the top; `None` outside.
     pub fn pixel(&self, x: usize, y: usize) -> Option<Rgb> {
         (x < self.width && y < self.height).then(|| self.at(3 * (y * self.width + x)))
     }
@@ -73,7 +73,7 @@ impl Picture {
         [self.rgb[i], self.rgb[i + 1], self.rgb[i + 2]]
     }
 
-    /// All pixels, row by row from the top left, red, green and blue of each.
+    /// All pixels, row by row from the top left, as red, green and blue.
     pub fn rgb(&self) -> &[u8] {
         &self.rgb
     }
@@ -89,7 +89,7 @@ impl Picture {
         }
     }
 
-    /// Mixes `colour` into a pixel, `share` in 0 … 1. A pixel outside is left out.
+    /// Mixes the fraction `share`, 0 … 1, of `colour` into a pixel. Pixels outside are ignored.
     pub(super) fn blend(&mut self, x: i64, y: i64, colour: Rgb, share: f32) {
         if (0..self.width as i64).contains(&x) && (0..self.height as i64).contains(&y) {
             let i = 3 * (y as usize * self.width + x as usize);
@@ -99,7 +99,7 @@ impl Picture {
         }
     }
 
-    /// Copies `other` to (x, y); what would lie outside is left out.
+    /// Copies `other` to (x, y), clipped to the picture.
     pub(super) fn paste(&mut self, other: &Picture, (x, y): (usize, usize)) {
         let width = other.width.min(self.width.saturating_sub(x));
         for row in 0..other.height.min(self.height.saturating_sub(y)) {
@@ -122,7 +122,7 @@ impl Picture {
         Self { width, height, rgb }
     }
 
-    /// The picture in at most 64 colours: enough for a plot, whose PNG file then is a third smaller.
+    /// The picture in at most 64 colours, which suffices for a plot and makes its PNG file a third smaller.
     pub(super) fn in_few_colours(mut self) -> Self {
         let palette = Palette::of(self.rgb.chunks_exact(3), 64);
         for p in self.rgb.chunks_exact_mut(3) {
@@ -131,8 +131,8 @@ impl Picture {
         self
     }
 
-    /// The picture as a PNG file: grey if all of it is, indexed if it has at most 256 colours, and with the row filter that
-    /// makes it smaller.
+    /// Encodes the picture as PNG: greyscale if possible, indexed if it has at most 256 colours, with the row filter
+    /// that gives the smaller file.
     pub(super) fn png(&self) -> Result<Vec<u8>> {
         let pixels = || self.rgb.chunks_exact(3);
         let (kind, bytes, palette) = if pixels().all(|p| p[0] == p[1] && p[1] == p[2]) {
@@ -175,20 +175,20 @@ impl Draw for Picture {
     }
 }
 
-/// Writes a file whose name must end in `extension`, and makes its folder.
+/// Writes a file, whose name must end in `extension`, and creates its folder.
 pub(super) fn write(path: &Path, extension: &str, bytes: &[u8]) -> Result<()> {
     ensure!(
         path.extension().is_some_and(|e| e.eq_ignore_ascii_case(extension)),
-        "{}: this is saved as a .{extension} file; let the name end in .{extension}",
+        "{}: it is saved as a .{extension} file, so the name must end in .{extension}",
         path.display()
     );
     if let Some(folder) = path.parent() {
-        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot make this folder", folder.display()))?;
+        std::fs::create_dir_all(folder).with_context(|| format!("{}: cannot create this folder", folder.display()))?;
     }
     std::fs::write(path, bytes).with_context(|| format!("{}: cannot write this file", path.display()))
 }
 
-/// What evcxr shows below a cell: the file in base64, or what went wrong.
+/// Displays the file in base64 below a cell, or prints the error.
 pub(super) fn show(what: &str, mime: &str, bytes: Result<Vec<u8>>) {
     use base64::prelude::{BASE64_STANDARD, Engine};
     match bytes {
@@ -231,7 +231,7 @@ mod tests {
     }
 
     #[test]
-    fn what_lies_outside_is_left_out() -> Result<()> {
+    fn pixels_outside_are_ignored() -> Result<()> {
         let mut picture = Picture::new(4, 4, CARD, "")?;
         let other = Picture::new(3, 3, [1, 2, 3], "")?;
         picture.paste(&other, (3, 2));

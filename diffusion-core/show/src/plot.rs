@@ -1,4 +1,4 @@
-//! Lines, points and histograms on a pair of axes: what a plot consists of. Its drawing is in `chart.rs`.
+//! A plot: lines, points and histograms on a pair of axes. It is drawn in `chart.rs`.
 
 use anyhow::{Result, ensure};
 
@@ -7,10 +7,10 @@ use super::canvas::ZOOM;
 use super::picture::CARD;
 use super::{Draw, Picture, Values, chart, displayed};
 
-/// Lines, points, histograms and arrows on a pair of axes.
+/// A plot of lines, points, histograms and arrows on a pair of axes.
 ///
-/// The builder methods take and return the plot. Series are drawn in the order of the calls, and those of the same name share
-/// a colour and an entry in the legend. Texts may hold formulas: `x_t`, `σ_{t−1}` and `10^{-3}` are set as such. Wrong
+/// The builder methods take and return the plot. Series are drawn in the order of the calls; series with the same name
+/// share a colour and a legend entry. Texts may contain formulas such as `x_t`, `σ_{t−1}` and `10^{-3}`. Invalid
 /// arguments are reported when the plot is drawn.
 ///
 /// ```
@@ -31,11 +31,11 @@ pub struct Plot {
     pub(super) size: Option<(usize, usize)>,
     /// Whether both axes have the same scale.
     pub(super) equal: bool,
-    /// The first thing that did not fit.
+    /// The first invalid argument.
     problem: Option<String>,
 }
 
-/// One thing that is drawn, with its name in the legend.
+/// A series, with its name in the legend.
 #[derive(Clone, Debug)]
 pub(super) struct Series {
     pub(super) name: String,
@@ -47,32 +47,32 @@ pub(super) enum Marks {
     Line(Vec<(f64, f64)>),
     Scatter(Vec<(f64, f64)>),
     Path(Vec<(f64, f64)>),
-    /// x, y, and the differences to the tip.
+    /// x, y, and the vector to the tip.
     Arrows(Vec<[f64; 4]>),
     Histogram(Bars),
     Level(f64),
 }
 
-/// Bars of equal width, whose areas add up to 1.
+/// Bars of equal width with a total area of 1.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Bars {
     pub(super) from: f64,
     pub(super) width: f64,
     pub(super) heights: Vec<f64>,
-    /// How many values were NaN or infinite.
+    /// The number of NaN or infinite values.
     pub(super) skipped: usize,
 }
 
-/// Width or height of a plot in nominal pixels, at least and at most.
+/// The range of a plot's width and height in nominal pixels.
 const SIDES: std::ops::RangeInclusive<usize> = 120..=2400;
-/// The width of what a notebook shows: all plots have it, so that their texts are of one size whatever the column's width.
+/// The width of a displayed plot. It is the same for all plots, so that their texts have one size in any column width.
 pub(super) const WIDTH: usize = 960;
-/// Points of a curve that is given as a function.
+/// The number of points of a function's curve.
 const CURVE_POINTS: usize = 400;
 const MOST_BINS: usize = 10_000;
 
 impl Plot {
-    /// An empty plot with a title, which may be empty.
+    /// Creates an empty plot with a title, which may be empty.
     pub fn new(title: impl Into<String>) -> Self {
         Self {
             title: title.into(),
@@ -86,41 +86,41 @@ impl Plot {
         }
     }
 
-    /// The label of the horizontal axis.
+    /// Sets the label of the horizontal axis.
     pub fn x(mut self, label: impl Into<String>) -> Self {
         self.x.label = label.into();
         self
     }
 
-    /// The label of the vertical axis.
+    /// Sets the label of the vertical axis.
     pub fn y(mut self, label: impl Into<String>) -> Self {
         self.y.label = label.into();
         self
     }
 
-    /// A line below the plot.
+    /// Sets a line below the plot.
     pub fn caption(mut self, text: impl Into<String>) -> Self {
         self.caption = text.into();
         self
     }
 
-    /// Joins the points (x, y) in their order. The line is broken where one of the two is NaN or infinite.
+    /// Joins the points (x, y) in order. The line is broken where a coordinate is NaN or infinite.
     pub fn line(self, name: impl Into<String>, xs: impl Values, ys: impl Values) -> Self {
         self.points("line", name.into(), xs, ys, Marks::Line)
     }
 
-    /// A dot at each (x, y) that is finite.
+    /// Draws a dot at each finite (x, y).
     pub fn scatter(self, name: impl Into<String>, xs: impl Values, ys: impl Values) -> Self {
         self.points("scatter", name.into(), xs, ys, Marks::Scatter)
     }
 
-    /// A thin line through the points (x, y) in their order, with a dot at its end: the trajectory of a point in the plane.
-    /// Trajectories of the same name share a colour and an entry in the legend.
+    /// Draws a thin line through the points (x, y) in order, with a dot at its end: the trajectory of a point in the
+    /// plane.
     pub fn path(self, name: impl Into<String>, xs: impl Values, ys: impl Values) -> Self {
         self.points("path", name.into(), xs, ys, Marks::Path)
     }
 
-    /// An arrow from each (x, y) to (x + u, y + v), in the units of the axes: a vector field.
+    /// Draws an arrow from each (x, y) to (x + u, y + v), in the units of the axes: a vector field.
     ///
     /// ```
     /// use diffusion_core::show::Plot;
@@ -146,7 +146,7 @@ impl Plot {
         self
     }
 
-    /// The line (x, f(x)) for x over a range, such as a density to compare a histogram with.
+    /// Draws the curve (x, f(x)) for x over a range, for example a density to compare a histogram with.
     pub fn curve(self, name: impl Into<String>, over: std::ops::Range<f64>, f: impl Fn(f64) -> f64) -> Self {
         let step = (over.end - over.start) / (CURVE_POINTS - 1) as f64;
         let xs: Vec<f64> = (0..CURVE_POINTS).map(|i| over.start + i as f64 * step).collect();
@@ -154,15 +154,15 @@ impl Plot {
         self.points("curve", name.into(), xs, ys, Marks::Line)
     }
 
-    /// Bars over `bins` equal intervals from the smallest value to the largest, with areas that add up to 1: a density that a
-    /// curve can be laid over.
+    /// Draws a histogram as a density: bars over `bins` equal intervals between the extreme values, with a total area
+    /// of 1.
     pub fn histogram(mut self, name: impl Into<String>, values: impl Values, bins: usize) -> Self {
         let name = name.into();
         let bars = match values.to_vec_f64() {
             Err(error) => Err(error.to_string()),
             Ok(_) if !(1..=MOST_BINS).contains(&bins) => Err(format!("bins = {bins}; use 1 to {MOST_BINS}")),
             Ok(values) => {
-                Bars::of(&values, bins).ok_or_else(|| format!("none of its {} values is a finite number", values.len()))
+                Bars::of(&values, bins).ok_or_else(|| format!("none of its {} values is finite", values.len()))
             }
         };
         match bars.map(Marks::Histogram) {
@@ -172,7 +172,7 @@ impl Plot {
         self
     }
 
-    /// A dashed horizontal line across the plot, as a reference.
+    /// Draws a dashed horizontal line across the plot, as a reference.
     pub fn level(mut self, name: impl Into<String>, y: f64) -> Self {
         let (name, marks) = (name.into(), Marks::Level(y));
         if !drawable(y) {
@@ -182,37 +182,38 @@ impl Plot {
         self
     }
 
-    /// A logarithmic horizontal axis; points at or left of 0 are left out.
+    /// Makes the horizontal axis logarithmic; points with x ≤ 0 are left out.
     pub fn log_x(mut self) -> Self {
         self.x.log = true;
         self
     }
 
-    /// A logarithmic vertical axis; points at or below 0 are left out.
+    /// Makes the vertical axis logarithmic; points with y ≤ 0 are left out.
     pub fn log_y(mut self) -> Self {
         self.y.log = true;
         self
     }
 
-    /// The x at the left and right edge; the larger first makes the axis run backwards. By default the data decide.
+    /// Sets the x at the left and right edge; if the larger comes first, the axis is reversed. By default it follows
+    /// the data.
     pub fn x_range(mut self, left: f64, right: f64) -> Self {
         self.x.range = Some((left, right));
         self
     }
 
-    /// The y at the lower and upper edge. By default the data decide.
+    /// Sets the y at the lower and upper edge. By default it follows the data.
     pub fn y_range(mut self, bottom: f64, top: f64) -> Self {
         self.y.range = Some((bottom, top));
         self
     }
 
-    /// Gives both axes the same scale, so that a circle looks round: one of them covers more than the data or its range.
+    /// Gives both axes the same scale, so that a circle looks round; one of them is extended.
     pub fn equal_axes(mut self) -> Self {
         self.equal = true;
         self
     }
 
-    /// Width and height in nominal pixels, each 120 to 2400. Default: 960 × 400, or 480 × 480 with equal axes.
+    /// Sets the width and height in nominal pixels, each 120 to 2400. Default: 960 × 400, or 480 × 480 with equal axes.
     pub fn size(mut self, width: usize, height: usize) -> Self {
         self.size = Some((width, height));
         self
@@ -234,7 +235,7 @@ impl Plot {
         self
     }
 
-    /// The numbers of a series, `None` if they do not fit together.
+    /// The numbers of a series; `None` if they are inconsistent.
     fn numbers<const N: usize>(
         &mut self,
         kind: &str,
@@ -264,7 +265,7 @@ impl Plot {
         self.problem.get_or_insert(problem);
     }
 
-    /// Draws it in a given size, with or without its legend.
+    /// Draws the plot in a given size, with or without its legend.
     pub(super) fn drawn(&self, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
         if let Some(problem) = &self.problem {
             anyhow::bail!("{problem}");
@@ -295,7 +296,7 @@ impl Plot {
     }
 }
 
-/// A picture of plots as a notebook shows it: in the middle of a card of [`WIDTH`], in few colours.
+/// Prepares plots for display in a notebook: centred on a card of width [`WIDTH`], in few colours.
 pub(super) fn to_show(picture: &Picture) -> Result<Picture> {
     let width = picture.width().max(WIDTH * ZOOM);
     let mut card = Picture::new(width, picture.height(), CARD, "choose a smaller .size")?;
@@ -316,7 +317,7 @@ impl Draw for Plot {
 }
 
 impl Marks {
-    /// The points that must be within the axes; none of bars and levels.
+    /// The points that must be within the axes; none for bars and levels.
     pub(super) fn points(&self) -> Vec<(f64, f64)> {
         match self {
             Self::Line(points) | Self::Scatter(points) | Self::Path(points) => points.clone(),
@@ -330,7 +331,7 @@ impl Marks {
 }
 
 impl Bars {
-    /// The left side of bar i, which is the right side of the one before.
+    /// The left edge of bar i, which is the right edge of the previous one.
     pub(super) fn side(&self, i: usize) -> f64 {
         self.from + i as f64 * self.width
     }
@@ -345,7 +346,7 @@ impl Bars {
         }
         let (from, width) = match (high - low) / bins as f64 {
             width if low + width > low => (low, width),
-            // All values are (nearly) equal: bars around them.
+            // All values are (nearly) equal: place the bars around them.
             _ => {
                 let half = 0.5f64.max(low.abs() * 1e-9);
                 (low - half, 2.0 * half / bins as f64)

@@ -1,17 +1,17 @@
-//! Which shade of grey or colour the values of an image have.
+//! The mapping from image values to shades of grey or colour.
 
 use super::grid::{Grid, Range, Tile};
 use super::picture::Rgb;
 
-/// For pixels that are not numbers.
+/// The colour of pixels that are not finite.
 pub(super) const MAGENTA: Rgb = [255, 0, 255];
 
-/// Which shade a value has.
+/// The mapping from values to shades.
 pub(super) struct Shades {
     low: f32,
     high: f32,
     stretched: bool,
-    /// How many pixels are not numbers, and of how many.
+    /// The number of pixels that are not finite, and the number of pixels.
     not_finite: (usize, usize),
 }
 
@@ -45,7 +45,7 @@ impl Shades {
         (share * 255.0).round().clamp(0.0, 255.0) as u8
     }
 
-    /// The caption, and what the picture does not say by itself.
+    /// The caption, with notes on what the picture does not show by itself.
     pub(super) fn notes(&self, caption: &str) -> String {
         let mut notes = Vec::from_iter((!caption.is_empty()).then(|| caption.to_string()));
         if self.stretched && self.low <= self.high {
@@ -68,7 +68,7 @@ impl Tile {
     }
 }
 
-/// A number in about three significant digits.
+/// Formats a number with about three significant digits.
 fn short(v: f32) -> String {
     let text = match v.abs() {
         0.01..1e4 | 0.0 => format!("{v:.2}"),
@@ -111,7 +111,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_not_a_number_is_magenta_and_counted() -> anyhow::Result<()> {
+    fn pixels_that_are_not_finite_are_magenta_and_counted() -> anyhow::Result<()> {
         let x = Tensor::new(&[[[f32::NAN, 0.0], [f32::INFINITY, 1.0]]], &Device::Cpu)?;
         let grid = Grid::new(&x)?.scale(50);
         let picture = grid.draw()?;

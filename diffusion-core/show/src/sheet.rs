@@ -1,4 +1,4 @@
-//! The drawing of a grid: where its tiles and titles go.
+//! Drawing a grid: the layout of its tiles and titles.
 
 use anyhow::{Result, ensure};
 
@@ -9,17 +9,17 @@ use super::picture::{CARD, INK, PADDING, Picture, Rgb};
 use super::shades::Shades;
 use super::text::{Font, LABEL, SMALL, TITLE, ascent, line_height};
 
-/// Around tiles, so that white ones end somewhere.
+/// The outline of tiles, which makes white ones visible.
 const OUTLINE: Rgb = [205, 205, 205];
-/// Titles may make their column this wide before they are broken into lines: where there is room, and where not.
+/// The largest width that titles can give to their column before they are broken into lines, with and without room.
 const TITLE_WIDTHS: [f32; 2] = [140.0, 72.0];
-/// A single word may make it this wide before it is broken.
+/// The largest width for a single word before it is broken.
 const WORD_WIDTH: f32 = 160.0;
 const ROW_TITLE_WIDTH: f32 = 200.0;
-/// Widths that texts may make a picture that is narrower; few, so that the frames of an animation are of one size.
+/// Minimum widths of a picture with longer texts; few, so that the frames of an animation have one size.
 const TEXT_WIDTHS: [usize; 2] = [180, 360];
 
-/// Draws the sheet of a grid.
+/// Draws a grid.
 pub(super) fn draw(grid: &Grid) -> Result<Picture> {
     let font = Font::new()?;
     let sheet = Sheet::new(grid, &font)?;
@@ -40,22 +40,22 @@ pub(super) fn draw(grid: &Grid) -> Result<Picture> {
     Ok(picture)
 }
 
-/// Where everything is, in pixels from the top left of the block of tiles and their titles.
+/// The layout, in pixels from the top left of the block of tiles and titles.
 struct Sheet<'a> {
     grid: &'a Grid,
     scale: usize,
-    /// A tile's height and width, enlarged.
+    /// The height and width of an enlarged tile.
     tile: (usize, usize),
-    /// The width of a column: of a tile, or of a title that is wider.
+    /// The width of a column: that of a tile, or of a wider title.
     cell: usize,
     columns: usize,
-    /// The index of the first tile of each row, and of the end.
+    /// The index of the first tile of each row, and the end.
     starts: Vec<usize>,
-    /// Titles in lines: of tiles, rows and columns.
+    /// The titles of tiles, rows and columns, broken into lines.
     titles: Vec<Vec<String>>,
     row_titles: Vec<Vec<String>>,
     column_titles: Vec<Vec<String>>,
-    /// The room for row titles, gap included.
+    /// The room for row titles, including the gap.
     row_title_width: usize,
 }
 
@@ -81,7 +81,7 @@ impl<'a> Sheet<'a> {
             false => widths.fold(0.0, f32::max).ceil() as usize + 8,
         };
 
-        // Titles in one line may make columns wider, if that makes neither columns fewer nor images smaller.
+        // One-line titles may widen columns if this makes neither columns fewer nor images smaller.
         let [wide, narrow] = TITLE_WIDTHS.map(|most| {
             let width = title_width(grid, font, most);
             (width, arrangement(grid, width, row_title_width))
@@ -137,13 +137,13 @@ impl<'a> Sheet<'a> {
         })
     }
 
-    /// The room for the titles of the tiles of a row.
+    /// The room for the tile titles of a row.
     fn title_height(&self, row: usize) -> usize {
         if self.titles.is_empty() {
             return 0;
         }
         let height = lines_height(&self.titles[self.starts[row]..self.starts[row + 1]]);
-        // Nearer to their tiles than to those of the row above.
+        // Closer to their tiles than to those of the row above.
         height + if row > 0 { 5 } else { 0 }
     }
 
@@ -158,7 +158,7 @@ impl<'a> Sheet<'a> {
         let left = |column: usize| first + column * (self.cell + self.grid.gap);
         let middle = |column: usize| left(column) as f32 + self.cell as f32 / 2.0;
         let mut top = corner.1 + lines_height(&self.column_titles);
-        // Titles stand on what is below them.
+        // Titles stand directly above what they belong to.
         let title_top = |title: &[String], below: usize| below - 4 - title.len() * line_height(SMALL);
         for (column, title) in self.column_titles.iter().enumerate() {
             font.centred(on, title, SMALL, (middle(column), title_top(title, top)), INK);
@@ -207,8 +207,7 @@ fn expect(what: &str, titles: &Option<Vec<String>>, n: usize, of: &str) -> Resul
     Ok(())
 }
 
-/// How wide the titles above tiles and columns make their column if they may have `most` pixels before they are broken
-/// into lines.
+/// The column width that the titles above tiles and columns need, if lines may have `most` pixels.
 fn title_width(grid: &Grid, font: &Font, most: f32) -> usize {
     let all = grid.titles.iter().chain(&grid.column_titles).flatten();
     let widths = all.map(|title| {
@@ -244,7 +243,7 @@ mod tests {
     }
 
     #[test]
-    fn tiles_are_where_they_belong() -> anyhow::Result<()> {
+    fn tiles_are_at_their_positions() -> anyhow::Result<()> {
         // Six images of 2 × 2 in two rows of three, ×5, 4 pixels apart.
         let x = ramp(&[6, 1, 2, 2]);
         let picture = Grid::new(&x)?.columns(3).scale(5).draw()?;
@@ -292,7 +291,7 @@ mod tests {
 
     #[test]
     fn titles_keep_apart() -> anyhow::Result<()> {
-        // Wide titles over narrow tiles: between the cells there is nothing but card from top to bottom.
+        // Wide titles over narrow tiles: the background between the cells is free from top to bottom.
         let titles = ["a title of many words", "unbreakableunbreakableunbreakable", "short"];
         let grid = Grid::new(&ramp(&[3, 1, 8, 8]))?.scale(2).gap(9).titles(titles);
         let (picture, cell) = (grid.draw()?, Sheet::new(&grid, &Font::new()?)?.cell);

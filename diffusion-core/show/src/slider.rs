@@ -161,6 +161,6 @@ mod tests {
         let error = |frames: Vec<(usize, Grid)>| Slider::new("t", frames).unwrap_err().to_string();
         assert_eq!(error(vec![(0, grid(4))]), "a slider needs at least two frames, not 1");
         let sizes = error(vec![(0, grid(4)), (1, grid(5))]);
-        assert!(sizes.starts_with("frame 1 is ") && sizes.ends_with("all must be of one size"), "{sizes}");
+        assert!(sizes.starts_with("frame 1 is ") && sizes.ends_with("all must have the same size"), "{sizes}");
     }
 }

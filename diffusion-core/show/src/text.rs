@@ -1,7 +1,7 @@
 //! Lines of text in Noto Sans, with Greek letters, accents, and the sub- and superscripts of formulas.
 //!
-//! plotters' own text drawing ignores the side bearings of glyphs and knows no subscripts; an accent would stand beside its
-//! letter. So this module lays text out, and `canvas.rs` hands the result to plotters.
+//! plotters' own text drawing ignores the side bearings of glyphs, misplaces accents and does not support subscripts.
+//! So this module lays text out, and `canvas.rs` passes the result to plotters.
 
 use ab_glyph::{Font as _, FontRef, GlyphId, PxScale};
 use anyhow::{Context, Result};
@@ -9,12 +9,12 @@ use anyhow::{Context, Result};
 use super::formula::{Level, is_accent, runs};
 use super::picture::{Picture, Rgb};
 
-/// Sizes in nominal pixels per em.
+/// Font sizes in nominal pixels per em.
 pub(super) const TITLE: f32 = 15.0;
 pub(super) const LABEL: f32 = 13.0;
 pub(super) const SMALL: f32 = 12.0;
 
-/// From one line of text of `size` to the next, in whole pixels.
+/// The line height of text of `size`, in whole pixels.
 pub(super) fn line_height(size: f32) -> usize {
     (size * 1.3).ceil() as usize
 }
@@ -24,13 +24,13 @@ pub(super) fn ascent(size: f32) -> f32 {
     (size * 1.03).round()
 }
 
-/// The typeface. It borrows the bytes in the program, so creating one costs microseconds.
+/// The typeface. It borrows the font embedded in the program, so creating one costs microseconds.
 pub(super) struct Font {
     face: FontRef<'static>,
     units_per_em: f32,
 }
 
-/// A line of text, laid out.
+/// A line of text after layout.
 pub(super) struct Line {
     /// Glyph, x and y of its origin (y upwards from the baseline), pixels per em.
     glyphs: Vec<(GlyphId, f32, f32, f32)>,
@@ -44,7 +44,7 @@ impl Font {
         Ok(Self { face, units_per_em })
     }
 
-    /// Lays out one line, with its formulas: see [`runs`].
+    /// Lays out one line, including its formulas: see [`runs`].
     pub(super) fn line(&self, text: &str, size: f32) -> Line {
         let mut line = Line { glyphs: Vec::new(), width: 0.0 };
         for (level, run) in runs(text) {
@@ -78,25 +78,25 @@ impl Font {
         }
     }
 
-    /// Where a combining accent goes relative to its letter's origin, in font units: centred, and above tall letters.
+    /// The position of a combining accent relative to its letter, in font units: centred, and above tall letters.
     fn accent(&self, letter: GlyphId, accent: GlyphId) -> (f32, f32) {
         let outlines = (self.face.outline(letter), self.face.outline(accent));
         let (Some(below), Some(mark)) = outlines else {
             return (0.0, 0.0);
         };
         let (below, mark) = (below.bounds, mark.bounds);
-        // Bounds have y upwards here, with `min` at the top.
+        // Here y points upwards, with `min` at the top.
         let gap = self.units_per_em * 0.06;
         ((below.min.x + below.max.x - mark.min.x - mark.max.x) / 2.0, (below.min.y + gap - mark.max.y).max(0.0))
     }
 
-    /// The width in pixels that `text` takes.
+    /// The width of `text` in pixels.
     pub(super) fn width(&self, text: &str, size: f32) -> f32 {
         self.line(text, size).width
     }
 
-    /// Breaks `text` at its line feeds and, where a line is wider than `width` pixels, between words; a word that is
-    /// wider is broken too. No lines for an empty text.
+    /// Breaks `text` at line feeds and, in lines wider than `width` pixels, between words; wider words are broken, too.
+    /// An empty text has no lines.
     pub(super) fn wrap(&self, text: &str, size: f32, width: f32) -> Vec<String> {
         let mut lines = Vec::new();
         let paragraphs = text.split('\n').filter(|_| !text.is_empty());
@@ -127,16 +127,17 @@ impl Font {
         lines
     }
 
-    /// Calls `put` with the place and the coverage, 0 … 1, of every pixel of a line. `x` is its left end, `y` its baseline.
+    /// Calls `put` with the position and the coverage, 0 … 1, of every pixel of a line. `x` is its left end, `y` its
+    /// baseline.
     pub(super) fn draw(&self, line: &Line, (x, y): (f32, f32), mut put: impl FnMut(i64, i64, f32)) {
         for &(glyph, right, up, em) in &line.glyphs {
             let scale = PxScale::from(em * self.face.height_unscaled() / self.units_per_em);
-            // Only x has a fraction of a pixel: letters stand on their baseline.
+            // Only x has subpixel positions: letters stand on their baseline.
             let glyph = glyph.with_scale_and_position(scale, ab_glyph::point(x + right, (y - up).round()));
             if let Some(outline) = self.face.outline_glyph(glyph) {
                 let corner = outline.px_bounds().min;
                 let (left, top) = (corner.x as i64, corner.y as i64);
-                // Thin strokes of dark letters look paler than they are: darken them a little.
+                // Thin strokes look paler than they are: darken them a little.
                 outline.draw(|x, y, coverage| {
                     let coverage = coverage.clamp(0.0, 1.0).powf(0.8);
                     put(left + i64::from(x), top + i64::from(y), coverage);
@@ -150,7 +151,7 @@ impl Font {
         self.draw(line, at, |x, y, share| on.blend(x, y, ink, share));
     }
 
-    /// Draws lines of text below each other, each centred on `x`, the first line's top at `top`.
+    /// Draws lines of text, each centred on `x`, with the first line's top at `top`.
     pub(super) fn centred(&self, on: &mut Picture, lines: &[String], size: f32, (x, top): (f32, usize), ink: Rgb) {
         for (i, text) in lines.iter().enumerate() {
             let line = self.line(text, size);
@@ -175,13 +176,13 @@ mod tests {
         let lines = font.wrap(&format!("a {word}"), SMALL, 100.0);
         assert_eq!(lines.concat(), format!("a{word}"));
         assert!(lines.iter().all(|l| font.width(l, SMALL) <= 100.0));
-        // Less room than a letter needs: a letter a line.
+        // If there is no room for a letter, each letter gets a line.
         assert_eq!(font.wrap("abc", SMALL, 1.0), ["a", "b", "c"]);
         Ok(())
     }
 
     #[test]
-    fn an_accent_stands_over_the_middle_of_its_letter() -> Result<()> {
+    fn an_accent_is_centred_over_its_letter() -> Result<()> {
         let font = Font::new()?;
         let extent = |text: &str, from: usize, to: usize| -> Result<[usize; 2]> {
             let mut picture = Picture::new(100, 100, CARD, "")?;
@@ -190,7 +191,7 @@ mod tests {
             let columns: Vec<usize> = (0..100).filter(dark).collect();
             Ok([columns[0], columns[columns.len() - 1]])
         };
-        // Without an accent an x is 27 pixels high at this size; above that, there is the accent alone.
+        // Without an accent an x is 27 pixels high at this size, so only the accent is above that.
         let (letter, hat) = (extent("x", 0, 100)?, extent("x\u{302}", 0, 51)?);
         let (letter, hat) = (letter[0] + letter[1], hat[0] + hat[1]);
         assert!(letter.abs_diff(hat) <= 2, "{letter} {hat}");

@@ -1,8 +1,8 @@
-//! The numbers that a plot is given: slices, vectors, arrays, ranges and tensors, of any number type.
+//! The numbers that a plot accepts: slices, vectors, arrays, ranges and tensors, of any number type.
 
 use candle_core::{DType, Device, Result, Tensor};
 
-/// A number type that a plot can be given.
+/// A number type that a plot accepts.
 pub trait Number: Copy {
     /// The same number, or the nearest f64.
     fn to_f64(self) -> f64;
@@ -19,7 +19,7 @@ macro_rules! numbers {
 }
 numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
 
-/// A sequence of numbers that a plot can be given, by value or by reference: a `Vec`, slice, array, `0..1000` or a tensor.
+/// A sequence of numbers that a plot accepts, by value or by reference: a `Vec`, slice, array, `0..1000` or a tensor.
 ///
 /// ```
 /// use diffusion_core::show::Values;
@@ -28,10 +28,10 @@ numbers!(f32 f64 u8 u16 u32 u64 usize i8 i16 i32 i64 isize);
 /// # Ok::<(), candle_core::Error>(())
 /// ```
 pub trait Values {
-    /// All values in order; a tensor's in row-major order, whatever its rank.
+    /// All values in order; for a tensor in row-major order, whatever its rank.
     ///
     /// # Errors
-    /// A tensor that cannot be copied from its device.
+    /// A tensor cannot be copied from its device.
     fn to_vec_f64(&self) -> Result<Vec<f64>>;
 }
 
@@ -64,7 +64,7 @@ where
 
 impl Values for Tensor {
     fn to_vec_f64(&self) -> Result<Vec<f64>> {
-        // On the host, since not every device knows f64.
+        // On the CPU, since not every device has f64.
         let x = self.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         x.flatten_all()?.to_vec1()
     }

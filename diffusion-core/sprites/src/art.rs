@@ -4,24 +4,24 @@ use crate::Rng;
 
 /// A drawing in characters, one string a row.
 ///
-/// `.` nothing · `#` a thin dark line · `o` dark and `w` white detail inside a body · an upper-case letter: the material
-/// of that name, lit from above left · the lower-case letter: its shade · a digit: the highlight of the first, second,
-/// … material.
+/// `.` nothing · `#` a thin dark line · `o` dark and `w` white detail inside a body · an upper-case letter: the
+/// material of that name, lit from above left · the lower-case letter: its shade · a digit: the highlight of the first,
+/// second, … material.
 #[derive(Clone, Debug)]
 pub(super) struct Art(Vec<Vec<u8>>);
 
 impl Art {
-    /// The drawing as it stands.
+    /// A drawing from all of its rows.
     pub(super) fn new(rows: &[&str]) -> Self {
         Self(rows.iter().map(|row| row.bytes().collect()).collect())
     }
 
-    /// The left half of a drawing of even width.
+    /// A symmetric drawing of even width, from its left half.
     pub(super) fn even(half: &[&str]) -> Self {
         Self::mirrored(half, 0)
     }
 
-    /// The left half of a drawing of odd width, with the middle column.
+    /// A symmetric drawing of odd width, from its left half with the middle column.
     pub(super) fn odd(half: &[&str]) -> Self {
         Self::mirrored(half, 1)
     }
@@ -31,9 +31,9 @@ impl Art {
         Self(half.iter().map(whole).collect())
     }
 
-    /// Without some of the rows and columns named, each kept in two cases of three: a lower or slimmer one of the kind.
+    /// Removes some of the given rows and columns, each with probability 1/3, for a lower or slimmer variant.
     ///
-    /// Both lists are in falling order.
+    /// Both lists are in decreasing order.
     pub(super) fn squeezed(mut self, rng: &mut Rng, rows: &[usize], columns: &[usize]) -> Self {
         for &row in rows {
             if rng.below(3) == 0 {
@@ -50,13 +50,13 @@ impl Art {
         self
     }
 
-    /// Without what is above `row`.
+    /// The drawing without the rows above `row`.
     pub(super) fn below(mut self, row: usize) -> Self {
         self.0.iter_mut().take(row).for_each(|r| r.fill(b'.'));
         self
     }
 
-    /// Turned clockwise by a quarter.
+    /// The drawing turned clockwise by a quarter.
     pub(super) fn turned(self) -> Self {
         let column = |x: usize| self.0.iter().rev().map(|row| row[x]).collect();
         Self((0..self.width() as usize).map(column).collect())
@@ -67,7 +67,7 @@ impl Art {
         self.0.iter().map(Vec::len).max().unwrap_or(0) as i32
     }
 
-    /// How many rows there are.
+    /// The number of rows.
     pub(super) fn height(&self) -> i32 {
         self.0.len() as i32
     }

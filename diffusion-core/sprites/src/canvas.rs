@@ -7,22 +7,22 @@ use crate::Rng;
 
 const N: i32 = SIDE as i32;
 
-/// How bright a pixel is within its ramp.
+/// The brightness of a pixel within its ramp.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Tone {
-    /// Decided at the end by the light from above left.
+    /// Determined at the end by the light from above left.
     Lit,
     Dark,
     Mid,
     Light,
 }
 
-/// What surrounds a pixel that has nothing beside it.
+/// The border of a pixel next to empty ones.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Edge {
     /// A dark line.
     Outlined,
-    /// Nothing: lines that are one pixel thin, sparks.
+    /// No border, for lines of one pixel and sparks.
     Bare,
 }
 
@@ -32,7 +32,8 @@ pub(super) struct Dot {
     ramp: Ramp,
     tone: Tone,
     edge: Edge,
-    /// Pixels of one part are shaded as one body; those of [`FEATURE`] belong to whatever is around them.
+    /// The part that the pixel belongs to. A part is shaded as one body; [`FEATURE`] pixels belong to the surrounding
+    /// part.
     part: usize,
 }
 
@@ -40,7 +41,7 @@ const FEATURE: usize = 0;
 const LINE: usize = 1;
 
 impl Dot {
-    /// An outlined pixel of its own tone, part of the body around it.
+    /// An outlined pixel with its own tone, part of the surrounding body.
     pub(super) fn of(ramp: Ramp, tone: Tone) -> Self {
         Self { ramp, tone, edge: Edge::Outlined, part: FEATURE }
     }
@@ -60,12 +61,12 @@ impl Dot {
 pub(super) struct Canvas {
     dots: [[Option<Dot>; SIDE]; SIDE],
     parts: usize,
-    /// Whether highlights were painted by hand, so that left and right must stay as they are.
+    /// Whether highlights were painted by hand, so that left and right must not be exchanged.
     one_sided: bool,
 }
 
 impl Canvas {
-    /// A drawing in the middle.
+    /// A canvas with a centred drawing.
     pub(super) fn centred(art: &Art, materials: &[(char, Ramp)]) -> Self {
         let mut canvas = Self::default();
         canvas.paint((N - art.width()) / 2, (N - art.height()) / 2, art, materials);
@@ -77,14 +78,14 @@ impl Canvas {
         inside.then(|| self.dots[y as usize][x as usize]).flatten()
     }
 
-    /// One pixel; outside of the canvas nothing happens.
+    /// Sets one pixel; pixels outside the canvas are ignored.
     pub(super) fn set(&mut self, x: i32, y: i32, dot: Dot) {
         if (0..N).contains(&x) && (0..N).contains(&y) {
             self.dots[y as usize][x as usize] = Some(dot);
         }
     }
 
-    /// Paints a drawing with its top left corner at (x, y) over what is there.
+    /// Paints a drawing with its top left corner at (x, y).
     pub(super) fn paint(&mut self, x: i32, y: i32, art: &Art, materials: &[(char, Ramp)]) {
         for (dx, dy, c) in art.cells() {
             if let Some(dot) = self.dot(c, materials) {
@@ -110,7 +111,7 @@ impl Canvas {
         self.paint(x, y, art, materials);
     }
 
-    /// Turns up to `count` lit pixels of a material into `dot`, no two of them side by side.
+    /// Turns up to `count` lit pixels of a material into `dot`, no two of them adjacent.
     pub(super) fn speckle(&mut self, rng: &mut Rng, count: usize, on: Ramp, dot: Dot) {
         let mut places: Vec<(i32, i32)> =
             positions().filter(|&(x, y)| self.get(x, y).is_some_and(|d| d.ramp == on && d.tone == Tone::Lit)).collect();
@@ -124,12 +125,12 @@ impl Canvas {
         }
     }
 
-    /// The finished drawing, with words for what it shows.
+    /// The finished drawing with its caption.
     pub(super) fn titled(self, caption: impl Into<String>) -> Drawing {
         Drawing { canvas: self, caption: caption.into() }
     }
 
-    /// Takes the outline off everything painted so far.
+    /// Removes the outline of everything painted so far.
     pub(super) fn bare(&mut self) {
         self.dots.iter_mut().flatten().flatten().for_each(|dot| dot.edge = Edge::Bare);
     }
@@ -147,13 +148,13 @@ impl Canvas {
         }
     }
 
-    /// Takes a row out; what is above it moves down.
+    /// Removes a row; the rows above it move down.
     pub(super) fn drop_row(&mut self, y: usize) {
         self.dots[..=y].rotate_right(1);
         self.dots[0] = [None; SIDE];
     }
 
-    /// Moves everything by up to one pixel each way, as far as the outline stays on the canvas.
+    /// Moves the drawing by up to one pixel in each direction, as far as the outline stays on the canvas.
     pub(super) fn wander(&mut self, rng: &mut Rng) {
         let (mut low, mut high) = ([N; 2], [0; 2]);
         for (x, y) in positions() {
@@ -176,7 +177,7 @@ impl Canvas {
         }
     }
 
-    /// Shades, outlines and puts everything on white.
+    /// Shades and outlines the drawing, and puts it on white.
     pub(super) fn render(&self, finish: Finish) -> [u8; SIDE * SIDE * 3] {
         let mut pixels = [0; SIDE * SIDE * 3];
         for ((x, y), pixel) in positions().zip(pixels.chunks_exact_mut(3)) {
@@ -195,7 +196,7 @@ impl Canvas {
         pixels
     }
 
-    /// The tone of a lit pixel, from where it lies between the borders of its part.
+    /// The tone of a lit pixel, from its position between the borders of its part.
     fn lit(&self, x: i32, y: i32, part: usize, finish: Finish) -> usize {
         let run = |dx: i32, dy: i32| {
             let same = |&i: &i32| self.get(x + i * dx, y + i * dy).is_some_and(|d| d.part == part || d.part == FEATURE);
@@ -257,14 +258,14 @@ pub(super) enum Line {
     Tinted,
 }
 
-/// How a canvas becomes an image.
+/// The settings for rendering a canvas.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Finish {
     /// The line around the sprite.
     pub(super) line: Line,
-    /// Below it, in −200 … 200 from the near side to the far side of the light, a pixel is highlighted.
+    /// Pixels with a depth below this are highlighted, from −200 (towards the light) to 200 (away from it).
     pub(super) light: i32,
-    /// Above it, a pixel is in the shade.
+    /// Pixels with a depth above this are in the shade.
     pub(super) dark: i32,
 }
 
@@ -303,7 +304,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_in_front_has_a_line_towards_what_is_behind() {
+    fn a_drawing_in_front_has_a_line_around_it() {
         let mut canvas = Canvas::centred(&Art::new(&["AAAAAAAA"; 8]), &[('A', RED)]);
         canvas.paint_in_front(8, 8, &Art::new(&["B"]), &[('B', SNOW)]);
         let pixels = canvas.render(FINISH);

@@ -1,20 +1,20 @@
-//! Words for what was drawn.
+//! Captions of the sprites.
 
 use super::palette::{Ramp, name};
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
 
-/// `words` with the article that their first letter asks for.
+/// Adds the indefinite article to `words`.
 pub(super) fn a(words: &str) -> String {
     let article = if words.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" };
     format!("{article} {words}")
 }
 
-/// `a red apple`
+/// A noun with its colour: `a red apple`.
 pub(super) fn coloured(colour: Ramp, noun: &str) -> String {
     a(&format!("{} {noun}", name(colour)))
 }
 
-/// A person of a trade, with clothes and belongings: `a knight in grey armour with a sword and a red shield`.
+/// Describes a person with clothes and belongings: `a knight in grey armour with a sword and a red shield`.
 pub(super) fn person(trade: &str, who: &Person, view: &str) -> String {
     let (garment, colour) = who.garment;
     let garment = match garment {
@@ -72,7 +72,7 @@ fn hair((hair, colour): (Hair, Ramp)) -> String {
     }
 }
 
-/// `one, two and three`
+/// Joins words: `one, two and three`.
 fn list(things: &[String]) -> String {
     match things {
         [] => String::new(),

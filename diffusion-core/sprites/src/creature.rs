@@ -31,7 +31,7 @@ pub(super) const KINDS: &[Kind] = &[
     ("snail", bug::snail),
 ];
 
-/// Two different vivid ramps.
+/// Two different vivid colour ramps.
 fn two(rng: &mut Rng) -> (Ramp, Ramp) {
     let first = pick(rng, &VIVID);
     loop {

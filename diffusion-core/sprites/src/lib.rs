@@ -1,8 +1,8 @@
-//! The built-in images: 16 × 16 pixel art, drawn from a seed, as many as asked for.
+//! The built-in images: any number of 16 × 16 pixel-art sprites, drawn procedurally from a seed.
 //!
-//! Five classes, each with a dozen or more kinds; colours, details, proportions, light, position and direction vary, so
-//! that hardly any two of 10,000 images are the same. Nothing is loaded or downloaded. Every image has a caption, a short
-//! English phrase for what was drawn, such as "a red apple".
+//! There are five classes, each with a dozen or more kinds. Colours, details, proportions, light, position and
+//! direction vary, so hardly any two of 10,000 images are equal. Nothing is loaded or downloaded. Every image has a
+//! caption, a short English phrase such as "a red apple".
 
 mod art;
 mod canvas;
@@ -24,16 +24,16 @@ use canvas::{Canvas, Finish, Line};
 /// The width and the height of a sprite in pixels.
 pub const SIDE: usize = 16;
 
-/// What the labels 0 … 4 stand for.
+/// The names of the classes 0 … 4.
 pub const CLASSES: [&str; 5] = ["person from the front", "creature", "food", "spell", "person from the side"];
 
-/// The bytes of a sprite: red, green and blue for each pixel.
+/// The size of a sprite in bytes: red, green and blue for each pixel.
 pub const BYTES: usize = SIDE * SIDE * 3;
 
-/// A kind of thing within a class: its name and how to draw one.
+/// A kind of object within a class: its name, and the function that draws one.
 type Kind = (&'static str, fn(&mut Rng) -> Drawing);
 
-/// What a kind makes: the picture before light and outline, and words for it.
+/// A drawing before shading and outlining, with its caption.
 struct Drawing {
     canvas: Canvas,
     caption: String,
@@ -47,22 +47,22 @@ const KINDS: [&[Kind]; 5] = [person::KINDS, creature::KINDS, food::KINDS, spell:
 pub struct Sprite {
     /// Red, green and blue bytes (0 … 255) in rows from the top, on white.
     pub pixels: [u8; BYTES],
-    /// A short English phrase for what was drawn, in lower case.
+    /// A short English description in lower case.
     pub caption: String,
 }
 
-/// Many sprites, their classes and their captions.
+/// A set of sprites with their classes and captions.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Sprites {
     /// Red, green and blue bytes in rows from the top, 768 bytes for each sprite.
     pub pixels: Vec<u8>,
-    /// The class of each sprite, a number of [`CLASSES`].
+    /// The class of each sprite, an index into [`CLASSES`].
     pub labels: Vec<u32>,
     /// The caption of each sprite.
     pub captions: Vec<String>,
 }
 
-/// A sprite of a class; `None` for a class above 4.
+/// Draws a sprite of a class; `None` for a class above 4.
 ///
 /// ```
 /// use diffusion_sprites::{Rng, draw};
@@ -75,10 +75,10 @@ pub fn draw(class: usize, rng: &mut Rng) -> Option<Sprite> {
     KINDS.get(class).map(|kinds| one_of(kinds, rng))
 }
 
-/// `n` sprites.
+/// Draws `n` sprites.
 ///
-/// Sprite i is of class i mod 5 and depends on `seed` and i alone: the first 100 are the same whatever `n` is, and every
-/// prefix has as many of one class as of another, give or take one.
+/// Sprite i has class i mod 5 and depends only on `seed` and i: the first 100 are the same for any `n`, and every
+/// prefix is class-balanced to within one.
 ///
 /// ```
 /// let sprites = diffusion_sprites::generate(7, 42);
@@ -109,7 +109,7 @@ fn one_of(kinds: &[Kind], rng: &mut Rng) -> Sprite {
     Sprite { pixels: finish(canvas, rng), caption }
 }
 
-/// Direction, position, light and outline, the same way for every kind.
+/// Varies direction, position, light and outline, in the same way for every kind.
 fn finish(mut canvas: Canvas, rng: &mut Rng) -> [u8; BYTES] {
     if chance(rng, 50) {
         canvas.flip();
@@ -122,12 +122,12 @@ fn finish(mut canvas: Canvas, rng: &mut Rng) -> [u8; BYTES] {
     })
 }
 
-/// One of `choices`, each equally likely.
+/// One of `choices`, with equal probability.
 fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> T {
     choices[rng.below(choices.len())]
 }
 
-/// True in `percent` of 100 cases.
+/// True with a probability of `percent` %.
 fn chance(rng: &mut Rng, percent: usize) -> bool {
     rng.below(100) < percent
 }
@@ -138,7 +138,7 @@ mod tests {
 
     use super::*;
 
-    /// FNV-1a.
+    /// The hash FNV-1a.
     fn hash(bytes: &[u8]) -> u64 {
         bytes.iter().fold(0xcbf2_9ce4_8422_2325, |h, &b| (h ^ u64::from(b)).wrapping_mul(0x100_0000_01b3))
     }
@@ -149,8 +149,8 @@ mod tests {
 
     /// Pinned: a change here changes the data that every model is trained on.
     #[test]
-    fn the_sprites_are_the_same_everywhere() {
-        // 100 do not show every template; 2,000 do.
+    fn sprites_are_the_same_on_every_platform() {
+        // 100 sprites do not show every template; 2,000 do.
         let pixels = generate(2_000, 42).pixels;
         assert_eq!(hash(&pixels[..100 * BYTES]), 6_513_876_099_924_004_877);
         assert_eq!(hash(&pixels), 17_260_500_678_902_191_926);
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(places.len(), 2 * 3 * 3);
     }
 
-    /// Of the class, a word or several that one of its kinds is called by.
+    /// For each class, words of which each caption contains one.
     #[test]
     fn captions_name_what_was_drawn() {
         let Sprites { labels, captions, .. } = generate(2_000, 42);
@@ -271,7 +271,7 @@ mod tests {
         }
     }
 
-    /// The word for a kind that is in its captions.
+    /// The word for a kind that its captions contain.
     fn noun(kind: &str) -> &str {
         match kind {
             "loaf" => "bread",

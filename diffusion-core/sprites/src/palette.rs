@@ -1,4 +1,4 @@
-//! The 40 colours of the sprites beside white, in ramps from the outline to the highlight.
+//! The 40 colours of the sprites besides white, in ramps from outline to highlight.
 
 /// A colour: red, green, blue.
 pub(super) type Rgb = [u8; 3];
@@ -36,7 +36,7 @@ pub(super) const FAIR: Ramp = [UMBER, SAND, hex(0xf7cfa8), CREAM];
 pub(super) const TAN: Ramp = [hex(0x3a2016), hex(0xa26a3a), SAND, hex(0xf7cfa8)];
 pub(super) const DARK: Ramp = [hex(0x3a2016), UMBER, hex(0x8a5530), hex(0xa26a3a)];
 
-/// The ramps that suit cloth, scales and magic alike.
+/// Ramps for cloth, scales and magic.
 pub(super) const VIVID: [Ramp; 8] = [RED, ORANGE, YELLOW, GREEN, TEAL, BLUE, PURPLE, PINK];
 
 /// The English name of a ramp.

@@ -23,7 +23,7 @@ fn front(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
         );
     }
     canvas.paint(0, 8, &Art::even(clothes(who.garment.0)), &materials);
-    // How many rows shorter than the tallest this one is.
+    // How many rows this person is shorter than the tallest.
     let y = i32::from(chance(rng, 30));
     if y > 0 {
         canvas.drop_row(pick(rng, &[11, 13]));

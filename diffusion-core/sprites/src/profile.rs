@@ -47,7 +47,7 @@ fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
     };
     canvas.paint(0, 12, &Art::new(&legs), &materials);
     canvas.paint(0, 8, &Art::new(torso(who.garment.0)), &materials);
-    // How many rows shorter than the tallest this one is.
+    // How many rows this person is shorter than the tallest.
     let y = i32::from(chance(rng, 30));
     if y > 0 {
         canvas.drop_row(12);

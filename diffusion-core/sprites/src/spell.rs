@@ -27,7 +27,7 @@ pub(super) const KINDS: &[Kind] = &[
     ("crescent slash", shape::crescent),
 ];
 
-/// Core, middle and rim of something that shines.
+/// The ramps for core, middle and rim of a glowing object.
 fn glow(rng: &mut Rng) -> [Ramp; 3] {
     pick(
         rng,
@@ -44,12 +44,12 @@ fn glow(rng: &mut Rng) -> [Ramp; 3] {
     )
 }
 
-/// Words for something that shines: the colours of its rim and of its core.
+/// Describes a glowing object by the colours of its rim and core.
 fn shining(noun: &str, core: Ramp, rim: Ramp) -> String {
     a(&format!("{} and {} {noun}", name(rim), name(core)))
 }
 
-/// Up to `count` sparks on free places at least two pixels from the thing itself.
+/// Adds up to `count` sparks, at least two pixels away from the object.
 fn sparks(canvas: &mut Canvas, rng: &mut Rng, count: usize, ramp: Ramp) {
     for _ in 0..count {
         let (x, y) = (rng.below(16) as i32, rng.below(16) as i32);

@@ -1,4 +1,4 @@
-//! What people of each trade look like and wear.
+//! The appearance and clothes of the people of each trade.
 
 use super::palette::*;
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
@@ -19,10 +19,10 @@ const CLOTH: [Ramp; 11] = [RED, ORANGE, YELLOW, GREEN, TEAL, BLUE, PURPLE, PINK,
 const ANY_HAIR: [Hair; 8] =
     [Hair::Short, Hair::Spiky, Hair::Long, Hair::Bob, Hair::Curly, Hair::Mohawk, Hair::Bun, Hair::Tails];
 
-/// Somebody without a trade, in colours that can be told apart.
+/// A person without a trade, in distinguishable colours.
 fn somebody(rng: &mut Rng) -> Person {
     let skin = pick(rng, &[FAIR, FAIR, TAN, BROWN, DARK]);
-    // Brown on brown could not be told apart.
+    // Brown clothes on brown skin could not be distinguished.
     let earth: &[Ramp] = if skin == FAIR { &[] } else { &[BROWN, WOOD, TAN] };
     let hair = other(rng, &[BROWN, WOOD, COAL, COAL, YELLOW, ORANGE, RED, STEEL, SNOW], earth);
     let cloth = other(rng, &CLOTH, &[earth, &[hair]].concat());
@@ -43,7 +43,7 @@ fn somebody(rng: &mut Rng) -> Person {
     }
 }
 
-/// One of `choices` that is none of `taken`.
+/// One of `choices` that is not in `taken`.
 fn other(rng: &mut Rng, choices: &[Ramp], taken: &[Ramp]) -> Ramp {
     let left: Vec<Ramp> = choices.iter().copied().filter(|ramp| !taken.contains(ramp)).collect();
     pick(rng, &left)

@@ -1,4 +1,4 @@
-//! Everything that tells a person from another: hair, hats, clothes and what is held.
+//! The attributes of a person: hair, hats, clothes and held objects.
 
 use super::palette::{BONE, BROWN, CRUST, Ramp, WOOD};
 use super::pick;
@@ -31,7 +31,7 @@ pub(super) enum Hat {
 }
 
 impl Hat {
-    /// How many rows of hair it hides, from the top.
+    /// The number of rows of hair that it hides, from the top.
     pub(super) fn covers(self) -> usize {
         match self {
             Hat::Bare | Hat::Band => 0,
@@ -70,7 +70,7 @@ pub(super) enum Beard {
     Long,
 }
 
-/// Everything that tells a person from another.
+/// The attributes of a person.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Person {
     pub(super) skin: Ramp,

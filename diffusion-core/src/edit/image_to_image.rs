@@ -1,4 +1,4 @@
-//! New images from given ones.
+//! Image-to-image sampling: new images from given ones.
 
 use crate::guidance::Guidance;
 use crate::level::perturb;
@@ -8,17 +8,17 @@ use crate::sampler::{ImageNoise, Sampler, Steps};
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-/// Adds noise to images and samples from that level: structure stronger than the noise stays, finer detail is resampled
+/// Adds noise to images and samples from that noise level: coarse structure is kept, finer detail is resampled
 /// ([SDEdit, Meng et al. 2022](https://arxiv.org/abs/2108.01073), algorithm 1).
 ///
-/// `strength` is the share of the sampler's steps that are taken, the last ones, at least one: 0.3 retouches, 0.6 keeps the
-/// outline, 1 begins at the sampler's first step, where hardly anything of the image is left.
+/// `strength` is the fraction of the sampler's steps that are taken, at least the last one: 0.3 retouches, 0.6 keeps
+/// the outline, and 1 starts at the sampler's first step, where almost nothing of the image is left.
 ///
 /// # Shapes
-/// `x0` (B, C, H, W), in \[−1, 1\]; the result is as `x0`.
+/// `x0` (B, C, H, W), in \[−1, 1\]; the result has the shape of `x0`.
 ///
 /// # Errors
-/// `strength` is not in (0, 1\], images that are not of the model's shape, or as [`Model::states`].
+/// `strength` is not in (0, 1\], the images do not have the model's shape, or see [`Model::states`].
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::Dataset, edit::image_to_image, model::Model, rng::Rng, sampler::Sampler};
@@ -37,7 +37,7 @@ pub fn image_to_image(
 ) -> Result<Tensor> {
     ensure!(
         strength > 0.0 && strength <= 1.0,
-        "image to image: strength = {strength} must be above 0 and at most 1, a share of the steps"
+        "image to image: strength = {strength} is a fraction of the steps and must be in (0, 1]"
     );
     let x0 = super::checked("image to image", model, x0)?;
     let process = &model.info.process;
@@ -54,13 +54,13 @@ pub fn image_to_image(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::edit::tests::{alike, model, model_of};
+    use crate::edit::tests::{equal, model, model_of};
     use crate::process::NoiseProcess;
     use crate::schedule::Schedule;
     use candle_core::{DType, Device};
 
     #[test]
-    fn the_less_strength_the_more_is_left() -> Result<()> {
+    fn lower_strength_keeps_more_of_the_image() -> Result<()> {
         let (model, sampler) = (model()?, Sampler::ddim(20));
         let x0 = Rng::new(5).randn((4, 1, 8, 8), &Device::Cpu)?.clamp(-1.0, 1.0)?;
         let away = |strength: f64| {
@@ -74,9 +74,9 @@ mod tests {
         Ok(())
     }
 
-    /// With all steps it is sampling from noise in which the image is hidden, on every process.
+    /// With all steps it is sampling from noise that hides the image, on every process.
     #[test]
-    fn all_steps_are_the_samplers_own() -> Result<()> {
+    fn full_strength_takes_all_steps_of_the_sampler() -> Result<()> {
         for process in [Schedule::cosine(100)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
             let (model, sampler) = (model_of(process)?, Sampler::ddim(5));
             let x0 = Tensor::ones((2, 1, 8, 8), DType::F32, &Device::Cpu)?;
@@ -84,13 +84,13 @@ mod tests {
             let ours = image_to_image(&model, &x0, 1.0, &condition, &sampler, &mut Rng::new(1))?;
             let mut rng = Rng::new(1);
             let xt = perturb(&x0, &[model.info.process.noisiest(); 2], &rng.randn_like(&x0)?)?;
-            assert!(alike(&ours, &model.states(&xt, &condition, &sampler, &mut rng)?.finish()?)?);
+            assert!(equal(&ours, &model.states(&xt, &condition, &sampler, &mut rng)?.finish()?)?);
         }
         Ok(())
     }
 
     #[test]
-    fn what_does_not_fit_is_named() -> Result<()> {
+    fn errors_name_the_bad_value() -> Result<()> {
         let (model, sampler, rng) = (model()?, Sampler::ddim(5), &mut Rng::new(1));
         let x0 = Tensor::zeros((1, 1, 8, 9), DType::F32, &Device::Cpu)?;
         for (strength, wants) in [(0.0, "strength = 0 "), (f64::NAN, "NaN"), (1.5, "1.5"), (0.5, "[1, 1, 8, 9]")] {

@@ -1,4 +1,4 @@
-//! Filling in what is missing.
+//! Inpainting: filling in missing parts of images.
 
 use super::Mask;
 use crate::guidance::Guidance;
@@ -9,13 +9,13 @@ use crate::sampler::{ImageNoise, Noise, Sampler, State, States, Steps};
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
-/// Fills the unknown part of images with a network that was never trained for it.
+/// Inpaints the unknown part of images with a network that was not trained for inpainting.
 ///
-/// After every step from t to s the known part of x_s is replaced by the known image at the level of s,
-/// signal_s x_0 + noise_s ε, so that the network is shown it at every noise level. Both parts then have the right amount of
-/// noise but need not match: the new part has only seen the known one in earlier steps. So
-/// [RePaint](https://arxiv.org/abs/2201.09865) (Lugmayr et al. 2022, algorithm 1 and section 4.2) *resamples*: it repeats
-/// every `jump` steps `resamplings` times, noising the whole image again in between.
+/// After every step from t to s, the known part of x_s is replaced by the known image at the level of s, signal_s x_0 +
+/// noise_s ε. Both parts then have the right amount of noise, but they need not be consistent, because the new part
+/// depends only on the known part of earlier steps. [RePaint](https://arxiv.org/abs/2201.09865) (Lugmayr et al. 2022,
+/// algorithm 1 and section 4.2) therefore *resamples*: it takes every group of `jump` steps `resamplings` times, adding
+/// noise to the whole image in between.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::{Dataset, Split}, edit::{Inpaint, Mask, Side}, model::Model, rng::Rng, unet::Condition};
@@ -27,30 +27,30 @@ use candle_core::Tensor;
 /// ```
 #[derive(Clone, Debug, PartialEq)]
 pub struct Inpaint {
-    /// How steps are made. A stochastic sampler helps the parts to match.
+    /// The sampler of the steps. A stochastic one makes the parts more consistent.
     pub sampler: Sampler,
-    /// How often each group of `jump` steps is taken, RePaint's r; 1 is without resampling. Default 5, 10 in the paper.
+    /// How often each group of `jump` steps is taken, RePaint's r; 1 means no resampling. Default 5; 10 in the paper.
     pub resamplings: usize,
-    /// The number of steps that are repeated together, RePaint's j. Default 5, 10 in the paper, of 250 steps.
+    /// The number of steps in a group, RePaint's j. Default 5; 10 in the paper, of 250 steps.
     pub jump: usize,
 }
 
 impl Default for Inpaint {
-    /// DDPM in 50 steps, every 5 of them taken 5 times: 250 evaluations of the network.
+    /// DDPM with 50 steps in groups of 5 that are taken 5 times: 250 network evaluations.
     fn default() -> Self {
         Self { sampler: Sampler { steps: Steps::Trailing(50), ..Sampler::ddpm() }, resamplings: 5, jump: 5 }
     }
 }
 
 impl Inpaint {
-    /// Images that are `x0` where `mask` is known and new elsewhere.
+    /// Generates images that equal `x0` where `mask` is known.
     ///
     /// # Shapes
-    /// `x0` (B, C, H, W), in \[−1, 1\]; its unknown part is not used. The result is as `x0`, and equal to it to the bit
-    /// where it is known.
+    /// `x0` (B, C, H, W), values in \[−1, 1\]; its unknown part is ignored. The result has the shape of `x0`, and
+    /// equals it to the bit where it is known.
     ///
     /// # Errors
-    /// As [`Inpaint::states`], or a step fails.
+    /// See [`Inpaint::states`]; or a step fails.
     pub fn fill(
         &self,
         model: &Model,
@@ -66,13 +66,13 @@ impl Inpaint {
         Ok(last)
     }
 
-    /// The states of [`Inpaint::fill`], one for each step; each `xs` has the known part in it.
+    /// The steps of [`Inpaint::fill`] as an iterator; each `xs` contains the known part.
     ///
     /// # Shapes
-    /// As [`Inpaint::fill`].
+    /// See [`Inpaint::fill`].
     ///
     /// # Errors
-    /// `resamplings` or `jump` is 0; images that are not of the model's shape, or not of the mask's; or as
+    /// `resamplings` or `jump` is 0, or the images do not have the shape of the model or of the mask; or see
     /// [`Model::states`].
     pub fn states<'a>(
         &self,
@@ -84,7 +84,7 @@ impl Inpaint {
     ) -> Result<Inpainting<'a>> {
         ensure!(
             self.resamplings > 0 && self.jump > 0,
-            "inpaint: resamplings = {} and jump = {}; both must be at least 1",
+            "inpaint: resamplings = {} and jump = {} must be at least 1",
             self.resamplings,
             self.jump
         );
@@ -106,16 +106,16 @@ impl Inpaint {
     }
 }
 
-/// The states of [`Inpaint::states`].
+/// An iterator over the steps of inpainting, from [`Inpaint::states`].
 pub struct Inpainting<'a> {
     states: States<'a, Predict<'a>, ImageNoise>,
     x0: Tensor,
     mask: Mask,
     known_noise: ImageNoise,
     inpaint: Inpaint,
-    /// How often the current group of steps has been taken, this time included.
+    /// How often the current group of steps has been taken, including this time.
     taken: usize,
-    /// How many steps are left, repetitions included.
+    /// The number of steps left, including repetitions.
     left: usize,
 }
 
@@ -130,7 +130,7 @@ impl Inpainting<'_> {
         };
         state.xs = self.mask.combine(&known, &state.xs)?;
         self.states.replace(&state.xs)?;
-        // Groups are counted from the end, so that the first may be shorter.
+        // Groups are counted from the end, so the first may be shorter.
         let jump = self.inpaint.jump;
         if self.states.len().is_multiple_of(jump) {
             if self.taken < self.inpaint.resamplings {
@@ -147,7 +147,7 @@ impl Inpainting<'_> {
 impl Iterator for Inpainting<'_> {
     type Item = candle_core::Result<State>;
 
-    /// The next step; nothing after an error.
+    /// Computes the next step; `None` after the last one or after an error.
     fn next(&mut self) -> Option<Self::Item> {
         if self.left == 0 {
             return None;
@@ -171,7 +171,7 @@ impl ExactSizeIterator for Inpainting<'_> {}
 mod tests {
     use super::*;
     use crate::edit::Side;
-    use crate::edit::tests::{alike, model, model_of};
+    use crate::edit::tests::{equal, model, model_of};
     use crate::process::NoiseProcess;
     use crate::schedule::Schedule;
     use candle_core::Device;
@@ -186,22 +186,22 @@ mod tests {
     }
 
     #[test]
-    fn what_is_known_stays_to_the_bit_and_the_rest_is_new() -> Result<()> {
+    fn known_pixels_are_kept_to_the_bit_and_the_rest_is_new() -> Result<()> {
         for inpaint in [
             Inpaint::default(),
             Inpaint { resamplings: 1, ..Inpaint::default() },
             Inpaint { sampler: Sampler::dpm_solver(7), resamplings: 2, jump: 3 },
         ] {
             let (x0, x) = filled(&inpaint, 1)?;
-            assert!(alike(&x.narrow(3, 0, 4)?, &x0.narrow(3, 0, 4)?)?);
-            assert!(!alike(&x.narrow(3, 4, 4)?, &x0.narrow(3, 4, 4)?)?);
-            assert!(alike(&x, &filled(&inpaint, 1)?.1)?);
-            assert!(!alike(&x, &filled(&inpaint, 2)?.1)?);
+            assert!(equal(&x.narrow(3, 0, 4)?, &x0.narrow(3, 0, 4)?)?);
+            assert!(!equal(&x.narrow(3, 4, 4)?, &x0.narrow(3, 4, 4)?)?);
+            assert!(equal(&x, &filled(&inpaint, 1)?.1)?);
+            assert!(!equal(&x, &filled(&inpaint, 2)?.1)?);
         }
         Ok(())
     }
 
-    /// Which steps are taken, and how often, is RePaint's: each group r times, the first may be shorter.
+    /// The order of the steps is RePaint's: each group is taken r times, and the first may be shorter.
     #[test]
     fn groups_of_steps_are_repeated() -> Result<()> {
         let inpaint = Inpaint { sampler: Sampler::ddim(5), resamplings: 3, jump: 2 };
@@ -224,7 +224,7 @@ mod tests {
         Ok(())
     }
 
-    /// At every step the known part is the known image with the noise of its level, on every process.
+    /// At every step the known part is the known image with the noise of the level, on every process.
     #[test]
     fn the_known_part_is_noised_to_its_level() -> Result<()> {
         for process in [Schedule::cosine(100)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
@@ -247,7 +247,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() -> Result<()> {
+    fn errors_name_the_bad_value() -> Result<()> {
         let (model, mask, rng) = (model()?, Mask::half(8, 8, Side::Top)?, &mut Rng::new(1));
         let mut message = |inpaint: &Inpaint, shape: (usize, usize, usize, usize), mask: &Mask| {
             let x0 = Tensor::zeros(shape, candle_core::DType::F32, &Device::Cpu)?;
@@ -258,7 +258,7 @@ mod tests {
         let (never, other) = (Inpaint { jump: 0, ..inpaint.clone() }, Mask::half(8, 9, Side::Top)?);
         for (message, wants) in [
             (message(&never, (1, 1, 8, 8), &mask)?, "jump = 0"),
-            (message(&inpaint, (1, 3, 8, 8), &mask)?, "shape [1, 3, 8, 8]; the model makes (B, 1, 8, 8)"),
+            (message(&inpaint, (1, 3, 8, 8), &mask)?, "shape [1, 3, 8, 8], but the model's are (B, 1, 8, 8)"),
             (message(&inpaint, (0, 1, 8, 8), &mask)?, "shape [0, 1, 8, 8]"),
             (message(&inpaint, (1, 1, 8, 8), &other)?, "this mask is for (B, C, 8, 9)"),
         ] {

@@ -1,4 +1,4 @@
-//! Which pixels of an image are known.
+//! Masks, which mark the known pixels of an image.
 
 use crate::rng::Rng;
 use anyhow::{Context, Result, bail, ensure};
@@ -6,7 +6,7 @@ use candle_core::{DType, Device, Tensor};
 use std::ops::Range;
 use std::path::Path;
 
-/// Which pixels of an H×W image are known; inpainting fills the others.
+/// A mask of the known pixels of an H×W image; inpainting fills the others.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, edit::{Mask, Side}, rng::Rng};
@@ -21,7 +21,7 @@ use std::path::Path;
 pub struct Mask {
     height: usize,
     width: usize,
-    /// Row by row.
+    /// Row by row, true where the pixel is known.
     known: Vec<bool>,
 }
 
@@ -42,29 +42,29 @@ pub enum Side {
 pub(super) const MAX_SIDE: usize = 16_384;
 
 impl Mask {
-    /// A mask from a function of row and column that says which pixels are known.
+    /// Creates a mask from a function of row and column that returns whether a pixel is known.
     ///
     /// # Errors
     /// The height or width is not in 1 … 16384.
     pub fn new(height: usize, width: usize, mut known: impl FnMut(usize, usize) -> bool) -> Result<Self> {
         ensure!(
             (1..=MAX_SIDE).contains(&height) && (1..=MAX_SIDE).contains(&width),
-            "mask: {height}×{width} pixels; both must be in 1 … {MAX_SIDE}"
+            "mask: height and width = {height}×{width} must be in 1 … {MAX_SIDE}"
         );
         let known = (0..height * width).map(|i| known(i / width, i % width));
         let known = known.collect();
         Ok(Self { height, width, known })
     }
 
-    /// All pixels are known except a rectangle.
+    /// A mask in which all pixels are known except a rectangle.
     ///
     /// # Errors
-    /// As [`Mask::new`], or the rows or columns are empty or outside the image.
+    /// See [`Mask::new`]; or the rows or columns are empty or outside the image.
     pub fn rectangle(height: usize, width: usize, rows: Range<usize>, columns: Range<usize>) -> Result<Self> {
         for (name, range, size) in [("rows", &rows, height), ("columns", &columns, width)] {
             ensure!(
                 range.start < range.end && range.end <= size,
-                "mask: {name} {}..{} of {size}; use a non-empty range within 0..{size}",
+                "mask: {name} = {}..{} must be a non-empty range within 0..{size}",
                 range.start,
                 range.end
             );
@@ -72,10 +72,10 @@ impl Mask {
         Self::new(height, width, |y, x| !(rows.contains(&y) && columns.contains(&x)))
     }
 
-    /// One half is known.
+    /// A mask in which one half is known.
     ///
     /// # Errors
-    /// As [`Mask::new`].
+    /// See [`Mask::new`].
     pub fn half(height: usize, width: usize, known: Side) -> Result<Self> {
         Self::new(height, width, |y, x| match known {
             Side::Left => x < width / 2,
@@ -85,28 +85,29 @@ impl Mask {
         })
     }
 
-    /// Stripes: `thickness` known rows, as many unknown ones, and so on.
+    /// A mask of stripes: `thickness` known rows, as many unknown rows, and so on.
     ///
     /// # Errors
-    /// As [`Mask::new`], or `thickness` = 0.
+    /// See [`Mask::new`]; or `thickness` = 0.
     pub fn stripes(height: usize, width: usize, thickness: usize) -> Result<Self> {
-        ensure!(thickness > 0, "mask: stripes of thickness 0; at least 1 is needed");
+        ensure!(thickness > 0, "mask: thickness = 0 must be at least 1");
         Self::new(height, width, |y, _| (y / thickness).is_multiple_of(2))
     }
 
-    /// Every pixel is unknown with probability `unknown`.
+    /// A random mask in which every pixel is unknown with probability `unknown`.
     ///
     /// # Errors
-    /// As [`Mask::new`], or `unknown` is not in 0 … 1.
+    /// See [`Mask::new`]; or `unknown` is not in 0 … 1.
     pub fn random(height: usize, width: usize, unknown: f64, rng: &mut Rng) -> Result<Self> {
         share(unknown)?;
         Self::new(height, width, |_, _| rng.uniform() >= unknown)
     }
 
-    /// Irregular strokes, as of a thick pen on a random walk, until a share of about `unknown` is covered.
+    /// A mask of irregular strokes, as of a thick pen on a random walk, that leaves about the fraction `unknown`
+    /// unknown.
     ///
     /// # Errors
-    /// As [`Mask::random`].
+    /// See [`Mask::random`].
     pub fn strokes(height: usize, width: usize, unknown: f64, rng: &mut Rng) -> Result<Self> {
         share(unknown)?;
         let mut it = Self::new(height, width, |_, _| true)?;
@@ -126,7 +127,7 @@ impl Mask {
         Ok(it)
     }
 
-    /// Makes a disc unknown.
+    /// Makes a disc of pixels unknown.
     fn dab(&mut self, y: f64, x: f64, radius: f64) {
         for (i, known) in self.known.iter_mut().enumerate() {
             let (row, column) = ((i / self.width) as f64, (i % self.width) as f64);
@@ -134,14 +135,14 @@ impl Mask {
         }
     }
 
-    /// A mask from an image file of any size: pixels darker than mid-grey are unknown.
+    /// Reads a mask from an image file of any size; pixels darker than mid-grey are unknown.
     ///
     /// # Errors
-    /// The file cannot be read or is no image, or as [`Mask::new`]; the message names it.
+    /// The file cannot be read or is not an image, or see [`Mask::new`]; the message names it.
     pub fn from_file(path: impl AsRef<Path>, height: usize, width: usize) -> Result<Self> {
         let path = path.as_ref();
         let picture = image::open(path)
-            .with_context(|| format!("mask: {} is not an image that can be used", path.display()))
+            .with_context(|| format!("mask: cannot use {} as an image", path.display()))
             .map_err(crate::whole)?;
         let it = Self::new(height, width, |_, _| true)?;
         let size = (width as u32, height as u32);
@@ -151,18 +152,18 @@ impl Mask {
         Ok(Self { known, ..it })
     }
 
-    /// The opposite mask: known and unknown pixels are swapped.
+    /// The inverted mask, with known and unknown pixels swapped.
     pub fn inverted(&self) -> Self {
         Self { known: self.known.iter().map(|known| !known).collect(), ..*self }
     }
 
-    /// The share of the pixels that are known, 0 … 1.
+    /// The fraction of known pixels, 0 … 1.
     pub fn known_share(&self) -> f64 {
         let known = self.known.iter().filter(|known| **known).count();
         known as f64 / self.known.len() as f64
     }
 
-    /// The mask as a tensor: 1 where a pixel is known, 0 where it is not.
+    /// The mask as a tensor: 1 for a known pixel, 0 for an unknown one.
     ///
     /// # Shapes
     /// (1, 1, H, W), f32.
@@ -175,26 +176,26 @@ impl Mask {
         Tensor::from_vec(known, shape, device)?.to_dtype(DType::F32)
     }
 
-    /// Takes the known pixels from `known` and the others from `other`, to the bit.
+    /// Combines two images: known pixels from `known`, the others from `other`, to the bit.
     ///
     /// # Shapes
     /// `known` and `other` are (B, C, H, W), as is the result.
     ///
     /// # Errors
-    /// They differ in shape, or are not of the mask's height and width.
+    /// The images differ in shape, or do not have the height and width of the mask.
     pub fn combine(&self, known: &Tensor, other: &Tensor) -> candle_core::Result<Tensor> {
         self.check(known)?;
         let mask = self.to_tensor(known.device())?.ne(0f32)?;
         mask.broadcast_as(known.shape())?.where_cond(known, other)
     }
 
-    /// The images with all unknown pixels set to `value`.
+    /// Sets all unknown pixels of images to `value`.
     ///
     /// # Shapes
     /// `x` and the result are (B, C, H, W); `value` is in \[−1, 1\].
     ///
     /// # Errors
-    /// The images are not of the mask's height and width.
+    /// The images do not have the height and width of the mask.
     pub fn erase(&self, x: &Tensor, value: f64) -> candle_core::Result<Tensor> {
         self.combine(x, &x.zeros_like()?.affine(1.0, value)?)
     }
@@ -203,14 +204,16 @@ impl Mask {
         let (height, width) = (self.height, self.width);
         match x.dims() {
             [_, _, h, w] if (*h, *w) == (height, width) => Ok(()),
-            other => candle_core::bail!("mask: images of shape {other:?}; this mask is for (B, C, {height}, {width})"),
+            other => candle_core::bail!(
+                "mask: the images have shape {other:?}, but this mask is for (B, C, {height}, {width})"
+            ),
         }
     }
 }
 
 fn share(unknown: f64) -> Result<()> {
     if !(0.0..=1.0).contains(&unknown) {
-        bail!("mask: unknown = {unknown} must be in 0 … 1, a share of the pixels")
+        bail!("mask: unknown = {unknown} is a fraction of the pixels and must be in 0 … 1")
     }
     Ok(())
 }
@@ -225,7 +228,7 @@ mod tests {
     }
 
     #[test]
-    fn shapes_match_their_names() -> Result<()> {
+    fn masks_have_the_documented_shapes() -> Result<()> {
         assert_eq!(rows(&Mask::half(2, 4, Side::Left)?), ["##..", "##.."]);
         assert_eq!(rows(&Mask::half(2, 4, Side::Right)?), ["..##", "..##"]);
         assert_eq!(rows(&Mask::half(2, 3, Side::Top)?), ["###", "..."]);
@@ -239,7 +242,7 @@ mod tests {
         Ok(())
     }
 
-    /// Strokes are connected: the neighbours of an unknown pixel are mostly unknown, which is rare at random.
+    /// Strokes are connected: the neighbours of an unknown pixel are mostly unknown, which is rare in a random mask.
     #[test]
     fn strokes_are_strokes() -> Result<()> {
         let mask = Mask::strokes(32, 32, 0.25, &mut Rng::new(1))?;
@@ -247,8 +250,8 @@ mod tests {
         assert!((0.25..0.3).contains(&share), "{share}");
         assert_ne!(mask, Mask::strokes(32, 32, 0.25, &mut Rng::new(2))?);
         let pairs = mask.known.windows(2).filter(|pair| !pair[0]);
-        let (alike, all) = pairs.fold((0, 0), |(alike, all), pair| (alike + usize::from(!pair[1]), all + 1));
-        assert!(alike * 10 > all * 7, "{alike} of {all}\n{:#?}", rows(&mask));
+        let (same, all) = pairs.fold((0, 0), |(same, all), pair| (same + usize::from(!pair[1]), all + 1));
+        assert!(same * 10 > all * 7, "{same} of {all}\n{:#?}", rows(&mask));
         assert_eq!(Mask::strokes(8, 8, 1.0, &mut Rng::new(1))?.known_share(), 0.0);
         Ok(())
     }
@@ -279,7 +282,7 @@ mod tests {
         assert_eq!(Mask::from_file(&path, 4, 4)?, Mask::half(4, 4, Side::Left)?);
         std::fs::write(&path, "no picture")?;
         let message = Mask::from_file(&path, 4, 4).unwrap_err().to_string();
-        assert!(message.contains("mask.png is not an image"), "{message}");
+        assert!(message.contains("mask.png as an image"), "{message}");
         Ok(())
     }
 
@@ -290,7 +293,7 @@ mod tests {
         assert!(message(Mask::half(0, 4, Side::Left)).contains("0×4 pixels"));
         assert!(message(Mask::rectangle(4, 4, 2..2, 0..4)).contains("rows 2..2 of 4"));
         assert!(message(Mask::rectangle(4, 4, 0..4, 0..5)).contains("columns 0..5 of 4"));
-        assert!(message(Mask::stripes(4, 4, 0)).contains("thickness 0"));
+        assert!(message(Mask::stripes(4, 4, 0)).contains("thickness = 0"));
         assert!(message(Mask::random(4, 4, 1.5, rng)).contains("unknown = 1.5"));
         assert!(message(Mask::strokes(4, 4, f64::NAN, rng)).contains("unknown = NaN"));
         let x = Tensor::zeros((1, 1, 4, 5), DType::F32, &Device::Cpu)?;

@@ -1,11 +1,11 @@
-//! Editing images: filling in missing parts, starting from an image instead of noise, and changing the resolution.
+//! Image editing: inpainting, image-to-image and changes of resolution.
 //!
-//! Inpainting and image-to-image need no network of their own. A sampler passes through every noise level, and at each of them
-//! known content can be put in: [`Inpaint`] puts the known part of an image back after every step, [`image_to_image`] starts
-//! in the middle of the trajectory, from an image with noise. Super-resolution does need a network of its own, conditioned on the
-//! low-resolution image: [`reduce`] makes that, and [`enlarge`] is the baseline to compare with.
+//! Inpainting and image-to-image need no special network. A sampler passes through every noise level, and known content
+//! can be inserted at each of them: [`Inpaint`] restores the known part of an image after every step, and
+//! [`image_to_image`] starts in the middle of the trajectory from a noisy image. Super-resolution needs a network
+//! conditioned on the low-resolution image, which [`reduce`] computes; [`enlarge`] is the baseline to compare with.
 //!
-//! Built by hand in `notebooks/08_inpainting.ipynb` and `notebooks/09_super_resolution.ipynb`.
+//! Built from scratch in `notebooks/08_inpainting.ipynb` and `notebooks/09_super_resolution.ipynb`.
 
 mod image_to_image;
 mod inpaint;
@@ -21,12 +21,12 @@ use crate::model::Model;
 use anyhow::{Result, ensure};
 use candle_core::{DType, Tensor};
 
-/// Images of the model's shape, in its type and on its device.
+/// Checks that images have the model's shape, and converts them to its type and device.
 fn checked(what: &str, model: &Model, x0: &Tensor) -> Result<Tensor> {
     let [c, h, w] = model.info.shape;
     ensure!(
         matches!(*x0.dims(), [n, a, b, d] if n > 0 && [a, b, d] == [c, h, w]),
-        "{what}: images of shape {:?}; the model makes (B, {c}, {h}, {w})",
+        "{what}: the images have shape {:?}, but the model's are (B, {c}, {h}, {w})",
         x0.dims()
     );
     let x0 = x0.to_dtype(DType::F32)?.to_device(model.network.device())?;
@@ -44,7 +44,7 @@ mod tests {
     use crate::unet::{Network, SimpleUNet};
     use candle_core::Device;
 
-    /// A small untrained network, on the process.
+    /// A small untrained network for the process.
     pub(super) fn model_of(process: NoiseProcess) -> Result<Model> {
         let small = SimpleUNet { base: 4, groups: 2, ..Default::default() };
         let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
@@ -59,7 +59,7 @@ mod tests {
         model_of(Schedule::cosine(100)?.into())
     }
 
-    pub(super) fn alike(a: &Tensor, b: &Tensor) -> Result<bool> {
+    pub(super) fn equal(a: &Tensor, b: &Tensor) -> Result<bool> {
         let numbers = |x: &Tensor| x.flatten_all()?.to_vec1::<f32>();
         Ok(numbers(a)? == numbers(b)?)
     }

@@ -5,10 +5,10 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 use image::imageops::{FilterType, resize};
 use image::{ImageBuffer, Luma};
 
-/// How [`enlarge`] interpolates.
+/// The interpolation of [`enlarge`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Filter {
-    /// The nearest pixel.
+    /// Nearest neighbour.
     Nearest,
     /// Linear interpolation between the nearest two pixels, in each direction.
     Bilinear,
@@ -16,7 +16,7 @@ pub enum Filter {
     Bicubic,
 }
 
-/// Low-resolution images: the mean of each `factor`×`factor` square.
+/// Downsamples images: each pixel is the mean of a `factor`×`factor` square.
 ///
 /// # Shapes
 /// `x` (B, C, H, W); the result is (B, C, H/`factor`, W/`factor`).
@@ -27,18 +27,18 @@ pub fn reduce(x: &Tensor, factor: usize) -> Result<Tensor> {
     match x.dims() {
         [_, _, h, w] if factor > 0 && h.is_multiple_of(factor) && w.is_multiple_of(factor) => avg_pool2d(x, factor),
         other => {
-            bail!("reduce: images of shape {other:?} by {factor}; (B, C, H, W) is needed, H and W divisible by it")
+            bail!("reduce: the images have shape {other:?}; it must be (B, C, H, W) with H and W divisible by {factor}")
         }
     }
 }
 
-/// Enlarges images by interpolation, the baseline for super-resolution networks.
+/// Upsamples images by interpolation, the baseline for super-resolution networks.
 ///
 /// # Shapes
 /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, C, `factor`·H, `factor`·W), in \[−1, 1\], f32 on the same device.
 ///
 /// # Errors
-/// Another shape, or `factor` is 0 or so large that a side exceeds 16384.
+/// The shape is wrong, or `factor` is 0 or so large that a side exceeds 16384.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, edit::{Filter, enlarge}};
@@ -49,11 +49,11 @@ pub fn reduce(x: &Tensor, factor: usize) -> Result<Tensor> {
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn enlarge(x: &Tensor, factor: usize, filter: Filter) -> Result<Tensor> {
-    let [b, c, h, w] = *x.dims() else { bail!("enlarge: images of shape {:?}; (B, C, H, W) is needed", x.dims()) };
+    let [b, c, h, w] = *x.dims() else { bail!("enlarge: the images have shape {:?}, not (B, C, H, W)", x.dims()) };
     let most = super::mask::MAX_SIDE;
     let (rows, columns) = (h.saturating_mul(factor), w.saturating_mul(factor));
     if !(1..=most).contains(&rows) || !(1..=most).contains(&columns) {
-        bail!("enlarge: {h}×{w} by {factor}; height and width must become 1 … {most}")
+        bail!("enlarge: factor = {factor} for {h}×{w} images; the result must be 1 … {most} pixels high and wide")
     }
     let kind = match filter {
         Filter::Nearest => FilterType::Nearest,
@@ -77,7 +77,7 @@ mod tests {
     use super::*;
     use crate::rng::Rng;
 
-    /// Reducing an enlarged image gives the original, for filters whose weights are symmetric about a pixel's centre.
+    /// Reducing an enlarged image restores the original for filters with symmetric weights.
     #[test]
     fn reducing_undoes_enlarging() -> Result<()> {
         let x = Rng::new(1).randn((2, 3, 4, 6), &Device::Cpu)?.clamp(-0.9, 0.9)?;
@@ -95,9 +95,9 @@ mod tests {
         Ok(())
     }
 
-    /// Both keep a ramp in the interior; only the cubic overshoots at a step, and is clipped to the range.
+    /// Both filters keep a ramp in the interior; only the cubic overshoots at a step, and is clipped to the range.
     #[test]
-    fn filters_match_their_names() -> Result<()> {
+    fn filters_interpolate_as_named() -> Result<()> {
         let row = |x: &[f32], filter| -> Result<Vec<f32>> {
             let x = Tensor::from_vec(x.to_vec(), (1, 1, 1, x.len()), &Device::Cpu)?;
             enlarge(&x, 2, filter)?.narrow(2, 0, 1)?.flatten_all()?.to_vec1()
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_is_named() -> Result<()> {
+    fn errors_name_the_bad_value() -> Result<()> {
         let x = Tensor::zeros((1, 1, 4, 6), DType::F32, &Device::Cpu)?;
         let reduced = reduce(&x, 4).unwrap_err().to_string();
         assert!(reduced.contains("[1, 1, 4, 6] by 4"), "{reduced}");

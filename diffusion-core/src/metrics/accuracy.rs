@@ -1,35 +1,35 @@
-//! Whether conditional samples show what was asked for.
+//! Class accuracy: whether conditional samples show their class.
 
 use anyhow::{Result, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
 use serde::Serialize;
 use std::fmt;
 
-/// z of a normal distribution that leaves 2.5 % on each side.
+/// The 97.5 % quantile of the standard normal distribution.
 const Z: f64 = 1.959_963_984_540_054;
 
-/// How many images a classifier takes for what they should be.
+/// The accuracy of a classifier on conditional samples.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct ClassAccuracy {
-    /// The share of them, 0 … 1.
+    /// The fraction of correctly classified samples, 0 … 1.
     pub accuracy: f64,
-    /// Where it lies with 95 % confidence: Wilson's interval, which holds for few images and near 0 and 1 also
+    /// Its 95 % confidence interval after Wilson, which also holds for few images and near 0 and 1
     /// ([Wilson 1927](https://doi.org/10.1080/01621459.1927.10502953)).
     pub interval: (f64, f64),
-    /// How many images there were.
+    /// The number of samples.
     pub samples: usize,
 }
 
-/// Compares the most probable class of each image with the one that was asked for. Of equally probable ones the first counts.
+/// Compares the most probable class of each image with its label. In a tie the first class counts.
 ///
-/// The classifier errs too: on real test images it reaches [`test_accuracy`](super::About::test_accuracy), and samples
-/// can have more where they are more typical than the test images.
+/// The classifier makes errors, too: on real test images it reaches [`test_accuracy`](super::About::test_accuracy).
+/// Samples can exceed that if they are more typical than the test images.
 ///
 /// # Shapes
-/// `probabilities` (N, K), or any numbers that are largest for the class; `labels` N class numbers below K.
+/// `probabilities` (N, K), or any scores that are largest for the predicted class; `labels` N class labels below K.
 ///
 /// # Errors
-/// Other shapes, no image, a label that is not below K, or numbers that are not finite.
+/// The shapes do not match, there is no image, a label is not below K, or a value is not finite.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, metrics::class_accuracy};
@@ -41,11 +41,11 @@ pub struct ClassAccuracy {
 /// ```
 pub fn class_accuracy(probabilities: &Tensor, labels: &[u32]) -> Result<ClassAccuracy> {
     let [n, classes] = *probabilities.dims() else {
-        bail!("class accuracy: probabilities have shape {:?}; (N, K) is needed", probabilities.dims())
+        bail!("class accuracy: probabilities have shape {:?}, but must be (N, K)", probabilities.dims())
     };
     ensure!(
         n == labels.len() && n > 0,
-        "class accuracy: {n} rows of probabilities and {} labels; at least one and as many of both are needed",
+        "class accuracy: there are {n} rows of probabilities and {} labels; the numbers must be equal and at least 1",
         labels.len()
     );
     if let Some((i, label)) = labels.iter().enumerate().find(|(_, l)| **l as usize >= classes) {
@@ -53,10 +53,7 @@ pub fn class_accuracy(probabilities: &Tensor, labels: &[u32]) -> Result<ClassAcc
     }
     let p = probabilities.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
     let rows = p.to_vec2::<f64>()?;
-    ensure!(
-        rows.iter().flatten().all(|p| p.is_finite()),
-        "class accuracy: there are probabilities that are not finite"
-    );
+    ensure!(rows.iter().flatten().all(|p| p.is_finite()), "class accuracy: the probabilities contain NaN or infinity");
     let said = p.argmax(D::Minus1)?.to_vec1::<u32>()?;
     let right = said.iter().zip(labels).filter(|(a, b)| a == b).count();
     let (n, accuracy) = (n as f64, right as f64 / n as f64);
@@ -69,7 +66,7 @@ pub fn class_accuracy(probabilities: &Tensor, labels: &[u32]) -> Result<ClassAcc
     })
 }
 
-/// `accuracy 75.0 % of 4 samples; 95 % interval 30.1 … 95.4 %`
+/// Prints `accuracy 75.0 % of 4 samples; 95 % interval 30.1 … 95.4 %`.
 impl fmt::Display for ClassAccuracy {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (low, high) = self.interval;
@@ -89,8 +86,8 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_interval_holds_what_it_should() -> Result<()> {
-        // Wilson's for 81 of 263, from the literature (Newcombe 1998, table I): 0.2553 … 0.3662.
+    fn the_interval_is_that_of_wilson() -> Result<()> {
+        // Wilson's interval for 81 of 263 from the literature (Newcombe 1998, table I): 0.2553 … 0.3662.
         let rows: Vec<f32> = (0..263).flat_map(|i| if i < 81 { [0.0, 1.0] } else { [1.0, 0.0] }).collect();
         let p = Tensor::from_vec(rows, (263, 2), &Device::Cpu)?;
         let it = class_accuracy(&p, &[1; 263])?;
@@ -101,7 +98,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_named() -> Result<()> {
+    fn errors_name_wrong_arguments() -> Result<()> {
         let p = Tensor::new(&[[0.5f32, 0.5], [f32::NAN, 0.5]], &Device::Cpu)?;
         let fail = |p: &Tensor, labels: &[u32]| class_accuracy(p, labels).unwrap_err().to_string();
         for (message, wants) in [

@@ -1,24 +1,24 @@
-//! How much a value would vary with other images of the same kind.
+//! The bootstrap: how much a value would vary with other images of the same kind.
 
 use crate::rng::Rng;
 use rayon::prelude::*;
 
-/// How often images are drawn anew.
+/// The number of bootstrap resamples.
 pub(super) const REPEATS: usize = 200;
 
-/// `n` of the numbers 0 … n−1, each drawn from all of them.
+/// Draws `n` of the numbers 0 … n−1 with replacement.
 pub(super) fn redraw(n: usize, rng: &mut Rng) -> Vec<usize> {
     (0..n).map(|_| rng.below(n)).collect()
 }
 
-/// A measure repeated with random numbers of each repetition's own, on all threads; the result does not depend on their number.
+/// Repeats a measurement with independent random numbers, on all threads; the result does not depend on their number.
 pub(super) fn repeat(rng: &mut Rng, measure: impl Fn(&mut Rng) -> f64 + Sync) -> Vec<f64> {
     let own = Rng::new(rng.below(usize::MAX) as u64);
     let repeats = (1..=REPEATS as u64).into_par_iter();
     repeats.map(|i| measure(&mut own.fork(i))).collect()
 }
 
-/// The middle 95 % of the repetitions, moved to have `value` as mean.
+/// The middle 95 % of the repetitions, shifted so that their mean is `value`.
 pub(super) fn interval(value: f64, mut repetitions: Vec<f64>) -> (f64, f64) {
     repetitions.sort_by(f64::total_cmp);
     let last = repetitions.len() - 1;
@@ -35,7 +35,7 @@ pub(super) fn interval(value: f64, mut repetitions: Vec<f64>) -> (f64, f64) {
 mod tests {
     use super::*;
 
-    /// The mean of 400 normal numbers: its standard error is 1/20.
+    /// The mean of 400 standard normal numbers has the standard error 1/20.
     #[test]
     fn the_interval_of_a_mean_is_the_known_one() {
         let mut rng = Rng::new(3);
@@ -49,7 +49,7 @@ mod tests {
     }
 
     #[test]
-    fn a_seed_decides() {
+    fn the_seed_determines_the_result() {
         let run = |seed| repeat(&mut Rng::new(seed), |rng| rng.uniform());
         assert_eq!(run(1), run(1));
         assert_ne!(run(1), run(2));

@@ -1,8 +1,8 @@
-//! A small network that tells the classes of a data set apart: its last features are the space in which images are compared.
+//! A small classifier of a data set, whose last features are the space in which images are compared.
 //!
-//! The field's own measures look at images through Inception v3, which was trained on photographs of 299×299. For images of
-//! 28×28 or 16×16 a network that was trained on the data set itself says more, and its numbers are comparable only with others
-//! of the same weights: so a [`Classifier`] is a file, and its card says what it reaches.
+//! The standard measures use the features of Inception v3, which was trained on 299×299 photographs. For images of
+//! 28×28 or 16×16, a classifier trained on the data set itself is more informative. Its values are only comparable for
+//! the same weights, so a [`Classifier`] is saved in a file, and its card states its accuracy.
 
 mod fit;
 
@@ -17,37 +17,37 @@ use candle_core::{D, DType, Device, Tensor, Var};
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
-/// Under this name a file says what the network knows.
+/// The metadata key of the classifier's description.
 const METADATA: &str = "classifier";
 
-/// How many images it looks at together.
+/// The number of images in a batch.
 const AT_ONCE: usize = 256;
 
-/// The channels of its five convolutions; after the first and the third, height and width are halved.
+/// The channels of the five convolutions; height and width are halved after the first and the third.
 const WIDTHS: [usize; 5] = [32, 64, 64, Classifier::FEATURES, Classifier::FEATURES];
 
-/// What a [`Classifier`] was trained on and what it reaches.
+/// The training data of a [`Classifier`] and its accuracy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct About {
-    /// The name of the data.
+    /// The name of the data set.
     pub data: String,
-    /// The names of its classes, by number.
+    /// The class names by label.
     pub classes: Vec<String>,
-    /// (C, H, W) of an image.
+    /// The shape (C, H, W) of an image.
     pub shape: [usize; 3],
-    /// How many steps of training it had.
+    /// The number of training steps.
     pub steps: usize,
-    /// How many images it has seen in training, repetitions counted.
+    /// The number of training images seen, including repetitions.
     pub images_seen: u64,
-    /// Of the images that it was not trained on, the share that it names rightly; 0 … 1, and NaN before training.
+    /// The accuracy on held-out images, 0 … 1; NaN before training.
     #[serde(with = "share")]
     pub test_accuracy: f64,
-    /// How many such images there were.
+    /// The number of held-out images.
     pub test_images: usize,
 }
 
-/// JSON knows no NaN; it becomes null.
+/// Writes NaN as null, since JSON has no NaN.
 mod share {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
@@ -60,7 +60,7 @@ mod share {
     }
 }
 
-/// A network of five 3×3 convolutions, each with a batch norm and SiLU, the mean over all positions and a linear layer.
+/// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::{Dataset, Split}, metrics::Classifier};
@@ -72,22 +72,22 @@ mod share {
 /// ```
 #[derive(Debug)]
 pub struct Classifier {
-    /// What it was trained on and what it reaches.
+    /// The training data and the accuracy.
     pub about: About,
     params: Parameters,
     layers: Layers,
-    /// The same, without gradients and with the means that the batch norms remember.
+    /// The same layers without gradients, with running statistics.
     constant: Layers,
 }
 
 impl Classifier {
-    /// How many numbers it makes of an image before its last layer.
+    /// The number of features of an image before the last layer.
     pub const FEATURES: usize = 96;
 
-    /// One with random weights from `rng`, for images of `shape` (C, H, W) of the data set `data` with these classes.
+    /// Creates a classifier with random weights from `rng` for images of shape (C, H, W) of the data set `data`.
     ///
     /// # Errors
-    /// No class or no channel, or a height or width below 4, which cannot be halved twice.
+    /// There is no class or no channel, or the height or width is below 4, so it cannot be halved twice.
     pub fn new(data: &str, shape: [usize; 3], classes: &[String], rng: &mut Rng, device: &Device) -> Result<Self> {
         let about = About {
             data: data.to_owned(),
@@ -114,37 +114,37 @@ impl Classifier {
         &self.params
     }
 
-    /// The logarithms of the classes' probabilities but for a constant, to train it with: batch norms look at the batch.
+    /// The logits of the classes in training mode, with batch statistics in the batch norms.
     ///
     /// # Shapes
     /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, K).
     ///
     /// # Errors
-    /// Images of another shape than [`About::shape`].
+    /// The images do not have the shape [`About::shape`].
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
         let features = self.layers.features(x)?;
         Ok(self.layers.last.forward(&features)?)
     }
 
-    /// What its last layer sees: the space in which the distances of [`metrics`](crate::metrics) are taken.
+    /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate::metrics).
     ///
     /// # Shapes
     /// `x` (N, C, H, W), in \[−1, 1\]; the result is (N, [`Classifier::FEATURES`]), f32 on the CPU.
     ///
     /// # Errors
-    /// As [`Classifier::logits`]; or a number of the images is not finite.
+    /// See [`Classifier::logits`]; or a value of the images is not finite.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.look(x)?.features)
     }
 
-    /// The probability of each class.
+    /// The class probabilities.
     ///
     /// # Shapes
     /// `x` (N, C, H, W), in \[−1, 1\]; the result is (N, K), f32 on the CPU; each row sums to 1.
     ///
     /// # Errors
-    /// As [`Classifier::logits`]; or a number of the images is not finite.
+    /// See [`Classifier::logits`]; or a value of the images is not finite.
     pub fn probabilities(&self, x: &Tensor) -> Result<Tensor> {
         Ok(self.look(x)?.probabilities)
     }
@@ -160,15 +160,15 @@ impl Classifier {
             .save(path)
     }
 
-    /// The classifier of a file of [`Classifier::save`].
+    /// Loads a classifier from a file of [`Classifier::save`].
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, or does not hold a classifier: the message names the file and what is wrong.
+    /// The file cannot be read, is damaged, or does not hold a classifier: the message names the file and the problem.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         Checkpoint::load(path)
             .and_then(|file| Self::from_checkpoint(&file, device))
-            .with_context(|| format!("{} is not a classifier that can be used", path.display()))
+            .with_context(|| format!("cannot use {} as a classifier", path.display()))
             .map_err(crate::whole)
     }
 
@@ -176,14 +176,14 @@ impl Classifier {
         let about = file
             .metadata
             .get(METADATA)
-            .context("it does not say what it tells apart; `cargo diffusion classifier` makes a file that does")?;
+            .context("it has no description of a classifier; create one with `cargo diffusion classifier`")?;
         let about: About =
-            serde_json::from_str(about).with_context(|| format!("what it says of itself is not known: {about}"))?;
+            serde_json::from_str(about).with_context(|| format!("cannot read its description: {about}"))?;
         about.check()?;
         let mut params = Parameters::new(DType::F32, device);
         let layers = Layers::new(params.builder_from(&file.tensors), &about)?;
         if let Some(name) = file.tensors.keys().find(|name| params.get(name).is_none()) {
-            anyhow::bail!("superfluous: {name}, which is not of this network")
+            anyhow::bail!("unexpected tensor {name}, which the classifier does not have")
         }
         Self::made(about, params, layers)
     }
@@ -192,7 +192,8 @@ impl Classifier {
         let [c, h, w] = self.about.shape;
         ensure!(
             matches!(*x.dims(), [n, a, b, d] if n > 0 && [a, b, d] == [c, h, w]),
-            "classifier: x has shape {:?}; it knows images of {}, so (N, {c}, {h}, {w}) is needed, N at least 1",
+            "classifier: x has shape {:?}; it is for images of {}, so the shape must be (N, {c}, {h}, {w}) with N at \
+             least 1",
             x.dims(),
             self.about.data
         );
@@ -210,9 +211,9 @@ impl FeatureExtractor for Classifier {
             let part = part.to_dtype(DType::F32)?.to_device(self.params.device())?;
             let seen = self.constant.features(&part)?;
             let logits = self.constant.last.forward(&seen)?;
-            let answer = candle_nn::ops::softmax(&logits, D::Minus1)?;
+            let batch_probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?;
             features.push(seen.to_device(&Device::Cpu)?);
-            probabilities.push(answer.to_device(&Device::Cpu)?);
+            probabilities.push(batch_probabilities.to_device(&Device::Cpu)?);
         }
         Answers::new(features, probabilities)
     }
@@ -227,12 +228,13 @@ impl About {
         let [c, h, w] = self.shape;
         ensure!(
             (1..=1024).contains(&c) && (4..=1024).contains(&h) && (4..=1024).contains(&w),
-            "classifier: images of {c}×{h}×{w}; it needs 1 … 1024 channels and 4 … 1024 rows and columns"
+            "classifier: images of {c}×{h}×{w} are not supported; there must be 1 … 1024 channels and 4 … 1024 rows \
+             and columns"
         );
         let classes = self.classes.len();
         ensure!(
             (1..=crate::data::MAX_CLASSES).contains(&classes),
-            "classifier: {classes} classes; it needs 1 … {}",
+            "classifier: {classes} classes are not supported; there must be 1 … {}",
             crate::data::MAX_CLASSES
         );
         Ok(())
@@ -287,14 +289,14 @@ mod tests {
     }
 
     #[test]
-    fn a_file_alone_gives_it_back() -> Result<()> {
+    fn a_classifier_is_restored_from_its_file() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("c.safetensors");
         let mut it = fresh(1)?;
         let x = Rng::new(2).randn((300, 3, 9, 8), &Device::Cpu)?;
         it.save(&path)?;
         assert!(Classifier::load(&path, &Device::Cpu)?.about.test_accuracy.is_nan());
-        // The memory of the batch norms is part of it.
+        // The running statistics of the batch norms are part of it.
         it.logits(&x)?;
         (it.about.test_accuracy, it.about.test_images) = (0.25, 4);
         it.save(&path)?;
@@ -305,7 +307,7 @@ mod tests {
         assert_eq!(a.features.dims(), [300, Classifier::FEATURES]);
         assert_eq!(a.probabilities.dims(), [300, 3]);
         assert!(off(&a.probabilities.sum(1)?, &Tensor::ones(300, DType::F32, &Device::Cpu)?)? < 1e-5);
-        // Nothing depends on which images come together.
+        // An image's result does not depend on the other images of the batch.
         let alone = again.look(&x.narrow(0, 299, 1)?)?;
         assert!(off(&alone.features, &a.features.narrow(0, 299, 1)?)? < 1e-5);
         assert!(off(&a.probabilities, &fresh(2)?.probabilities(&x)?)? > 1e-3);
@@ -319,7 +321,7 @@ mod tests {
         let grads = it.logits(&x)?.sqr()?.mean_all()?.backward()?;
         for (name, var) in it.parameters().iter() {
             let grad = grads.get(var).context(name.to_owned())?;
-            // What a batch norm subtracts again has none.
+            // A bias that a batch norm subtracts again has no gradient.
             let lost = name.starts_with("conv") && name.ends_with("bias");
             let size = grad.abs()?.max_all()?.to_scalar::<f32>()?;
             assert!(lost || size > 1e-6, "{name}: {size}");
@@ -328,13 +330,13 @@ mod tests {
     }
 
     #[test]
-    fn what_it_cannot_look_at_is_named() -> Result<()> {
+    fn errors_name_unsupported_images() -> Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("c.safetensors");
         let it = fresh(1)?;
         let digits = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
         let message = it.look(&digits).unwrap_err().to_string();
-        assert!(message.contains("x has shape [2, 1, 28, 28]; it knows images of tiny"), "{message}");
+        assert!(message.contains("x has shape [2, 1, 28, 28]; it is for images of tiny"), "{message}");
         let nan = (Tensor::zeros((2, 3, 9, 8), DType::F32, &Device::Cpu)? / 0.0)?;
         let message = it.look(&nan).unwrap_err().to_string();
         assert!(message.contains("not finite"), "{message}");
@@ -347,25 +349,25 @@ mod tests {
         let fail = || Classifier::load(&path, &Device::Cpu).unwrap_err().to_string();
         assert!(fail().contains("c.safetensors"));
         it.parameters().save(&path)?;
-        assert!(fail().contains("does not say what it tells apart"), "{}", fail());
+        assert!(fail().contains("has no description of a classifier"), "{}", fail());
         it.save(&path)?;
         let mut file = Checkpoint::load(&path)?;
         file.tensors.insert("more".to_owned(), Tensor::new(1f32, &Device::Cpu)?);
         file.save(&path)?;
-        assert!(fail().contains("superfluous: more"), "{}", fail());
+        assert!(fail().contains("unexpected tensor more"), "{}", fail());
         file.tensors.remove("more");
         file.tensors.remove("last.bias");
         file.save(&path)?;
         assert!(fail().contains("missing: last.bias"), "{}", fail());
         file.metadata.insert(METADATA.to_owned(), "{}".to_owned());
         file.save(&path)?;
-        assert!(fail().contains("what it says of itself is not known"), "{}", fail());
+        assert!(fail().contains("cannot read its description"), "{}", fail());
         Ok(())
     }
 
-    /// In a minute's work, far above the 20 % of a guess.
+    /// After a minute of training, far above the 20 % of guessing.
     #[test]
-    fn it_learns_to_tell_sprites_apart() -> Result<()> {
+    fn it_learns_to_classify_sprites() -> Result<()> {
         let (train, test) = (Dataset::sprites(600, 1)?, Dataset::sprites(200, 2)?);
         let fit = Fit { batch: 32, ..Default::default() };
         let it = fit.run(&train, &test, &Device::Cpu)?;

@@ -1,46 +1,47 @@
-//! A measured value, and how far it can be believed.
+//! A measured value with its uncertainty.
 
 use serde::Serialize;
 use std::fmt;
 
-/// What a measure of two sets of images says, with what is needed to judge it.
+/// The value of a measure of two sets of images, with what is needed to judge it.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Estimate {
-    /// What was measured.
+    /// The name of the measure.
     pub name: &'static str,
     /// The value.
     pub value: f64,
-    /// Where the value lies with 95 % confidence as far as the choice of the images goes, by the bootstrap
-    /// ([Efron 1979](https://doi.org/10.1214/aos/1176344552)): from 200 repetitions with images drawn anew from those there
-    /// are. Drawing anew adds a bias of its own to some measures, so the repetitions are moved to have the value as mean.
+    /// The 95 % confidence interval with respect to the choice of images, by the bootstrap
+    /// ([Efron 1979](https://doi.org/10.1214/aos/1176344552)) with 200 resamples. Resampling adds a bias to some
+    /// measures, so the repetitions are shifted to have the value as their mean.
     pub interval: (f64, f64),
-    /// How many real images the samples were compared with; 0 for a measure that looks at samples alone.
+    /// The number of real images the samples were compared with; 0 for a measure of samples alone.
     pub real_images: usize,
-    /// How many samples there were.
+    /// The number of samples.
     pub samples: usize,
-    /// What real images reach: the floor of a distance, and what a perfect model would have of the others.
+    /// The real-vs-real baseline: the same measure of real images, which a perfect model would reach.
     pub real: Reference,
-    /// Why the value should not be believed, if there is a reason.
+    /// Why the value should not be trusted, if there is a reason.
     pub doubt: Option<String>,
 }
 
-/// The same measure of real images against other real images.
+/// The real-vs-real baseline: the same measure of real images against other real images.
 ///
-/// The real images are split at random in two parts without a common image, of sizes as near as possible to those that the
-/// value had; of the distances it is the mean over 8 splits (of the Fréchet distance of more than 256 numbers per image, one). The parts are of the same sizes only where there are many more real images than samples; a distance of smaller
-/// parts is larger.
+/// The real images are split at random into two disjoint parts whose sizes are as close as possible to those of the
+/// value. The baseline is the mean over 8 splits for distances (one split for the Fréchet distance with more than 256
+/// features). The sizes are equal only if there are many more real images than samples; smaller parts give larger
+/// distances.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Reference {
     /// The value.
     pub value: f64,
-    /// How many images took the part of the real ones; 0 as in [`Estimate::real_images`].
+    /// The number of images used as real images; 0 as in [`Estimate::real_images`].
     pub real_images: usize,
-    /// How many took the part of the samples.
+    /// The number of images used as samples.
     pub samples: usize,
 }
 
-/// `kernel distance 0.0123, 95 % interval 0.0101 … 0.0145, of 1000 samples against 5000 real images; real images among
-/// themselves: 0.0001 (1000 against 4000)`
+/// Prints
+/// `kernel distance 0.0123, 95 % interval 0.0101 … 0.0145, of 1000 samples against 5000 real images; real images among themselves: 0.0001 (1000 against 4000)`.
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (real, (low, high)) = (self.real, self.interval);
@@ -70,7 +71,7 @@ impl fmt::Display for Estimate {
     }
 }
 
-/// A number with four digits.
+/// A number with four significant digits.
 struct Short(f64);
 
 impl fmt::Display for Short {
@@ -92,7 +93,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn one_line_says_all() {
+    fn it_prints_on_one_line() {
         let it = Estimate {
             name: "kernel distance",
             value: 0.01234,

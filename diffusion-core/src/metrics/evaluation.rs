@@ -1,4 +1,4 @@
-//! All measures of one set of samples.
+//! The evaluation of a set of samples with all measures.
 
 use super::{
     ClassAccuracy, Estimate, FeatureExtractor, class_accuracy, frechet_distance, inception_score, kernel_distance,
@@ -11,57 +11,57 @@ use candle_core::{Device, Tensor};
 use serde::Serialize;
 use std::fmt;
 
-/// So many real images and samples at most take part in a search for copies.
+/// The largest number of real images and of samples in the search for copies.
 const SEARCHED: usize = 1000;
-/// So many training images at most are searched through.
+/// The largest number of training images that are searched.
 const SEARCHED_THROUGH: usize = 20_000;
-/// Parts of the inception score.
+/// The number of splits of the inception score.
 const PARTS: usize = 10;
-/// Neighbours of precision and recall.
+/// The number k of neighbours for precision and recall.
 const NEIGHBOURS: usize = 3;
 
-/// What is measured of samples by [`Evaluation::new`].
+/// The results of [`Evaluation::new`].
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Evaluation {
-    /// The name of the data that they are compared with.
+    /// The name of the data that the samples are compared with.
     pub data: String,
-    /// How many samples there were.
+    /// The number of samples.
     pub samples: usize,
-    /// [`frechet_distance`].
+    /// The result of [`frechet_distance`].
     pub frechet_distance: Estimate,
-    /// [`kernel_distance`].
+    /// The result of [`kernel_distance`].
     pub kernel_distance: Estimate,
-    /// Of [`precision_recall`] with k = 3.
+    /// The precision of [`precision_recall`] with k = 3.
     pub precision: Estimate,
-    /// Of [`precision_recall`] with k = 3.
+    /// The recall of [`precision_recall`] with k = 3.
     pub recall: Estimate,
-    /// [`inception_score`] of 10 parts, or fewer if there are few samples.
+    /// The [`inception_score`] with 10 splits, or fewer if there are few samples.
     pub inception_score: Estimate,
-    /// [`class_accuracy`], if it is known what was asked for and the extractor knows the classes.
+    /// The [`class_accuracy`], if the samples have labels and the extractor knows the classes.
     pub accuracy: Option<ClassAccuracy>,
-    /// Whether training images were learned by heart.
+    /// Whether training images were memorised.
     pub copies: Copies,
 }
 
-/// How near samples come to training images, as features.
+/// How close samples are to training images in feature space.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Copies {
-    /// The share of the samples that are nearer to a training image than 99 of 100 real images, which the model has not seen,
-    /// are to theirs. 0.01 is what real images have; more says that training images were learned by heart, 1 that all were.
+    /// The fraction of the samples that are closer to a training image than 99 % of the held-out real images are. Real
+    /// images have 0.01; a larger value indicates memorisation, and 1 means that all samples are copies.
     pub share: f64,
-    /// The median distance of a sample to its nearest training image, over that of a real image: 0 for copies, about 1 for
-    /// images as new as real ones.
+    /// The median distance of a sample to its nearest training image, relative to that of real images: 0 for copies,
+    /// about 1 for images as new as real ones.
     pub distance: f64,
-    /// How many samples were looked at.
+    /// The number of samples in the search.
     pub samples: usize,
-    /// How many training images were searched through: the first ones.
+    /// The number of training images searched, the first of the set.
     pub train: usize,
-    /// How many training images there are.
+    /// The number of training images.
     pub of: usize,
 }
 
 impl Copies {
-    /// What was searched through, as `20000 of the 60000 images of the training set`.
+    /// Describes the images searched: `20000 of the 60000 images of the training set`.
     pub fn searched(&self) -> String {
         match self.of {
             of if of > self.train => {
@@ -73,20 +73,20 @@ impl Copies {
 }
 
 impl Evaluation {
-    /// Measures `samples` against `real`, images that the model was not trained on, in the features of `extractor`.
+    /// Compares `samples` with `real`, held-out real images, in the feature space of `extractor`.
     ///
-    /// The time of some measures grows with the square of the number of images; 10,000 of each are usual. `labels` say what
-    /// each sample was to show.
+    /// The time of some measures is quadratic in the number of images; 10,000 of each are usual. `labels` are the
+    /// classes that the samples are conditioned on.
     ///
-    /// What real images have among themselves comes from random splits, whose classes are uneven by chance: samples with as many of
-    /// each class can fall below that floor, the more the fewer images there are.
+    /// The real-vs-real baseline comes from random splits, whose classes are uneven by chance. Class-balanced samples
+    /// can score below the baseline, especially in small sets.
     ///
     /// # Shapes
-    /// `samples` (N, C, H, W), in \[−1, 1\], N at least 8; as many `labels`.
+    /// `samples` (N, C, H, W), values in \[−1, 1\], N at least 8; N `labels`.
     ///
     /// # Errors
-    /// Images of another shape than the extractor knows, too few, or numbers that are not finite; labels that are not one for
-    /// each sample.
+    /// The images do not have the extractor's shape, are too few, or contain values that are not finite; or `labels`
+    /// does not have one entry for each sample.
     pub fn new(
         extractor: &impl FeatureExtractor,
         real: &Dataset,
@@ -99,7 +99,7 @@ impl Evaluation {
         let n = samples.dim(0).context("evaluation: samples")?;
         ensure!(
             n >= fewest && real.len() >= fewest,
-            "evaluation: {n} samples and {} real images; at least {fewest} of both are needed",
+            "evaluation: there are {n} samples and {} real images; at least {fewest} of each are needed",
             real.len()
         );
         let made = extractor.look(samples)?;
@@ -153,7 +153,7 @@ impl Copies {
     }
 }
 
-/// A line for each measure.
+/// Prints a line for each measure.
 impl fmt::Display for Evaluation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         for it in [&self.frechet_distance, &self.kernel_distance, &self.precision, &self.recall, &self.inception_score]
@@ -188,7 +188,7 @@ mod tests {
     }
 
     #[test]
-    fn real_images_are_as_good_as_real_ones_and_noise_is_not() -> Result<()> {
+    fn real_images_reach_the_baseline_and_noise_does_not() -> Result<()> {
         let (classifier, mut rng) = (classifier()?, Rng::new(1));
         let (train, real) = (Dataset::sprites(300, 1)?, Dataset::sprites(300, 2)?);
         let others = Dataset::sprites(200, 3)?;
@@ -223,7 +223,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_measured_is_named() -> Result<()> {
+    fn errors_explain_what_cannot_be_measured() -> Result<()> {
         let (classifier, rng) = (classifier()?, &mut Rng::new(1));
         let data = Dataset::sprites(40, 1)?;
         let mut fail = |n: usize, labels: Option<&[u32]>| {

@@ -1,48 +1,50 @@
-//! Sets of features, looked over before anything is computed from them.
+//! Validated sets of features.
 
 use crate::rng::Rng;
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
 use nalgebra::DMatrix;
 
-/// N images as D numbers each, in f64: a column per image.
+/// N images with D features each, in f64, one column per image.
 #[derive(Clone, Debug)]
 pub(super) struct Features(pub(super) DMatrix<f64>);
 
 impl Features {
-    /// From a tensor (N, D). `what` begins the message of an error, `name` says which of two sets it is.
+    /// Validates a tensor (N, D). `what` starts the error message, `name` tells which of two sets it is.
     pub(super) fn new(what: &str, name: &str, x: &Tensor) -> Result<Self> {
         let [n, d] = *x.dims() else {
-            bail!("{what}: {name} has shape {:?}; (N, D) is needed, D numbers of N images", x.dims())
+            bail!("{what}: {name} has shape {:?}; it must be (N, D), D features of N images", x.dims())
         };
-        ensure!(n > 0 && d > 0, "{what}: {name} has shape {:?} and so no numbers", x.dims());
+        ensure!(n > 0 && d > 0, "{what}: {name} has shape {:?} and is empty", x.dims());
         let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         let values = x.flatten_all()?.to_vec1::<f64>()?;
         if let Some(at) = values.iter().position(|x| !x.is_finite()) {
             bail!(
-                "{what}: {name} has {} in row {}; leave out images with numbers that are not finite, and say how many they were",
+                "{what}: {name} has {} in row {}; leave out images whose features are not finite, and report how many \
+                 there were",
                 values[at],
                 at / d
             )
         }
-        // Rows of a tensor are one after the other in memory, as the columns of this matrix.
+        // A row of the tensor becomes a column of the matrix; both are contiguous in memory.
         Ok(Self(DMatrix::from_vec(d, n, values)))
     }
 
-    /// Real images and samples, with at least `least` images in each part that [`Features::parts`] makes of the real.
+    /// Validates real images and samples; each of the [`Features::parts`] of the real images has at least `least`
+    /// images.
     pub(super) fn pair(what: &str, real: &Tensor, samples: &Tensor, least: usize) -> Result<[Self; 2]> {
         let real = Self::new(what, "real", real)?;
         let samples = Self::new(what, "samples", samples)?;
         ensure!(
             real.dimensions() == samples.dimensions(),
-            "{what}: real has {} numbers per image and samples {}; they must be features of the same kind",
+            "{what}: real has {} features per image and samples {}; they must be features of the same kind",
             real.dimensions(),
             samples.dimensions()
         );
         ensure!(
             samples.count() >= least && real.count() >= 2 * least,
-            "{what}: {} samples and {} real images; at least {least} and {} are needed, the real ones twice as many to compare \
-             them with each other",
+            "{what}: there are {} samples and {} real images; at least {least} and {} are needed, twice as many real \
+             ones to compare them with each other",
             samples.count(),
             real.count(),
             2 * least
@@ -50,12 +52,12 @@ impl Features {
         Ok([real, samples])
     }
 
-    /// N.
+    /// The number of images N.
     pub(super) fn count(&self) -> usize {
         self.0.ncols()
     }
 
-    /// D.
+    /// The number of features D.
     pub(super) fn dimensions(&self) -> usize {
         self.0.nrows()
     }
@@ -64,14 +66,15 @@ impl Features {
         Self(self.0.select_columns(indices))
     }
 
-    /// Two parts without a common image, at random: the second of `samples` images, or of half of them if there are fewer.
+    /// Splits the images at random into two disjoint parts; the second has `samples` images, or half of them if there
+    /// are fewer.
     pub(super) fn parts(&self, samples: usize, rng: &mut Rng) -> [Self; 2] {
         let [rest, part] = split(self.count(), samples, rng);
         [self.select(&rest), self.select(&part)]
     }
 }
 
-/// The numbers 0 … n−1 in two parts, at random: the second of `samples` of them, or of half of them if that is less.
+/// Splits the numbers 0 … n−1 at random into two parts; the second has `samples` of them, or half if that is less.
 pub(super) fn split(n: usize, samples: usize, rng: &mut Rng) -> [Vec<usize>; 2] {
     let mut order = rng.permutation(n);
     let part = order.split_off(n - samples.min(n / 2));
@@ -91,7 +94,7 @@ pub(super) fn squared_distances(a: &DMatrix<f64>, b: &DMatrix<f64>) -> DMatrix<f
     product
 }
 
-/// 0 … n−1 in blocks of this many columns: start and length.
+/// Splits 0 … n−1 into blocks of this many columns: start and length.
 pub(super) fn blocks(n: usize, size: usize) -> Vec<(usize, usize)> {
     (0..n).step_by(size).map(|start| (start, size.min(n - start))).collect()
 }
@@ -101,15 +104,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn wrong_sets_are_named() -> Result<()> {
+    fn errors_name_the_wrong_set() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let fail = |a: &[usize], b: &[usize]| -> Result<String> {
             Ok(Features::pair("x", &zeros(a)?, &zeros(b)?, 2).unwrap_err().to_string())
         };
         for (message, wants) in [
-            (fail(&[4, 2, 1], &[4, 2])?, "x: real has shape [4, 2, 1]; (N, D) is needed"),
+            (fail(&[4, 2, 1], &[4, 2])?, "x: real has shape [4, 2, 1]; it must be (N, D)"),
             (fail(&[4, 2], &[0, 2])?, "samples has shape [0, 2]"),
-            (fail(&[4, 2], &[4, 3])?, "real has 2 numbers per image and samples 3"),
+            (fail(&[4, 2], &[4, 3])?, "real has 2 features per image and samples 3"),
             (fail(&[3, 2], &[4, 2])?, "4 samples and 3 real images; at least 2 and 4"),
             (fail(&[4, 2], &[1, 2])?, "1 samples and 4 real images"),
         ] {
@@ -133,7 +136,7 @@ mod tests {
     }
 
     #[test]
-    fn distances_are_those_of_the_columns() {
+    fn distances_are_between_columns() {
         let a = DMatrix::from_vec(2, 2, vec![0.0, 0.0, 3.0, 4.0]);
         let b = DMatrix::from_vec(2, 3, vec![0.0, 0.0, 3.0, 0.0, 3.0, 4.0]);
         let got = squared_distances(&a, &b);

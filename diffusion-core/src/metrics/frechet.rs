@@ -10,7 +10,7 @@ use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 const NAME: &str = "Fréchet distance";
 
-/// With so many numbers per image at most, a matrix root is fast enough for hundreds of them.
+/// Up to this number of features, a matrix square root is fast enough to compute hundreds of them.
 const FEW: usize = 256;
 
 /// A multivariate normal distribution, in f64.
@@ -21,16 +21,16 @@ pub struct Gaussian {
 }
 
 impl Gaussian {
-    /// The one with the mean and the unbiased covariance (N − 1 in the denominator) of N feature vectors.
+    /// Fits a Gaussian with the mean and the unbiased covariance (N − 1 in the denominator) of N feature vectors.
     ///
     /// # Shapes
     /// `features` (N, D), N at least 2.
     ///
     /// # Errors
-    /// Other shapes, or numbers that are not finite.
+    /// The shapes do not match, or values are not finite.
     pub fn fit(features: &Tensor) -> Result<Self> {
         let features = Features::new("gaussian", "features", features)?;
-        ensure!(features.count() >= 2, "gaussian: one image has no covariance; at least 2 are needed");
+        ensure!(features.count() >= 2, "gaussian: the covariance needs at least 2 images");
         Ok(Self::of(&features))
     }
 
@@ -45,15 +45,15 @@ impl Gaussian {
     }
 
     /// The squared Fréchet distance to another Gaussian
-    /// ([Dowson & Landau 1982](https://doi.org/10.1016/0047-259X(82)90077-X)), as [`frechet_distance`] defines it; ≥ 0 but for
-    /// rounding, in the square of the features' unit.
+    /// ([Dowson & Landau 1982](https://doi.org/10.1016/0047-259X(82)90077-X)), see [`frechet_distance`]; ≥ 0 up to
+    /// rounding.
     ///
     /// # Errors
-    /// The two have different dimensions.
+    /// The dimensions differ.
     pub fn frechet(&self, other: &Self) -> Result<f64> {
         ensure!(
             self.mean.len() == other.mean.len(),
-            "{NAME}: Gaussians of {} and {} dimensions have none",
+            "{NAME}: the Gaussians have {} and {} dimensions; they must be equal",
             self.mean.len(),
             other.mean.len()
         );
@@ -61,7 +61,7 @@ impl Gaussian {
     }
 
     fn distance(&self, other: &Self) -> f64 {
-        // √(S₁S₂) has the trace of √(√S₁ S₂ √S₁), which is symmetric.
+        // √(S₁S₂) has the same trace as √(√S₁ S₂ √S₁), which is symmetric.
         let root = root(&self.covariance);
         let inner = &root * &other.covariance * &root;
         let inner = (&inner + inner.transpose()) * 0.5;
@@ -71,12 +71,12 @@ impl Gaussian {
     }
 }
 
-/// The symmetric square root. Eigenvalues that rounding made negative are 0.
+/// The symmetric square root. Eigenvalues that are negative by rounding count as 0.
 fn root(covariance: &DMatrix<f64>) -> DMatrix<f64> {
     of_eigenvalues(covariance, |value, _| value.max(0.0).sqrt())
 }
 
-/// The symmetric matrix with `f` of each eigenvalue in the place of it; `f` is also told the largest.
+/// Applies `f` to each eigenvalue of a symmetric matrix; the second argument of `f` is the largest eigenvalue.
 fn of_eigenvalues(x: &DMatrix<f64>, f: impl Fn(f64, f64) -> f64) -> DMatrix<f64> {
     let SymmetricEigen { eigenvectors: q, eigenvalues } = SymmetricEigen::new(x.clone());
     let (mut scaled, largest) = (q.clone(), eigenvalues.max());
@@ -86,10 +86,10 @@ fn of_eigenvalues(x: &DMatrix<f64>, f: impl Fn(f64, f64) -> f64) -> DMatrix<f64>
     scaled * q.transpose()
 }
 
-/// How much each image of `y` moves the distance of their Gaussians, to first order; the mean over all images is 0.
+/// The influence of each image of `y` on the distance of the Gaussians, to first order; the mean over all images is 0.
 ///
-/// The distance changes with the mean of y by 2 (μ_y − μ_x) and with its covariance by 1 − T, T = √S_x (√S_x S_y √S_x)^−½ √S_x the
-/// map that carries one Gaussian to the other.
+/// The derivative of the distance is 2 (μ_y − μ_x) with respect to the mean of y and 1 − T with respect to its
+/// covariance, where T = √S_x (√S_x S_y √S_x)^−½ √S_x is the map that transports one Gaussian to the other.
 fn influence(x: &Features, y: &Features) -> Vec<f64> {
     let (a, b) = (Gaussian::of(x), Gaussian::of(y));
     let root = root(&a.covariance);
@@ -112,24 +112,25 @@ fn influence(x: &Features, y: &Features) -> Vec<f64> {
     moves
 }
 
-/// The Fréchet distance between samples and real images, as features: of the Gaussians with their means μ and covariances S,
+/// The Fréchet distance between the features of samples and of real images: for Gaussians with means μ and covariances
+/// S,
 ///
 /// d² = ‖μ₁ − μ₂‖² + Tr(S₁ + S₂ − 2 (S₁S₂)^½),
 ///
-/// 0 if they are alike and without an upper end, in the square of the features' unit
-/// ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500), equation 6; there, with Inception's features, it is the FID). As in the
-/// field, it is the square that is given. Few images make it larger: compare it with [`Estimate::real`], and only values of
-/// the same numbers of images with each other.
+/// ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500), equation 6; with Inception features it is the FID). It is 0
+/// for equal means and covariances and has no upper bound. As in the literature, the squared distance is reported. With
+/// few images it is larger, so compare it with [`Estimate::real`], and compare only values for the same numbers of
+/// images.
 ///
 /// # Shapes
-/// `real` (N, D), N at least 4, and `samples` (M, D), M at least 2; with fewer than D + 1 in any part the covariance is singular,
-/// and [`Estimate::doubt`] says so.
+/// `real` (N, D), N at least 4, and `samples` (M, D), M at least 2. If a part has fewer than D + 1 images, its
+/// covariance is singular, and [`Estimate::doubt`] says so.
 ///
-/// With more than 256 numbers per image the repetitions of [`Estimate::interval`] take the distance to change linearly with the
-/// images' shares, since two hundred matrix roots would take hours; for a distance near its floor that interval is too short.
+/// With more than 256 features, [`Estimate::interval`] assumes that the distance is linear in the weights of the
+/// images, since 200 matrix square roots would take hours. Near the baseline that interval is too short.
 ///
 /// # Errors
-/// Other shapes, or numbers that are not finite: the message says in which row.
+/// The shapes do not match, or a value is not finite: the message names the row.
 pub fn frechet_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Result<Estimate> {
     let [real, samples] = Features::pair(NAME, real, samples, 2)?;
     let between = |a: &Features, b: &Features| Gaussian::of(a).distance(&Gaussian::of(b)).max(0.0);
@@ -163,7 +164,7 @@ pub fn frechet_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Resul
     })
 }
 
-/// The value with images drawn anew, if each image moves it by so much.
+/// Bootstrap resamples of the value, if each image contributes its entry of `moves`.
 fn linear(value: f64, moves: &[Vec<f64>], rng: &mut Rng) -> Vec<f64> {
     repeat(rng, |rng| {
         let mean = |x: &Vec<f64>| {
@@ -179,7 +180,8 @@ fn doubt(sets: &[&Features]) -> Option<String> {
     let fewest = sets.iter().map(|set| set.count()).min()?;
     (fewest < needed).then(|| {
         format!(
-            "not to be believed: the covariance of {fewest} images in {} numbers is singular, at least {needed} are needed",
+            "unreliable: the covariance of {fewest} images with {} features is singular; at least {needed} images are \
+             needed",
             needed - 1
         )
     })
@@ -195,8 +197,8 @@ mod tests {
         Gaussian { mean: DVector::from_row_slice(mean), covariance: DMatrix::from_row_slice(d, d, covariance) }
     }
 
-    /// Covariances that commute: the sum of the squared differences of standard deviations; and one pair that does not:
-    /// for 2×2 matrices Tr √M = √(Tr M + 2 √det M).
+    /// Covariances that commute: the sum of the squared differences of the standard deviations; and a pair that does
+    /// not, for which Tr √M = √(Tr M + 2 √det M) (2×2 matrices).
     #[test]
     fn gaussians_whose_distance_is_known() -> Result<()> {
         let a = gaussian(&[0.0, 0.0, 0.0], &[1.0, 0.0, 0.0, 0.0, 4.0, 0.0, 0.0, 0.0, 9.0]);
@@ -209,7 +211,7 @@ mod tests {
         let want = 1.0 + 4.0 + 4.0 - 2.0 * (6.0 + 2.0 * 6f64.sqrt()).sqrt();
         assert!((a.frechet(&b)? - want).abs() < 1e-12);
         assert!((b.frechet(&a)? - want).abs() < 1e-12);
-        // A singular one: the second coordinate is constant.
+        // A singular covariance: the second coordinate is constant.
         let flat = gaussian(&[0.0, 0.0], &[1.0, 0.0, 0.0, 0.0]);
         let round = gaussian(&[0.0, 0.0], &[1.0, 0.0, 0.0, 1.0]);
         assert!((flat.frechet(&round)? - 1.0).abs() < 1e-12);
@@ -218,7 +220,7 @@ mod tests {
     }
 
     #[test]
-    fn it_is_told_with_what_it_takes_to_judge_it() -> Result<()> {
+    fn the_estimate_has_counts_interval_and_baseline() -> Result<()> {
         let mut rng = Rng::new(1);
         let real = rng.randn((2000, 5), &Device::Cpu)?;
         let samples = ((rng.randn((500, 5), &Device::Cpu)? * 2.0)? + 1.0)?;
@@ -241,12 +243,12 @@ mod tests {
     }
 
     #[test]
-    fn too_few_images_are_said() -> Result<()> {
+    fn too_few_images_are_reported() -> Result<()> {
         let mut rng = Rng::new(1);
         let real = rng.randn((20, 10), &Device::Cpu)?;
         let it = frechet_distance(&real, &real, &mut rng)?;
         let said = it.to_string();
-        assert!(said.contains("the covariance of 10 images in 10 numbers is singular, at least 11"), "{said}");
+        assert!(said.contains("the covariance of 10 images with 10 features is singular; at least 11"), "{said}");
         let more = rng.randn((22, 10), &Device::Cpu)?;
         assert!(frechet_distance(&more, &real, &mut rng)?.doubt.is_none());
         let one = Tensor::zeros((1, 10), DType::F32, &Device::Cpu)?;
@@ -255,9 +257,9 @@ mod tests {
         Ok(())
     }
 
-    /// The linear repetitions spread as the exact ones do, where the distance is well away from 0.
+    /// The linear resamples have the spread of the exact ones where the distance is well above 0.
     #[test]
-    fn images_move_the_distance_as_they_do_when_drawn_anew() -> Result<()> {
+    fn linear_resamples_agree_with_exact_ones() -> Result<()> {
         let mut rng = Rng::new(5);
         let real = Features::new("", "", &rng.randn((600, 3), &Device::Cpu)?)?;
         let wide = ((rng.randn((400, 3), &Device::Cpu)? * 1.7)? + 0.4)?;

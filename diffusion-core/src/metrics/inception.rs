@@ -9,59 +9,61 @@ use candle_core::Tensor;
 
 const NAME: &str = "inception score";
 
-/// How sure a classifier is of each sample, and how many classes it sees among all of them:
+/// The inception score: how confident a classifier is about each sample, and how many classes it finds in all of them:
 ///
-/// exp(mean over x of KL(p(y|x) ‖ p(y))), p(y) the mean of p(y|x),
+/// exp(mean over x of KL(p(y|x) ‖ p(y))), where p(y) is the mean of p(y|x).
 ///
-/// 1 … the number of classes ([Salimans et al. 2016](https://arxiv.org/abs/1606.03498), section 4). As there, it is the mean over
-/// `splits` equal parts of the samples in their order, 10 mostly; mix them first if the classes come one after the other.
-/// It does not look at real images: [`Estimate::real`] is the score of as many of them, with as many parts.
+/// It lies between 1 and the number of classes ([Salimans et al. 2016](https://arxiv.org/abs/1606.03498), section 4).
+/// As in the paper, it is the mean over `splits` equal parts of the samples in their order, usually 10; shuffle samples
+/// that are sorted by class. It does not use real images: [`Estimate::real`] is the score of as many of them, with as
+/// many splits.
 ///
 /// # Shapes
 /// `real` (N, K) and `samples` (M, K), probabilities of K classes, N and M at least `splits`.
 ///
 /// # Errors
-/// Other shapes, `splits` = 0, or rows that are no probabilities.
+/// The shapes do not match, `splits` = 0, or a row is not a probability distribution.
 pub fn inception_score(real: &Tensor, samples: &Tensor, splits: usize, rng: &mut Rng) -> Result<Estimate> {
-    ensure!(splits > 0, "{NAME}: splits = 0; it must be at least 1, and is 10 mostly");
+    ensure!(splits > 0, "{NAME}: splits = 0 must be at least 1 (usually 10)");
     let [real, samples] = [("real", real), ("samples", samples)].map(|(name, p)| probabilities(name, p, splits));
     let (real, samples) = (real?, samples?);
     ensure!(
         real.dimensions() == samples.dimensions(),
-        "{NAME}: real has {} classes and samples {}",
+        "{NAME}: real has {} classes, but samples {}",
         real.dimensions(),
         samples.dimensions()
     );
     let value = score(&samples, splits);
     let again = repeat(rng, |rng| score(&samples.select(&redraw(samples.count(), rng)), splits));
     let (low, high) = interval(value, again);
-    let mut alike = rng.permutation(real.count());
-    alike.truncate(samples.count());
+    let mut baseline = rng.permutation(real.count());
+    baseline.truncate(samples.count());
     Ok(Estimate {
         name: NAME,
         value,
         interval: (low.max(1.0), high.min(samples.dimensions() as f64)),
         real_images: 0,
         samples: samples.count(),
-        real: Reference { value: score(&real.select(&alike), splits), real_images: 0, samples: alike.len() },
+        real: Reference { value: score(&real.select(&baseline), splits), real_images: 0, samples: baseline.len() },
         doubt: None,
     })
 }
 
-/// Rows of non-negative numbers that sum to 1.
+/// Validates rows of non-negative numbers that sum to 1.
 fn probabilities(name: &str, p: &Tensor, splits: usize) -> Result<Features> {
     let p = Features::new(NAME, name, p)?;
-    ensure!(p.count() >= splits, "{NAME}: {name} are {} images, fewer than splits = {splits}", p.count());
+    ensure!(p.count() >= splits, "{NAME}: {name} has {} images, fewer than splits = {splits}", p.count());
     let bad = p.0.column_iter().position(|row| row.min() < 0.0 || (row.sum() - 1.0).abs() > 1e-3);
     if let Some(at) = bad {
         bail!(
-            "{NAME}: row {at} of {name} is no probabilities: they are not negative and sum to 1; softmax makes them of logits"
+            "{NAME}: row {at} of {name} is not a probability distribution (non-negative, sum 1); apply softmax to \
+             logits"
         )
     }
     Ok(p)
 }
 
-/// The mean of the scores of the parts.
+/// The mean of the scores of the splits.
 fn score(p: &Features, splits: usize) -> f64 {
     let n = p.count();
     let part = |i: usize| {
@@ -86,13 +88,13 @@ mod tests {
     }
 
     #[test]
-    fn it_counts_the_classes_that_are_surely_seen() -> Result<()> {
+    fn it_counts_the_classes_of_confident_predictions() -> Result<()> {
         let real = certain(&[0, 1, 2, 3, 0, 1, 2, 3])?;
         let it = |samples: &Tensor, splits| inception_score(&real, samples, splits, &mut Rng::new(1));
         let all = it(&real, 1)?;
         assert!((all.value - 4.0).abs() < 1e-12 && all.interval.1 <= 4.0, "{all}");
         assert!((all.real.value - 4.0).abs() < 1e-12 && all.real.samples == 8, "{all}");
-        // In two parts of one class each, or of two.
+        // In two splits of one class each, or of two.
         assert!((it(&certain(&[0, 0, 3, 3])?, 2)?.value - 1.0).abs() < 1e-12);
         assert!((it(&certain(&[0, 3, 0, 3])?, 2)?.value - 2.0).abs() < 1e-12);
         let unsure = Tensor::full(0.25f32, (6, 4), &Device::Cpu)?;
@@ -101,15 +103,15 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_named() -> Result<()> {
+    fn errors_name_wrong_arguments() -> Result<()> {
         let good = certain(&[0, 1, 2])?;
         let logits = Tensor::new(&[[2f32, 1.0, 0.0, 0.0]], &Device::Cpu)?;
         let fail = |p: &Tensor, splits| inception_score(&good, p, splits, &mut Rng::new(1)).unwrap_err().to_string();
         for (message, wants) in [
             (fail(&good, 0), "splits = 0"),
-            (fail(&good, 4), "real are 3 images, fewer than splits = 4"),
-            (fail(&logits, 1), "row 0 of samples is no probabilities"),
-            (fail(&Tensor::full(0.5f32, (3, 2), &Device::Cpu)?, 1), "real has 4 classes and samples 2"),
+            (fail(&good, 4), "real has 3 images, fewer than splits = 4"),
+            (fail(&logits, 1), "row 0 of samples is not a probability distribution"),
+            (fail(&Tensor::full(0.5f32, (3, 2), &Device::Cpu)?, 1), "real has 4 classes, but samples 2"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

@@ -1,4 +1,4 @@
-//! The network in whose features the field measures photographs.
+//! The Inception v3 network, whose features define the FID.
 
 use super::{Answers, FeatureExtractor};
 use crate::nn::Checkpoint;
@@ -8,36 +8,38 @@ use candle_core::{D, DType, Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Height and width that images are brought to.
+/// The height and width that images are resized to.
 const SIDE: usize = 299;
 
-/// How many images it looks at together.
+/// The number of images in a batch.
 const AT_ONCE: usize = 16;
 
-/// The eps of its batch norms.
+/// The ε of the batch norms.
 const EPS: f64 = 0.001;
 
-/// How many classes it knows.
+/// The number of classes.
 const CLASSES: usize = 1008;
 
-/// Inception v3 ([Szegedy et al. 2015](https://arxiv.org/abs/1512.00567)) with the weights of 2015 that the Fréchet inception
-/// distance is defined by ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500)): 2048 features, and probabilities of 1008
-/// classes of photographs.
+/// Inception v3 ([Szegedy et al. 2015](https://arxiv.org/abs/1512.00567)) with the weights of 2015 that define the
+/// Fréchet inception distance ([Heusel et al. 2017](https://arxiv.org/abs/1706.08500)): 2048 features, and
+/// probabilities of 1008 classes of photographs.
 ///
 /// The weights are not part of this project: 95 MB, `pt_inception-2015-12-05-6726825d.pth` of
-/// <https://github.com/mseitzer/pytorch-fid/releases>. That file is older than PyTorch 1.6, so it must be written anew once:
+/// <https://github.com/mseitzer/pytorch-fid/releases>. That file is older than PyTorch 1.6, so it must be converted
+/// once:
 ///
 /// ```python
 /// import torch
 /// torch.save(torch.load("pt_inception-2015-12-05-6726825d.pth"), "weights/inception.pth")
 /// ```
 ///
-/// As there, images are brought to 299×299 by bilinear interpolation, grey becomes colour, and average pooling at an edge
-/// leaves out what is beyond it. Probabilities come without the last layer's bias, as in the first inception score.
+/// As in the original, images are resized to 299×299 by bilinear interpolation, greyscale images are converted to RGB,
+/// and average pooling at an edge ignores the padding. Probabilities are computed without the last layer's bias, as in
+/// the original inception score.
 #[derive(Debug)]
 pub struct InceptionV3 {
     device: Device,
-    /// Each followed by max pooling.
+    /// Each part is followed by max pooling.
     stem: [Vec<Conv>; 2],
     blocks: Vec<Block>,
     /// (1008, 2048).
@@ -45,20 +47,20 @@ pub struct InceptionV3 {
 }
 
 impl InceptionV3 {
-    /// How many numbers it makes of an image.
+    /// The number of features of an image.
     pub const FEATURES: usize = 2048;
 
-    /// The network of a file of weights: safetensors, or `.pth` of PyTorch 1.6 or later.
+    /// Loads the network from a file of weights: safetensors, or `.pth` of PyTorch 1.6 or later.
     ///
     /// # Errors
-    /// There is no such file, and the message says where to get it; or it is damaged, or holds another network: the message
-    /// names the tensor.
+    /// The file does not exist, and the message says where to get it; or it is damaged, or holds a different network:
+    /// the message names the tensor.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         ensure!(
             path.is_file(),
             "there is no {}; get pt_inception-2015-12-05-6726825d.pth (95 MB) from \
-             https://github.com/mseitzer/pytorch-fid/releases and write it anew with a recent PyTorch: \
+             https://github.com/mseitzer/pytorch-fid/releases and convert it with a recent PyTorch: \
              torch.save(torch.load(\"pt_inception-2015-12-05-6726825d.pth\"), {:?})",
             path.display(),
             path.display().to_string()
@@ -68,7 +70,7 @@ impl InceptionV3 {
             _ => Checkpoint::load_pth(path)?,
         };
         Self::new(&file.tensors, device)
-            .with_context(|| format!("{} does not hold FID's Inception", path.display()))
+            .with_context(|| format!("{} does not hold the Inception network of the FID", path.display()))
             .map_err(crate::whole)
     }
 
@@ -121,7 +123,7 @@ impl FeatureExtractor for InceptionV3 {
     fn look(&self, x: &Tensor) -> Result<Answers> {
         ensure!(
             matches!(*x.dims(), [n, 1 | 3, h, w] if n > 0 && h > 0 && w > 0),
-            "Inception: x has shape {:?}; images are (N, 1, H, W) or (N, 3, H, W), N at least 1",
+            "Inception: x has shape {:?}; it must be (N, 1, H, W) or (N, 3, H, W) with N at least 1",
             x.dims()
         );
         let n = x.dim(0)?;
@@ -131,9 +133,9 @@ impl FeatureExtractor for InceptionV3 {
             let part = part.to_dtype(DType::F32)?.to_device(&self.device)?;
             let seen = self.features(&part)?;
             let logits = seen.matmul(&self.last.t()?)?;
-            let answer = candle_nn::ops::softmax(&logits, D::Minus1)?;
+            let batch_probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?;
             features.push(seen.to_device(&Device::Cpu)?);
-            probabilities.push(answer.to_device(&Device::Cpu)?);
+            probabilities.push(batch_probabilities.to_device(&Device::Cpu)?);
         }
         Answers::new(features, probabilities)
     }
@@ -143,7 +145,7 @@ impl FeatureExtractor for InceptionV3 {
     }
 }
 
-/// Bilinear interpolation to 299×299, pixels as squares: PyTorch's `interpolate` with `align_corners=False`.
+/// Bilinear interpolation to 299×299, as PyTorch's `interpolate` with `align_corners=False`.
 fn enlarged(x: &Tensor) -> Result<Tensor> {
     let (_, _, h, w) = x.dims4()?;
     let weights = |size: usize| {
@@ -162,7 +164,7 @@ fn enlarged(x: &Tensor) -> Result<Tensor> {
     Ok(weights(h)?.broadcast_matmul(&wide)?)
 }
 
-/// A convolution with its batch norm in its weights, and ReLU.
+/// A convolution with its batch norm folded into the weights, and ReLU.
 #[derive(Debug)]
 struct Conv {
     weight: Tensor,
@@ -189,29 +191,29 @@ fn through(chain: &[Conv], x: &Tensor) -> Result<Tensor> {
     chain.iter().try_fold(x.clone(), |x, conv| conv.forward(&x))
 }
 
-/// How a convolution treats the edge.
+/// The padding and stride of a convolution.
 #[derive(Clone, Copy)]
 enum Fit {
-    /// The result is as large as the image.
+    /// Zero padding: the result is as large as the image.
     Same,
-    /// Windows lie within the image.
+    /// No padding.
     Valid,
-    /// The same, every second one.
+    /// No padding, stride 2.
     Halve,
 }
 
 /// A convolution: name, output channels, kernel, edge.
 type Spec<'a> = (&'a str, usize, [usize; 2], Fit);
 
-/// What comes before a branch's convolutions.
+/// The pooling before the convolutions of a branch.
 #[derive(Clone, Copy, Debug)]
 enum Pool {
     Nothing,
-    /// The mean of 3×3 pixels, of those that there are.
+    /// The mean of 3×3 pixels, without the padding.
     Average,
-    /// The largest of 3×3.
+    /// The maximum of 3×3 pixels.
     Max,
-    /// Of every second one.
+    /// The maximum of 3×3 pixels, stride 2.
     Halve,
 }
 
@@ -221,7 +223,7 @@ impl Pool {
         Ok(match self {
             Self::Nothing => x.clone(),
             Self::Halve => x.max_pool2d_with_stride(3, 2)?,
-            // What comes in has gone through ReLU, so that the zeros around it are never larger.
+            // The input has gone through ReLU, so the zero padding never exceeds it.
             Self::Max => surrounded()?.max_pool2d_with_stride(3, 1)?,
             Self::Average => {
                 let (_, _, h, w) = x.dims4()?;
@@ -234,7 +236,7 @@ impl Pool {
     }
 }
 
-/// Convolutions one after the other; the answer of the last goes through each of `ends`, if there are any, side by side.
+/// A sequence of convolutions; the output of the last goes through each of `ends`, if there are any, in parallel.
 #[derive(Debug)]
 struct Branch {
     pool: Pool,
@@ -242,7 +244,7 @@ struct Branch {
     ends: Vec<Conv>,
 }
 
-/// Branches side by side.
+/// Parallel branches.
 #[derive(Debug)]
 struct Block(Vec<Branch>);
 
@@ -264,7 +266,7 @@ impl Block {
     }
 }
 
-/// Makes layers of the tensors of a file.
+/// Builds layers from the tensors of a file.
 struct Maker<'a> {
     tensors: &'a HashMap<String, Tensor>,
     device: &'a Device,
@@ -280,7 +282,7 @@ impl Maker<'_> {
         let name = format!("{}{name}", self.prefix);
         match self.tensors.get(&name) {
             Some(found) if found.dims() == shape => Ok(found.to_dtype(DType::F32)?.to_device(self.device)?),
-            Some(found) => bail!("{name} has shape {:?} and must have {shape:?}", found.dims()),
+            Some(found) => bail!("{name} has shape {:?} but must have {shape:?}", found.dims()),
             None => bail!("missing: {name}, of shape {shape:?}"),
         }
     }
@@ -317,7 +319,7 @@ impl Maker<'_> {
         Ok(Branch { pool, chain: self.chain(inputs, specs)?, ends: Vec::new() })
     }
 
-    /// Windows of 1×1, 5×5 and 3×3 twice: at 35×35.
+    /// 1×1, 5×5 and two 3×3 windows, at 35×35.
     fn fine(&self, inputs: usize, pooled: usize) -> Result<Block> {
         use Fit::Same;
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);
@@ -336,7 +338,7 @@ impl Maker<'_> {
         ]))
     }
 
-    /// From 35×35 to 17×17.
+    /// Downsampling from 35×35 to 17×17.
     fn halve_fine(&self, inputs: usize) -> Result<Block> {
         use Fit::{Halve, Same};
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);
@@ -354,7 +356,7 @@ impl Maker<'_> {
         ]))
     }
 
-    /// Windows of 7×7 as 1×7 and 7×1: at 17×17.
+    /// 7×7 windows as 1×7 and 7×1, at 17×17.
     fn long(&self, inputs: usize, middle: usize) -> Result<Block> {
         use Fit::Same;
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);
@@ -382,7 +384,7 @@ impl Maker<'_> {
         ]))
     }
 
-    /// From 17×17 to 8×8.
+    /// Downsampling from 17×17 to 8×8.
     fn halve_long(&self, inputs: usize) -> Result<Block> {
         use Fit::{Halve, Same};
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);
@@ -401,7 +403,7 @@ impl Maker<'_> {
         ]))
     }
 
-    /// Windows of 3×3 as 1×3 beside 3×1: at 8×8.
+    /// 3×3 windows as 1×3 beside 3×1, at 8×8.
     fn wide(&self, inputs: usize, pool: Pool) -> Result<Block> {
         use Fit::Same;
         let branch = |pool, specs: &[Spec]| self.branch(pool, inputs, specs);

@@ -11,23 +11,23 @@ use rayon::prelude::*;
 
 const NAME: &str = "kernel distance";
 
-/// So many rows and columns of the matrix of kernels are in memory together.
+/// The number of rows and columns of the kernel matrix in memory at once.
 const BLOCK: usize = 512;
 
-/// The kernel distance between samples and real images, as features: the squared maximum mean discrepancy with the kernel
-/// k(x, y) = (x·y/D + 1)³, estimated without bias,
+/// The kernel distance between the features of samples and of real images: the squared maximum mean discrepancy with
+/// the kernel k(x, y) = (x·y/D + 1)³, estimated without bias,
 ///
 /// 1/(m(m−1)) Σ_{i≠j} k(xᵢ, xⱼ) + 1/(n(n−1)) Σ_{i≠j} k(yᵢ, yⱼ) − 2/(mn) Σ k(xᵢ, yⱼ)
 ///
-/// ([Bińkowski et al. 2018](https://arxiv.org/abs/1801.01401), section 4; there, with Inception's features, it is the KID). It is 0 on
-/// average if the sets are alike, so that it can be negative, for any number of images. It has no unit of its own: the
-/// features' scale counts. Time grows with the square of the number of images.
+/// ([Bińkowski et al. 2018](https://arxiv.org/abs/1801.01401), section 4; with Inception features it is the KID). For
+/// equal distributions its expectation is 0 for any number of images, so it can be negative. Its scale depends on that
+/// of the features. The time is quadratic in the number of images.
 ///
 /// # Shapes
 /// `real` (N, D), N at least 4, and `samples` (M, D), M at least 2.
 ///
 /// # Errors
-/// Other shapes, or numbers that are not finite: the message says in which row.
+/// The shapes do not match, or a value is not finite: the message names the row.
 pub fn kernel_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Result<Estimate> {
     let [real, samples] = Features::pair(NAME, real, samples, 2)?;
     let ones = |x: &Features| DMatrix::repeat(x.count(), 1, 1.0);
@@ -51,7 +51,7 @@ pub fn kernel_distance(real: &Tensor, samples: &Tensor, rng: &mut Rng) -> Result
     })
 }
 
-/// How often each of `n` images counts: once in the first column, in the others as often as it was drawn.
+/// How often each of `n` images counts: once in the first column, otherwise as often as it was drawn.
 fn counts(n: usize, repeats: usize, rng: &mut Rng) -> DMatrix<f64> {
     let mut counts = DMatrix::zeros(n, repeats + 1);
     counts.column_mut(0).fill(1.0);
@@ -61,7 +61,7 @@ fn counts(n: usize, repeats: usize, rng: &mut Rng) -> DMatrix<f64> {
     counts
 }
 
-/// The distance for each column of counts. A pair of an image with itself is left out however often it was drawn.
+/// The distance for each column of counts. Pairs of an image with itself are omitted, however often it was drawn.
 fn distances(x: &Features, w: &DMatrix<f64>, y: &Features, v: &DMatrix<f64>) -> Vec<f64> {
     let (xx, yy, xy) = (sums(x, w, x, w, true), sums(y, v, y, v, true), sums(x, w, y, v, false));
     let total = |w: &DMatrix<f64>, r: usize| w.column(r).sum();
@@ -71,7 +71,7 @@ fn distances(x: &Features, w: &DMatrix<f64>, y: &Features, v: &DMatrix<f64>) -> 
         .collect()
 }
 
-/// Σᵢⱼ wᵢ k(xᵢ, yⱼ) vⱼ for each column of the counts; with `same`, y is x and i ≠ j.
+/// Σᵢⱼ wᵢ k(xᵢ, yⱼ) vⱼ for each column of the counts; with `same`, y = x and i ≠ j.
 fn sums(x: &Features, w: &DMatrix<f64>, y: &Features, v: &DMatrix<f64>, same: bool) -> Vec<f64> {
     let d = x.dimensions() as f64;
     let columns = blocks(y.count(), BLOCK);
@@ -89,7 +89,7 @@ fn sums(x: &Features, w: &DMatrix<f64>, y: &Features, v: &DMatrix<f64>, same: bo
                 k.fill_diagonal(0.0);
             }
             let kv = k * v.rows(j, columns);
-            // The block on the other side of the diagonal has the same sum.
+            // The mirrored block has the same sum.
             let twice = if same && i != j { 2.0 } else { 1.0 };
             let dot = |r: usize| twice * w.view((i, r), (rows, 1)).dot(&kv.column(r));
             (0..w.ncols()).map(dot).collect()
@@ -103,7 +103,8 @@ mod tests {
     use super::*;
     use candle_core::Device;
 
-    /// x = 1, 2 and y = 0, 3 with D = 1: k(1, 2) = 27, k(0, 3) = 1, and k(1, 0) + k(1, 3) + k(2, 0) + k(2, 3) = 1 + 64 + 1 + 343.
+    /// x = 1, 2 and y = 0, 3 with D = 1: k(1, 2) = 27, k(0, 3) = 1, and k(1, 0) + k(1, 3) + k(2, 0) + k(2, 3) = 1 + 64
+    /// + 1 + 343.
     #[test]
     fn by_hand() -> Result<()> {
         let set = |x: [f64; 2]| Features::new("", "", &Tensor::new(&x, &Device::Cpu)?.reshape((2, 1))?);
@@ -113,7 +114,7 @@ mod tests {
         Ok(())
     }
 
-    /// More than one block, against the sum over all pairs, drawn with repetitions.
+    /// More than one block, compared with the sum over all pairs, with repeated draws.
     #[test]
     fn blocks_add_up() -> Result<()> {
         let mut rng = Rng::new(1);
@@ -142,14 +143,14 @@ mod tests {
     }
 
     #[test]
-    fn alike_is_near_zero_and_unlike_is_not() -> Result<()> {
+    fn equal_sets_are_near_zero_and_different_ones_are_not() -> Result<()> {
         let mut rng = Rng::new(1);
         let real = rng.randn((900, 4), &Device::Cpu)?;
-        let alike = rng.randn((300, 4), &Device::Cpu)?;
-        let it = kernel_distance(&real, &alike, &mut rng)?;
+        let same = rng.randn((300, 4), &Device::Cpu)?;
+        let it = kernel_distance(&real, &same, &mut rng)?;
         assert!(it.interval.0 < 0.0 && 0.0 < it.interval.1, "{it}");
         assert!(it.interval.1 - it.interval.0 < 0.2, "{it}");
-        let it = kernel_distance(&real, &(alike + 1.0)?, &mut rng)?;
+        let it = kernel_distance(&real, &(same + 1.0)?, &mut rng)?;
         assert!(it.interval.0 > 10.0 * it.real.value.abs(), "{it}");
         assert_eq!((it.real.real_images, it.real.samples), (600, 300));
         Ok(())

@@ -1,20 +1,22 @@
-//! How good samples are, in numbers.
+//! Metrics of sample quality.
 //!
 //! | measure | compares | says | built on |
 //! |---|---|---|---|
-//! | [`frechet_distance`] | two sets of features | how far apart two Gaussians fitted to them are | mean and covariance |
-//! | [`kernel_distance`] | two sets of features | the same without a Gaussian, and unbiased | a cubic kernel |
-//! | [`precision_recall`] | two sets of features | which share looks real; which share of the real can be made | k nearest neighbours |
-//! | [`inception_score`] | class probabilities | sure of each image, and of all classes | entropy |
-//! | [`class_accuracy`] | class probabilities and what was asked for | whether a condition is obeyed | the likeliest class |
+//! | [`frechet_distance`] | two sets of features | distance of Gaussians fitted to them | mean and covariance |
+//! | [`kernel_distance`] | two sets of features | their distance, without a Gaussian and unbiased | a cubic kernel |
+//! | [`precision_recall`] | two sets of features | fraction that looks real; fraction of real images covered | k nearest neighbours |
+//! | [`inception_score`] | class probabilities | confidence for each image, variety of classes | entropy |
+//! | [`class_accuracy`] | class probabilities and labels | whether samples show their class | the most probable class |
 //! | [`nearest`] | samples and training images | whether a sample is a copy | Euclidean distance |
-//! | [`psnr`], [`ssim`] | two images, pixel by pixel | how alike they are | the squared error; means and variances in a window |
+//! | [`psnr`], [`ssim`] | two images, pixel by pixel | their similarity | the squared error; means and variances in a window |
 //!
-//! Features and probabilities are a [`Classifier`]'s mostly, or those of [`InceptionV3`]; any (N, D) tensor will do. A distance between sets depends on how many
-//! images there are, and one that is not 0 may say no more than that there were few. So the measures of sets answer with an
-//! [`Estimate`]: the value, the numbers of images, what real images reach against other real images, and a 95 % interval.
+//! Features and probabilities usually come from a [`Classifier`] or from [`InceptionV3`]; any (N, D) tensor works. A
+//! distance between sets depends on the number of images, and may differ from 0 only because they are few. The measures
+//! of sets therefore return an [`Estimate`]: the value, the numbers of images, the real-vs-real baseline and a 95 %
+//! confidence interval.
 //!
-//! [`Evaluation`] is all of them together, as `diffusion evaluate` prints it. Built by hand in `notebooks/10_evaluation.ipynb`.
+//! [`Evaluation`] computes all of them, as printed by `diffusion evaluate`. Built from scratch in
+//! `notebooks/10_evaluation.ipynb`.
 //!
 //! ```
 //! use diffusion_core::{candle::Device, metrics::frechet_distance, rng::Rng};
@@ -22,7 +24,7 @@
 //! let real = rng.randn((1000, 4), &Device::Cpu)?;
 //! let samples = (rng.randn((1000, 4), &Device::Cpu)? + 0.5)?;
 //! let it = frechet_distance(&real, &samples, &mut rng)?;
-//! // The means are 0.5 apart in each of 4 numbers: the distance is 4 · 0.25.
+//! // The means differ by 0.5 in each of 4 features: the distance is 4 · 0.25.
 //! assert!(it.interval.0 < 1.0 && 1.0 < it.interval.1, "{it}");
 //! assert!(it.real.value < 0.05 * it.value, "{it}");
 //! # Ok::<(), anyhow::Error>(())
@@ -58,5 +60,5 @@ pub use precision::{PrecisionRecall, precision_recall};
 pub use psnr::psnr;
 pub use ssim::ssim;
 
-/// How often real images are split at random to find what distance they have among themselves: one split is a matter of luck.
+/// The number of random splits of the real images for the baseline; a single split is too noisy.
 const SPLITS: usize = 8;

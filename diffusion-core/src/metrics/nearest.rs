@@ -1,4 +1,4 @@
-//! The training images that samples are nearest to.
+//! The nearest training images of samples.
 
 use super::features::{Features, blocks, squared_distances};
 use anyhow::{Result, bail, ensure};
@@ -7,29 +7,29 @@ use rayon::prelude::*;
 
 const NAME: &str = "nearest";
 
-/// So many training images are converted to f64 together.
+/// The number of training images that are converted to f64 at once.
 const BLOCK: usize = 1024;
 
-/// A training image near a sample.
+/// A training image close to a sample.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Neighbour {
-    /// Which of the training images it is.
+    /// The index of the training image.
     pub index: usize,
-    /// Its Euclidean distance to the sample, in the unit of the numbers. Divided by the root of how many there are per image,
-    /// it is the root mean square difference.
+    /// The Euclidean distance to the sample. Divided by the square root of the number of elements, it is the root mean
+    /// square difference.
     pub distance: f64,
 }
 
-/// For each sample its `k` nearest training images, the nearest first: whether a model copies, look at both side by side.
+/// Finds the `k` nearest training images of each sample, the nearest first, to check for memorised images.
 ///
-/// In pixels, or in features: in pixels a copy that is moved by one is far away. Copies have a distance of 0 exactly. What is
-/// near is to be judged by how near test images are to the training images.
+/// Compare in pixels or in features: in pixels, a copy translated by one pixel is far away. Exact copies have distance
+/// 0. To judge other distances, compare them with those of held-out images.
 ///
 /// # Shapes
-/// `samples` (M, …) and `train` (N, …) with the same shape of an image, N at least `k`; the result has M rows of `k`.
+/// `samples` (M, …) and `train` (N, …) with images of the same shape, N at least `k`; the result has M rows of `k`.
 ///
 /// # Errors
-/// Other shapes, `k` = 0, or numbers that are not finite.
+/// The shapes do not match, `k` = 0, or values are not finite.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, metrics::nearest};
@@ -42,9 +42,12 @@ pub struct Neighbour {
 pub fn nearest(samples: &Tensor, train: &Tensor, k: usize) -> Result<Vec<Vec<Neighbour>>> {
     let (a, b) = (samples.dims(), train.dims());
     if a.len() < 2 || a.len() != b.len() || a[1..] != b[1..] {
-        bail!("{NAME}: samples have shape {a:?} and training images {b:?}; they must be equal but for the first number")
+        bail!(
+            "{NAME}: samples have shape {a:?} and training images {b:?}; they must be equal except for the first \
+             dimension"
+        )
     }
-    ensure!((1..=b[0]).contains(&k), "{NAME}: k = {k} neighbours of {} training images were asked for", b[0]);
+    ensure!((1..=b[0]).contains(&k), "{NAME}: k = {k} must be in 1 … {}, the number of training images", b[0]);
     let set = |name, x: &Tensor| Features::new(NAME, name, &x.flatten_from(1)?);
     let samples = set("samples", samples)?;
     let mut best: Vec<Vec<Neighbour>> = vec![Vec::new(); samples.count()];
@@ -68,7 +71,7 @@ pub fn nearest(samples: &Tensor, train: &Tensor, k: usize) -> Result<Vec<Vec<Nei
     }
     for (i, best) in best.iter_mut().enumerate() {
         for near in best.iter_mut() {
-            // What is found by ‖x‖² + ‖y‖² − 2 x·y has lost digits where x and y are nearly equal.
+            // The expansion ‖x‖² + ‖y‖² − 2 x·y is inaccurate if x and y are nearly equal.
             let image = set("train", &train.narrow(0, near.index, 1)?)?;
             near.distance = (samples.0.column(i) - image.0.column(0)).norm();
         }
@@ -84,7 +87,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn it_finds_what_a_full_search_finds() -> Result<()> {
+    fn it_agrees_with_an_exhaustive_search() -> Result<()> {
         let mut rng = Rng::new(1);
         let train = rng.randn((BLOCK + 300, 1, 2, 3), &Device::Cpu)?;
         let other = rng.randn((40, 1, 2, 3), &Device::Cpu)?;
@@ -112,7 +115,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_named() -> Result<()> {
+    fn errors_name_wrong_arguments() -> Result<()> {
         let zeros = |shape: &[usize]| Tensor::zeros(shape, DType::F32, &Device::Cpu);
         let fail = |a: &[usize], b: &[usize], k| -> Result<String> {
             Ok(nearest(&zeros(a)?, &zeros(b)?, k).unwrap_err().to_string())
@@ -120,9 +123,9 @@ mod tests {
         for (message, wants) in [
             (fail(&[2, 3], &[2, 4], 1)?, "samples have shape [2, 3] and training images [2, 4]"),
             (fail(&[2], &[2], 1)?, "samples have shape [2]"),
-            (fail(&[2, 3], &[5, 3], 6)?, "k = 6 neighbours of 5"),
+            (fail(&[2, 3], &[5, 3], 6)?, "k = 6 must be in 1 … 5"),
             (fail(&[2, 3], &[5, 3], 0)?, "k = 0"),
-            (fail(&[0, 3], &[5, 3], 1)?, "no numbers"),
+            (fail(&[0, 3], &[5, 3], 1)?, "is empty"),
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }

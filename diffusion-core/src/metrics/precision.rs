@@ -1,4 +1,4 @@
-//! Which share of the samples looks real, and which share of the real images could be a sample.
+//! Precision and recall of samples.
 
 use super::bootstrap::{interval, redraw, repeat};
 use super::features::{Features, blocks, squared_distances};
@@ -11,40 +11,40 @@ use std::fmt;
 
 const NAME: &str = "precision and recall";
 
-/// So many rows and columns of the matrix of distances are in memory together.
+/// The number of rows and columns of the distance matrix in memory at once.
 const BLOCK: usize = 1024;
 
 /// Precision and recall of a set of samples, each 0 … 1.
 #[derive(Clone, Debug, PartialEq)]
 pub struct PrecisionRecall {
-    /// The share of the samples that lie among the real images: are they good?
+    /// The fraction of samples within the real images: sample quality.
     pub precision: Estimate,
-    /// The share of the real images that lie among the samples: are all kinds there?
+    /// The fraction of real images within the samples: diversity.
     pub recall: Estimate,
 }
 
-/// Two lines, one for each.
+/// Prints one line for each.
 impl fmt::Display for PrecisionRecall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}\n{}", self.precision, self.recall)
     }
 }
 
-/// Precision and recall of samples against real images, as features
+/// Precision and recall of samples against real images, in feature space
 /// ([Kynkäänniemi et al. 2019](https://arxiv.org/abs/1904.06991), equations 1 and 2).
 ///
-/// A vector lies among the vectors of a set if it is in one of the balls around them; the ball's radius is the distance to the
-/// `k`-th nearest of the others, k = 3 in the paper. Both shares depend on how many images there are, and even real images
-/// do not reach 1: compare with [`Estimate::real`]. The intervals take the balls as they are and draw anew which vectors
-/// are asked about. Time grows with the square of the number of images.
+/// A vector lies within a set if it is in one of the balls around the vectors of the set, whose radius is the distance
+/// to the `k`-th nearest other vector (k = 3 in the paper). Both values depend on the number of images, and even real
+/// images do not reach 1, so compare with [`Estimate::real`]. The intervals keep the balls and resample the vectors
+/// that are tested. The time is quadratic in the number of images.
 ///
 /// # Shapes
 /// `real` (N, D), N at least 2(`k` + 1), and `samples` (M, D), M at least `k` + 1.
 ///
 /// # Errors
-/// Other shapes, `k` = 0, or numbers that are not finite: the message says in which row.
+/// The shapes do not match, `k` = 0, or a value is not finite: the message names the row.
 pub fn precision_recall(real: &Tensor, samples: &Tensor, k: usize, rng: &mut Rng) -> Result<PrecisionRecall> {
-    ensure!(k > 0, "{NAME}: k = 0 neighbours; it must be at least 1, and is 3 in the paper");
+    ensure!(k > 0, "{NAME}: k = 0 must be at least 1 (3 in the paper)");
     let [real, samples] = Features::pair(NAME, real, samples, k.saturating_add(1))?;
     let [rest, part] = real.parts(samples.count(), rng);
     let radii = |x: &Features| radii(x, k);
@@ -78,7 +78,7 @@ fn share(inside: &[bool], of: impl IntoIterator<Item = usize>) -> f64 {
     hits as f64 / inside.len() as f64
 }
 
-/// For each vector the squared distance to its `k`-th nearest neighbour of the others.
+/// The squared distance of each vector to its `k`-th nearest other vector.
 fn radii(x: &Features, k: usize) -> Vec<f64> {
     let radii = |(start, len): (usize, usize)| {
         // The k nearest so far, in order, for each vector of the block.
@@ -100,7 +100,7 @@ fn radii(x: &Features, k: usize) -> Vec<f64> {
     blocks(x.count(), BLOCK).into_par_iter().flat_map_iter(radii).collect()
 }
 
-/// Whether each of `x` is in a ball around one of `set`.
+/// Whether each vector of `x` is in a ball around one of `set`.
 fn among(x: &Features, set: &Features, radii: &[f64]) -> Vec<bool> {
     let inside = |(start, len): (usize, usize)| {
         let mut inside = vec![false; len];
@@ -134,15 +134,15 @@ mod tests {
         let it = precision_recall(&real, &samples, 1, &mut Rng::new(1))?;
         // −0.75 is within 1 of 0; −1.25 and 12 are in no ball.
         assert!((it.precision.value - 1.0 / 3.0).abs() < 1e-12, "{it}");
-        // 12's ball reaches down to −0.75: it has all.
+        // The ball of 12 reaches down to −0.75, so it contains all.
         assert_eq!(it.recall.value, 1.0);
         assert!(it.to_string().contains("\nrecall 1.000, 95 % interval 1.000 … 1.000, of 3 samples against 4"), "{it}");
         Ok(())
     }
 
-    /// More images than a block, against every distance at its own.
+    /// More images than a block, compared with all distances computed directly.
     #[test]
-    fn blocks_do_not_matter() -> Result<()> {
+    fn the_block_size_does_not_matter() -> Result<()> {
         let mut rng = Rng::new(1);
         let n = BLOCK + 30;
         let set = |rng: &mut Rng, n| Features::new("", "", &rng.randn((n, 3), &Device::Cpu)?);
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn few_kinds_are_precise_and_noise_recalls() -> Result<()> {
+    fn few_modes_have_precision_and_noise_has_recall() -> Result<()> {
         let mut rng = Rng::new(1);
         let real = rng.randn((2000, 2), &Device::Cpu)?;
         let few = (rng.randn((1000, 2), &Device::Cpu)? * 0.2)?;
@@ -181,7 +181,7 @@ mod tests {
     }
 
     #[test]
-    fn too_few_are_named() -> Result<()> {
+    fn errors_name_too_few_images() -> Result<()> {
         let x = Tensor::zeros((7, 2), DType::F32, &Device::Cpu)?;
         let fail = |k| precision_recall(&x, &x, k, &mut Rng::new(1)).unwrap_err().to_string();
         assert!(fail(0).contains("k = 0"));

@@ -3,18 +3,18 @@
 use anyhow::{Result, ensure};
 use candle_core::{DType, Device, Tensor};
 
-/// How small the squared error between two images is, against the largest there could be, in decibels:
+/// The peak signal-to-noise ratio (PSNR) between images, in decibels:
 ///
 /// 10 log₁₀(range² / mean((x − y)²)),
 ///
-/// with the mean over all channels and pixels. Infinite for equal images; 20 … 40 for what looks alike. `range` is that of the
-/// numbers: 2 for images in \[−1, 1\], 255 for bytes.
+/// with the mean over all channels and pixels. It is infinite for equal images, and 20 … 40 for images that look alike.
+/// `range` is the range of the values: 2 for images in \[−1, 1\], 255 for bytes.
 ///
 /// # Shapes
-/// `x` and `y` (N, …); the result has a number for each of N images.
+/// `x` and `y` (N, …); the result has one value for each of N images.
 ///
 /// # Errors
-/// The shapes differ or hold no numbers, `range` is not positive, or numbers are not finite.
+/// The shapes differ or are empty, `range` is not positive, or values are not finite.
 ///
 /// ```
 /// use diffusion_core::{candle::{DType, Device, Tensor}, metrics::psnr};
@@ -29,11 +29,11 @@ pub fn psnr(x: &Tensor, y: &Tensor, range: f64) -> Result<Vec<f64>> {
     Ok(error.into_iter().map(|error| 10.0 * (range * range / error).log10()).collect())
 }
 
-/// Two sets of images in f64 on the CPU.
+/// Converts two sets of images to f64 on the CPU.
 pub(super) fn pair(what: &str, x: &Tensor, y: &Tensor, range: f64) -> Result<[Tensor; 2]> {
     ensure!(
         x.dims() == y.dims() && x.rank() > 1 && x.elem_count() > 0,
-        "{what}: images of shape {:?} and {:?}; they must be equal, (N, …), with at least one number",
+        "{what}: the images have shapes {:?} and {:?}; they must be equal, (N, …), and not empty",
         x.dims(),
         y.dims()
     );
@@ -41,7 +41,7 @@ pub(super) fn pair(what: &str, x: &Tensor, y: &Tensor, range: f64) -> Result<[Te
     let checked = |x: &Tensor| -> Result<Tensor> {
         let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
         let finite = x.flatten_all()?.to_vec1::<f64>()?.iter().all(|x| x.is_finite());
-        ensure!(finite, "{what}: there are numbers in the images that are not finite");
+        ensure!(finite, "{what}: the images contain NaN or infinity");
         Ok(x)
     };
     Ok([checked(x)?, checked(y)?])
@@ -52,12 +52,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn equal_images_are_infinitely_alike_and_wrong_arguments_are_named() -> Result<()> {
+    fn equal_images_have_infinite_psnr_and_errors_name_wrong_arguments() -> Result<()> {
         let x = Tensor::zeros((2, 1, 3, 3), DType::F32, &Device::Cpu)?;
         assert_eq!(psnr(&x, &x, 1.0)?, [f64::INFINITY; 2]);
         let fail = |y: &Tensor, range| psnr(&x, y, range).unwrap_err().to_string();
         for (message, wants) in [
-            (fail(&x.narrow(0, 0, 1)?, 1.0), "images of shape [2, 1, 3, 3] and [1, 1, 3, 3]"),
+            (fail(&x.narrow(0, 0, 1)?, 1.0), "images have shapes [2, 1, 3, 3] and [1, 1, 3, 3]"),
             (fail(&x, 0.0), "range = 0"),
             (fail(&x, f64::NAN), "range = NaN"),
             (fail(&(&x / 0.0)?, 1.0), "not finite"),

@@ -5,27 +5,27 @@ use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
 use rayon::prelude::*;
 
-/// The window: 11×11 pixels, a Gaussian of σ = 1.5.
+/// The window: 11×11 pixels, a Gaussian with σ = 1.5.
 const WINDOW: usize = 11;
 const SIGMA: f64 = 1.5;
 
-/// K₁ and K₂, against divisions by 0.
+/// K₁ and K₂, which avoid divisions by 0.
 const K: [f64; 2] = [0.01, 0.03];
 
-/// How alike two images are to the eye, by means μ, variances σ² and covariance in a window that moves over both:
+/// The structural similarity (SSIM) of images, from means μ, variances σ² and covariance in a sliding window:
 ///
 /// (2μₓμᵧ + C₁)(2σₓᵧ + C₂) / ((μₓ² + μᵧ² + C₁)(σₓ² + σᵧ² + C₂)), C₁ = (0.01 range)², C₂ = (0.03 range)²
 ///
-/// ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861), equation 13), the mean over all places where the window of
-/// 11×11 lies within the image, and over the channels. −1 … 1, and 1 for equal images. `range` is that of the
-/// numbers: 2 for images in \[−1, 1\], 255 for bytes.
+/// ([Wang et al. 2004](https://doi.org/10.1109/TIP.2003.819861), equation 13), averaged over the channels and all
+/// positions of the 11×11 window within the image. It is in −1 … 1, and 1 for equal images. `range` is the range of the
+/// values: 2 for images in \[−1, 1\], 255 for bytes.
 ///
 /// # Shapes
-/// `x` and `y` (N, C, H, W), H and W at least 11; the result has a number for each of N images.
+/// `x` and `y` (N, C, H, W), H and W at least 11; the result has one value for each of N images.
 ///
 /// # Errors
-/// Other shapes: smaller images have no place for the window, and what was made up beyond their edges would be most of the
-/// answer. `range` is not positive, or numbers are not finite.
+/// The shapes do not match; the images are smaller than the window, so that padding would dominate the result; `range`
+/// is not positive, or values are not finite.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, metrics::ssim, rng::Rng};
@@ -38,12 +38,13 @@ const K: [f64; 2] = [0.01, 0.03];
 /// ```
 pub fn ssim(x: &Tensor, y: &Tensor, range: f64) -> Result<Vec<f64>> {
     let [_, channels, height, width] = *x.dims() else {
-        bail!("ssim: x has shape {:?}; (N, C, H, W) is needed", x.dims())
+        bail!("ssim: x has shape {:?}; it must be (N, C, H, W)", x.dims())
     };
     let [x, y] = pair("ssim", x, y, range)?;
     ensure!(
         height >= WINDOW && width >= WINDOW,
-        "ssim: images of {height}×{width}; its window needs at least {WINDOW}×{WINDOW} pixels, so resize them or take psnr"
+        "ssim: the images are {height}×{width}, but the window needs at least {WINDOW}×{WINDOW} pixels; resize them \
+         or use psnr"
     );
     let (x, y) = (x.flatten_all()?.to_vec1::<f64>()?, y.flatten_all()?.to_vec1::<f64>()?);
     let size = height * width;
@@ -56,7 +57,7 @@ pub fn ssim(x: &Tensor, y: &Tensor, range: f64) -> Result<Vec<f64>> {
     Ok(images.map(of_image).collect())
 }
 
-/// One side of the window; its numbers sum to 1.
+/// One side of the window; it sums to 1.
 fn window() -> [f64; WINDOW] {
     let middle = (WINDOW / 2) as f64;
     let window: [f64; WINDOW] =
@@ -79,7 +80,7 @@ fn of_plane(x: &[f64], y: &[f64], width: usize, range: f64, window: &[f64; WINDO
     (0..mx.len()).map(at).sum::<f64>() / mx.len() as f64
 }
 
-/// The weighted mean at every place where the window lies within the image.
+/// The weighted mean at every position of the window within the image.
 fn smooth(x: &[f64], width: usize, window: &[f64; WINDOW]) -> Vec<f64> {
     let weighted = |at: &dyn Fn(usize) -> f64| (0..WINDOW).map(|i| window[i] * at(i)).sum::<f64>();
     let inner = width + 1 - WINDOW;
@@ -94,7 +95,7 @@ mod tests {
     use super::*;
     use candle_core::{DType, Device};
 
-    /// Where both are constant, only the first factor is left: (2ab + C₁)/(a² + b² + C₁).
+    /// For constant images only the first factor is left: (2ab + C₁)/(a² + b² + C₁).
     #[test]
     fn constant_images_by_hand() -> Result<()> {
         let x = Tensor::full(0.5f64, (1, 2, 11, 13), &Device::Cpu)?;
@@ -111,7 +112,7 @@ mod tests {
             let x = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;
             Ok(ssim(&x, &x, 2.0).unwrap_err().to_string())
         };
-        assert!(fail(&[1, 1, 16, 10])?.contains("images of 16×10; its window needs at least 11×11"));
+        assert!(fail(&[1, 1, 16, 10])?.contains("images are 16×10, but the window needs at least 11×11"));
         assert!(fail(&[1, 16, 16])?.contains("x has shape [1, 16, 16]"));
         Ok(())
     }

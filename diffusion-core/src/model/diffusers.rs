@@ -1,4 +1,4 @@
-//! Models as Hugging Face's diffusers keeps them: a folder of JSON and safetensors files.
+//! Models in the format of Hugging Face diffusers: a folder of JSON and safetensors files.
 
 use super::{Model, ModelInfo};
 use crate::nn::{Checkpoint, write_whole};
@@ -15,13 +15,13 @@ use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-/// The version of diffusers whose files these are.
+/// The version of diffusers that wrote files in this format.
 const VERSION: &str = "0.42.1";
 
 /// A network's weights.
 const WEIGHTS: &str = "diffusion_pytorch_model.safetensors";
 
-/// What a configuration must say, since diffusers' defaults are other than ours.
+/// Keys that a configuration must contain, since diffusers' defaults differ from ours.
 const REQUIRED: [&str; 7] = [
     "in_channels",
     "out_channels",
@@ -32,16 +32,16 @@ const REQUIRED: [&str; 7] = [
     "norm_num_groups",
 ];
 
-/// What there is one kind of.
+/// Settings for which only one value is supported.
 const FIXED: [(&str, &str); 3] =
     [("time_embedding_type", "positional"), ("downsample_type", "conv"), ("upsample_type", "conv")];
 
-/// Names of the layers of attention in files of before 2023, and today.
+/// Names of attention layers in files from before 2023, and today.
 const RENAMED: [(&str, &str); 4] =
     [(".query.", ".to_q."), (".key.", ".to_k."), (".value.", ".to_v."), (".proj_attn.", ".to_out.0.")];
 
 impl Model {
-    /// What [`Model::load`] does with a folder. Of the scheduler the forward process is taken, not how it samples.
+    /// Loads a folder for [`Model::load`]. Only the noise process is taken from the scheduler, not the sampler.
     pub(super) fn load_diffusers(folder: &Path, device: &Device) -> Result<Self> {
         let config = find(folder, "unet", "config.json")?;
         let weights = config.with_file_name(WEIGHTS);
@@ -51,12 +51,12 @@ impl Model {
             _ => Checkpoint::load(&weights)?,
         };
         let model = if ModelInfo::is_in(&contents.metadata) {
-            // Written by `save_diffusers`, it says more than a configuration can.
+            // A file written by `save_diffusers` contains more than the configuration.
             Self::from_checkpoint(&contents, device)
         } else {
             Self::foreign(folder, &config, contents, device)
         };
-        model.with_context(|| format!("{} is not a model that can be used", folder.display())).map_err(crate::whole)
+        model.with_context(|| format!("cannot use {} as a model", folder.display())).map_err(crate::whole)
     }
 
     fn foreign(folder: &Path, config: &Path, file: Checkpoint, device: &Device) -> Result<Self> {
@@ -86,19 +86,20 @@ impl Model {
         Ok(Self { network, info })
     }
 
-    /// Writes a folder from which diffusers loads the model, and [`Model::load`] too; weights in f32:
+    /// Writes a folder that diffusers and [`Model::load`] can load, with f32 weights:
     ///
     /// ```python
     /// pipeline = DDPMPipeline.from_pretrained(folder)
     /// ```
     ///
     /// # Errors
-    /// The network is not a [`UNet2DModel`], its scheduler would not be DDPM's, or a file cannot be written: the message names it.
+    /// The network is not a [`UNet2DModel`], diffusers has no scheduler for the noise process, or a file cannot be
+    /// written: the message names it.
     pub fn save_diffusers(&self, folder: impl AsRef<Path>) -> Result<()> {
         let folder = folder.as_ref();
         let Architecture::UNet2DModel(net) = self.network.architecture() else {
             bail!(
-                "diffusers does not know the network {}; train one with `--model unet-2d-model`",
+                "diffusers does not support the network {}; train one with `--model unet-2d-model`",
                 self.network.architecture().name()
             )
         };
@@ -127,7 +128,7 @@ impl Model {
         let scheduler = scheduler(&self.info)?;
         let mut metadata = self.network.metadata()?;
         self.info.write(&mut metadata)?;
-        // Without it diffusers does not believe that these are PyTorch's tensors.
+        // Without this entry diffusers does not recognise PyTorch tensors.
         metadata.insert("format".to_owned(), "pt".to_owned());
         for part in ["unet", "scheduler"] {
             let path = folder.join(part);
@@ -145,7 +146,7 @@ impl Model {
     }
 }
 
-/// The weights under another name than the usual one: a variant, such as `….fp16.safetensors`, or shards `…-00001-of-00002…`.
+/// Loads weights with an unusual name: a variant such as `….fp16.safetensors`, or shards `…-00001-of-00002…`.
 fn in_parts(weights: &Path) -> Result<Checkpoint> {
     let stem = weights.file_stem().unwrap_or_default().to_string_lossy();
     let folder = weights.parent().unwrap_or(Path::new("."));
@@ -162,16 +163,16 @@ fn in_parts(weights: &Path) -> Result<Checkpoint> {
         count.parse::<usize>().ok()
     });
     match (&names[..], shards) {
-        ([], _) => bail!("there is no {}; save_pretrained of a diffusers pipeline writes it", weights.display()),
+        ([], _) => bail!("there is no {}; write it with save_pretrained of a diffusers pipeline", weights.display()),
         ([variant], None) => {
-            let _ = writeln!(std::io::stderr(), "{}: the variant {variant} is taken", folder.display());
+            let _ = writeln!(std::io::stderr(), "{}: using the variant {variant}", folder.display());
         }
         (all, Some(count)) if all.len() == count => {}
         (all, Some(count)) => {
-            bail!("{}: of {count} shards of the weights there are {}: {}", folder.display(), all.len(), all.join(", "))
+            bail!("{}: only {} of {count} shards of the weights exist: {}", folder.display(), all.len(), all.join(", "))
         }
         (several, None) => bail!(
-            "{}: which of {} is meant? Give one the name {stem}.safetensors",
+            "{}: there are several files of weights, {}; rename one to {stem}.safetensors",
             folder.display(),
             several.join(", ")
         ),
@@ -185,13 +186,13 @@ fn in_parts(weights: &Path) -> Result<Checkpoint> {
     Ok(whole)
 }
 
-/// The file in the folder's part, or in the folder itself.
+/// Finds a file in the subfolder `part`, or in the folder itself.
 fn find(folder: &Path, part: &str, name: &str) -> Result<PathBuf> {
     let (inner, outer) = (folder.join(part).join(name), folder.join(name));
     let found = [&inner, &outer].into_iter().find(|path| path.is_file());
     found.cloned().with_context(|| {
         format!(
-            "there is neither {} nor {}; save_pretrained of a diffusers pipeline writes the first",
+            "there is neither {} nor {}; write the first with save_pretrained of a diffusers pipeline",
             inner.display(),
             outer.display()
         )
@@ -201,26 +202,26 @@ fn find(folder: &Path, part: &str, name: &str) -> Result<PathBuf> {
 fn read<T>(path: &Path, take: impl FnOnce(Map<String, Value>) -> Result<T>) -> Result<T> {
     let read = || {
         let text = fs::read_to_string(path)?;
-        take(serde_json::from_str(&text).context("it is no JSON object")?)
+        take(serde_json::from_str(&text).context("it is not a JSON object")?)
     };
     read().with_context(|| format!("cannot use {}", path.display())).map_err(crate::whole)
 }
 
-/// The network's fields as JSON.
+/// The fields of the network as JSON.
 fn fields(net: &UNet2DModel) -> Result<Map<String, Value>> {
     match serde_json::to_value(net)? {
         Value::Object(fields) => Ok(fields),
-        other => bail!("a network's configuration is {other}"),
+        other => bail!("a network's configuration must be an object, not {other}"),
     }
 }
 
-/// What `config.json` says.
+/// Builds the network from `config.json`.
 fn network(config: Map<String, Value>) -> Result<UNet2DModel> {
     let name = config.get("_class_name").and_then(Value::as_str);
     ensure!(
         name == Some("UNet2DModel"),
-        "it describes {}; only UNet2DModel is known",
-        name.map_or("nothing with a _class_name".to_owned(), str::to_owned)
+        "it describes {}; only UNet2DModel is supported",
+        name.map_or("a network without a _class_name".to_owned(), str::to_owned)
     );
     for key in REQUIRED {
         ensure!(config.contains_key(key), "{key} is missing");
@@ -228,7 +229,7 @@ fn network(config: Map<String, Value>) -> Result<UNet2DModel> {
     for (key, value) in FIXED {
         let said = config.get(key).filter(|said| *said != value);
         if let Some(said) = said {
-            bail!("{key} is {said}; only {value:?} is known")
+            bail!("{key} is {said}; only {value:?} is supported")
         }
     }
     let known = fields(&UNet2DModel::default())?;
@@ -241,13 +242,13 @@ fn network(config: Map<String, Value>) -> Result<UNet2DModel> {
         let said = config.get(key).filter(|said| !said.is_null());
         let said = said.filter(|said| usual.is_none_or(|usual| **said != json!(usual)));
         if let Some(said) = said {
-            bail!("{key} is {said}; only null is known")
+            bail!("{key} is {said}; only null is supported")
         }
     }
     Ok(net)
 }
 
-/// What is taken of `scheduler_config.json`, with diffusers' defaults.
+/// The keys of `scheduler_config.json` that are used, with diffusers' defaults.
 #[derive(Deserialize)]
 #[serde(default)]
 struct Scheduler {
@@ -278,7 +279,7 @@ impl Default for Scheduler {
     }
 }
 
-/// Schedulers that sample from the discrete process; how they do it does not matter.
+/// Schedulers of the discrete process; how they sample does not matter.
 const DISCRETE: [&str; 15] = [
     "DDIMInverseScheduler",
     "DDIMParallelScheduler",
@@ -297,7 +298,7 @@ const DISCRETE: [&str; 15] = [
     "KDPM2DiscreteScheduler",
 ];
 
-/// Those of flow matching.
+/// Schedulers of flow matching.
 const FLOW: [&str; 2] = ["FlowMatchEulerDiscreteScheduler", "FlowMatchHeunDiscreteScheduler"];
 
 fn noise_process(config: Map<String, Value>) -> Result<(NoiseProcess, Prediction)> {
@@ -307,24 +308,24 @@ fn noise_process(config: Map<String, Value>) -> Result<(NoiseProcess, Prediction
         Some(name) if FLOW.contains(&name) => {
             ensure!(
                 !it.use_dynamic_shifting && it.num_train_timesteps == 1000,
-                "it has a shift that depends on the size of the image, or other than 1000 training steps: neither is known"
+                "use_dynamic_shifting and a num_train_timesteps other than 1000 are not supported for flow matching"
             );
             return Ok((NoiseProcess::Flow { shift: it.shift }, Prediction::Velocity));
         }
         Some(name) if !DISCRETE.contains(&name) => {
             bail!(
-                "it is of a {name}, whose noise process is not known; known are {} and {}",
+                "the noise process of {name} is not supported; supported are {} and {}",
                 DISCRETE.join(", "),
                 FLOW.join(", ")
             )
         }
-        // Older files do not say.
+        // Older files do not name the scheduler.
         _ => {}
     }
     ensure!(
         !it.rescale_betas_zero_snr,
-        "rescale_betas_zero_snr is true: the network was trained on a process whose last time step has no signal left, which is not \
-         known. To set it to false would not help, since the weights belong to that process"
+        "rescale_betas_zero_snr is true: the network was trained with zero terminal SNR, which is not supported. \
+         Setting it to false would not help, because the weights belong to that process"
     );
     let (start, end) = (it.beta_start, it.beta_end);
     let betas = match (it.trained_betas, it.beta_schedule.as_str()) {
@@ -334,28 +335,28 @@ fn noise_process(config: Map<String, Value>) -> Result<(NoiseProcess, Prediction
         (None, "squaredcos_cap_v2") => Betas::COSINE,
         (None, "sigmoid") => Betas::Sigmoid { start, end },
         (None, other) => {
-            bail!("beta_schedule is {other:?}; known are linear, scaled_linear, squaredcos_cap_v2 and sigmoid")
+            bail!("beta_schedule is {other:?}; supported are linear, scaled_linear, squaredcos_cap_v2 and sigmoid")
         }
     };
     let prediction = match it.prediction_type.as_str() {
         "epsilon" => Prediction::Eps,
         "sample" => Prediction::X0,
         "v_prediction" => Prediction::V,
-        other => bail!("prediction_type is {other:?}; known are epsilon, sample and v_prediction"),
+        other => bail!("prediction_type is {other:?}; supported are epsilon, sample and v_prediction"),
     };
     Ok((Schedule::new(it.num_train_timesteps, betas)?.into(), prediction))
 }
 
 fn scheduler(info: &ModelInfo) -> Result<Value> {
     let NoiseProcess::Vp(schedule) = &info.process else {
-        bail!("models of the {} process cannot be written for diffusers; those of vp can", info.process.name())
+        bail!("models of the {} process cannot be written for diffusers; only those of vp can", info.process.name())
     };
     let (name, start, end) = match *schedule.kind() {
         Betas::Linear { start, end } => ("linear", start, end),
         Betas::ScaledLinear { start, end } => ("scaled_linear", start, end),
         Betas::Sigmoid { start, end } => ("sigmoid", start, end),
         _ if *schedule.kind() == Betas::COSINE => ("squaredcos_cap_v2", 1e-4, 0.02),
-        // diffusers takes any other as a list.
+        // diffusers accepts any other schedule as a list.
         Betas::Cosine { .. } | Betas::Custom { .. } => ("", 1e-4, 0.02),
     };
     let prediction = match info.prediction {
@@ -363,7 +364,7 @@ fn scheduler(info: &ModelInfo) -> Result<Value> {
         Prediction::X0 => "sample",
         Prediction::V => "v_prediction",
         other => {
-            bail!("diffusers' DDPMScheduler knows the predictions eps, x0 and v, not {other:?}")
+            bail!("diffusers' DDPMScheduler supports the predictions eps, x0 and v, not {other:?}")
         }
     };
     let mut config = json!({

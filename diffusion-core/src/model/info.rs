@@ -1,4 +1,4 @@
-//! What a model file says beside its weights.
+//! The description of a model in its file.
 
 use crate::choice::name_or_table;
 use crate::prediction::Prediction;
@@ -8,30 +8,30 @@ use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// The key of a [`ModelInfo`] in a file's metadata, and that of a [`Before`].
+/// The metadata keys of a [`ModelInfo`] and of a [`Before`].
 const METADATA: &str = "model";
 const METADATA_BEFORE: &str = "process";
 
-/// What a network was trained for: its noise process, what its output means, and on which data.
+/// What a network was trained for: its noise process, prediction type and data.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModelInfo {
     /// The noise process.
     pub process: NoiseProcess,
-    /// What the network's output means.
+    /// The prediction type of the network.
     #[serde(deserialize_with = "name_or_table")]
     pub prediction: Prediction,
-    /// (C, H, W) of an image.
+    /// The shape (C, H, W) of an image.
     pub shape: [usize; 3],
-    /// The names of the classes of the data, by number.
+    /// The class names of the data, by label.
     #[serde(default)]
     pub classes: Vec<String>,
-    /// The name of the data.
+    /// The name of the data set.
     #[serde(default)]
     pub data: String,
-    /// How many images were used in training, repetitions included.
+    /// The number of images used in training, including repetitions.
     #[serde(default)]
     pub images_seen: u64,
-    /// Whether the data are images in \[−1, 1\], to which samples can be clipped.
+    /// Whether the data are images in \[−1, 1\], so that samples can be clipped.
     #[serde(default = "yes")]
     pub images: bool,
 }
@@ -40,7 +40,7 @@ fn yes() -> bool {
     true
 }
 
-/// What files said when the discrete process was the only one.
+/// The old format, from when the discrete process was the only one.
 #[derive(Deserialize)]
 struct Before {
     steps: usize,
@@ -53,7 +53,7 @@ struct Before {
 }
 
 impl ModelInfo {
-    /// For images of this shape (C, H, W): the default process and prediction type, no classes, nothing seen.
+    /// The default process and prediction type for images of shape (C, H, W), without classes.
     pub fn new(shape: [usize; 3]) -> Self {
         Self {
             process: NoiseProcess::default(),
@@ -66,7 +66,7 @@ impl ModelInfo {
         }
     }
 
-    /// The schedule of a discrete process.
+    /// The schedule of the discrete process.
     ///
     /// # Errors
     /// The process is continuous.
@@ -74,27 +74,27 @@ impl ModelInfo {
         self.process.schedule()
     }
 
-    /// An error that names the first field outside its range, and its value.
+    /// Checks that every field is in its range.
     ///
     /// # Errors
-    /// There is one, or the prediction type cannot work on the process.
+    /// A field is out of range, or the prediction type cannot be used with the process: the message names it.
     pub fn check(&self) -> candle_core::Result<()> {
         self.process.check()?;
         self.prediction.check(&self.process)
     }
 
-    /// Adds this to a file's metadata.
+    /// Adds the description to a file's metadata.
     pub(super) fn write(&self, metadata: &mut HashMap<String, String>) -> Result<()> {
         metadata.insert(METADATA.to_owned(), serde_json::to_string(self)?);
         Ok(())
     }
 
-    /// Whether a file's metadata has what [`ModelInfo::read`] needs.
+    /// Whether a file's metadata contains a description that [`ModelInfo::read`] can read.
     pub(super) fn is_in(metadata: &HashMap<String, String>) -> bool {
         metadata.contains_key(METADATA) || metadata.contains_key(METADATA_BEFORE)
     }
 
-    /// What a file's metadata says, of today or of before; `None` if nothing.
+    /// Reads the description from a file's metadata, in the current or the old format; `None` if there is none.
     pub(super) fn read(metadata: &HashMap<String, String>) -> Result<Option<Self>> {
         let info = if let Some(text) = metadata.get(METADATA) {
             serde_json::from_str(text).with_context(|| unreadable(text))?
@@ -117,5 +117,5 @@ impl ModelInfo {
 }
 
 fn unreadable(text: &str) -> String {
-    format!("what it says it was trained for is not known: {text}")
+    format!("cannot read its noise process, prediction type and data: {text}")
 }

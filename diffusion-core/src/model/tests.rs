@@ -1,4 +1,4 @@
-//! A model in a file, and what it draws.
+//! Tests of model files and of sampling from a model.
 
 use super::*;
 use crate::prediction::Prediction;
@@ -28,7 +28,7 @@ fn numbers(x: &Tensor) -> Result<Vec<f32>> {
 }
 
 #[test]
-fn a_file_alone_gives_the_model_back() -> Result<()> {
+fn a_model_is_restored_from_its_file() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("m.safetensors");
     let sampler = Sampler::ddim(5);
@@ -56,7 +56,7 @@ fn a_file_alone_gives_the_model_back() -> Result<()> {
     Ok(())
 }
 
-/// Image i follows from the seed and i alone: for every sampler, number of images and batch.
+/// Image i depends only on the seed and i, for every sampler, number of images and batch.
 #[test]
 fn an_image_does_not_depend_on_those_beside_it() -> Result<()> {
     let model = model(|_| ())?;
@@ -90,7 +90,7 @@ fn conditions_of_two() -> Condition {
 }
 
 #[test]
-fn a_sampler_says_at_which_step_numbers_are_not_finite() -> Result<()> {
+fn sampler_names_the_first_step_that_is_not_finite() -> Result<()> {
     let model = model(|_| ())?;
     let noise = model.noise(2, &mut Rng::new(1))?;
     let mut calls = 0;
@@ -101,11 +101,11 @@ fn a_sampler_says_at_which_step_numbers_are_not_finite() -> Result<()> {
     let sampler = Sampler { threshold: crate::sampler::Threshold::None, ..Sampler::ddim(5) };
     let found = sampler.sample(predict, model.info.process.clone(), Prediction::Eps, &noise, &mut Rng::new(1));
     let message = found.unwrap_err().to_string();
-    assert!(message.contains("after step 3 of 5 (t = 59) not all numbers are finite"), "{message}");
+    assert!(message.contains("after step 3 of 5 (t = 59) the images contain NaN"), "{message}");
     Ok(())
 }
 
-/// Images are kept in their range, other data is not.
+/// Images are clipped to their range, other data is not.
 #[test]
 fn the_threshold_follows_the_data() -> Result<()> {
     let largest = |images: bool| -> Result<f32> {
@@ -120,27 +120,27 @@ fn the_threshold_follows_the_data() -> Result<()> {
     Ok(())
 }
 
-/// `golden/model_before_processes.safetensors` was written when files knew the discrete process alone.
+/// `golden/model_before_processes.safetensors` is in the old format, from when the discrete process was the only one.
 #[test]
-fn files_of_before_load() -> Result<()> {
+fn old_files_load() -> Result<()> {
     let golden = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/model_before_processes.safetensors");
     assert_eq!(Model::load(golden, &Device::Cpu)?.info, model(|_| ())?.info);
     Ok(())
 }
 
 #[test]
-fn what_is_no_model_is_named() -> Result<()> {
+fn errors_explain_why_a_file_is_not_a_model() -> Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("m.safetensors");
     let fail = || Model::load(&path, &Device::Cpu).unwrap_err().to_string();
     assert!(fail().contains("m.safetensors"));
     let good = model(|_| ())?;
     good.network.save(&path)?;
-    assert!(fail().contains("a network without what it was trained for"), "{}", fail());
+    assert!(fail().contains("a network without a noise process"), "{}", fail());
     good.network.parameters().save(&path)?;
-    assert!(fail().contains("does not say what network"), "{}", fail());
+    assert!(fail().contains("does not name the architecture"), "{}", fail());
     for (model, wants) in [
-        (model(|info| info.shape = [3, 8, 8])?, "images of 3 channels, and its network for 1"),
+        (model(|info| info.shape = [3, 8, 8])?, "images with 3 channels, but its network for 1"),
         (model(|info| info.shape = [1, 8, 9])?, "an image of 8×9"),
         (model(|info| info.process = NoiseProcess::Flow { shift: 0.0 })?, "shift = 0"),
         (model(|info| info.prediction = Prediction::Edm { sigma_data: -1.0 })?, "sigma-data = -1"),
@@ -167,7 +167,7 @@ fn what_is_no_model_is_named() -> Result<()> {
     ] {
         assert!(message.contains(wants), "{message:?} lacks {wants:?}");
     }
-    // The size that a file claims must not be believed.
+    // The size that a file claims must not be trusted.
     let mut file = Checkpoint::default();
     let absurd = r#"{"simple-unet":{"base":1024,"groups":8}}"#;
     file.metadata.insert("architecture".to_owned(), absurd.to_owned());

@@ -1,37 +1,39 @@
-//! Batch normalisation with running statistics.
+//! The batch normalisation layer, with running statistics.
 
 use super::{Builder, Init, Probe};
 use crate::ops::{Activation, Moments, batch_norm, batch_norm_with};
 use candle_core::{DType, Result, Tensor, Var, bail};
 
-/// The share of the batch's statistics in the running statistics at each step of training, as in PyTorch.
+/// The weight of the batch statistics in the update of the running statistics, as in PyTorch.
 const MOMENTUM: f64 = 0.1;
 
-/// Batch normalisation with a weight and a bias per channel, and then an activation.
+/// Batch normalisation with a weight and a bias per channel, followed by an activation.
 ///
-/// In training mode it is [`batch_norm`], over the images of the batch, and each step moves the running mean and variance a tenth
-/// of the way to those of the batch (to its variance with N − 1 in the denominator), as in PyTorch. In evaluation mode, with
-/// [`Parameters::constants`](super::Parameters::constants), it uses the running statistics: [`batch_norm_with`].
+/// In training mode it normalises with the statistics of the batch ([`batch_norm`]), and moves the running mean and
+/// variance a tenth of the way towards them (with N − 1 in the denominator of the variance), as in PyTorch. In
+/// evaluation mode, with [`Parameters::constants`](super::Parameters::constants), it uses the running statistics
+/// ([`batch_norm_with`]).
 #[derive(Clone, Debug)]
 pub struct BatchNorm2d {
-    /// (C,), at first 1.
+    /// (C,), initially 1.
     pub weight: Tensor,
-    /// (C,), at first 0.
+    /// (C,), initially 0.
     pub bias: Tensor,
-    /// (C,), at first 0; not trained.
+    /// (C,), initially 0; not trained.
     pub running_mean: Var,
-    /// (C,), at first 1; not trained.
+    /// (C,), initially 1; not trained.
     pub running_var: Var,
-    /// What is added to the variance: 1e-5, PyTorch's default.
+    /// The ε added to the variance: 1e-5, PyTorch's default.
     pub eps: f64,
-    /// What is applied afterwards.
+    /// The activation after the normalisation.
     pub activation: Activation,
     constant: bool,
     probe: Probe,
 }
 
 impl BatchNorm2d {
-    /// For `channels` channels; parameters `weight` and `bias`, buffers `running_mean` and `running_var`.
+    /// Creates a layer for `channels` channels; parameters `weight` and `bias`, buffers `running_mean` and
+    /// `running_var`.
     ///
     /// # Errors
     /// `channels` is 0, or the names are taken.
@@ -51,10 +53,10 @@ impl BatchNorm2d {
     /// Applies the layer.
     ///
     /// # Shapes
-    /// `x` (B, C, H, W); the result is as `x`.
+    /// `x` (B, C, H, W); the result has the shape of `x`.
     ///
     /// # Errors
-    /// As [`batch_norm`]; in training also a batch with one number per channel, which has no variance.
+    /// See [`batch_norm`]. In training mode, also a batch with only one value per channel, which has no variance.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Self { weight, bias, eps, activation, .. } = self;
         let y = if self.constant {
@@ -76,13 +78,13 @@ impl BatchNorm2d {
     fn remember(&self, moments: &Moments, x: &Tensor) -> Result<()> {
         let n = x.elem_count() / self.weight.elem_count();
         if n < 2 {
-            bail!("BatchNorm2d: x has shape {:?}; to be trained it needs more than one number per channel", x.dims())
+            bail!("BatchNorm2d: x has shape {:?}; in training mode it needs more than one value per channel", x.dims())
         }
         let unbiased = n as f64 / (n - 1) as f64;
         for (running, seen, factor) in
             [(&self.running_mean, &moments.mean, 1.0), (&self.running_var, &moments.variance, unbiased)]
         {
-            // Metal knows no f64.
+            // Metal does not support f64.
             let wide = match running.device().is_metal() {
                 true => DType::F32,
                 false => DType::F64,
@@ -104,7 +106,7 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::Device;
 
-    /// By hand: the mean is 5/2, the variance 5/4 and 5/3 with N − 1.
+    /// Computed by hand: the mean is 5/2, the variance 5/4, or 5/3 with N − 1.
     #[test]
     fn a_step_moves_the_running_statistics_a_tenth_of_the_way() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
@@ -122,7 +124,7 @@ mod tests {
         Ok(())
     }
 
-    /// They use the running statistics, also after these have changed, and do not change them.
+    /// Constants use the running statistics, also after these have changed, and do not change them.
     #[test]
     fn constants_use_the_running_statistics() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
@@ -130,7 +132,7 @@ mod tests {
         let constant = BatchNorm2d::new(params.constants().at("n"), 3, Activation::None)?;
         let x = ((random(1, (4, 3, 2, 2))? * 3.0)? + 2.0)?;
         let off = (constant.forward(&x)? - &x)?.abs()?.max_all()?;
-        // Mean 0 and variance 1 at first, but for eps.
+        // Initially mean 0 and variance 1, up to ε.
         assert!(off.to_scalar::<f64>()? < 1e-4);
         for _ in 0..200 {
             norm.forward(&x)?;
@@ -141,7 +143,7 @@ mod tests {
             let off = (value - &before[&name])?.abs()?.max_all()?;
             assert_eq!(off.to_scalar::<f64>()?, 0.0, "{name}");
         }
-        // The same but for N − 1 = 15 instead of 16.
+        // The same except for N − 1 = 15 instead of 16.
         let want = (norm.forward(&x)? * (15f64 / 16.0).sqrt())?;
         let off = (&y - want)?.abs()?.max_all()?;
         assert!(off.to_scalar::<f64>()? < 1e-5, "{off}");

@@ -1,4 +1,4 @@
-//! Makes the parameters of a network by name, from a seeded generator.
+//! Creates the parameters of a network by name, from a seeded generator.
 
 use super::Parameters;
 use super::parameters::{Role, check_finite, is_float};
@@ -8,21 +8,21 @@ use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use std::collections::HashMap;
 use std::fmt::Display;
 
-/// More numbers than one parameter of any network has.
+/// The largest number of elements of a parameter, more than in any network.
 const LARGEST: usize = 1 << 31;
 
-/// The values of a parameter before training.
+/// The initial values of a parameter.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub enum Init {
-    /// Every number 0.
+    /// All elements 0.
     Zeros,
-    /// Every number 1.
+    /// All elements 1.
     Ones,
-    /// Normal numbers of mean 0 and variance 1.
+    /// Standard normal, N(0, 1).
     Normal,
-    /// Every number this one.
+    /// All elements equal to this value.
     Constant(f64),
-    /// Normal numbers of this mean and standard deviation.
+    /// Normal with this mean and standard deviation.
     Gaussian {
         /// The mean.
         mean: f64,
@@ -31,13 +31,13 @@ pub enum Init {
     },
     /// Uniform between two numbers.
     Uniform {
-        /// The lowest.
+        /// The lower bound.
         low: f64,
-        /// The highest.
+        /// The upper bound.
         high: f64,
     },
-    /// Uniform in ±1/√n, where n is the number of inputs that are summed up for one output: PyTorch's default for the
-    /// weights and biases of convolutions and linear layers (`kaiming_uniform_` with a = √5).
+    /// Uniform in ±1/√n, where n is the number of inputs summed for one output: PyTorch's default for the weights and
+    /// biases of convolutions and linear layers (`kaiming_uniform_` with a = √5).
     FanIn(usize),
 }
 
@@ -56,7 +56,7 @@ impl Init {
     }
 }
 
-/// Adds parameters to a [`Parameters`], under a name within a name within a name: from [`Parameters::builder`].
+/// Adds parameters with hierarchical names to [`Parameters`]; from [`Parameters::builder`].
 ///
 /// ```
 /// use diffusion_core::candle::{DType, Device};
@@ -72,31 +72,31 @@ pub struct Builder<'a> {
     prefix: String,
 }
 
-/// Where parameters come from.
+/// The source of a builder's parameters.
 #[derive(Debug)]
 enum Source<'a> {
-    /// They are drawn.
+    /// New parameters with random values.
     New(&'a mut Parameters, &'a mut Rng),
-    /// They are read from a file.
+    /// Values from a file.
     Tensors(&'a mut Parameters, &'a HashMap<String, Tensor>),
-    /// They exist.
+    /// Existing parameters.
     Constants(&'a Parameters),
 }
 
 impl Parameters {
-    /// The builder of layers with new parameters; initial values are drawn from `rng`.
+    /// A builder for layers with new parameters; initial values are drawn from `rng`.
     pub fn builder<'a>(&'a mut self, rng: &'a mut Rng) -> Builder<'a> {
         Builder::new(self, rng)
     }
 
-    /// The builder of layers whose values exist already, in a file say: each parameter takes the tensor of its name, converted
-    /// to the type and device of the parameters. The caller is to check what is left over in `tensors`.
+    /// A builder for layers whose values exist, for example in a file: each parameter takes the tensor with its name,
+    /// converted to the type and device of the parameters. The caller must check for unused entries of `tensors`.
     pub fn builder_from<'a>(&'a mut self, tensors: &'a HashMap<String, Tensor>) -> Builder<'a> {
         Builder::from_tensors(self, tensors)
     }
 
-    /// The builder of the same layers once more with the existing parameters as constants: without gradients, so that candle
-    /// keeps nothing for a backward pass. They share their numbers with the parameters.
+    /// A builder that creates the same layers again with the existing parameters as constants, without gradients, so
+    /// that candle keeps nothing for a backward pass. They share memory with the parameters.
     pub fn constants(&self) -> Builder<'_> {
         Builder::constants(self)
     }
@@ -119,13 +119,13 @@ impl<'a> Builder<'a> {
         Self { source, prefix: String::new() }
     }
 
-    /// The builder of the part called `name`: what it makes is called `name.…`.
+    /// A builder for the part `name`, whose parameters are named `name.…`.
     pub fn at(&mut self, name: impl Display) -> Builder<'_> {
         let prefix = format!("{}{name}.", self.prefix);
         Builder { prefix, ..self.here() }
     }
 
-    /// The builder of the same part.
+    /// A builder for the same part.
     pub(super) fn here(&mut self) -> Builder<'_> {
         Builder {
             prefix: self.prefix.clone(),
@@ -137,7 +137,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The parameters that it adds to.
+    /// The parameters that the builder adds to.
     pub(super) fn parameters(&self) -> &Parameters {
         match &self.source {
             Source::New(params, _) | Source::Tensors(params, _) => params,
@@ -145,7 +145,7 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// The tensor of this name, if it is there already: in the file, or among the parameters.
+    /// The existing tensor of this name, in the file or among the parameters.
     pub(super) fn stored(&self, name: &str) -> Option<&Tensor> {
         let name = format!("{}{name}", self.prefix);
         match &self.source {
@@ -154,14 +154,15 @@ impl<'a> Builder<'a> {
         }
     }
 
-    /// Makes a parameter called `name`, and returns its tensor; or, from [`Parameters::constants`], returns the existing one.
+    /// Creates the parameter `name` and returns its tensor; a builder from [`Parameters::constants`] returns the
+    /// existing one.
     ///
-    /// Random numbers are drawn on the host in row-major order, so that every device gets the same.
+    /// Random numbers are drawn on the CPU in row-major order, so that every device gets the same.
     ///
     /// # Errors
-    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ numbers. From [`Parameters::constants`]: there is
-    /// none of this name, or it has another shape; so also from
-    /// [`Parameters::builder_from`], or if the numbers are not finite.
+    /// The name is taken, a dimension of `shape` is 0, or there are more than 2³¹ elements. With
+    /// [`Parameters::constants`] or [`Parameters::builder_from`]: there is no tensor of this name, it has a different
+    /// shape, or it is not finite.
     pub fn param(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Tensor> {
         let var = self.make(name, shape, init, Role::Trained)?;
         Ok(match &self.source {
@@ -170,21 +171,21 @@ impl<'a> Builder<'a> {
         })
     }
 
-    /// Makes a buffer called `name`: numbers that belong to the network without being trained, as the running mean of a batch
-    /// norm. They are saved and loaded with the parameters, and whoever has the variable may set it.
+    /// Creates the buffer `name`: values that belong to the network but are not trained, such as the running mean of a
+    /// batch norm. They are saved and loaded with the parameters.
     ///
     /// # Errors
-    /// As [`Builder::param`].
+    /// See [`Builder::param`].
     pub fn buffer(&mut self, name: &str, shape: impl Into<Shape>, init: Init) -> Result<Var> {
         self.make(name, shape, init, Role::Buffer)
     }
 
-    /// Whether the layers are for predicting only, from [`Parameters::constants`], and not for training.
+    /// Whether the layers are for evaluation only, from [`Parameters::constants`].
     pub fn is_constant(&self) -> bool {
         matches!(self.source, Source::Constants(_))
     }
 
-    /// With it the layer that is made here reports to a summary.
+    /// Lets the layer report to a summary.
     pub(crate) fn probe(&self) -> Probe {
         Probe { name: self.prefix.trim_end_matches('.').to_owned(), trace: self.parameters().trace().clone() }
     }
@@ -193,37 +194,37 @@ impl<'a> Builder<'a> {
         let (name, shape) = (format!("{}{name}", self.prefix), shape.into());
         let count = shape.dims().iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
         let Some(count) = count.filter(|n| (1..=LARGEST).contains(n)) else {
-            bail!("parameter {name} would have shape {shape:?}: it must have at least one number and at most {LARGEST}")
+            bail!("parameter {name} would have shape {shape:?}, but the number of elements must be in 1 … {LARGEST}")
         };
         match &mut self.source {
             Source::New(params, _) | Source::Tensors(params, _) if params.get(&name).is_some() => {
-                bail!("there is a parameter {name} already: give each part a name of its own")
+                bail!("the parameter {name} already exists; give each part its own name")
             }
             Source::New(params, rng) => {
                 let values = init.values(count, rng);
                 if params.dtype() == DType::F32 {
-                    // Without a copy on the way.
+                    // Without an intermediate copy.
                     let var = Var::from_vec(values.map(|x| x as f32).collect(), shape, params.device())?;
                     return Ok(params.keep(name, var, role));
                 }
                 let values = Tensor::from_vec(values.collect::<Vec<f64>>(), shape, &Device::Cpu)?;
                 params.add(name, &values, role)
             }
-            // What is not in the file is not even allocated.
+            // A tensor missing in the file is not allocated.
             Source::Tensors(params, tensors) => match tensors.get(&name) {
                 Some(found) if !is_float(found.dtype()) => {
-                    bail!("{name} has numbers of type {:?}", found.dtype())
+                    bail!("{name} has elements of type {:?}, not floating-point numbers", found.dtype())
                 }
                 Some(found) if found.shape() == &shape => {
                     check_finite(&name, found)?;
                     params.add(name, found, role)
                 }
-                Some(found) => bail!("{name} has shape {:?} and must have {:?}", found.dims(), shape.dims()),
+                Some(found) => bail!("{name} has shape {:?} but must have {:?}", found.dims(), shape.dims()),
                 None => bail!("missing: {name}, of shape {:?}", shape.dims()),
             },
             Source::Constants(params) => match params.get(&name) {
                 Some(var) if var.shape() == &shape => Ok(var.clone()),
-                Some(var) => bail!("parameter {name} has shape {:?} and should have {shape:?}", var.dims()),
+                Some(var) => bail!("parameter {name} has shape {:?} but should have {shape:?}", var.dims()),
                 None => bail!("there is no parameter {name}"),
             },
         }
@@ -235,13 +236,13 @@ mod tests {
     use super::*;
     use candle_core::DType;
 
-    /// Mean, standard deviation and largest value, of candle's initialisations too.
+    /// Checks mean, standard deviation and largest value, also of candle's initialisations.
     #[test]
-    fn initial_values_are_what_they_are_said_to_be() {
-        use crate::nn::var_builder::ours;
+    fn initial_values_have_the_documented_distribution() {
+        use crate::nn::var_builder::to_init;
         use candle_nn::init::{DEFAULT_KAIMING_NORMAL, DEFAULT_KAIMING_UNIFORM, Init as Theirs};
         let shape = Shape::from((400, 5, 3, 3));
-        let of_candle = |init| ours(init, &shape);
+        let of_candle = |init| to_init(init, &shape);
         let (wide, std) = (4.0 / 12f64.sqrt(), (2f64 / 45.0).sqrt());
         let randn = Theirs::Randn { mean: 2.0, stdev: 0.5 };
         for (init, mean, want, most) in [
@@ -281,13 +282,13 @@ mod tests {
     }
 
     #[test]
-    fn a_name_is_given_once_and_a_shape_is_not_empty() -> Result<()> {
+    fn names_are_unique_and_shapes_not_empty() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         build.at(1).param("w", 3, Init::Ones)?;
         build.at(2).param("w", 3, Init::Ones)?;
         let twice = build.at(1).param("w", 3, Init::Ones).unwrap_err().to_string();
-        assert!(twice.contains("there is a parameter 1.w already"), "{twice}");
+        assert!(twice.contains("the parameter 1.w already exists"), "{twice}");
         let empty = build.param("v", (3, 0), Init::Ones).unwrap_err().to_string();
         assert!(empty.contains("parameter v would have shape [3, 0]"), "{empty}");
         assert!(build.param("v", (usize::MAX, 2), Init::Ones).is_err());

@@ -4,15 +4,15 @@ use super::{Builder, Init, Probe};
 use crate::ops::{Geometry, conv2d, upsample_nearest2x_conv2d, weight_standardize};
 use candle_core::{Result, Tensor};
 
-/// What is added to the variance of weights that are standardised.
+/// The ε added to the variance of standardised weights.
 const EPS: f64 = 1e-5;
 
-/// A convolution with weights and bias of its own: [`conv2d`].
+/// A convolution with weights and a bias: [`conv2d`].
 #[derive(Clone, Debug)]
 pub struct Conv2d {
-    /// (O, I, K, K), at first uniform in ±1/√(I·K²).
+    /// (O, I, K, K), initially uniform in ±1/√(I·K²).
     pub weight: Tensor,
-    /// (O,), at first uniform as the weights.
+    /// (O,), initially with the distribution of the weights.
     pub bias: Tensor,
     /// Stride and padding.
     pub geometry: Geometry,
@@ -21,28 +21,29 @@ pub struct Conv2d {
 }
 
 impl Conv2d {
-    /// From `inputs` to `outputs` channels through a window of `kernel`×`kernel` pixels; parameters `weight` and `bias`.
+    /// Creates a convolution from `inputs` to `outputs` channels with a `kernel`×`kernel` window; parameters `weight`
+    /// and `bias`.
     ///
     /// # Errors
-    /// One of the three numbers is 0, or the names are taken.
+    /// A size is 0, or the names are taken.
     pub fn new(build: Builder, inputs: usize, outputs: usize, kernel: usize, geometry: Geometry) -> Result<Self> {
         let init = Init::FanIn(inputs.saturating_mul(kernel).saturating_mul(kernel));
         Self::with_init(build, inputs, outputs, kernel, geometry, init)
     }
 
-    /// The same with weights and biases that are 0 at first: a network that ends in it predicts 0 before training.
+    /// Creates a convolution with zero weights and biases; a network that ends in it predicts 0 before training.
     ///
     /// # Errors
-    /// As [`Conv2d::new`].
+    /// See [`Conv2d::new`].
     pub fn zeros(build: Builder, inputs: usize, outputs: usize, kernel: usize, geometry: Geometry) -> Result<Self> {
         Self::with_init(build, inputs, outputs, kernel, geometry, Init::Zeros)
     }
 
-    /// The same with weights that are standardised to mean 0 and variance 1 for each output channel before they are used:
-    /// [`weight_standardize`], with an `eps` of 1e-5. A norm must follow, since the scale is lost.
+    /// Creates a convolution whose weights are standardised to mean 0 and variance 1 for each output channel
+    /// ([`weight_standardize`] with ε = 1e-5). A norm must follow, since the scale is lost.
     ///
     /// # Errors
-    /// As [`Conv2d::new`].
+    /// See [`Conv2d::new`].
     pub fn standardized(
         build: Builder,
         inputs: usize,
@@ -74,38 +75,38 @@ impl Conv2d {
     /// Applies the layer.
     ///
     /// # Shapes
-    /// `x` (B, I, H, W); the result is (B, O, H', W') as [`conv2d`] says.
+    /// `x` (B, I, H, W); the result is (B, O, H', W'), see [`conv2d`].
     ///
     /// # Errors
-    /// As [`conv2d`].
+    /// See [`conv2d`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.forward_with_bias(x, &self.bias)
     }
 
-    /// Applies it with another bias, such as one for each image.
+    /// Applies the layer with a different bias, for example one for each image.
     ///
     /// # Shapes
-    /// `x` (B, I, H, W); `bias` (O,) or (B, O); the result is (B, O, H', W') as [`conv2d`] says.
+    /// `x` (B, I, H, W); `bias` (O,) or (B, O); the result is (B, O, H', W'), see [`conv2d`].
     ///
     /// # Errors
-    /// As [`conv2d`].
+    /// See [`conv2d`].
     pub fn forward_with_bias(&self, x: &Tensor, bias: &Tensor) -> Result<Tensor> {
         self.seen(conv2d(x, &self.used()?, Some(bias), self.geometry)?)
     }
 
-    /// Applies it to the image enlarged twofold by nearest-neighbour upsampling: [`upsample_nearest2x_conv2d`].
+    /// Applies the layer after 2× nearest-neighbour upsampling: [`upsample_nearest2x_conv2d`].
     ///
     /// # Shapes
-    /// `x` (B, I, H, W); the result is (B, O, 2H, 2W) if the geometry is that of the same size.
+    /// `x` (B, I, H, W); the result is (B, O, 2H, 2W) if the geometry preserves the size.
     ///
     /// # Errors
-    /// As [`conv2d`].
+    /// See [`conv2d`].
     pub fn forward_upsampled(&self, x: &Tensor) -> Result<Tensor> {
         let bias = Some(&self.bias);
         self.seen(upsample_nearest2x_conv2d(x, &self.used()?, bias, self.geometry)?)
     }
 
-    /// The weights as they are used.
+    /// The weights after standardisation, if any.
     fn used(&self) -> Result<Tensor> {
         match self.standardized {
             true => weight_standardize(&self.weight, EPS),

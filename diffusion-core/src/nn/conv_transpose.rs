@@ -4,12 +4,12 @@ use super::{Builder, Init, Probe};
 use crate::ops::{Geometry, conv_transpose2d};
 use candle_core::{Result, Tensor};
 
-/// A transposed convolution with weights and bias of its own: [`conv_transpose2d`].
+/// A transposed convolution with weights and a bias: [`conv_transpose2d`].
 #[derive(Clone, Debug)]
 pub struct ConvTranspose2d {
-    /// (I, O, K, K), at first uniform in ±1/√(O·K²), as in PyTorch.
+    /// (I, O, K, K), initially uniform in ±1/√(O·K²), as in PyTorch.
     pub weight: Tensor,
-    /// (O,), at first uniform as the weights.
+    /// (O,), initially with the distribution of the weights.
     pub bias: Tensor,
     /// Stride and padding.
     pub geometry: Geometry,
@@ -17,10 +17,11 @@ pub struct ConvTranspose2d {
 }
 
 impl ConvTranspose2d {
-    /// From `inputs` to `outputs` channels, each pixel spread over `kernel`×`kernel`; parameters `weight` and `bias`.
+    /// Creates a layer from `inputs` to `outputs` channels with a `kernel`×`kernel` window; parameters `weight` and
+    /// `bias`.
     ///
     /// # Errors
-    /// One of the three numbers is 0, or the names are taken.
+    /// A size is 0, or the names are taken.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize, kernel: usize, geometry: Geometry) -> Result<Self> {
         let init = Init::FanIn(outputs.saturating_mul(kernel).saturating_mul(kernel));
         Ok(Self {
@@ -34,10 +35,10 @@ impl ConvTranspose2d {
     /// Applies the layer.
     ///
     /// # Shapes
-    /// `x` (B, I, H, W); the result is (B, O, H', W') as [`conv_transpose2d`] says.
+    /// `x` (B, I, H, W); the result is (B, O, H', W'), see [`conv_transpose2d`].
     ///
     /// # Errors
-    /// As [`conv_transpose2d`].
+    /// See [`conv_transpose2d`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let Self { weight, bias, geometry, probe } = self;
         let y = conv_transpose2d(x, weight, Some(bias), *geometry)?;

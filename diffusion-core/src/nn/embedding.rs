@@ -1,4 +1,4 @@
-//! The layer that turns labels into vectors.
+//! The embedding layer.
 
 use super::{Builder, Init, Probe};
 use crate::ops::embedding;
@@ -7,16 +7,16 @@ use candle_core::{Result, Tensor};
 /// A learned vector for each of N labels: [`embedding`].
 #[derive(Clone, Debug)]
 pub struct Embedding {
-    /// (N, D), at first normal numbers of mean 0 and variance 1.
+    /// (N, D), initially standard normal.
     pub weight: Tensor,
     probe: Probe,
 }
 
 impl Embedding {
-    /// `labels` vectors of `width` numbers; parameter `weight`.
+    /// Creates `labels` vectors with `width` elements; parameter `weight`.
     ///
     /// # Errors
-    /// One of the two numbers is 0, or the name is taken.
+    /// A size is 0, or the name is taken.
     pub fn new(mut build: Builder, labels: usize, width: usize) -> Result<Self> {
         Ok(Self { probe: build.probe(), weight: build.param("weight", (labels, width), Init::Normal)? })
     }
@@ -27,7 +27,7 @@ impl Embedding {
     /// `labels` B numbers in 0 … N−1; the result is (B, D).
     ///
     /// # Errors
-    /// As [`embedding`].
+    /// See [`embedding`].
     pub fn forward(&self, labels: &[usize]) -> Result<Tensor> {
         let y = embedding(&self.weight, labels)?;
         let kind = || "embedding".to_owned();

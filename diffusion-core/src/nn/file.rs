@@ -1,4 +1,4 @@
-//! Tensors by name, and metadata, in a safetensors file.
+//! Named tensors and metadata in a safetensors file.
 
 use anyhow::{Context, Result, bail};
 use candle_core::{Device, Tensor};
@@ -19,13 +19,14 @@ pub struct Checkpoint {
 }
 
 impl Checkpoint {
-    /// Writes the file under another name first, so that one that was there stays whole until the new one is.
+    /// Writes the file under a temporary name first, so that an existing file stays intact until the new one is
+    /// complete.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let write = || {
-            // Only contiguous tensors can be written.
+            // safetensors requires contiguous tensors.
             let tensors: Vec<(&String, Tensor)> = self
                 .tensors
                 .iter()
@@ -41,14 +42,14 @@ impl Checkpoint {
         write().with_context(|| format!("cannot write {}", path.as_ref().display())).map_err(crate::whole)
     }
 
-    /// Reads a file of [`Checkpoint::save`], or any other of its kind.
+    /// Reads a file of [`Checkpoint::save`], or any other safetensors file.
     ///
     /// # Errors
     /// The file cannot be read or is damaged: the message names it.
     pub fn load(path: impl AsRef<Path>) -> Result<Self> {
         let read = || {
             let bytes = fs::read(path.as_ref())?;
-            // Looked at in full before anything is believed.
+            // Everything is validated before any of it is used.
             let Ok(file) = SafeTensors::deserialize(&bytes) else { bail!("{}", what_it_is(&bytes)) };
             drop(file);
             let (_, header) = SafeTensors::read_metadata(&bytes)?;
@@ -61,27 +62,27 @@ impl Checkpoint {
     }
 }
 
-/// What a file that is no safetensors file is instead, and what can be done about it.
+/// Describes a file that is not a safetensors file, and what to do about it.
 fn what_it_is(bytes: &[u8]) -> &'static str {
     let starts = |with: &[u8]| bytes.starts_with(with);
     if bytes.is_empty() {
         "it is empty"
     } else if starts(b"version https://git-lfs") {
-        "it is a pointer of git-lfs, not the file itself; `git lfs pull` fetches it"
+        "it is a Git LFS pointer, not the file itself; fetch the file with `git lfs pull`"
     } else if starts(b"PK\x03\x04") || starts(b"\x80\x02") {
-        "it is a file of PyTorch's torch.save. What a model was trained for is not in it; of its weights, Network::load_pth makes a \
-         network whose architecture you name, and in Python: safetensors.torch.save_file(net.state_dict(), \"weights.safetensors\")"
+        "it is a file of PyTorch's torch.save, which does not record the noise process and prediction type; load its \
+         weights with Network::load_pth"
     } else if starts(b"\x89HDF") {
-        "it is an HDF5 file, as Keras writes them, which is not read"
+        "it is an HDF5 file, as written by Keras, which is not supported"
     } else if starts(b"<") {
-        "it is a web page, perhaps an error message that was downloaded in place of the file"
+        "it is a web page, perhaps an error message downloaded in place of the file"
     } else {
         "it is not a complete safetensors file: it is truncated or of another kind"
     }
 }
 
-/// A safetensors file with the keys of its header in alphabetical order: those of the metadata come in any, and equal trainings
-/// are to write equal files.
+/// Sorts the keys in the header of a safetensors file; otherwise the order of the metadata would vary, and identical
+/// training runs must write identical files.
 fn in_order(file: &[u8]) -> Result<Vec<u8>> {
     let (length, rest) = file.split_first_chunk::<8>().context("a header")?;
     let (header, data) = rest.split_at_checked(u64::from_le_bytes(*length) as usize).context("a header")?;
@@ -91,7 +92,7 @@ fn in_order(file: &[u8]) -> Result<Vec<u8>> {
     Ok([&(header.len() as u64).to_le_bytes(), &header[..], data].concat())
 }
 
-/// Writes a file so that a crash at any time leaves either the old or the new one, whole.
+/// Writes a file atomically: a crash at any time leaves either the old or the new one, complete.
 pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut unfinished = OsString::from(path);
     unfinished.push(".part");

@@ -1,14 +1,14 @@
-//! Gradients of parameters against central differences, for the tests.
+//! Compares gradients of parameters with central differences, for the tests.
 
 use super::Parameters;
 pub(crate) use crate::ops::gradients::{check, random};
 use candle_core::{Device, Result, Tensor};
 
-/// Half the distance of a central difference: the error of the method is of order STEP², that of rounding 1e-16 / STEP.
+/// Half the step of a central difference; the truncation error is of order STEP², the rounding error 1e-16 / STEP.
 const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
 
-/// Asserts that the gradient of `f` with respect to each of `params`, which are of f64, is that of central differences.
+/// Asserts that the gradient of `f` with respect to each of `params`, which are f64, equals the central difference.
 pub(crate) fn check_params(what: &str, params: &Parameters, f: impl Fn() -> Result<Tensor>) -> Result<()> {
     let weights = random(102, f()?.shape())?;
     let loss = || (f()? * &weights)?.sum_all();

@@ -4,21 +4,21 @@ use super::{Builder, Init, Probe};
 use crate::ops::{conv1x1, linear};
 use candle_core::{Result, Tensor};
 
-/// An affine map with weights and bias of its own: [`linear`].
+/// An affine map with weights and a bias: [`linear`].
 #[derive(Clone, Debug)]
 pub struct Linear {
-    /// (O, I), at first uniform in ±1/√I.
+    /// (O, I), initially uniform in ±1/√I.
     pub weight: Tensor,
-    /// (O,), at first uniform as the weights.
+    /// (O,), initially with the distribution of the weights.
     pub bias: Tensor,
     probe: Probe,
 }
 
 impl Linear {
-    /// From `inputs` to `outputs` numbers; parameters `weight` and `bias`.
+    /// Creates a layer from `inputs` to `outputs` features; parameters `weight` and `bias`.
     ///
     /// # Errors
-    /// One of the two numbers is 0, or the names are taken.
+    /// A size is 0, or the names are taken.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let init = Init::FanIn(inputs);
         Ok(Self {
@@ -34,18 +34,18 @@ impl Linear {
     /// `x` (…, I); the result is (…, O).
     ///
     /// # Errors
-    /// As [`linear`].
+    /// See [`linear`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.seen(linear(x, &self.weight, Some(&self.bias))?)
     }
 
-    /// Applies it to the channels of every pixel: [`conv1x1`].
+    /// Applies the layer to the channels of every pixel: [`conv1x1`].
     ///
     /// # Shapes
     /// `x` (B, I, H, W); the result is (B, O, H, W).
     ///
     /// # Errors
-    /// As [`conv1x1`].
+    /// See [`conv1x1`].
     pub fn forward_pixels(&self, x: &Tensor) -> Result<Tensor> {
         self.seen(conv1x1(x, &self.weight, Some(&self.bias))?)
     }

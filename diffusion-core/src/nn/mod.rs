@@ -1,8 +1,8 @@
-//! Layers, and the parameters in them by name.
+//! Layers and their named parameters.
 //!
-//! A layer is a plain struct: tensors and a `forward`, which calls the operation of the same name in [`ops`](crate::ops).
-//! Its parameters are also in a [`Parameters`], by the names that PyTorch would give them, from where they are trained, saved
-//! and loaded. Training and loading change them in place: the layer sees it.
+//! A layer is a plain struct of tensors with a `forward` method, which calls the operation of the same name in
+//! [`ops`](crate::ops). Its parameters are also stored in [`Parameters`], under the names that PyTorch would give them.
+//! Training and loading change them in place, and the layer sees the change.
 //!
 //! ```
 //! use diffusion_core::candle::{DType, Device};
@@ -59,7 +59,7 @@ mod tests {
     use candle_core::{DType, Device, Result};
 
     #[test]
-    fn every_layer_has_the_right_gradients() -> Result<()> {
+    fn gradients_of_every_layer_are_correct() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         let embedding = Embedding::new(build.at("embedding"), 3, 4)?;
@@ -82,7 +82,7 @@ mod tests {
     }
 
     #[test]
-    fn weights_and_biases_begin_within_one_over_the_root_of_the_inputs() -> Result<()> {
+    fn initial_weights_and_biases_are_within_one_over_the_root_of_the_inputs() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         Conv2d::new(build.at("conv"), 4, 50, 3, Geometry::default())?;

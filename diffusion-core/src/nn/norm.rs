@@ -4,24 +4,24 @@ use super::{Builder, Init, Probe};
 use crate::ops::{Activation, group_norm};
 use candle_core::{Result, Tensor, bail};
 
-/// Group normalisation with a weight and a bias per channel, and then an activation: [`group_norm`].
+/// Group normalisation with a weight and a bias per channel, followed by an activation: [`group_norm`].
 #[derive(Clone, Debug)]
 pub struct GroupNorm {
-    /// (C,), at first 1.
+    /// (C,), initially 1.
     pub weight: Tensor,
-    /// (C,), at first 0.
+    /// (C,), initially 0.
     pub bias: Tensor,
-    /// How many groups the channels form.
+    /// The number of groups.
     pub groups: usize,
-    /// What is added to the variance: 1e-5, PyTorch's default.
+    /// The ε added to the variance: 1e-5, PyTorch's default.
     pub eps: f64,
-    /// What is applied afterwards.
+    /// The activation after the normalisation.
     pub activation: Activation,
     probe: Probe,
 }
 
 impl GroupNorm {
-    /// For `channels` channels in `groups` groups; parameters `weight` and `bias`.
+    /// Creates a layer for `channels` channels in `groups` groups; parameters `weight` and `bias`.
     ///
     /// # Errors
     /// `groups` does not divide `channels`, one of them is 0, or the names are taken.
@@ -42,22 +42,23 @@ impl GroupNorm {
     /// Applies the layer.
     ///
     /// # Shapes
-    /// `x` (B, C, …); the result is as `x`.
+    /// `x` (B, C, …); the result has the shape of `x`.
     ///
     /// # Errors
-    /// As [`group_norm`].
+    /// See [`group_norm`].
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         self.affine(x, &self.weight, &self.bias)
     }
 
-    /// Applies it with a `scale` and a `shift` for each image before the activation: norm(x) · (1 + `scale`) + `shift`
+    /// Applies the layer with a `scale` and a `shift` for each image before the activation: norm(x) · (1 + `scale`) +
+    /// `shift`
     /// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), "adaptive group normalization").
     ///
     /// # Shapes
-    /// `x` (B, C, …); `scale` and `shift` (B, C); the result is as `x`.
+    /// `x` (B, C, …); `scale` and `shift` (B, C); the result has the shape of `x`.
     ///
     /// # Errors
-    /// As [`group_norm`].
+    /// See [`group_norm`].
     pub fn forward_scaled(&self, x: &Tensor, scale: &Tensor, shift: &Tensor) -> Result<Tensor> {
         let scale = (scale + 1.0)?;
         let weight = scale.broadcast_mul(&self.weight)?;

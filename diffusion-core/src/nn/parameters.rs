@@ -7,14 +7,14 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use std::collections::{BTreeMap, HashMap};
 use std::path::Path;
 
-/// How many names a message lists before it only counts the others.
+/// The number of names that a message lists before it counts the rest.
 const LISTED: usize = 8;
 
-/// The parameters of a network in the order in which they were made, each with its name; all of one type on one device.
+/// The named parameters of a network in the order of their creation, all of one type on one device.
 ///
-/// The tensors are shared with the layers: what is set here is used there.
-/// Some networks also have numbers that are not trained, the running means of a batch norm: [`Parameters::buffers`]. They are
-/// saved, loaded and looked up like parameters.
+/// The tensors are shared with the layers, so a change here takes effect there. Some networks also have values that are
+/// not trained, such as the running mean of a batch norm: [`Parameters::buffers`]. They are saved, loaded and looked up
+/// like parameters.
 #[derive(Debug)]
 pub struct Parameters {
     vars: Vec<(String, Var)>,
@@ -25,7 +25,7 @@ pub struct Parameters {
 }
 
 impl Parameters {
-    /// No parameters yet; those to come will have this type and be on this device.
+    /// Creates an empty set of parameters with this type and device.
     pub fn new(dtype: DType, device: &Device) -> Self {
         Self { vars: Vec::new(), buffers: Vec::new(), trace: Trace::default(), dtype, device: device.clone() }
     }
@@ -43,32 +43,32 @@ impl Parameters {
         var
     }
 
-    /// Where the layers report to a summary.
+    /// The record that layers report to for a summary.
     pub(crate) fn trace(&self) -> &Trace {
         &self.trace
     }
 
-    /// The type of the numbers.
+    /// The type of the elements.
     pub fn dtype(&self) -> DType {
         self.dtype
     }
 
-    /// Where they are.
+    /// The device.
     pub fn device(&self) -> &Device {
         &self.device
     }
 
-    /// How many numbers are trained.
+    /// The number of trainable elements.
     pub fn count(&self) -> usize {
         self.vars.iter().map(|(_, var)| var.elem_count()).sum()
     }
 
-    /// The parameter, or the buffer, called `name`.
+    /// The parameter or buffer called `name`.
     pub fn get(&self, name: &str) -> Option<&Var> {
         self.all().find(|(n, _)| *n == name).map(|(_, var)| var)
     }
 
-    /// The buffers by name: what belongs to the network without being trained.
+    /// The buffers by name: values that belong to the network but are not trained.
     pub fn buffers(&self) -> impl Iterator<Item = (&str, &Var)> {
         self.buffers.iter().map(|(name, var)| (name.as_str(), var))
     }
@@ -78,7 +78,7 @@ impl Parameters {
         self.iter().chain(self.buffers())
     }
 
-    /// The parameters' names in order, `down1.conv1.weight` and so on.
+    /// The names of the parameters in order: `down1.conv1.weight` and so on.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.vars.iter().map(|(name, _)| name.as_str())
     }
@@ -88,16 +88,16 @@ impl Parameters {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    /// The parameters by name, as [`train`](crate::train) wants them. They are shared, not copied.
+    /// The parameters by name, as used by [`train`](crate::train). They are shared, not copied.
     pub fn by_name(&self) -> BTreeMap<String, Var> {
         self.vars.iter().cloned().collect()
     }
 
-    /// Gives every parameter the values of the tensor of its name, converted to the type and device of the parameters.
+    /// Sets every parameter to the tensor with its name, converted to the type and device of the parameters.
     ///
     /// # Errors
-    /// A name is missing or superfluous, a shape differs, or a tensor's numbers are integers: the message lists every such
-    /// name, with both shapes. Nothing has been changed then.
+    /// A name is missing or unexpected, a shape differs, or a tensor holds integers: the message lists all such names
+    /// with both shapes. Then nothing is changed.
     pub fn assign(&self, tensors: &HashMap<String, Tensor>) -> Result<()> {
         let mut missing = Vec::new();
         let mut unfit = Vec::new();
@@ -106,23 +106,23 @@ impl Parameters {
             match tensors.get(name) {
                 None => missing.push(name.to_owned()),
                 Some(tensor) if tensor.dims() != var.dims() => {
-                    unfit.push(format!("{name} has shape {:?} and must have {:?}", tensor.dims(), var.dims()))
+                    unfit.push(format!("{name} has shape {:?} but must have {:?}", tensor.dims(), var.dims()))
                 }
                 Some(tensor) if !is_float(tensor.dtype()) => {
-                    unfit.push(format!("{name} has numbers of type {:?}", tensor.dtype()))
+                    unfit.push(format!("{name} has elements of type {:?}, not floating-point numbers", tensor.dtype()))
                 }
                 Some(tensor) => fit.push((var, tensor)),
             }
         }
-        let mut superfluous: Vec<String> = tensors.keys().filter(|name| self.get(name).is_none()).cloned().collect();
-        superfluous.sort();
-        let problems: Vec<String> = [("missing: ", missing), ("superfluous: ", superfluous), ("", unfit)]
+        let mut unexpected: Vec<String> = tensors.keys().filter(|name| self.get(name).is_none()).cloned().collect();
+        unexpected.sort();
+        let problems: Vec<String> = [("missing: ", missing), ("unexpected: ", unexpected), ("", unfit)]
             .into_iter()
             .filter(|(_, names)| !names.is_empty())
             .map(|(what, names)| format!("{what}{}", list(&names)))
             .collect();
         if !problems.is_empty() {
-            bail!("these are not the network's {} parameters; {}", self.vars.len(), problems.join("; "))
+            bail!("the tensors do not match the network's {} parameters: {}", self.vars.len(), problems.join("; "))
         }
         for (var, tensor) in fit {
             // A copy, since a variable cannot be set to a tensor that shares its memory.
@@ -135,14 +135,14 @@ impl Parameters {
     /// Copies of the values of all parameters and buffers, by name.
     ///
     /// # Errors
-    /// There is no memory for them.
+    /// There is not enough memory.
     pub fn values(&self) -> Result<HashMap<String, Tensor>> {
         let copy = |(name, var): (&str, &Var)| Ok((name.to_owned(), var.as_detached_tensor().copy()?));
         self.all().map(copy).collect()
     }
 
-    /// Writes all parameters and buffers to a safetensors file, under another name first, so that a file that was there
-    /// stays whole until the new one is.
+    /// Writes all parameters and buffers to a safetensors file, under a temporary name first, so that an existing file
+    /// stays intact until the new one is complete.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
@@ -153,12 +153,12 @@ impl Parameters {
         contents.save(path)
     }
 
-    /// Reads all parameters and buffers from a safetensors file, one of [`Parameters::save`] or a PyTorch state dict of the
-    /// same names.
+    /// Loads all parameters and buffers from a safetensors file, written by [`Parameters::save`] or holding a PyTorch
+    /// state dict with the same names.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged or holds numbers that are not finite, or as [`Parameters::assign`]: the message names
-    /// the file. Nothing has been changed then.
+    /// The file cannot be read, is damaged or holds values that are not finite; or see [`Parameters::assign`]. The
+    /// message names the file. Then nothing is changed.
     pub fn load(&self, path: impl AsRef<Path>) -> anyhow::Result<()> {
         let path = path.as_ref();
         let file = Checkpoint::load(path)?;
@@ -175,12 +175,12 @@ pub(super) fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
 }
 
-/// An error unless all numbers are finite.
+/// Checks that all elements are finite.
 pub(super) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
     let numbers = tensor.to_dtype(DType::F64)?.flatten_all()?;
     match numbers.to_vec1::<f64>()?.iter().find(|x| !x.is_finite()) {
         Some(x) => {
-            bail!("{name} holds {x}, so that every prediction would be NaN: the training that wrote it diverged")
+            bail!("{name} contains {x}, so every prediction would be NaN; the training run that wrote it diverged")
         }
         None => Ok(()),
     }
@@ -194,7 +194,7 @@ fn list(names: &[String]) -> String {
     }
 }
 
-/// Whether a number of a network is learned by gradients.
+/// The role of a tensor in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
     Trained,
@@ -222,7 +222,7 @@ mod tests {
     }
 
     #[test]
-    fn saved_is_loaded_to_the_bit_and_the_layers_see_it() -> anyhow::Result<()> {
+    fn saved_parameters_are_restored_to_the_bit_in_the_layers() -> anyhow::Result<()> {
         let folder = tempfile::tempdir()?;
         let path = folder.path().join("net.safetensors");
         let ((a, _), (b, layer)) = (two_layers(1, DType::F32)?, two_layers(2, DType::F32)?);
@@ -242,7 +242,7 @@ mod tests {
     }
 
     #[test]
-    fn every_misfit_is_listed_and_nothing_is_changed() -> anyhow::Result<()> {
+    fn all_mismatches_are_listed_and_nothing_is_changed() -> anyhow::Result<()> {
         let (params, _) = two_layers(1, DType::F32)?;
         let before = values(&params)?;
         let tensor = |shape: &[usize], dtype| Tensor::zeros(shape, dtype, &Device::Cpu);
@@ -260,9 +260,9 @@ mod tests {
         let message = params.load(&path).unwrap_err().to_string();
         for wants in [
             "other.safetensors",
-            "missing: second.weight; superfluous: third.bias; ",
-            "first.weight has shape [3, 4] and must have [4, 3]",
-            "first.bias has numbers of type U32",
+            "missing: second.weight; unexpected: third.bias; ",
+            "first.weight has shape [3, 4] but must have [4, 3]",
+            "first.bias has elements of type U32",
         ] {
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
         }
@@ -271,7 +271,7 @@ mod tests {
     }
 
     #[test]
-    fn names_are_in_the_order_of_making_and_a_long_list_is_cut() -> Result<()> {
+    fn names_are_in_order_of_creation_and_long_lists_are_cut() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         for i in 0..20 {
@@ -329,7 +329,7 @@ mod tests {
         Ok(())
     }
 
-    /// A network's own tensors can be put back: undo, or one network's values into another.
+    /// A network's own tensors can be assigned to it, or to another network.
     #[test]
     fn values_of_a_network_can_be_assigned_to_itself() -> Result<()> {
         let ((a, _), (b, _)) = (two_layers(1, DType::F32)?, two_layers(2, DType::F32)?);

@@ -1,11 +1,12 @@
-//! State dicts in the files of PyTorch.
+//! PyTorch state dicts in `.pth` files.
 //!
-//! Such a file is an archive: `data.pkl` says in Python's pickle format what the tensors are called and which part of which
-//! storage they are; `data/0`, `data/1`, … are the storages, little-endian. Where the tensors were when they were saved, on the
-//! CPU or on a GPU, is noted beside them and does not matter here.
+//! Such a file is an archive. `data.pkl` describes in Python's pickle format the names of the tensors and their
+//! location in the storages; `data/0`, `data/1`, … are the storages, little-endian. The device on which the tensors
+//! were saved is recorded, but does not matter here.
 //!
-//! A pickle is a program that can make Python run anything. Here it can only name tensors: [`unpickle`] knows what a state dict
-//! needs, and refuses the rest. Nothing is allocated before the archive was found to be long enough for it.
+//! A pickle is a program that can make Python run arbitrary code. Here it can only describe tensors: [`unpickle`]
+//! supports the instructions of state dicts and rejects all others. No memory is allocated before the archive is known
+//! to be long enough.
 
 mod unpickle;
 
@@ -19,21 +20,21 @@ use std::path::Path;
 use unpickle::{StateDict, Storage, View};
 use zip::{CompressionMethod, ZipArchive};
 
-/// No state dict of a network of diffusion-core has a longer description.
+/// The largest description, longer than that of any network in diffusion-core.
 const MAX_PICKLE: u64 = 1 << 26;
-/// DataParallel's, torch.compile's, Lightning's.
+/// The prefixes of DataParallel, torch.compile and Lightning.
 const WRAPPERS: [&str; 4] = ["module.", "_orig_mod.", "model.", "net."];
 
 impl Checkpoint {
-    /// Reads the state dict that `torch.save(net.state_dict(), path)` wrote, with PyTorch 1.6 or later, on whatever device:
-    /// its tensors of floating-point numbers. Integers, such as the steps that batch norms count, are left out.
+    /// Reads the floating-point tensors of a state dict written by `torch.save(net.state_dict(), path)` with PyTorch
+    /// 1.6 or later, on any device. Integers, such as the step counts of batch norms, are skipped.
     ///
-    /// Of a file with one state dict among other things, as `torch.save({"model": net.state_dict(), "epoch": 3}, path)` writes it,
-    /// that one is taken; a prefix `module.`, `_orig_mod.`, `model.` or `net.` of all names is left out. The standard error stream
-    /// says so.
+    /// In a file with one state dict among other entries, such as
+    /// `torch.save({"model": net.state_dict(), "epoch": 3}, path)`, the state dict is used. A prefix `module.`,
+    /// `_orig_mod.`, `model.` or `net.` of all names is removed. Both are reported on standard error.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, or holds something else than tensors by name: the message names it.
+    /// The file cannot be read, is damaged, or holds something other than named tensors: the message names it.
     pub fn load_pth(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         read(path).with_context(|| format!("cannot load {}", path.display())).map_err(crate::whole)
@@ -46,15 +47,15 @@ fn read(path: &Path) -> Result<Checkpoint> {
     File::open(path)?.take(32).read_to_end(&mut start)?;
     ensure!(
         !start.starts_with(b"\x80\x02\x8a\x0a"),
-        "it is in the format of before PyTorch 1.6; in Python: torch.save(torch.load(path), path)"
+        "it is in the format from before PyTorch 1.6; convert it in Python: torch.save(torch.load(path), path)"
     );
     ensure!(
         !start.starts_with(b"version https://git-lfs"),
-        "it is a pointer of git-lfs; `git lfs pull` fetches the file itself"
+        "it is a Git LFS pointer; fetch the file itself with `git lfs pull`"
     );
     let Ok(mut archive) = ZipArchive::new(BufReader::new(File::open(path)?)) else {
         bail!(
-            "it is no archive, as torch.save has written since PyTorch 1.6: it is truncated, older, or of another kind"
+            "it is not an archive of torch.save from PyTorch 1.6 or later: it is truncated, older, or of another kind"
         )
     };
     let described = archive
@@ -68,7 +69,7 @@ fn read(path: &Path) -> Result<Checkpoint> {
     let mut part = |name: &str, most: u64| -> Result<Vec<u8>> {
         let file = archive
             .by_name(&format!("{folder}{name}"))
-            .with_context(|| format!("{name} cannot be read from the archive"))?;
+            .with_context(|| format!("cannot read {name} from the archive"))?;
         ensure!(
             file.compression() == CompressionMethod::Stored && file.size() <= length.min(most),
             "{name} of the archive is compressed, or longer than it can be"
@@ -78,16 +79,16 @@ fn read(path: &Path) -> Result<Checkpoint> {
         Ok(bytes)
     };
     if let Ok(order) = part("byteorder", 16) {
-        ensure!(order == b"little", "its numbers are big-endian");
+        ensure!(order == b"little", "its tensors are big-endian, which is not supported");
     }
     let StateDict { tensors: views, entry } = unpickle::state_dict(&part("data.pkl", MAX_PICKLE)?)?;
-    // What wrappers of PyTorch put before every name.
+    // The prefix that PyTorch wrappers put before every name.
     let prefix = WRAPPERS.iter().filter(|prefix| views.keys().all(|name| name.starts_with(**prefix))).copied().next();
     let taken =
         [entry.map(|entry| format!("the entry {entry:?}")), prefix.map(|prefix| format!("names without {prefix:?}"))];
     let taken: Vec<String> = taken.into_iter().flatten().collect();
     if !taken.is_empty() {
-        let _ = writeln!(std::io::stderr(), "{}: {} taken", path.display(), taken.join(", "));
+        let _ = writeln!(std::io::stderr(), "{}: using {}", path.display(), taken.join(", "));
     }
     let mut storages: HashMap<String, Vec<u8>> = HashMap::new();
     let mut tensors = HashMap::new();
@@ -103,7 +104,7 @@ fn read(path: &Path) -> Result<Checkpoint> {
         let bytes = &storages[key];
         ensure!(
             numbers.checked_mul(dtype.size_in_bytes()) == Some(bytes.len()),
-            "{name}: {} bytes are stored where there should be {numbers} numbers",
+            "{name}: {} bytes are stored, but {numbers} elements are needed",
             bytes.len()
         );
         let tensor = tensor(&view, dtype, bytes).with_context(|| name.clone())?;
@@ -113,7 +114,7 @@ fn read(path: &Path) -> Result<Checkpoint> {
     Ok(Checkpoint { tensors, metadata: HashMap::new() })
 }
 
-/// The numbers of a view, in rows.
+/// The elements of a view in row-major order.
 fn tensor(view: &View, dtype: DType, bytes: &[u8]) -> Result<Tensor> {
     let View { shape, strides, offset, storage } = view;
     let count = shape.iter().try_fold(1usize, |n, d| n.checked_mul(*d)).filter(|n| *n <= storage.numbers);
@@ -126,7 +127,7 @@ fn tensor(view: &View, dtype: DType, bytes: &[u8]) -> Result<Tensor> {
     };
     ensure!(
         count == 0 || last < storage.numbers,
-        "shape {shape:?} with strides {strides:?} from {offset} on goes beyond its {} numbers",
+        "shape {shape:?} with strides {strides:?} from {offset} on exceeds its storage of {} elements",
         storage.numbers
     );
     let size = dtype.size_in_bytes();

@@ -1,29 +1,29 @@
-//! Records what each layer of a network did: the rows of a network's summary.
+//! Records the layers of a network for its summary.
 
 use candle_core::Tensor;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// What one layer did to one image.
+/// One layer in a summary, for one image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Row {
-    /// The layer's name, as its parameters have it: `down1.conv1`.
+    /// The name of the layer, as in its parameters: `down1.conv1`.
     pub name: String,
-    /// What it is: `conv 3×3`.
+    /// The kind of layer, for example `conv 3×3`.
     pub kind: String,
     /// The shape of its output, without the batch.
     pub shape: Vec<usize>,
-    /// How many parameters it has.
+    /// The number of parameters.
     pub parameters: usize,
-    /// How many multiply-adds it took.
+    /// The number of multiply-adds.
     pub multiply_adds: u64,
 }
 
-/// Where the layers of one network report while somebody listens.
+/// Collects the reports of a network's layers while a summary is made.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Trace(Arc<Mutex<Option<Vec<Row>>>>);
 
 impl Trace {
-    /// What the layers report while `forward` runs, in the order in which they are called.
+    /// Runs `forward` and returns the reports of the layers, in the order of their calls.
     pub(crate) fn listen<T>(&self, forward: impl FnOnce() -> T) -> (T, Vec<Row>) {
         let set = |rows| std::mem::replace(&mut *self.rows(), rows);
         set(Some(Vec::new()));
@@ -36,7 +36,7 @@ impl Trace {
     }
 }
 
-/// With it a layer reports: its name, and where to.
+/// Lets a layer report: its name, and where to report.
 #[derive(Clone, Debug)]
 pub(crate) struct Probe {
     pub(super) name: String,
@@ -44,8 +44,8 @@ pub(crate) struct Probe {
 }
 
 impl Probe {
-    /// Reports a layer's call, if somebody listens: what it is, its parameters, its output, and the multiply-adds for each
-    /// number of the output.
+    /// Reports the call of a layer, if a summary is being made; `products` is the number of multiply-adds per output
+    /// element.
     pub(crate) fn saw(&self, kind: impl FnOnce() -> String, parameters: &[&Tensor], out: &Tensor, products: usize) {
         if let Some(rows) = self.trace.rows().as_mut() {
             let shape: Vec<usize> = out.dims().iter().skip(1).copied().collect();

@@ -1,4 +1,4 @@
-//! Layers of candle-nn with our parameters.
+//! A bridge to the layers of candle-nn.
 
 use super::{Builder, Init};
 use candle_core::{DType, Device, Result, Shape, Tensor, bail};
@@ -8,12 +8,12 @@ use candle_nn::var_builder::SimpleBackend;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 impl Builder<'_> {
-    /// A `VarBuilder` for layers of candle-nn: their parameters are drawn from our seeded generator, as candle's cannot be, and
-    /// are trained, saved, loaded and averaged by name like those of our layers.
+    /// A `VarBuilder` for layers of candle-nn. Their parameters are initialised from the seeded generator, which candle
+    /// does not support, and are trained, saved, loaded and averaged by name like those of diffusion-core's layers.
     ///
-    /// In layers for [predicting](crate::unet::Network::predict) they are constants, without gradients. Batch norm is refused,
-    /// since candle's keeps copies of its running statistics: use [`BatchNorm2d`](super::BatchNorm2d). Layers without a gradient
-    /// in candle, such as `LayerNorm` on contiguous tensors, are not trained here either.
+    /// In layers for [evaluation](crate::unet::Network::predict) they are constants without gradients. candle's batch
+    /// norm is rejected, since it keeps copies of its running statistics; use [`BatchNorm2d`](super::BatchNorm2d).
+    /// Layers without a gradient in candle, such as `LayerNorm` on contiguous tensors, are not trained here either.
     ///
     /// ```
     /// use diffusion_core::candle::{DType, Device};
@@ -35,18 +35,18 @@ impl Builder<'_> {
     }
 }
 
-/// What a `VarBuilder` asks for its tensors.
+/// Where a `VarBuilder` gets its tensors.
 struct Bridge<'a>(Mutex<Builder<'a>>);
 
 impl<'a> Bridge<'a> {
-    /// The builder, if the tensor is to have the type and be on the device of our parameters.
+    /// The builder, if the requested type and device are those of the parameters.
     fn builder(&self, name: &str, dtype: DType, device: &Device) -> Result<MutexGuard<'_, Builder<'a>>> {
         let builder = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let ours = builder.parameters();
         if ours.dtype() != dtype || !ours.device().same_device(device) {
             bail!(
-                "parameter {name}: the VarBuilder was set to {dtype:?} on {device:?}, and the network has {:?} on {:?}; leave \
-                 both as they are",
+                "parameter {name}: the VarBuilder was set to {dtype:?} on {device:?}, but the network has {:?} on \
+                 {:?}; leave both as they are",
                 ours.dtype(),
                 ours.device()
             )
@@ -64,14 +64,14 @@ impl SimpleBackend for Bridge<'_> {
                  neither saved nor used to predict; use diffusion_core::nn::BatchNorm2d"
             )
         }
-        let init = ours(init, &shape);
+        let init = to_init(init, &shape);
         builder.param(name, shape, init)
     }
 
     fn get_unchecked(&self, name: &str, dtype: DType, device: &Device) -> Result<Tensor> {
         let mut builder = self.builder(name, dtype, device)?;
         let Some(shape) = builder.stored(name).map(|tensor| tensor.shape().clone()) else {
-            bail!("parameter {name} is not there yet, and without its shape it cannot be made")
+            bail!("parameter {name} does not exist yet and cannot be created without its shape")
         };
         builder.param(name, shape, Init::Zeros)
     }
@@ -82,8 +82,8 @@ impl SimpleBackend for Bridge<'_> {
     }
 }
 
-/// The same initial values, drawn from our generator.
-pub(super) fn ours(init: candle_nn::Init, shape: &Shape) -> Init {
+/// The equivalent initialisation for our generator.
+pub(super) fn to_init(init: candle_nn::Init, shape: &Shape) -> Init {
     let normal = |mean, std| Init::Gaussian { mean, std };
     let uniform = |low, high| Init::Uniform { low, high };
     match init {
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn values_come_from_the_seed_or_from_the_file() -> Result<()> {
+    fn values_come_from_the_seed_or_the_file() -> Result<()> {
         use candle_nn::Module;
         let made = |seed| {
             let mut params = Parameters::new(DType::F32, &Device::Cpu);
@@ -152,7 +152,7 @@ mod tests {
     }
 
     #[test]
-    fn what_cannot_be_is_named() -> Result<()> {
+    fn errors_explain_what_is_not_supported() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         let vb = build.var_builder();
@@ -160,8 +160,8 @@ mod tests {
         let (of_shape, wide) = (vb.get(3, "w")?, vb.to_dtype(DType::F64));
         assert!(vb.contains_tensor("w") && of_shape.is_variable());
         for (failed, wants) in [
-            (vb.get(3, "w").unwrap_err(), "a parameter w already"),
-            (vb.get_unchecked("v").unwrap_err(), "v is not there yet"),
+            (vb.get(3, "w").unwrap_err(), "parameter w already exists"),
+            (vb.get_unchecked("v").unwrap_err(), "v does not exist yet"),
             (wide.get(3, "u").unwrap_err(), "F64"),
             (candle_nn::batch_norm(2, 1e-5, vb.pp("n")).unwrap_err(), "nn::BatchNorm2d"),
         ] {

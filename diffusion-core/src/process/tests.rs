@@ -1,4 +1,4 @@
-//! Levels, steps and files of the processes.
+//! Tests of the processes: levels, steps, and how files write them.
 
 use super::*;
 use crate::schedule::Betas;
@@ -19,7 +19,7 @@ fn levels_are_those_of_the_papers() -> Result<()> {
     for t in [0, 1, 500, 999] {
         assert_eq!(vp.level(t as f64)?, Level::from_alpha_bar(schedule.alpha_bar(t)));
     }
-    // Between two time steps the logarithm of ᾱ is in the middle.
+    // ln ᾱ is interpolated between two time steps.
     let middle = vp.level(10.5)?.signal.powi(4);
     assert!((middle / (schedule.alpha_bar(10) * schedule.alpha_bar(11)) - 1.0).abs() < 1e-12);
     assert_eq!(vp.noisiest(), vp.level(999.0)?);
@@ -57,7 +57,7 @@ fn steps_fall_from_the_noisiest_time() -> Result<()> {
 }
 
 #[test]
-fn files_name_a_process_or_describe_it() -> Result<()> {
+fn files_write_a_process_as_a_name_or_a_table() -> Result<()> {
     let cosine = Schedule::new(500, Betas::COSINE)?;
     let own = Schedule::from_betas("mine", vec![0.1, 0.2, 1.0 / 3.0])?;
     let listed = Schedule::from_betas("custom", vec![0.1, 0.2])?;
@@ -84,7 +84,7 @@ fn files_name_a_process_or_describe_it() -> Result<()> {
 }
 
 #[test]
-fn what_does_not_fit_is_named() -> Result<()> {
+fn errors_name_the_field_out_of_range() -> Result<()> {
     let level = |process: NoiseProcess, t: f64| process.level(t).unwrap_err().to_string();
     let steps = |process: NoiseProcess, n: usize| process.steps(n).unwrap_err().to_string();
     let (vp, flow, edm) = (NoiseProcess::default, NoiseProcess::flow, NoiseProcess::edm);

@@ -1,25 +1,27 @@
-//! Which times a batch is trained on.
+//! How training draws the times of a batch.
 
 use super::NoiseProcess;
 use crate::rng::Rng;
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// How the times of a training batch are drawn.
+/// The distribution of the times in a training batch.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum TimeSampling {
-    /// Independent of each other, uniform: over the time steps; over u before flow's shift; over EDM's ρ grid.
+    /// Independent and uniform: over the time steps, over u before flow's shift, or over EDM's ρ-spaced grid.
     #[default]
     Uniform,
-    /// Uniform, but one in each of B equal parts of the range, in random order: the loss varies less from batch to batch
+    /// Stratified: one uniform draw in each of B equal parts of the range, in random order. The loss varies less
+    /// between batches
     /// ([Kingma et al. 2021](https://arxiv.org/abs/2107.00630), appendix I.1).
     Stratified,
-    /// ln(noise/signal) ~ N(`mean`, `std`²), so that the levels in the middle are seen most.
+    /// Logit-normal: ln(noise/signal) ~ N(`mean`, `std`²), which draws intermediate noise levels most often.
     ///
-    /// On flow this is the logit-normal t of Stable Diffusion 3 ([Esser et al. 2024](https://arxiv.org/abs/2403.03206),
-    /// equation 19), before the shift; on EDM the log-normal σ of [Karras et al. 2022](https://arxiv.org/abs/2206.00364)
-    /// (mean −1.2, std 1.2), clipped to the range of σ; on the discrete process the time step of the nearest level.
+    /// For flow this is the logit-normal t of Stable Diffusion 3
+    /// ([Esser et al. 2024](https://arxiv.org/abs/2403.03206), equation 19), before the shift; for EDM the log-normal σ
+    /// of [Karras et al. 2022](https://arxiv.org/abs/2206.00364) (mean −1.2, std 1.2), clipped to the range of σ. The
+    /// discrete process takes the time step with the nearest level.
     LogitNormal {
         /// The mean of ln(noise/signal); 0 by default.
         #[serde(default)]
@@ -35,10 +37,10 @@ fn one() -> f64 {
 }
 
 impl TimeSampling {
-    /// An error that names a field outside its range, and its value.
+    /// Checks that every field is in its range.
     ///
     /// # Errors
-    /// There is one.
+    /// A field is out of range: the message names it and its value.
     pub fn check(self) -> Result<()> {
         let Self::LogitNormal { mean, std } = self else {
             return Ok(());
@@ -54,10 +56,10 @@ impl TimeSampling {
 }
 
 impl NoiseProcess {
-    /// `n` times for a training batch.
+    /// Draws `n` times for a training batch.
     ///
     /// # Errors
-    /// A field of the process or of `sampling` is outside its range.
+    /// A field of the process or of `sampling` is out of range.
     ///
     /// ```
     /// use diffusion_core::{process::{NoiseProcess, TimeSampling}, rng::Rng};
@@ -73,7 +75,7 @@ impl NoiseProcess {
                 let t = rng.timesteps(n, schedule.timesteps())?;
                 t.into_iter().map(|t| t as f64).collect()
             }
-            // 1 − u, so that no image is without noise.
+            // 1 − u, so that every image has some noise.
             (_, TimeSampling::Uniform) => (0..n).map(|_| self.quantile(1.0 - rng.uniform())).collect(),
             (_, TimeSampling::Stratified) => {
                 let offset = rng.uniform();
@@ -93,13 +95,13 @@ impl NoiseProcess {
         })
     }
 
-    /// The time at which ln(noise/signal) is `z`, before flow's shift; the nearest one if there is none.
+    /// The time at which ln(noise/signal) = `z`, before flow's shift, or the nearest time if there is none.
     fn at_log_ratio(&self, z: f64) -> f64 {
         match *self {
             Self::Vp(ref schedule) => {
                 let ratio = |t: usize| -schedule.level(t).lambda();
                 let all = schedule.alpha_bars();
-                // ᾱ falls, so ln(noise/signal) rises.
+                // ᾱ decreases with t, so ln(noise/signal) increases.
                 let alpha_bar = 1.0 / (1.0 + libm::exp(2.0 * z));
                 let above = all.partition_point(|a| *a > alpha_bar).min(all.len() - 1);
                 let below = above.saturating_sub(1);
@@ -144,9 +146,9 @@ mod tests {
         Ok(())
     }
 
-    /// Pinned: a change here changes every training on the discrete process.
+    /// Pinned values: a change here changes every training run on the discrete process.
     #[test]
-    fn the_draws_of_the_discrete_process_stay() -> Result<()> {
+    fn draws_of_the_discrete_process_are_unchanged() -> Result<()> {
         let process = NoiseProcess::default();
         let draw = |sampling| process.draw(5, sampling, &mut Rng::new(3));
         let uniform: Vec<f64> = Rng::new(3).timesteps(5, 1000)?.iter().map(|t| *t as f64).collect();
@@ -159,7 +161,7 @@ mod tests {
     fn uniform_draws_fill_the_range() -> Result<()> {
         for process in processes() {
             let t = process.draw(20_000, TimeSampling::Uniform, &mut Rng::new(4))?;
-            // Where each lies between cleanest and noisiest.
+            // The position of each between cleanest and noisiest.
             let u = t.iter().map(|t| match process {
                 NoiseProcess::Vp(_) => t / 999.0,
                 NoiseProcess::Flow { .. } => *t,
@@ -180,7 +182,7 @@ mod tests {
         Ok(())
     }
 
-    /// ln(noise/signal) has the mean and deviation asked for, on every process.
+    /// ln(noise/signal) has the requested mean and deviation, on every process.
     #[test]
     fn logit_normal_draws_are_normal_in_the_log_ratio() -> Result<()> {
         let sampling = TimeSampling::LogitNormal { mean: -0.4, std: 0.8 };
@@ -198,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn a_bad_number_is_named() {
+    fn errors_name_the_bad_value() {
         for (mean, std, wants) in
             [(f64::NAN, 1.0, "mean = NaN"), (0.0, 0.0, "std = 0"), (0.0, f64::INFINITY, "std = inf")]
         {

@@ -2,17 +2,17 @@
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// Spherical linear interpolation: noise on the great circle from `a` (`fraction` 0) to `b` (1)
+/// Spherical linear interpolation (slerp) along the great circle from `a` (`fraction` = 0) to `b` (`fraction` = 1)
 /// ([Shoemake 1985](https://doi.org/10.1145/325334.325242)).
 ///
-/// sin((1−f) θ)/sin θ a + sin(f θ)/sin θ b, where θ is the angle between them, computed for each image. Points on a straight
-/// line have too small a norm to be standard normal noise, half-way by a factor of √2.
+/// slerp(a, b; f) = sin((1−f) θ)/sin θ a + sin(f θ)/sin θ b, where θ is the angle between a and b, for each image.
+/// Linear interpolation would leave the noise with too small a norm, at f = ½ by a factor of √2.
 ///
 /// # Shapes
-/// `a` and `b` (B, C, H, W), or any rank with B first; the result is as `a`.
+/// `a` and `b` (B, C, H, W), or any rank with B first; the result has the shape of `a`.
 ///
 /// # Errors
-/// Their shapes differ, or `fraction` is not a finite number.
+/// The shapes differ, or `fraction` is not finite.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, sampler::slerp};
@@ -27,9 +27,9 @@ pub fn slerp(a: &Tensor, b: &Tensor, fraction: f64) -> Result<Tensor> {
         bail!("slerp: a has shape {:?} and b {:?}; they must be equal, with the images first", a.dims(), b.dims())
     }
     if !fraction.is_finite() {
-        bail!("slerp: fraction = {fraction} must be a number, 0 for a and 1 for b")
+        bail!("slerp: fraction = {fraction} must be finite: 0 gives a and 1 gives b")
     }
-    // On the host, since not every device has f64.
+    // On the CPU, since not every device has f64.
     let rows = |x: &Tensor| {
         let x = x.reshape((x.dim(0)?, ()))?.to_device(&Device::Cpu)?;
         x.to_dtype(DType::F64)?.to_vec2::<f64>()
@@ -39,7 +39,7 @@ pub fn slerp(a: &Tensor, b: &Tensor, fraction: f64) -> Result<Tensor> {
         let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
         let cosine = dot(a, b) / (dot(a, a) * dot(b, b)).sqrt();
         let angle = cosine.clamp(-1.0, 1.0).acos();
-        // Parallel: the circle and the straight line are the same.
+        // Parallel vectors: the limit is the straight line.
         if angle.is_nan() || angle.sin() < 1e-6 {
             return (1.0 - fraction, fraction);
         }

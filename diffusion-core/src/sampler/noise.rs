@@ -1,12 +1,13 @@
-//! Where the noise z of a step comes from.
+//! Sources of the noise z in a sampler's steps.
 
 use crate::rng::Rng;
 use candle_core::{Result, Tensor};
 use std::ops::{Deref, DerefMut};
 
-/// Draws the noise z: a [`Rng`], or a function that returns a tensor like its argument, to replay noise for example.
+/// A source of the noise z: a [`Rng`], or a function that returns a tensor like its argument, for example to replay
+/// noise.
 pub trait Noise {
-    /// Standard normal numbers, as many as in `x`, of its type and on its device.
+    /// Standard normal noise with the shape, type and device of `x`.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -25,8 +26,8 @@ impl<F: FnMut(&Tensor) -> Result<Tensor>> Noise for F {
     }
 }
 
-/// The noise of a sampler's steps for images that each have a random stream of their own: the noise of image i follows from
-/// the generator and i alone, whatever other images are drawn beside it.
+/// Sampler noise with a separate random stream for each image: the noise of image i depends only on the generator and
+/// on i, not on the other images of the batch.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, rng::Rng, sampler::{ImageNoise, Noise}};
@@ -40,19 +41,19 @@ impl<F: FnMut(&Tensor) -> Result<Tensor>> Noise for F {
 #[derive(Clone, Debug)]
 pub struct ImageNoise {
     root: Rng,
-    /// The number of the first image.
+    /// The index of the first image.
     first: u64,
     streams: Vec<Rng>,
 }
 
 impl ImageNoise {
-    /// Of a generator as it stands: before the noise that sampling begins with is drawn, or else that of the steps depends on
-    /// how many images that was for. Nothing is drawn from it.
+    /// The noise that belongs to the generator's current state, which is left unchanged. Call it before drawing x_T;
+    /// otherwise the noise depends on how many images x_T was drawn for.
     pub fn new(rng: &Rng) -> Self {
         Self { root: rng.split(), first: 0, streams: Vec::new() }
     }
 
-    /// From the start, for the images from number `first` on: a further batch.
+    /// The same noise from its first step on, for the images from index `first` on: the next batch.
     pub fn skip(&self, first: usize) -> Self {
         Self { root: self.root.clone(), first: first as u64, streams: Vec::new() }
     }
@@ -73,7 +74,7 @@ impl Noise for ImageNoise {
     }
 }
 
-/// A source of noise that is lent, or kept.
+/// A borrowed or owned source of noise.
 pub(crate) enum Source<'a, N> {
     Lent(&'a mut N),
     Kept(N),

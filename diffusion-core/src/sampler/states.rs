@@ -6,37 +6,37 @@ use crate::level::Level;
 use crate::prediction::Prediction;
 use candle_core::{DType, Error, Result, Tensor, bail};
 
-/// One step of the reverse process: where it began, the prediction there, and where it ended.
+/// One step of the reverse process: its start, the prediction there, and its end.
 ///
 /// # Shapes
-/// All tensors are as the noise that sampling began with.
+/// All tensors have the shape of the noise that sampling started from.
 #[derive(Clone, Debug)]
 pub struct State {
-    /// The number of steps before this one.
+    /// The index of the step, from 0.
     pub index: usize,
-    /// The time t at which it begins.
+    /// The time t at the start of the step.
     pub t: f64,
-    /// The time s at which it ends; `None` for the clean image.
+    /// The time s at the end of the step; `None` for the clean image.
     pub s: Option<f64>,
     /// The noise level of `xt`.
     pub level: Level,
     /// The noise level of `xs`.
     pub next_level: Level,
-    /// x_t.
+    /// x_t, the noisy images at the start of the step.
     pub xt: Tensor,
     /// x̂_0, the predicted clean image, after the [`Threshold`].
     pub x0_hat: Tensor,
-    /// ε̂, the noise in x_t that goes with it.
+    /// ε̂, the predicted noise, x_t = signal·x̂_0 + noise·ε̂.
     pub eps_hat: Tensor,
-    /// x_s; after the last step the image.
+    /// x_s, the images at the end of the step; the result after the last step.
     pub xs: Tensor,
 }
 
 impl State {
-    /// The state of `len` images from image `start` on.
+    /// The part of the state that belongs to `len` images from index `start` on.
     ///
     /// # Errors
-    /// There are fewer.
+    /// There are fewer images.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
         let part = |x: &Tensor| x.narrow(0, start, len);
         Ok(Self {
@@ -49,14 +49,14 @@ impl State {
     }
 }
 
-/// Picks `n` of a trajectory's states such that about the same change lies between each and the next.
+/// Chooses `n` states of a trajectory with about the same change between each and the next.
 ///
-/// `moves[i]` is how far something, mostly x̂_0, moves from state i to state i+1. The first state is always picked, and the
-/// last if anything moves; where one move is larger than 1/(n−1) of the sum, fewer are picked.
+/// `moves[i]` is the distance by which something, usually x̂_0, moves from state i to state i+1. The first state is
+/// always chosen, and the last if anything moves. If one move exceeds 1/(n−1) of the sum, fewer states are chosen.
 ///
 /// ```
 /// use diffusion_core::sampler::key_frames;
-/// // Nearly all happens between the third state and the fourth, and from there to the fifth.
+/// // Nearly all change happens between the third and the fifth state.
 /// assert_eq!(key_frames(&[0.1, 0.1, 2.0, 1.8, 0.0, 0.0], 3), [0, 3, 4]);
 /// ```
 pub fn key_frames(moves: &[f64], n: usize) -> Vec<usize> {
@@ -75,38 +75,39 @@ pub fn key_frames(moves: &[f64], n: usize) -> Vec<usize> {
 /// A time with its level.
 type Point = (f64, Level);
 
-/// The states of a reverse process: [`Sampler::states`].
+/// An iterator over the steps of a reverse process, from [`Sampler::states`].
 ///
-/// Each step is computed when the iterator is advanced. No state keeps a graph for gradients.
+/// Each step is computed when the iterator is advanced. The states keep no graph for gradients.
 pub struct States<'a, P, N> {
     solver: Solver,
     threshold: Threshold,
     predict: P,
     prediction: Prediction,
     noise: Source<'a, N>,
-    /// The times at which the network is evaluated, in turn.
+    /// The times at which the network is evaluated, in order.
     path: Vec<f64>,
     /// Their levels.
     levels: Vec<Level>,
-    /// Where the last step goes; `None` for the clean image.
+    /// The time at the end of the last step; `None` for the clean image.
     end: Option<Point>,
     index: usize,
     x: Tensor,
     /// The level of `x`.
     level: Level,
-    /// x̂_0 of the step before, and its level.
+    /// x̂_0 of the previous step, and its level.
     before: Option<(Tensor, Level)>,
-    /// The sum of x_s of each step that has not been looked at, and the index of the first: not finite if one number is not.
+    /// The index of the first step that is not checked yet, and Σ x_s for each step since: not finite if any number is
+    /// not.
     sums: (usize, Vec<Tensor>),
 }
 
-/// A prediction as clean image and noise.
+/// A prediction as a clean image and noise.
 struct Estimate {
     x0: Tensor,
     eps: Tensor,
 }
 
-/// How much noise a step draws: σ of the mean's formula, and the factor of z.
+/// The noise of a step: σ in the formula of the mean, and the factor of z.
 #[derive(Clone, Copy)]
 struct Sigma {
     sigma: f64,
@@ -117,7 +118,7 @@ impl Sigma {
     const ZERO: Self = Self { sigma: 0.0, drawn: 0.0 };
 }
 
-/// Where a trajectory goes, for [`States::new`].
+/// The path of a trajectory, for [`States::new`].
 pub(super) struct Path {
     pub(super) times: Vec<f64>,
     pub(super) levels: Vec<Level>,
@@ -165,7 +166,8 @@ where
         Ok(self.x)
     }
 
-    /// Takes all remaining steps and keeps the first state, every `k`-th after it, and the last; `k` = 0 keeps the last alone.
+    /// Takes all remaining steps and keeps the first state, every `k`-th state after it, and the last; `k` = 0 keeps
+    /// only the last.
     ///
     /// # Errors
     /// The first error of a step.
@@ -182,10 +184,10 @@ where
         Ok(kept)
     }
 
-    /// Replaces the result of the last step: the next step starts from `xs`.
+    /// Replaces the result of the last step; the next step starts from `xs`.
     ///
     /// # Errors
-    /// Its shape is not that of the trajectory's images.
+    /// `xs` does not have the shape of the trajectory's images.
     pub fn replace(&mut self, xs: &Tensor) -> Result<()> {
         if xs.dims() != self.x.dims() {
             bail!("sampler: images of shape {:?} cannot replace those of shape {:?}", xs.dims(), self.x.dims())
@@ -194,14 +196,14 @@ where
         Ok(())
     }
 
-    /// Undoes the last `k` steps by noising their result again, with
-    /// q(x_t | x_s) = N(signal_t/signal_s x_s, σ²(t|s)); sampling then continues from there.
+    /// Goes back `k` steps by adding noise to the current images, x_t ~ q(x_t | x_s) = N(signal_t/signal_s x_s,
+    /// σ²(t|s)). Sampling continues from there.
     ///
-    /// The repeated steps come out differently, which is how [RePaint](https://arxiv.org/abs/2201.09865) (section 4.2,
-    /// *resampling*) makes the parts of an image fit together.
+    /// This is *resampling* as in [RePaint](https://arxiv.org/abs/2201.09865) (section 4.2), which makes the parts of
+    /// an inpainted image consistent.
     ///
     /// # Errors
-    /// Fewer than `k` steps were taken.
+    /// Fewer than `k` steps have been taken.
     pub fn back(&mut self, k: usize) -> Result<()> {
         if k > self.index {
             bail!("sampler: cannot go {k} steps back, since only {} were taken", self.index)
@@ -217,7 +219,7 @@ where
         Ok(())
     }
 
-    /// The times at which the network is evaluated, in turn.
+    /// The times at which the network is evaluated, in order.
     pub fn path(&self) -> &[f64] {
         &self.path
     }
@@ -237,7 +239,7 @@ where
                 let sigma = level.posterior(next).variance.sqrt();
                 let drawn = match variance {
                     Variance::Posterior => sigma,
-                    // 0 where it ends at the clean image.
+                    // The last step, to the clean image, draws no noise.
                     Variance::Beta if s.is_none() => 0.0,
                     Variance::Beta => {
                         let ratio = next.total_variance() / level.total_variance();
@@ -268,8 +270,8 @@ where
         Ok(State { index, t, s, level, next_level: next, xt, x0_hat: x0, eps_hat: eps, xs })
     }
 
-    /// An error that names the first step after which not all numbers are finite. The CPU looks after each step; a GPU, which
-    /// would have to wait for the host, at the end.
+    /// Fails with the first step after which a number is not finite. The CPU checks after each step; a GPU, for which a
+    /// check means waiting, checks at the end.
     fn check_finite(&mut self, index: usize) -> Result<()> {
         let (first, sums) = &mut self.sums;
         if sums.is_empty() {
@@ -284,8 +286,8 @@ where
         match sums.iter().position(|sum| !sum.is_finite()) {
             None => Ok(()),
             Some(at) => bail!(
-                "sampler: after step {} of {} (t = {}) not all numbers are finite. Look at x_T, at the condition and its guidance \
-                 scale; with --precision bf16 try f32",
+                "sampler: after step {} of {} (t = {}) the images contain NaN or infinity. Check x_T, the condition \
+                 and the guidance scale; with --precision bf16 try f32",
                 *first + at + 1,
                 self.path.len(),
                 self.path[*first + at]
@@ -293,7 +295,7 @@ where
         }
     }
 
-    /// signal_s x̂_0 + √(noise_s² − σ²) ε̂ + σ' z, where σ' = σ except for the variance β.
+    /// x_s = signal_s x̂_0 + √(noise_s² − σ²) ε̂ + σ' z, where σ' = σ except for [`Variance::Beta`].
     fn go(&mut self, x0: &Tensor, eps: &Tensor, next: Level, Sigma { sigma, drawn }: Sigma) -> Result<Tensor> {
         let rest = (next.noise * next.noise - sigma * sigma).max(0.0).sqrt();
         let xs = ((x0 * next.signal)? + (eps * rest)?)?;
@@ -317,21 +319,21 @@ where
         })
     }
 
-    /// x̂_0 in the middle of the next interval of λ, on the line through the last two predictions.
+    /// x̂_0 at the midpoint of the next interval of λ, linearly extrapolated from the last two predictions.
     fn extrapolated(&self, x0: &Tensor, level: Level, next: Level) -> Result<Tensor> {
         let Some((x0_before, before)) = &self.before else {
             return Ok(x0.clone());
         };
         let step = next.lambda() - level.lambda();
         let weight = 0.5 * step / (level.lambda() - before.lambda());
-        // λ is infinite where no signal is left, as at the start of flow: a step of first order.
+        // λ is infinite where there is no signal, as at the start of flow: use a first-order step.
         if !weight.is_finite() || weight == 0.0 {
             return Ok(x0.clone());
         }
         (x0 * (1.0 + weight))? - (x0_before * weight)?
     }
 
-    /// What can be done about it, if the device's memory is full.
+    /// Adds advice to an out-of-memory error.
     fn explained(&self, error: Error) -> Error {
         let Some(name) = out_of_memory(&error) else {
             return error;
@@ -341,7 +343,8 @@ where
         let advice = match n {
             0 | 1 => "use a smaller network or smaller images".to_owned(),
             _ => format!(
-                "sample fewer images at a time, {} say: --batch on the command line, at_once of Model::sample_in_batches",
+                "sample fewer images at a time, for example {}: --batch on the command line, at_once of \
+                 Model::sample_in_batches",
                 n / 2
             ),
         };
@@ -361,7 +364,7 @@ where
 {
     type Item = Result<State>;
 
-    /// The next step; nothing after an error.
+    /// Computes the next step; `None` after the last one or after an error.
     fn next(&mut self) -> Option<Result<State>> {
         let point = (*self.path.get(self.index)?, *self.levels.get(self.index)?);
         let state = self.step(point).and_then(|state| self.check_finite(state.index).map(|()| state));

@@ -1,10 +1,9 @@
-//! Which times a sampler visits.
+//! The times that a sampler visits.
 
 use crate::process::{NoiseProcess, rounded};
 use candle_core::{Result, bail};
 
-/// The times at which a sampler evaluates the network, the noisiest first. The names of the spacings are diffusers'
-/// ([Lin et al. 2023](https://arxiv.org/abs/2305.08891), table 2).
+/// The times at which a sampler evaluates the network, the noisiest first. The spacings are named as in diffusers
 ///
 /// ```
 /// use diffusion_core::{process::NoiseProcess, sampler::Steps, schedule::Schedule};
@@ -19,35 +18,35 @@ use candle_core::{Result, bail};
 pub enum Steps {
     /// All T time steps of a discrete process.
     All,
-    /// `n` times, the process's own grid ([`NoiseProcess::steps`]): on the discrete process equally spaced from T−1 on, so
-    /// that it begins at the terminal SNR.
+    /// `n` times on the process's own grid ([`NoiseProcess::steps`]). For the discrete process they are equally spaced
+    /// and start at T−1, the terminal SNR.
     Trailing(usize),
-    /// `n` time steps of a discrete process, spaced by ⌊T/n⌋, down to 0. It begins below T−1, where some signal is left: with
-    /// few steps images come out too bright or too dark.
+    /// `n` time steps of a discrete process, ⌊T/n⌋ apart, down to 0. The first is below T−1, where some signal is left,
+    /// so with few steps the images come out too bright or too dark.
     Leading(usize),
-    /// `n` time steps of a discrete process, equally spaced from T−1 to 0, both included; a single one is T−1.
+    /// `n` time steps of a discrete process, equally spaced from T−1 to 0 inclusive; a single one is T−1.
     Linspace(usize),
-    /// These times, which must fall.
+    /// A list of times, which must decrease.
     Given(Vec<f64>),
 }
 
 impl Steps {
-    /// [`Steps::Given`] from whole or real numbers: `Steps::given([999, 400, 399])`.
+    /// Builds [`Steps::Given`] from whole or real numbers: `Steps::given([999, 400, 399])`.
     pub fn given<T: Into<f64>>(times: impl IntoIterator<Item = T>) -> Self {
         Self::Given(times.into_iter().map(Into::into).collect())
     }
 
-    /// The times, falling. The last step goes from the last one to the clean image.
+    /// The times in decreasing order. The last step goes from the last time to the clean image.
     ///
     /// # Errors
-    /// No step, or more than the schedule has; a spacing that only a discrete process has; given times that do not fall, are
-    /// outside the process's range, or have no noise to remove: the message names the number.
+    /// There are no steps, or more than the schedule has; the spacing requires a discrete process; or the given times
+    /// do not decrease, are outside the process's range, or have no noise: the message names the number.
     pub fn visited(&self, process: impl Into<NoiseProcess>) -> Result<Vec<f64>> {
         let process = process.into();
         let timesteps = |name: &str| match &process {
             NoiseProcess::Vp(schedule) => Ok(schedule.timesteps()),
             other => bail!(
-                "sampler: {name} spaces time steps, and the {} process has none; use Steps::Trailing(n), its own grid, or \
+                "sampler: {name} needs time steps, which the {} process does not have; use Steps::Trailing(n) or \
                  Steps::Given(times)",
                 other.name()
             ),
@@ -76,17 +75,18 @@ impl Steps {
             }
             Self::Given(times) => {
                 if times.is_empty() {
-                    bail!("sampler: no times were given; at least one is needed")
+                    bail!("sampler: the list of times is empty; give at least one")
                 }
                 for (t, level) in times.iter().zip(process.levels(times)?) {
                     if level.noise == 0.0 {
                         bail!(
-                            "sampler: time {t} was given, where there is no noise; leave it out: the last step ends at the clean image"
+                            "sampler: there is no noise at time {t}; leave it out, since the last step ends at the \
+                             clean image"
                         )
                     }
                 }
                 if let Some(pair) = times.windows(2).find(|pair| pair[0] <= pair[1]) {
-                    bail!("sampler: time {} was given after {}; times must fall", pair[1], pair[0])
+                    bail!("sampler: time {} follows {}, but times must decrease", pair[1], pair[0])
                 }
                 times.clone()
             }

@@ -1,4 +1,4 @@
-//! What samplers do step by step.
+//! Tests of single sampler steps.
 
 mod accuracy;
 mod famous_bugs;
@@ -12,7 +12,7 @@ use std::cell::RefCell;
 
 const CPU: &Device = &Device::Cpu;
 
-/// Data whose pixels are N(mean, variance): everything is known in closed form.
+/// Data whose pixels are N(mean, variance), for which everything is known in closed form.
 #[derive(Clone, Copy)]
 struct Gaussian {
     mean: f64,
@@ -20,13 +20,13 @@ struct Gaussian {
 }
 
 impl Gaussian {
-    /// E[x_0 | x_t], the best prediction.
+    /// E[x_0 | x_t], the optimal prediction.
     fn x0(self, x: &Tensor, Level { signal: a, noise: s }: Level) -> Result<Tensor> {
         let gain = a * self.variance / (a * a * self.variance + s * s);
         ((x - a * self.mean)? * gain)? + self.mean
     }
 
-    /// Where the probability-flow ODE takes x: its number of standard deviations from the mean is constant.
+    /// The solution of the probability-flow ODE: its number of standard deviations from the mean is constant.
     fn flow(self, x: f64, from: Level, to: Level) -> f64 {
         let deviation = |l: Level| (l.signal.powi(2) * self.variance + l.noise.powi(2)).sqrt();
         let z = (x - from.signal * self.mean) / deviation(from);
@@ -62,7 +62,7 @@ fn mean_and_variance(x: &Tensor) -> Result<(f64, f64)> {
 }
 
 #[test]
-fn steps_are_spread_as_their_names_say() -> Result<()> {
+fn steps_have_the_spacing_of_their_names() -> Result<()> {
     let schedule = Schedule::linear(1000)?;
     for (steps, first, last) in [
         (Steps::All, &[999.0, 998.0, 997.0][..], 0.0),
@@ -92,7 +92,7 @@ fn steps_are_spread_as_their_names_say() -> Result<()> {
 }
 
 #[test]
-fn what_does_not_fit_is_named() -> Result<()> {
+fn errors_name_the_bad_value() -> Result<()> {
     let xt = Tensor::zeros((1, 1, 2, 2), DType::F32, CPU)?;
     let fail = |process: NoiseProcess, prediction: Prediction, sampler: Sampler| {
         let predict = |x: &Tensor, _: &[f64]| Ok(x.clone());
@@ -110,8 +110,8 @@ fn what_does_not_fit_is_named() -> Result<()> {
         (given(&[]), "at least one"),
         (given(&[1000.0, 3.0]), "t = 1000 is outside its range 0 … 999"),
         (given(&[3.0, f64::NAN]), "t = NaN"),
-        (given(&[3.0, 4.0]), "4 was given after 3"),
-        (given(&[3.0, 3.0]), "3 was given after 3"),
+        (given(&[3.0, 4.0]), "4 follows 3"),
+        (given(&[3.0, 3.0]), "3 follows 3"),
         (ddim(-0.1), "eta = -0.1"),
         (ddim(f64::NAN), "eta = NaN"),
         (Sampler { threshold, ..Sampler::ddim(5) }, "quantile = 0"),
@@ -122,10 +122,15 @@ fn what_does_not_fit_is_named() -> Result<()> {
     let (flow, edm) = (NoiseProcess::flow, NoiseProcess::edm);
     let wrong = NoiseProcess::Edm { sigma_min: 1.0, sigma_max: 1.0, rho: 7.0 };
     for (process, prediction, sampler, wants) in [
-        (flow(), Prediction::Velocity, Sampler::ddpm(), "Steps::All spaces time steps, and the flow process has none"),
+        (
+            flow(),
+            Prediction::Velocity,
+            Sampler::ddpm(),
+            "Steps::All needs time steps, which the flow process does not have",
+        ),
         (edm(), Prediction::EDM, plain(DDIM, Steps::Linspace(5)), "use Steps::Trailing(n)"),
         (flow(), Prediction::Eps, Sampler::ddim(5), "use velocity, v or x0"),
-        (flow(), Prediction::Velocity, given(&[0.5, 0.0]), "time 0 was given, where there is no noise"),
+        (flow(), Prediction::Velocity, given(&[0.5, 0.0]), "there is no noise at time 0"),
         (edm(), Prediction::EDM, given(&[81.0]), "t = 81 is outside its range 0.002 … 80"),
         (wrong, Prediction::EDM, Sampler::ddim(5), "sigma-max = 1 must be above sigma-min = 1"),
     ] {
@@ -139,7 +144,7 @@ fn what_does_not_fit_is_named() -> Result<()> {
 }
 
 #[test]
-fn a_full_memory_names_the_images_and_what_to_try() -> Result<()> {
+fn out_of_memory_error_names_the_batch_and_gives_advice() -> Result<()> {
     let full = |_: &Tensor, _: &[f64]| -> Result<Tensor> {
         candle_core::bail!(r#"DriverError(CUDA_ERROR_OUT_OF_MEMORY, "out of memory")"#)
     };
@@ -147,12 +152,12 @@ fn a_full_memory_names_the_images_and_what_to_try() -> Result<()> {
     let xt = rng.randn((6, 1, 2, 2), CPU)?;
     let states = Sampler::ddim(5).states(full, &schedule, Prediction::Eps, &xt, rng)?;
     let said = states.finish().unwrap_err().to_string();
-    assert!(said.contains("no memory left for a batch of 6 images (CUDA_ERROR_OUT_OF_MEMORY)"), "{said}");
-    assert!(said.contains("fewer images at a time, 3 say"), "{said}");
+    assert!(said.contains("out of memory for a batch of 6 images (CUDA_ERROR_OUT_OF_MEMORY)"), "{said}");
+    assert!(said.contains("fewer images at a time, for example 3"), "{said}");
     Ok(())
 }
 
-/// One step from one x_t, many times: q(x_s | x_t, x̂_0) has the mean and variance of Bayes' rule, on every process.
+/// Many single steps from one x_t: q(x_s | x_t, x̂_0) has the mean and variance of Bayes' rule, on every process.
 #[test]
 fn a_ddpm_step_draws_from_the_posterior() -> Result<()> {
     let xt = Tensor::full(0.8f64, (1, 1, 200, 200), CPU)?;
@@ -163,7 +168,7 @@ fn a_ddpm_step_draws_from_the_posterior() -> Result<()> {
     {
         let (level, next) = (process.level(t)?, process.level(s)?);
         let exact = level.posterior(next);
-        // By Bayes' rule, from precisions, without the closed form.
+        // By Bayes' rule from precisions, without the closed form.
         let (kept, added) = (level.transition_signal(next), level.transition_variance(next));
         let precision = kept * kept / added + 1.0 / next.noise.powi(2);
         assert!((exact.variance * precision - 1.0).abs() < 1e-9);
@@ -216,7 +221,7 @@ fn only_stochastic_samplers_draw_noise() -> Result<()> {
 }
 
 #[test]
-fn a_state_says_what_happened() -> Result<()> {
+fn a_state_describes_its_step() -> Result<()> {
     let xt = Rng::new(3).randn((2, 1, 4, 4), CPU)?;
     let predict = |x: &Tensor, _: &[f64]| x.tanh();
     for process in processes() {
@@ -233,7 +238,7 @@ fn a_state_says_what_happened() -> Result<()> {
             assert_eq!(doubles(&pair[0].xs)?, doubles(&pair[1].xt)?);
         }
         for state in &states {
-            // x_t = a x̂_0 + s ε̂, and x̂_0 is in the range of images.
+            // x_t = a x̂_0 + s ε̂, and x̂_0 is in the range of image values.
             assert_eq!(state.level, process.level(state.t)?);
             let whole = perturb(&state.x0_hat, &[state.level; 2], &state.eps_hat)?;
             let apart = (whole - &state.xt)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -260,7 +265,7 @@ fn images_can_be_replaced_and_steps_undone() -> Result<()> {
         let ones = xt.ones_like()?;
         states.replace(&ones)?;
         assert!(states.replace(&ones.get(0)?).is_err());
-        // q(x_t | x_s) for x_s = 1, from the third time to the first.
+        // q(x_t | x_s) for x_s = 1, from the third time back to the first.
         states.back(2)?;
         let state = states.next().transpose()?.expect("four steps");
         assert_eq!((state.index, state.t), (0, process.range().1));
@@ -274,7 +279,7 @@ fn images_can_be_replaced_and_steps_undone() -> Result<()> {
 }
 
 #[test]
-fn no_graph_is_kept_and_an_error_ends_it() -> Result<()> {
+fn states_keep_no_graph_and_an_error_ends_the_iterator() -> Result<()> {
     let schedule = Schedule::linear(1000)?;
     let weight = Var::new(0.5f32, CPU)?;
     let xt = Rng::new(3).randn((1, 1, 2, 2), CPU)?;
@@ -301,7 +306,7 @@ fn no_graph_is_kept_and_an_error_ends_it() -> Result<()> {
 
 #[test]
 fn thresholds_are_the_papers() -> Result<()> {
-    // The 0.5 quantile of |x| is 2 for the first image, and below 1 for the second.
+    // The 0.5 quantile of |x| is 2 for the first image and below 1 for the second.
     let x = Tensor::new(&[[-4f64, 2.0, 1.0], [0.5, -3.0, 0.1]], CPU)?;
     let dynamic = |quantile| Threshold::Dynamic { quantile }.apply(&x);
     let got = dynamic(0.5)?.expect("changed");
@@ -311,7 +316,7 @@ fn thresholds_are_the_papers() -> Result<()> {
     for (got, want) in doubles(&got)?.iter().zip(want) {
         assert!((got - want).abs() < 1e-12, "{got} {want}");
     }
-    // What is clipped without being asked are images of one channel or three.
+    // Automatic clipping applies to images with one channel or three.
     for (shape, clipped) in
         [(vec![1, 3, 2, 2], true), (vec![1, 1, 2, 2], true), (vec![1, 4, 2, 2], false), (vec![5, 2], false)]
     {

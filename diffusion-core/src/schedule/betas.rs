@@ -1,4 +1,4 @@
-//! The named ways to choose β, and how files write them.
+//! Named variance schedules β, and how files write them.
 
 use crate::choice::parse_choice;
 use candle_core::bail;
@@ -8,9 +8,10 @@ use serde::{Deserialize, Serialize, Serializer};
 use std::f64::consts::FRAC_PI_2;
 use std::fmt;
 
-/// The ways to choose the variances β_0 … β_{T−1}.
+/// How the variances β_0 … β_{T−1} are chosen.
 ///
-/// In files it is a name, with the defaults of its fields; a table, `{cosine = {offset = 0.008}}`; or a list of variances.
+/// In a file it is a name, with default values for its fields; a table, `{cosine = {offset = 0.008}}`; or a list of
+/// variances.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(remote = "Self", rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Betas {
@@ -24,7 +25,7 @@ pub enum Betas {
         #[serde(default = "defaults::end")]
         end: f64,
     },
-    /// √β equally spaced: slower at first
+    /// √β equally spaced, so that β grows slowly at first
     /// ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), with 0.00085 → 0.012).
     ScaledLinear {
         /// β of the first step, in (0, 1).
@@ -37,26 +38,26 @@ pub enum Betas {
     /// ᾱ falls as cos²(π/2 · (t/T + s)/(1 + s))
     /// ([Nichol & Dhariwal 2021](https://arxiv.org/abs/2102.09672), equation 17: s = 0.008, β at most 0.999).
     Cosine {
-        /// s: keeps the first β from being too small; not negative.
+        /// s, which keeps the first β from being too small; not negative.
         #[serde(default = "defaults::offset")]
         offset: f64,
-        /// β is cut off here, in (0, 1), because it would reach 1 at the last step.
+        /// The upper limit of β, in (0, 1); without it β would reach 1 at the last step.
         #[serde(default = "defaults::max_beta")]
         max_beta: f64,
     },
     /// β follows a logistic curve over −6 … 6
     /// ([Xu et al. 2022](https://arxiv.org/abs/2203.02923), as in their code and in diffusers).
     Sigmoid {
-        /// β far to the left of the curve, in (0, 1).
+        /// β at the left end of the logistic curve, in (0, 1).
         #[serde(default = "defaults::start")]
         start: f64,
-        /// β far to the right of the curve, in (0, 1), not below `start`.
+        /// β at the right end of the logistic curve, in (0, 1), not below `start`.
         #[serde(default = "defaults::end")]
         end: f64,
     },
-    /// Variances of your own, from [`Schedule::from_betas`](super::Schedule::from_betas).
+    /// Your own variances, from [`Schedule::from_betas`](super::Schedule::from_betas).
     Custom {
-        /// What the schedule is called.
+        /// The name of the schedule.
         #[serde(default = "defaults::name")]
         name: String,
         /// β_0 … β_{T−1}, each in (0, 1).
@@ -76,7 +77,7 @@ impl<'de> Deserialize<'de> for Betas {
     }
 }
 
-/// [`Betas`] as its variants alone are read.
+/// Reads [`Betas`] by its variants only.
 #[derive(Deserialize)]
 #[serde(transparent)]
 struct Tagged(#[serde(with = "Betas")] Betas);
@@ -112,7 +113,7 @@ impl Default for Betas {
     }
 }
 
-/// What a file that names a schedule alone means.
+/// The values of fields that a file leaves out.
 mod defaults {
     pub(super) fn name() -> String {
         "custom".to_owned()
@@ -138,9 +139,9 @@ mod defaults {
 }
 
 impl Betas {
-    /// [`Betas::Linear`] from 1e-4 to 0.02, the original's.
+    /// [`Betas::Linear`] from 1e-4 to 0.02, as in DDPM.
     pub const LINEAR: Self = Self::Linear { start: 1e-4, end: 0.02 };
-    /// [`Betas::Cosine`] with the paper's s = 0.008 and cut-off 0.999.
+    /// [`Betas::Cosine`] with the paper's offset s = 0.008 and β ≤ 0.999.
     pub const COSINE: Self = Self::Cosine { offset: 0.008, max_beta: 0.999 };
     /// [`Betas::Sigmoid`] from 1e-4 to 0.02.
     pub const SIGMOID: Self = Self::Sigmoid { start: 1e-4, end: 0.02 };

@@ -1,4 +1,4 @@
-//! Adam and AdamW, with a state that can be saved.
+//! Adam and AdamW, whose state can be saved and loaded.
 
 use super::state::{Expected, check_params, check_state, count_tensor, read_count};
 use candle_core::backprop::GradStore;
@@ -8,15 +8,15 @@ use diffusion_ops::optimiser::Update;
 use std::collections::{BTreeMap, HashMap};
 
 /// Adam ([Kingma & Ba 2015](https://arxiv.org/abs/1412.6980), Algorithm 1) with decoupled weight decay
-/// ([Loshchilov & Hutter 2019](https://arxiv.org/abs/1711.05101), Algorithm 2; the decay is multiplied by the learning
-/// rate as in PyTorch).
+/// ([Loshchilov & Hutter 2019](https://arxiv.org/abs/1711.05101), Algorithm 2; as in PyTorch, the decay is multiplied
+/// by the learning rate).
 ///
-/// With g the gradient of a parameter θ, and k the number of gradients that θ has had, this one included:
+/// For a parameter θ with gradient g, in its k-th update:
 ///
 /// m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g²,
 /// θ ← (1 − lr·λ) θ − lr · m̂ / (√v̂ + ε), where m̂ = m / (1−β₁ᵏ) and v̂ = v / (1−β₂ᵏ).
 ///
-/// The arithmetic is PyTorch's, operation by operation. m and v have the type of θ, f32 or f64, and begin at 0.
+/// The arithmetic is that of PyTorch, operation by operation. m and v start at 0 and have the type of θ, f32 or f64.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Var}, train::{AdamW, AdamWConfig}};
@@ -25,7 +25,7 @@ use std::collections::{BTreeMap, HashMap};
 /// let params = BTreeMap::from([("w".to_string(), w.clone())]);
 /// let mut adam = AdamW::new(&params, AdamWConfig { lr: 0.1, ..AdamWConfig::adam() })?;
 /// adam.step(&w.sqr()?.sum_all()?.backward()?)?;
-/// // The first step is lr in the direction of the sign.
+/// // The first step has size lr and the sign of the gradient.
 /// let moved = w.to_vec1::<f32>()?;
 /// assert!((moved[0] - 0.9).abs() < 1e-6 && (moved[1] + 1.9).abs() < 1e-6);
 /// # Ok::<(), diffusion_core::candle::Error>(())
@@ -36,32 +36,32 @@ pub struct AdamW {
     slots: Vec<Slot>,
 }
 
-/// A parameter and what is remembered of its gradients.
+/// A parameter and its moments.
 #[derive(Debug)]
 struct Slot {
     name: String,
     var: Var,
-    /// m
+    /// m, the running mean of the gradient.
     exp_avg: Var,
-    /// v
+    /// v, the running mean of the squared gradient.
     exp_avg_sq: Var,
-    /// k
+    /// k, the number of updates.
     step: u64,
 }
 
 impl Slot {
-    /// The names in a saved state, PyTorch's with the parameter's in front: m, v, k.
+    /// The names of m, v and k in a saved state: PyTorch's names, prefixed with the parameter's name.
     fn names(&self) -> [String; 3] {
         ["exp_avg", "exp_avg_sq", "step"].map(|part| format!("{}.{part}", self.name))
     }
 }
 
 impl AdamW {
-    /// An optimiser of `params`, which it shares with the network that they belong to.
+    /// Creates an optimiser for `params`, the variables of a network, which it updates in place.
     ///
     /// # Errors
-    /// A number of `config` is out of its range; `params` is empty, has one that is neither f32 nor f64, or one variable
-    /// under two names.
+    /// A value of `config` is out of range; `params` is empty, contains a parameter that is neither f32 nor f64, or
+    /// contains one variable under two names.
     pub fn new(params: &BTreeMap<String, Var>, config: AdamWConfig) -> Result<Self> {
         config.check()?;
         check_params("adamw", params)?;
@@ -77,12 +77,12 @@ impl AdamW {
         Ok(Self { config, slots: params.iter().map(slot).collect::<Result<_>>()? })
     }
 
-    /// The numbers that the next step uses.
+    /// The settings that the next step uses.
     pub fn config(&self) -> &AdamWConfig {
         &self.config
     }
 
-    /// Another learning rate from the next step on.
+    /// Sets the learning rate from the next step on.
     ///
     /// # Errors
     /// `lr` is negative or not finite.
@@ -93,23 +93,23 @@ impl AdamW {
         Ok(())
     }
 
-    /// One step down the gradients. A parameter that has none is left as it is, weight decay included.
+    /// Takes one optimiser step. A parameter without a gradient is left unchanged, also by weight decay.
     ///
     /// # Errors
-    /// No parameter has a gradient; a gradient differs from its parameter in shape, type or device. Nothing is changed
-    /// then.
+    /// No parameter has a gradient, or a gradient differs from its parameter in shape, type or device. Then nothing is
+    /// changed.
     pub fn step(&mut self, grads: &GradStore) -> Result<()> {
         self.step_scaled(grads, 1.0)
     }
 
-    /// [`AdamW::step`] with all gradients multiplied by `scale` as they are read: a [`Clip`](super::Clip)'s, or 1/n for n
+    /// Takes one step with all gradients multiplied by `scale`: that of a [`Clip`](super::Clip), or 1/n for n
     /// accumulated batches.
     ///
     /// # Errors
-    /// As [`AdamW::step`], and if `scale` is not finite.
+    /// See [`AdamW::step`]; or `scale` is not finite.
     pub fn step_scaled(&mut self, grads: &GradStore, scale: f64) -> Result<()> {
         if !scale.is_finite() {
-            bail!("adamw: scale = {scale} must be finite; leave the step out if the gradient is not")
+            bail!("adamw: scale = {scale} must be finite; skip the step if the gradient is not finite")
         }
         let config = self.config;
         for (slot, grad) in self.found(grads)? {
@@ -120,7 +120,7 @@ impl AdamW {
         Ok(())
     }
 
-    /// The parameters that have a gradient, with it.
+    /// The parameters that have a gradient, each with its gradient.
     fn found<'a>(&'a mut self, grads: &'a GradStore) -> Result<Vec<(&'a mut Slot, &'a Tensor)>> {
         let mut found = Vec::new();
         for slot in &mut self.slots {
@@ -128,24 +128,27 @@ impl AdamW {
                 let kind = |x: &Tensor| (x.dims().to_vec(), x.dtype(), x.device().location());
                 let (var, grad_is) = (kind(&slot.var), kind(grad));
                 if var != grad_is {
-                    bail!("adamw: {} is {var:?} and its gradient {grad_is:?}; they must be alike", slot.name)
+                    bail!(
+                        "adamw: {} is {var:?} and its gradient {grad_is:?}; shape, type and device must be equal",
+                        slot.name
+                    )
                 }
                 found.push((slot, grad));
             }
         }
         if found.is_empty() {
-            bail!("adamw: none of the parameters has a gradient; is the loss computed from these very variables?")
+            bail!("adamw: none of the parameters has a gradient; compute the loss from these variables")
         }
         Ok(found)
     }
 
-    /// The parameters, in their order.
+    /// The parameters in order.
     #[cfg(feature = "cuda")]
     pub(super) fn vars(&self) -> impl Iterator<Item = &Var> {
         self.slots.iter().map(|slot| &slot.var)
     }
 
-    /// Counts a step, and returns what a kernel that takes it for all parameters at once has to know.
+    /// Counts a step and returns what a kernel needs to update all parameters at once.
     #[cfg(feature = "cuda")]
     pub(super) fn rows(&mut self, grads: &GradStore) -> Result<(Vec<diffusion_ops::on_device::Row<'_>>, AdamWConfig)> {
         for (slot, _) in self.found(grads)? {
@@ -165,7 +168,7 @@ impl AdamW {
         Ok((rows, config))
     }
 
-    /// Takes back the last `steps` counts of [`AdamW::rows`], which were of steps that were not taken.
+    /// Undoes the last `steps` counts of [`AdamW::rows`], for steps that were not taken.
     #[cfg(feature = "cuda")]
     pub(super) fn uncount(&mut self, steps: usize) {
         for slot in &mut self.slots {
@@ -173,13 +176,11 @@ impl AdamW {
         }
     }
 
-    /// What is remembered, as named tensors for a file: for a parameter `w` its m, v and k as `w.exp_avg`,
-    /// `w.exp_avg_sq` and `w.step`.
-    ///
-    /// They are copies. The configuration is not among them.
+    /// Copies the state into named tensors to save: for a parameter `w`, its m, v and k as `w.exp_avg`, `w.exp_avg_sq`
+    /// and `w.step`. The configuration is not included.
     ///
     /// # Errors
-    /// There is no memory for the copies.
+    /// There is not enough memory for the copies.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::new();
         for slot in &self.slots {
@@ -191,11 +192,11 @@ impl AdamW {
         Ok(state)
     }
 
-    /// Goes on from a [`AdamW::state`]: with the same parameters, configuration and gradients the next steps are the same
-    /// to the bit.
+    /// Restores a state from [`AdamW::state`]. With the same parameters, configuration and gradients, the next steps
+    /// are identical to the bit.
     ///
     /// # Errors
-    /// A tensor is missing, has another shape or type, or belongs to none of the parameters. Nothing is changed then.
+    /// A tensor is missing, has the wrong shape or type, or belongs to no parameter. Then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut expected = Expected::new();
         for slot in &self.slots {
@@ -227,7 +228,7 @@ mod tests {
     use candle_core::Device;
 
     #[test]
-    fn numbers_out_of_range_are_errors_that_name_the_field() -> Result<()> {
+    fn values_out_of_range_are_errors_that_name_the_field() -> Result<()> {
         let params = BTreeMap::from([("w".to_string(), Var::new(1f32, &Device::Cpu)?)]);
         type Change = fn(&mut AdamWConfig);
         let changes: [(Change, &str); 7] = [

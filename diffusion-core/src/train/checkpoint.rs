@@ -1,4 +1,4 @@
-//! What a checkpoint of a training holds: parameters, optimiser, averages, the objective's own state, and how far it was.
+//! Checkpoints of a training run: parameters, optimiser, EMA, the objective's own state, and the progress.
 
 use super::Objective;
 use super::optimiser::Optimiser;
@@ -9,48 +9,48 @@ use candle_core::Tensor;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// Under this name a checkpoint says where the training was.
+/// The metadata key of the progress.
 pub(crate) const METADATA: &str = "training";
-/// Under this one it has the configuration of the run, as in `config.toml`.
+/// The metadata key of the run's configuration, in the format of `config.toml`.
 const RUN: &str = "run";
 
-/// How far a training is.
+/// The progress of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Progress {
     pub(super) steps_done: usize,
     pub(super) seconds: f64,
     /// The fingerprint of the data.
     pub(super) data: String,
-    /// What is known of the data; older checkpoints do not say.
+    /// Facts about the data; older checkpoints have none.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(super) facts: Option<Facts>,
 }
 
 impl Progress {
-    /// What a checkpoint says.
+    /// Reads the progress from a checkpoint.
     pub(super) fn of(file: &Checkpoint) -> Result<Self> {
         let progress = file.metadata.get(METADATA);
-        let progress = progress.context("it is not a checkpoint of a training")?;
+        let progress = progress.context("it is not a checkpoint of a training run")?;
         Ok(serde_json::from_str(progress)?)
     }
 
-    /// In what the data has changed, in words, if it has.
+    /// Describes how the data has changed, if it has.
     pub(super) fn data_changed(&self, now: &Self) -> Option<String> {
         let changes = match (&self.facts, &now.facts) {
             _ if self.data == now.data => return None,
             (Some(before), Some(now)) => before.changes(now),
-            _ => "it was trained on other data".to_owned(),
+            _ => "it was trained on different data".to_owned(),
         };
         Some(changes)
     }
 }
 
-/// The configuration of the run that a checkpoint is of, if it says.
+/// The configuration of the run that a checkpoint belongs to, if it is recorded.
 pub(super) fn run_of(file: &Checkpoint) -> Result<Option<toml::Table>> {
     Ok(file.metadata.get(RUN).map(|text| toml::from_str(text)).transpose()?)
 }
 
-/// Everything that is needed to continue.
+/// Writes everything that is needed to resume.
 pub(super) fn write<O: Objective>(
     objective: &O,
     optimiser: &Optimiser,
@@ -72,7 +72,7 @@ pub(super) fn write<O: Objective>(
     Ok(Checkpoint { tensors, metadata })
 }
 
-/// Takes up what [`write`] wrote. Nothing is changed unless all of it fits.
+/// Restores what [`write`] wrote. Nothing is changed if any part does not fit.
 pub(super) fn read<O: Objective>(file: &Checkpoint, objective: &mut O, optimiser: &mut Optimiser) -> Result<()> {
     let part = |prefix: &str| -> HashMap<String, Tensor> {
         let own = |(name, x): (&String, &Tensor)| {

@@ -1,32 +1,31 @@
-//! Clipping the gradients of all parameters together by their norm.
+//! Gradient clipping by the norm over all parameters.
 
 use candle_core::backprop::GradStore;
 use candle_core::{DType, Result, Var, bail};
 use diffusion_ops::optimiser::sum_of_squares;
 use std::collections::BTreeMap;
 
-/// How long the gradient is, and what to multiply it by: [`clip_grad_norm`].
+/// The norm of the gradient and the factor that clips it, from [`clip_grad_norm`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Clip {
-    /// ‖g‖, the L2 norm of all gradients taken together, before clipping. It is infinite or NaN if one of their elements
-    /// is.
+    /// ‖g‖, the L2 norm of all gradients together, before clipping; infinite or NaN if one of their elements is.
     pub norm: f64,
-    /// What [`AdamW::step_scaled`](super::AdamW::step_scaled) multiplies the gradients by, in (0, 1]. NaN if the norm is
-    /// not finite, which `step_scaled` refuses: the caller may look at `norm` first and leave the step out.
+    /// The factor for [`AdamW::step_scaled`](super::AdamW::step_scaled), in (0, 1]. It is NaN if the norm is not
+    /// finite; `step_scaled` rejects that, so check `norm` first to skip the step.
     pub scale: f64,
 }
 
-/// The factor min(1, max_norm / (‖g‖ + 10⁻⁶)) that shortens the gradient of all parameters together to `max_norm`
+/// Computes the factor min(1, max_norm / (‖g‖ + 10⁻⁶)) that clips the gradient of all parameters to norm `max_norm`
 /// ([Pascanu et al. 2013](https://arxiv.org/abs/1211.5063), Algorithm 1, with PyTorch's 10⁻⁶).
 ///
-/// The gradients are read once and not changed: the optimiser applies the factor as it reads them. The squares are added
-/// up in f64 (on Metal, which has none, in f32 within a parameter), in an order that does not depend on the number of
-/// threads. Parameters without a gradient count as zero.
+/// The gradients are not changed: the optimiser applies the factor as it reads them. The squares are summed in f64 (on
+/// Metal, which lacks f64, in f32 within a parameter), in an order that does not depend on the number of threads.
+/// Parameters without a gradient count as zero.
 ///
-/// `max_norm` is positive; infinity only measures.
+/// `max_norm` is positive; with infinity the norm is measured only.
 ///
 /// # Errors
-/// `max_norm` is not positive, or a gradient is neither of f32 nor of f64.
+/// `max_norm` is not positive, or a gradient is neither f32 nor f64.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Var}, train::clip_grad_norm};
@@ -46,7 +45,7 @@ pub fn clip_grad_norm(params: &BTreeMap<String, Var>, grads: &GradStore, max_nor
     for (name, var) in params {
         if let Some(grad) = grads.get(var) {
             if !matches!(grad.dtype(), DType::F32 | DType::F64) {
-                bail!("clip_grad_norm: the gradient of {name} is of type {:?}; it should be F32 or F64", grad.dtype())
+                bail!("clip_grad_norm: the gradient of {name} is of type {:?}; it must be F32 or F64", grad.dtype())
             }
             sum += sum_of_squares(grad)?;
         }
@@ -62,7 +61,7 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::{Device, Tensor};
 
-    /// Parameters whose gradients are the tensors given.
+    /// Parameters whose gradients are the given tensors.
     fn with_grads(grads: Vec<Tensor>) -> Result<(BTreeMap<String, Var>, GradStore)> {
         let (mut params, mut store) = (BTreeMap::new(), GradStore::default());
         for (i, grad) in grads.into_iter().enumerate() {
@@ -111,7 +110,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_errors_that_name_them() -> Result<()> {
+    fn errors_name_the_wrong_argument() -> Result<()> {
         let (params, grads) = with_grads(vec![Tensor::new(&[1u32], &Device::Cpu)?])?;
         for max_norm in [0.0, -1.0, f64::NAN] {
             let error = clip_grad_norm(&params, &grads, max_norm).unwrap_err();

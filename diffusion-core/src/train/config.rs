@@ -1,4 +1,4 @@
-//! The hyper-parameters of a training.
+//! The hyper-parameters of a training run.
 
 use super::{AdamWConfig, Decay, EmaConfig, Loss, Warmup, Weighting};
 use crate::choice::name_or_table;
@@ -9,8 +9,8 @@ use crate::unet::Architecture;
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// How a network is trained: [`Training`](super::Training). The default is the original's
-/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4 and appendix B), for a laptop.
+/// The hyper-parameters of [`Training`](super::Training). The defaults are those of DDPM
+/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), section 4 and appendix B), scaled to a laptop.
 ///
 /// ```
 /// use diffusion_core::{schedule::Schedule, train::TrainingConfig};
@@ -22,70 +22,69 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct TrainingConfig {
-    /// The seed of the initial weights, the order of the images, augmentations, times and noise.
+    /// The seed of the initial weights, the order of the images, augmentation, times and noise.
     pub seed: u64,
-    /// How often every image is seen.
+    /// Number of passes over the data.
     pub epochs: usize,
-    /// Ends the training after so many optimiser steps, if that is sooner; 0 for no such end.
+    /// The largest number of optimiser steps; the training ends earlier if the epochs are done. 0 for no limit.
     pub train_steps: usize,
-    /// Images in a batch. The images of an epoch that do not fill one are left out, different ones in every epoch.
+    /// Images in a batch. The images left over at the end of an epoch are dropped, different ones in each epoch.
     pub batch: usize,
-    /// Batches whose gradients make one step of the optimiser: the effect of a larger batch without its memory.
+    /// Gradient accumulation: batches per optimiser step, for the effect of a larger batch without its memory.
     pub accumulate: usize,
-    /// What the network computes with.
+    /// The floating-point precision of the network's computations.
     #[serde(skip_serializing_if = "Precision::is_default")]
     pub precision: Precision,
-    /// The noise process: which levels of noise there are.
+    /// The noise process, which determines the noise levels.
     pub process: NoiseProcess,
-    /// What the network predicts.
+    /// The prediction type: what the network predicts.
     #[serde(deserialize_with = "name_or_table")]
     pub prediction: Prediction,
-    /// The distance of its output from the target.
+    /// The loss function between the network's output and its target.
     #[serde(deserialize_with = "name_or_table")]
     pub loss: Loss,
-    /// How much each level of noise counts.
+    /// The weight of each noise level in the loss.
     #[serde(deserialize_with = "name_or_table")]
     pub weighting: Weighting,
-    /// How the times of a batch are drawn.
+    /// How the times of a batch are sampled.
     #[serde(deserialize_with = "name_or_table")]
     pub times: TimeSampling,
-    /// In how many stages the number of different time steps grows to T, doubling from one to the next, over the first half
-    /// of the training; 1 for all from the beginning. Only of discrete processes.
+    /// Progressive training on a discrete process: the number of stages in which the number of time steps doubles up to
+    /// T, over the first half of the training; 1 trains on all time steps from the start.
     pub stages: usize,
     /// The learning rate, after the warm-up.
     pub lr: f64,
-    /// Optimiser steps over which the learning rate rises from 0.
+    /// Warm-up: optimiser steps over which the learning rate rises from 0.
     pub warmup: usize,
-    /// How it decays after that.
+    /// How the learning rate decays after the warm-up.
     #[serde(deserialize_with = "name_or_table")]
     pub decay: Decay,
-    /// β₂ of Adam, the decay of the mean squared gradient; a smaller one follows changes faster.
+    /// β₂ of Adam, the decay of the mean squared gradient; a smaller value adapts faster.
     pub beta2: f64,
-    /// λ of AdamW; 0 is Adam.
+    /// Weight decay λ of AdamW; 0 is Adam.
     pub weight_decay: f64,
-    /// The norm to which longer gradients are clipped; infinite for none.
+    /// The largest gradient norm; larger gradients are clipped. Infinity turns clipping off.
     pub clip: f64,
-    /// The decay of the exponential moving average (EMA) of the weights that samples are made with, after a warm-up; 0 for
-    /// none.
+    /// The decay of the exponential moving average (EMA) of the weights, which is used for sampling; 0 turns it off.
     pub ema: f64,
-    /// The share of images whose condition is dropped, so that the network also learns to predict without one: what
-    /// classifier-free guidance needs.
+    /// Condition dropout: the fraction of images whose condition is dropped, so that the network also learns the
+    /// unconditional prediction that classifier-free guidance needs.
     pub condition_dropout: f64,
-    /// Optimiser steps from one checkpoint to the next; 0 for one at the end of each epoch.
+    /// Optimiser steps between checkpoints; 0 for one at the end of each epoch.
     pub checkpoint_every: usize,
-    /// How many checkpoints are kept, the newest.
+    /// The number of checkpoints kept; older ones are deleted.
     pub keep: usize,
-    /// Epochs from one grid of samples to the next; 0 for none.
+    /// Epochs between grids of samples; 0 for none.
     pub sample_every: usize,
     /// Images in a grid of samples.
     pub samples: usize,
-    /// Steps of DDIM for each of them.
+    /// DDIM steps for each sample.
     pub sample_steps: usize,
-    /// The share of the time that grids of samples may take; those that would take more are left out. 1 leaves none out.
+    /// The largest fraction of the time to spend on grids of samples; grids beyond it are skipped. 1 skips none.
     pub sample_share: f64,
 }
 
-/// What a network is conditioned on.
+/// The kind of condition of a network.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum ConditionOn {
@@ -94,13 +93,13 @@ pub enum ConditionOn {
     Classes,
     /// The class as a one-hot vector, which can be mixed with others when sampling.
     Context,
-    /// Nothing: an unconditional network.
+    /// No condition: an unconditional network.
     #[serde(alias = "nothing")]
     None,
 }
 
 impl ConditionOn {
-    /// What a network of this architecture is conditioned on.
+    /// The kind of condition that a network of this architecture has.
     pub fn of(architecture: &Architecture) -> Self {
         let conditioning = architecture.conditioning();
         match (conditioning.classes, conditioning.context) {
@@ -111,7 +110,7 @@ impl ConditionOn {
     }
 }
 
-/// The most sampler steps on a process that has no last time step.
+/// The largest number of sampler steps for a continuous process.
 const MOST_STEPS: usize = 1_000_000;
 
 impl Default for TrainingConfig {
@@ -148,10 +147,10 @@ impl Default for TrainingConfig {
 }
 
 impl TrainingConfig {
-    /// An error that names the first field outside its range, and the value.
+    /// Checks that every field is in its range.
     ///
     /// # Errors
-    /// There is one.
+    /// A field is out of range: the message names it and its value.
     pub fn check(&self) -> Result<()> {
         for (field, value) in [
             ("epochs", self.epochs),
@@ -174,7 +173,7 @@ impl TrainingConfig {
             bail!("training: sample_share = {} must be in 0 … 1", self.sample_share)
         }
         if self.clip.is_nan() || self.clip <= 0.0 {
-            bail!("training: clip = {} must be positive; inf does not clip", self.clip)
+            bail!("training: clip = {} must be positive; use inf to turn clipping off", self.clip)
         }
         let most = match &self.process {
             NoiseProcess::Vp(schedule) => schedule.timesteps(),
@@ -200,7 +199,7 @@ impl TrainingConfig {
         EmaConfig { decay: self.ema, warmup: Warmup::Ramp }
     }
 
-    /// How many optimiser steps the whole training has, for `images` images.
+    /// The number of optimiser steps of the training for `images` images.
     pub(super) fn total_steps(&self, images: usize) -> usize {
         let all = self.epochs.saturating_mul(self.steps_per_epoch(images));
         match self.train_steps {
@@ -213,7 +212,7 @@ impl TrainingConfig {
         images / self.images_per_step()
     }
 
-    /// batch × accumulate.
+    /// Images per optimiser step: batch × accumulate.
     pub(super) fn images_per_step(&self) -> usize {
         self.batch.saturating_mul(self.accumulate)
     }
@@ -224,7 +223,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_value_out_of_range_is_named() {
+    fn errors_name_the_value_out_of_range() {
         let config = TrainingConfig::default;
         for (config, wants) in [
             (TrainingConfig { batch: 0, ..config() }, "batch = 0"),

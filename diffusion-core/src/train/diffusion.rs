@@ -1,4 +1,5 @@
-//! The objective of diffusion models: predict what was added to an image, from the noised image.
+//! The training objective of diffusion models: predict the noise, the clean image or a mixture of both from the noisy
+//! image.
 
 use super::{ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
 use crate::data::Dataset;
@@ -15,9 +16,10 @@ use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Denoising score matching in its common form: draw a time t and noise ε for each image, perturb it to the level of t, and
-/// compare the network's output with the target of its [`Prediction`](crate::prediction::Prediction)
-/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 1). [`Training::new`](super::Training::new) makes one.
+/// Denoising score matching in its usual form: sample a time t and noise ε for each image, perturb the image to the
+/// level at t, and compare the network's output with the target of its [`Prediction`](crate::prediction::Prediction)
+/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), algorithm 1). [`Training::new`](super::Training::new) creates
+/// one.
 #[derive(Debug)]
 pub struct Diffusion {
     pub(super) model: Model,
@@ -27,16 +29,16 @@ pub struct Diffusion {
     stages: usize,
     dropout: f64,
     sampler: Sampler,
-    /// The times of all images of the step, and whose condition is dropped.
+    /// The times of all images of the step, and which conditions are dropped.
     drawn: (Vec<f64>, Vec<bool>),
 }
 
 impl Diffusion {
-    /// A new network with random weights from the seed of `config`, to be trained on images such as those of `data`.
+    /// Creates a network with random weights from the seed of `config`, to be trained on the images of `data`.
     ///
     /// # Errors
-    /// A value of `config` or of the architecture is out of its range; the network does not take the images of `data`, or
-    /// another number of classes.
+    /// A value of `config` or of the architecture is out of range, or the network does not fit the images or the number
+    /// of classes of `data`.
     pub fn new(
         config: &TrainingConfig,
         architecture: impl Into<Architecture>,
@@ -76,12 +78,12 @@ impl Diffusion {
         })
     }
 
-    /// The model with its raw weights, those of the last step.
+    /// The model with its raw weights, without EMA.
     pub fn model(&self) -> &Model {
         &self.model
     }
 
-    /// The loss with these times and dropped conditions, and with this noise.
+    /// The loss for given times, dropped conditions and noise.
     fn loss_of(
         &self,
         batch: &TrainingBatch,
@@ -104,7 +106,7 @@ impl Diffusion {
         Ok((each * Tensor::from_vec(weights, t.len(), x0.device())?)?.mean_all()?)
     }
 
-    /// What the network is conditioned on for these images: all that it takes.
+    /// The complete condition of these images.
     fn condition(&self, batch: &TrainingBatch) -> Result<Condition> {
         let conditioning = self.model.network.architecture().conditioning();
         let mut condition = Condition::none();
@@ -123,20 +125,20 @@ impl Diffusion {
     }
 }
 
-/// An error unless the network takes the images and classes of the data, and the times of the process.
+/// Checks that the network fits the images and classes of the data and the times of the process.
 fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Dataset) -> Result<()> {
     let ([channels, height, width], classes) = (data.shape(), data.class_names().len());
     let conditioning = architecture.conditioning();
     ensure!(
         channels == conditioning.channels,
-        "the network is for images of {} channels, and {} has {channels}: set channels = {channels}",
+        "the network is for images with {} channels, but {} has {channels}: set channels = {channels}",
         conditioning.channels,
         data.name()
     );
     for (field, known) in [("classes", conditioning.classes), ("context", conditioning.context)] {
         ensure!(
             known == 0 || known == classes,
-            "the network has {field} = {known}, and {} has {classes} classes: set {field} = {classes}, or 0 for none",
+            "the network has {field} = {known}, but {} has {classes} classes: set {field} = {classes}, or 0 for none",
             data.name()
         );
     }
@@ -145,8 +147,8 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
         let timesteps = config.process.max_network_time();
         ensure!(
             known == timesteps,
-            "the network divides its times by timesteps = {known}, and those of the training's process go up to {timesteps}: \
-             set timesteps = {timesteps} in the network"
+            "the network divides its times by timesteps = {known}, but the times of the noise process go up to \
+             {timesteps}: set timesteps = {timesteps} in the network"
         );
     }
     Ok(())
@@ -188,7 +190,7 @@ impl Objective for Diffusion {
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
-    /// All classes in turn, or the low-resolution versions of the first images of the data.
+    /// Samples of all classes in turn, or super-resolved versions of the first images of the data.
     fn samples(
         &self,
         n: usize,
@@ -212,7 +214,7 @@ impl Objective for Diffusion {
         Ok(Some(states.finish()?))
     }
 
-    /// So many that each has one class only.
+    /// The number of columns for which each column has one class.
     fn sample_columns(&self) -> usize {
         let conditioning = self.model.network.architecture().conditioning();
         columns_of(conditioning.classes.max(conditioning.context)).unwrap_or(8)
@@ -236,8 +238,8 @@ impl Objective for Diffusion {
     }
 }
 
-/// How many columns a grid of images has whose classes come in turn, so that each column is of one class: about ten. `None` for
-/// a single class, or for more than a row has room for.
+/// The number of columns, about ten, with which a grid of images whose classes alternate has one class per column.
+/// `None` for a single class or if there are too many classes for a row.
 ///
 /// ```
 /// use diffusion_core::train::columns_of;
@@ -247,17 +249,17 @@ pub fn columns_of(classes: usize) -> Option<usize> {
     (2..=16).contains(&classes).then(|| classes * (10 / classes).max(1))
 }
 
-/// How many of the time steps, equally spaced, progressive training has reached: for the first half of the training it
-/// begins with T/2^(stages−1) of them and doubles them from stage to stage; after that there are all.
+/// The stride of progressive training: training starts with every 2^(stages−1)-th time step, halves the stride from
+/// stage to stage, and uses all time steps in the second half.
 ///
-/// Few time steps first: coarse denoising is learned before fine.
+/// With few time steps at first, coarse denoising is learned before fine denoising.
 fn stride(stages: usize, done: f64, timesteps: usize) -> usize {
     let stage = if stages > 1 { done / 0.5 } else { 1.0 } * stages as f64;
     let left = (stages as f64 - 1.0 - stage.floor()).max(0.0) as u32;
     1usize.checked_shl(left).unwrap_or(usize::MAX).clamp(1, timesteps / 2)
 }
 
-/// `t` moved to the grid of every `stride`-th time step, which always has the last, noisiest one.
+/// Moves `t` to the grid of every `stride`-th time step, which always contains the last, noisiest one.
 fn on_grid(t: usize, stride: usize, timesteps: usize) -> usize {
     let from_end = (timesteps - 1 - t) / stride * stride;
     timesteps - 1 - from_end

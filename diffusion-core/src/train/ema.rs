@@ -1,17 +1,18 @@
-//! The running average of the weights, which makes better images than the weights themselves.
+//! The exponential moving average (EMA) of the weights, which gives better samples than the raw weights.
 
 use super::state::{Expected, check_params, check_state, count_tensor, read_count};
 use candle_core::{DType, Result, Shape, Tensor, Var, bail};
 use diffusion_ops::optimiser::average_in;
 use std::collections::{BTreeMap, HashMap};
 
-/// The numbers of an [`Ema`]. The default is a decay of 0.9999
+/// The settings of an [`Ema`]. The default is a decay of 0.9999
 /// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B) with [`Warmup::Ramp`].
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct EmaConfig {
-    /// d in [0, 1): how much of the average is kept at each update. It looks back over about 1/(1−d) updates.
+    /// The decay d in [0, 1), the fraction of the average kept at each update. The average covers about 1/(1−d)
+    /// updates.
     pub decay: f64,
-    /// What happens in the first updates.
+    /// The decay during the first updates.
     pub warmup: Warmup,
 }
 
@@ -21,20 +22,20 @@ impl Default for EmaConfig {
     }
 }
 
-/// Whether the first updates of an [`Ema`] decay faster, so that the initial weights are forgotten soon.
+/// The warm-up of an [`Ema`]: a smaller decay in the first updates, so that the initial weights are forgotten soon.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Warmup {
-    /// The same decay from the first update on.
+    /// No warm-up: the same decay from the first update on.
     Off,
     /// The decay min(d, (1+n)/(10+n)) after n updates: 0.1 at first, 0.9 after 80, 0.99 after 890.
     #[default]
     Ramp,
 }
 
-/// An exponential moving average of the parameters ([Polyak & Juditsky 1992](https://doi.org/10.1137/0330046) with weights
-/// that fade): θ̄ ← d θ̄ + (1−d) θ after every step, beginning at θ̄ = θ.
+/// The exponential moving average of the parameters, θ̄ ← d θ̄ + (1−d) θ after every step, starting at θ̄ = θ (after
+/// [Polyak & Juditsky 1992](https://doi.org/10.1137/0330046), who average without decay).
 ///
-/// Training goes on with θ; images are made with θ̄: [`Ema::averaged`] lends θ̄ to the network and takes it back.
+/// Training continues with the raw weights θ; samples use θ̄. [`Ema::averaged`] swaps θ̄ into the network temporarily.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Var}, train::{Ema, EmaConfig, Warmup}};
@@ -53,7 +54,7 @@ pub struct Ema {
     config: EmaConfig,
     slots: Vec<Slot>,
     updates: u64,
-    /// The parameters' own values while they hold the averages.
+    /// The raw weights while the parameters hold the averages.
     set_aside: Option<Vec<Tensor>>,
 }
 
@@ -65,18 +66,18 @@ struct Slot {
 }
 
 impl Slot {
-    /// The name in a saved state.
+    /// The name of the average in a saved state.
     fn state_name(&self) -> String {
         format!("{}.average", self.name)
     }
 }
 
 impl Ema {
-    /// The average of `params`, beginning at their present values. They are shared with the network that they belong to.
+    /// Creates an average of `params`, the variables of a network, starting from their present values.
     ///
     /// # Errors
-    /// `config.decay` is not in [0, 1); `params` is empty, has one that is neither f32 nor f64, or one variable under two
-    /// names.
+    /// `config.decay` is not in [0, 1); `params` is empty, contains a parameter that is neither f32 nor f64, or
+    /// contains one variable under two names.
     pub fn new(params: &BTreeMap<String, Var>, config: EmaConfig) -> Result<Self> {
         if !(0.0..1.0).contains(&config.decay) {
             bail!("ema: decay = {} must be in [0, 1)", config.decay)
@@ -88,17 +89,17 @@ impl Ema {
         Ok(Self { config, slots: params.iter().map(slot).collect::<Result<_>>()?, updates: 0, set_aside: None })
     }
 
-    /// The configuration it was made with.
+    /// The settings of the average.
     pub fn config(&self) -> &EmaConfig {
         &self.config
     }
 
-    /// n, how many updates there were.
+    /// n, the number of updates so far.
     pub fn updates(&self) -> u64 {
         self.updates
     }
 
-    /// The decay d that the next update uses.
+    /// The decay d of the next update.
     pub fn decay(&self) -> f64 {
         let n = self.updates as f64;
         match self.config.warmup {
@@ -107,13 +108,13 @@ impl Ema {
         }
     }
 
-    /// Takes the parameters into the average: to be called after each step of the optimiser.
+    /// Updates the average; call it after each optimiser step.
     ///
     /// # Errors
-    /// The parameters hold the averages at the moment.
+    /// The parameters currently hold the averages.
     pub fn update(&mut self) -> Result<()> {
         if self.set_aside.is_some() {
-            bail!("ema: the parameters hold the averages; call restore before going on to train")
+            bail!("ema: the parameters hold the averages; call restore before training on")
         }
         let weight = 1.0 - self.decay();
         for Slot { var, average, .. } in &self.slots {
@@ -123,7 +124,7 @@ impl Ema {
         Ok(())
     }
 
-    /// Counts an update that a kernel makes, and returns how much the parameters weigh in it.
+    /// Counts an update made by a kernel and returns the weight of the parameters in it.
     #[cfg(feature = "cuda")]
     pub(super) fn count(&mut self) -> f64 {
         let weight = 1.0 - self.decay();
@@ -131,31 +132,31 @@ impl Ema {
         weight
     }
 
-    /// Takes back the last `updates` of [`Ema::count`], which were not made.
+    /// Undoes the last `updates` counts of [`Ema::count`], for updates that were not made.
     #[cfg(feature = "cuda")]
     pub(super) fn uncount(&mut self, updates: usize) {
         self.updates = self.updates.saturating_sub(updates as u64);
     }
 
-    /// The parameters with their averages, in their order.
+    /// The parameters with their averages, in order.
     #[cfg(feature = "cuda")]
     pub(super) fn pairs(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
         self.slots.iter().map(|slot| (slot.var.as_tensor(), slot.average.as_tensor()))
     }
 
-    /// Copies of the averages by the parameters' names: the weights to save for sampling.
+    /// Copies of the averages by parameter name: the EMA weights to save for sampling.
     ///
     /// # Errors
-    /// There is no memory for the copies.
+    /// There is not enough memory for the copies.
     pub fn averages(&self) -> Result<HashMap<String, Tensor>> {
         let average = |slot: &Slot| Ok((slot.name.clone(), copy(&slot.average)?));
         self.slots.iter().map(average).collect()
     }
 
-    /// Puts the averages into the parameters, until [`Ema::restore`].
+    /// Swaps the averages into the parameters, until [`Ema::restore`].
     ///
     /// # Errors
-    /// They are there already, or there is no memory to set the parameters' own values aside.
+    /// The parameters already hold the averages, or there is not enough memory to keep the raw weights.
     pub fn apply(&mut self) -> Result<()> {
         if self.set_aside.is_some() {
             bail!("ema: the parameters hold the averages already; call restore first")
@@ -165,7 +166,7 @@ impl Ema {
         self.slots.iter().try_for_each(|slot| slot.var.set(&slot.average))
     }
 
-    /// Puts the parameters' own values back, as they were before [`Ema::apply`].
+    /// Restores the raw weights that the parameters had before [`Ema::apply`].
     ///
     /// # Errors
     /// The parameters do not hold the averages.
@@ -178,10 +179,10 @@ impl Ema {
         Ok(())
     }
 
-    /// Calls `f` while the parameters hold the averages, then puts their own values back, also if `f` fails.
+    /// Calls `f` while the parameters hold the averages, then restores the raw weights, even if `f` fails.
     ///
     /// # Errors
-    /// As [`Ema::apply`]. What `f` returns is handed on, an error too.
+    /// See [`Ema::apply`]. The result of `f` is returned, also if it is an error.
     pub fn averaged<R>(&mut self, f: impl FnOnce() -> R) -> Result<R> {
         self.apply()?;
         let result = f();
@@ -189,12 +190,11 @@ impl Ema {
         Ok(result)
     }
 
-    /// What is remembered, as named tensors for a file: the average of a parameter `w` as `w.average`, and n as `updates`.
-    ///
-    /// They are copies. The configuration is not among them.
+    /// Copies the state into named tensors to save: the average of a parameter `w` as `w.average`, and n as `updates`.
+    /// The configuration is not included.
     ///
     /// # Errors
-    /// There is no memory for the copies.
+    /// There is not enough memory for the copies.
     pub fn state(&self) -> Result<HashMap<String, Tensor>> {
         let mut state = HashMap::from([("updates".to_string(), count_tensor(self.updates)?)]);
         for slot in &self.slots {
@@ -203,11 +203,11 @@ impl Ema {
         Ok(state)
     }
 
-    /// Goes on from an [`Ema::state`]: with the same configuration and parameters the next averages are the same to the
-    /// bit.
+    /// Restores a state from [`Ema::state`]. With the same configuration and parameters, the next averages are
+    /// identical to the bit.
     ///
     /// # Errors
-    /// A tensor is missing, has another shape or type, or belongs to none of the parameters. Nothing is changed then.
+    /// A tensor is missing, has the wrong shape or type, or belongs to no parameter. Then nothing is changed.
     pub fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let mut expected = Expected::from([("updates".to_string(), (Shape::from(()), DType::I64))]);
         for slot in &self.slots {

@@ -1,4 +1,4 @@
-//! A run's folder: its configuration, its log, its checkpoints and its samples.
+//! The folder of a run: its configuration, log, checkpoints and samples.
 
 use super::lock::Lock;
 use super::step::Step;
@@ -25,11 +25,11 @@ const CHECKPOINTS: &str = "checkpoints";
 const SAMPLES: &str = "samples";
 const MODEL: &str = "model.safetensors";
 
-/// What the run has written there.
+/// The files that a run writes.
 const WRITTEN: [&str; 8] = [CONFIG, LOG, VALIDATION, MACHINE, CHANGES, CHECKPOINTS, SAMPLES, MODEL];
 
-/// What may change when a run is resumed: more epochs go on where the old ones ended, and a change of the learning rate is
-/// noted. The data may lie elsewhere; whether it is the same, its fingerprint says.
+/// The keys that may change when a run is resumed. More epochs continue where the old ones ended, and a new learning
+/// rate is noted. The data may have moved; its fingerprint tells whether it is the same.
 const MAY_DIFFER: [&str; 12] = [
     "epochs",
     "train_steps",
@@ -45,33 +45,33 @@ const MAY_DIFFER: [&str; 12] = [
     "skip_bad",
 ];
 
-/// What is done with a run that is in the folder already: [`Training::in_folder_with`](super::Training::in_folder_with).
+/// What to do if the folder already contains a run: [`Training::in_folder_with`](super::Training::in_folder_with).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Existing {
-    /// It is resumed; if its data or its configuration is another, that is an error, and the folder stays as it is.
+    /// Resume it. Different data or a different configuration is an error, and the folder is left unchanged.
     #[default]
     Resume,
-    /// It is resumed, with other data, too.
+    /// Resume it, even with different data.
     NewData,
-    /// It is removed, and the training starts over.
+    /// Delete it and start over.
     StartOver,
 }
 
-/// From where a training resumed.
+/// Where a training run resumed.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Resumed {
-    /// How many steps were done.
+    /// The number of steps done.
     pub steps: usize,
     /// Newer checkpoints that could not be used, newest first, each with the reason.
     pub skipped: Vec<String>,
-    /// What is not as it was when the checkpoint was written: values of the configuration, or the data.
+    /// What has changed since the checkpoint was written: values of the configuration, or the data.
     pub changed: Vec<String>,
-    /// How many of the steps the log lacks, since it was damaged.
+    /// How many of the steps are missing from the log because it was damaged.
     pub unlogged: usize,
 }
 
 impl std::fmt::Display for Resumed {
-    /// Lines for the reader: which checkpoints were skipped and why, what has changed, and after how many steps it resumes.
+    /// Reports which checkpoints were skipped and why, what has changed, and after how many steps training resumes.
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         for problem in &self.skipped {
             writeln!(f, "skipped checkpoint: {problem}")?;
@@ -80,7 +80,7 @@ impl std::fmt::Display for Resumed {
             writeln!(f, "changed: {change}")?;
         }
         if self.unlogged > 0 {
-            writeln!(f, "{LOG} lacks {} of these steps: the curves and times are incomplete", self.unlogged)?;
+            writeln!(f, "{LOG} lacks {} of these steps, so the curves and times are incomplete", self.unlogged)?;
         }
         writeln!(f, "resuming after {} steps", self.steps)
     }
@@ -89,7 +89,7 @@ impl std::fmt::Display for Resumed {
 #[derive(Debug)]
 pub(super) struct RunFolder {
     path: PathBuf,
-    /// The configuration of the run that is there.
+    /// The configuration of the existing run.
     there: Option<toml::Table>,
     log: Option<File>,
     last_saved: Option<PathBuf>,
@@ -97,22 +97,22 @@ pub(super) struct RunFolder {
     _lock: Arc<Lock>,
 }
 
-/// Why a checkpoint is not resumed from.
+/// Why a checkpoint cannot be resumed from.
 #[derive(Debug)]
 pub(super) enum Unusable {
-    /// It cannot be read: an older one may do.
+    /// It cannot be read; try an older one.
     Damaged(Error),
-    /// It is of another training: an older one would be, too.
+    /// It belongs to a different run, and so do older ones.
     Other(Error),
 }
 
-/// Where a folder has the checkpoint after so many steps.
+/// The path of the checkpoint after `steps` steps.
 pub(super) fn checkpoint(folder: &Path, steps: usize) -> PathBuf {
     let name = format!("step-{steps:09}.safetensors");
     folder.join(CHECKPOINTS).join(name)
 }
 
-/// After how many steps the folder of a run has checkpoints, in order; none where it cannot be read.
+/// The steps of a run's checkpoints in order; empty if the folder cannot be read.
 pub(super) fn steps_of_checkpoints(folder: &Path) -> Vec<usize> {
     let entries = fs::read_dir(folder.join(CHECKPOINTS)).into_iter().flatten();
     let steps = entries.flatten().filter_map(|entry| {
@@ -134,7 +134,7 @@ impl From<Unusable> for Error {
 }
 
 impl RunFolder {
-    /// Makes the folder, or opens one with a run of the same configuration; of that, nothing is changed yet.
+    /// Creates the folder, or opens one without changing the run in it.
     pub(super) fn open(path: &Path, existing: Existing) -> Result<Self> {
         let open = || {
             fs::create_dir_all(path)?;
@@ -163,7 +163,7 @@ impl RunFolder {
         open().with_context(|| in_use(path)).map_err(crate::whole)
     }
 
-    /// An error if the run that is there has another configuration.
+    /// Checks that the run in the folder has the same configuration.
     pub(super) fn check(&self, run: &toml::Table, has_source: bool) -> Result<()> {
         if let Some(there) = &self.there {
             changes(there, run, has_source).with_context(|| in_use(&self.path)).map_err(crate::whole)?;
@@ -171,7 +171,7 @@ impl RunFolder {
         Ok(())
     }
 
-    /// From here on the folder is this run's: writes its configuration, and notes the machine and what has changed.
+    /// Takes over the folder for this run: writes its configuration, the machine and what has changed.
     pub(super) fn begin(&mut self, run: &toml::Table, device: &Device, resumed: Option<&Resumed>) -> Result<()> {
         let begin = || {
             if let Some(Resumed { steps, changed, .. }) = resumed {
@@ -185,7 +185,7 @@ impl RunFolder {
             }
             crate::nn::write_whole(&self.path.join(CONFIG), toml::to_string(run)?.as_bytes())?;
             note_machine(&self.path.join(MACHINE), device)?;
-            // A stop that was requested before this session does not concern it.
+            // A stop requested before this session does not apply to it.
             Live::clear_stop(&self.path)?;
             anyhow::Ok(())
         };
@@ -200,15 +200,17 @@ impl RunFolder {
         self.last_saved.as_deref()
     }
 
-    /// The newest sheet of samples of this session, as a path from the folder.
+    /// The newest grid of samples of this session, as a path relative to the folder.
     pub(super) fn last_samples(&self) -> Option<&str> {
         self.last_samples.as_deref()
     }
 
-    /// Gives `load` the newest checkpoint that it can use; `load` returns the steps done and what has changed.
+    /// Passes the checkpoints to `load`, newest first, until it accepts one; `load` returns the steps done and what has
+    /// changed.
     ///
     /// # Errors
-    /// The newest that can be read is of another training, or none can be read: there is something that would be lost.
+    /// The newest readable checkpoint belongs to a different run, or none is readable: starting over would lose
+    /// something.
     pub(super) fn newest(
         &mut self,
         mut load: impl FnMut(&Checkpoint) -> Result<(usize, Vec<String>), Unusable>,
@@ -238,7 +240,7 @@ impl RunFolder {
         }
     }
 
-    /// The checkpoints there are, oldest first.
+    /// The checkpoints, oldest first.
     fn checkpoints(&self) -> Result<Vec<PathBuf>> {
         let mut found = Vec::new();
         for entry in fs::read_dir(self.path.join(CHECKPOINTS))? {
@@ -251,10 +253,10 @@ impl RunFolder {
         Ok(found)
     }
 
-    /// Saves a checkpoint and removes the oldest beyond `keep`; any of later steps, which could not be used, stay.
+    /// Saves a checkpoint and removes the oldest beyond `keep`. Unusable checkpoints of later steps are kept.
     pub(super) fn save_checkpoint(&mut self, steps: usize, file: &Checkpoint, keep: usize) -> Result<PathBuf> {
         let path = checkpoint(&self.path, steps);
-        // So that the log never lacks a step that the checkpoint has.
+        // The log must not lack a step that the checkpoint has.
         if let Some(log) = &self.log {
             log.sync_data()?;
         }
@@ -279,7 +281,7 @@ impl RunFolder {
         log.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What was measured again after a break is a further line.
+    /// Adds a line to the log, also if the same step was measured before an interruption.
     pub(super) fn log_validation(&self, measured: Measured) -> Result<()> {
         let path = self.path.join(VALIDATION);
         let line = serde_json::to_string(&measured)? + "\n";
@@ -287,8 +289,8 @@ impl RunFolder {
         append().with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// What the log says of the first `steps` steps. Steps beyond were lost with the break and are removed from it, as is what
-    /// is no line of a log.
+    /// Reads the first `steps` steps from the log. Later steps were lost in an interruption; they are removed from the
+    /// log, as are damaged lines.
     pub(super) fn history(&mut self, steps: usize) -> Result<Vec<Step>> {
         let path = self.path.join(LOG);
         let text = match fs::read(&path) {
@@ -323,7 +325,8 @@ impl RunFolder {
         Live::stop_requested(&self.path)
     }
 
-    /// Writes the state for the page that follows this run, if there is one. A failure to do so is no reason to stop.
+    /// Writes the state for the live page, if there is one. Errors are ignored, since they are no reason to stop
+    /// training.
     pub(super) fn write_live(&self, state: impl FnOnce() -> LiveState) {
         if let Some(token) = LiveState::token_of(&self.path) {
             let state = LiveState { token, ..state() };
@@ -332,7 +335,7 @@ impl RunFolder {
     }
 }
 
-/// Notes what the training runs on, a line for each machine that it has run on.
+/// Notes the machine, on one line for each machine that the run has used.
 fn note_machine(path: &Path, device: &Device) -> Result<()> {
     let line = described(device);
     let before = fs::read_to_string(path).unwrap_or_default();
@@ -342,7 +345,7 @@ fn note_machine(path: &Path, device: &Device) -> Result<()> {
     Ok(())
 }
 
-/// Removes what a run has written.
+/// Removes the files that a run has written.
 fn remove_run(path: &Path) -> Result<()> {
     for name in WRITTEN {
         let there = path.join(name);
@@ -357,8 +360,8 @@ fn remove_run(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// What may and does differ between the configuration `there` and this one, in words; an error that names the first value in
-/// which they differ and may not, since it changes what a step computes.
+/// Describes the permitted differences between the configuration `there` and this one; fails with the first difference
+/// that is not permitted, because it would change what a step computes.
 pub(super) fn changes(there: &toml::Table, here: &toml::Table, has_source: bool) -> Result<Vec<String>> {
     let mut changed = Vec::new();
     for (section, values) in here {
@@ -378,18 +381,18 @@ fn differ(name: &str, there: &toml::Value, here: &toml::Value, changed: &mut Vec
             match a.get(key) {
                 Some(other) if MAY_DIFFER.contains(&key.as_str()) => {
                     if other != value {
-                        changed.push(format!("{name} was {other} and is {value} now"));
+                        changed.push(format!("{name} was {other} and is now {value}"));
                     }
                 }
                 None if MAY_DIFFER.contains(&key.as_str()) => {}
                 Some(other) => differ(&name, other, value, changed)?,
-                None => bail!("its run has no {name}, and this one has {value}; go on as before, {WHAT_TO_DO}"),
+                None => bail!("its run has no {name}, and this one has {value}; remove {name}, {WHAT_TO_DO}"),
             }
         }
         return Ok(());
     }
     if there != here {
-        bail!("its run has {name} = {there}, and this one {here}; go on with {there}, {WHAT_TO_DO}")
+        bail!("its run has {name} = {there}, and this one {here}; use {there}, {WHAT_TO_DO}")
     }
     Ok(())
 }
@@ -398,5 +401,5 @@ fn in_use(path: &Path) -> String {
     format!("cannot use the folder {}", path.display())
 }
 
-pub(super) const WHAT_TO_DO: &str = "give this run another folder, or start over in that one, which removes its run (--start-over; in \
-     Rust Existing::StartOver)";
+pub(super) const WHAT_TO_DO: &str = "use another folder, or start over, which deletes the run in this one \
+     (--start-over; in Rust Existing::StartOver)";

@@ -1,13 +1,12 @@
-//! What the live page of a training shows.
+//! The state shown on the live page of a training run.
 
 use super::step::{State, Step, recent_mean};
 use crate::show::{LiveState, Phase, thin};
 
-/// The points of the page's curves.
+/// The number of points of the page's curves.
 const CURVE: usize = 400;
 
-/// How a training stands, of which `history` is known, after `done` of `total` steps, with so many an epoch and so many images a
-/// step; `samples` is the path of its newest grid.
+/// The state after `done` of `total` steps. `history` holds the known steps; `samples` is the path of the newest grid.
 pub(super) fn live_state(
     state: State,
     history: &[Step],

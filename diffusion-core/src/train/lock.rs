@@ -1,4 +1,4 @@
-//! One program at a time in the folder of a run.
+//! A lock that allows only one program at a time in the folder of a run.
 
 use anyhow::{Context, Result, bail};
 use std::fs::{self, File, OpenOptions, TryLockError};
@@ -6,21 +6,21 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
-/// Its file in the folder. The lock is the system's: it ends with the process, however that ends.
+/// The lock's file in the folder. The operating system releases the lock when the process ends, however it ends.
 const FILE: &str = "lock";
 
-/// Held for as long as this exists.
+/// The lock, held as long as this value exists.
 #[derive(Debug)]
 pub(super) struct Lock {
     path: PathBuf,
     _file: File,
 }
 
-/// Those of this process. A notebook's cell that is run again opens the folder while its first training is still there.
+/// The locks of this process. A notebook cell that is run again opens the folder while its first training still exists.
 static HELD: Mutex<Vec<Weak<Lock>>> = Mutex::new(Vec::new());
 
 impl Lock {
-    /// The lock of a folder that exists.
+    /// Locks an existing folder.
     pub(super) fn of(folder: &Path) -> Result<Arc<Self>> {
         let path = fs::canonicalize(folder)?.join(FILE);
         let mut held = HELD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -38,9 +38,9 @@ impl Lock {
             Err(TryLockError::WouldBlock) => {
                 let holder = fs::read_to_string(&path).unwrap_or_default();
                 let holder = if holder.is_empty() { "another program" } else { &holder };
-                bail!("{holder} is training in it: wait until that has ended, or give this run another folder")
+                bail!("{holder} is training in it: wait until it ends, or use another folder")
             }
-            // Some network file systems have no locks.
+            // Some network file systems do not support locks.
             Err(TryLockError::Error(_)) => {}
         }
         let lock = Arc::new(Self { path, _file: file });

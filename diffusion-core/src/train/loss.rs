@@ -1,41 +1,41 @@
-//! The loss of a prediction, and its weight at each level of noise.
+//! Loss functions, and their weighting by noise level.
 
 use crate::level::Level;
 use crate::prediction::Prediction;
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// The distance between the network's output and its target.
+/// The loss function of the difference d between the network's output and its target.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Loss {
-    /// d², the mean squared error: the bound of [Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 14.
+    /// d², the mean squared error: the simple loss of [Ho et al. 2020](https://arxiv.org/abs/2006.11239), equation 14.
     #[default]
     Mse,
-    /// |d|: large errors count less.
+    /// |d|, the absolute error, which penalises large errors less.
     L1,
-    /// d²/2 where |d| ≤ δ, and δ(|d| − δ/2) beyond ([Huber 1964](https://doi.org/10.1214/aoms/1177703732)): squares near 0, absolute
-    /// values far from it.
+    /// The Huber loss: d²/2 where |d| ≤ δ, otherwise δ(|d| − δ/2)
+    /// ([Huber 1964](https://doi.org/10.1214/aoms/1177703732)).
     Huber {
-        /// δ > 0, where the one becomes the other.
+        /// δ > 0, where the quadratic part ends and the linear part begins.
         #[serde(default = "one")]
         delta: f64,
     },
 }
 
-/// How much each level of noise counts in the loss.
+/// The weight of each noise level in the loss.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Weighting {
-    /// Every output the same.
+    /// The same weight for every level.
     #[default]
     Uniform,
-    /// min(SNR, γ) in terms of x_0: so that the easy levels with little noise do not outweigh all others
+    /// Min-SNR: the weight min(SNR, γ) for x_0, which keeps easy levels with little noise from dominating the loss
     /// ([Hang et al. 2023](https://arxiv.org/abs/2303.09556), section 3.4).
     ///
-    /// The weight of an ε-prediction is min(SNR, γ)/SNR, of a v-prediction min(SNR, γ)/(SNR + 1).
+    /// The weight of ε-prediction is min(SNR, γ)/SNR, that of v-prediction min(SNR, γ)/(SNR + 1).
     MinSnr {
-        /// γ > 0; the authors use 5.
+        /// γ > 0; 5 in the paper.
         #[serde(default = "five")]
         gamma: f64,
     },
@@ -50,13 +50,13 @@ fn five() -> f64 {
 }
 
 impl Loss {
-    /// The loss of each image: the mean over its numbers.
+    /// The loss of each image, the mean over its elements.
     ///
     /// # Shapes
     /// `prediction` and `target` (B, …); the result is (B,).
     ///
     /// # Errors
-    /// The two shapes differ.
+    /// The shapes differ.
     pub fn per_image(self, prediction: &Tensor, target: &Tensor) -> Result<Tensor> {
         if prediction.dims() != target.dims() {
             bail!(
@@ -70,7 +70,8 @@ impl Loss {
             Self::Mse => d.sqr()?,
             Self::L1 => absolute(&d)?,
             Self::Huber { delta } => {
-                // m = min(|d|, δ) as a constant gives the value m(|d| − m/2) and its gradient, m·sign(d).
+                // With m = min(|d|, δ) held constant, m(|d| − m/2) has the value of the loss and the gradient
+                // m·sign(d).
                 let size = absolute(&d)?;
                 let m = size.detach().minimum(delta)?;
                 (&m * (size - (&m * 0.5)?)?)?
@@ -90,9 +91,10 @@ impl Loss {
 }
 
 impl Weighting {
-    /// The weight of the squared error of a network's output at a level of noise.
+    /// The weight of the squared error of the network's output at a noise level.
     ///
-    /// An error of the output is `c_out` times as large in x̂_0, so a weight w on the error of x̂_0 is w·c_out² here.
+    /// An error of the output is multiplied by `c_out` in x̂_0, so a weight w on the error of x̂_0 becomes w·c_out²
+    /// here.
     pub fn at(self, level: Level, prediction: Prediction) -> f64 {
         match self {
             Self::Uniform => 1.0,
@@ -110,7 +112,7 @@ impl Weighting {
     }
 }
 
-/// |x|. The gradient of candle's own is 1 at 0; this one's is 0 there, as PyTorch's.
+/// |x| with gradient 0 at x = 0, as in PyTorch; candle's abs has gradient 1 there.
 fn absolute(x: &Tensor) -> Result<Tensor> {
     x * x.detach().sign()?
 }

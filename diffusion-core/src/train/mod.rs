@@ -1,10 +1,11 @@
-//! Training: the loop, and what it is made of.
+//! Training: the training loop and its parts.
 //!
-//! [`Training`] is the whole of it, an iterator of steps with a folder of its own. Below it are the optimiser, the clipping of
-//! gradients and the running average of the weights, which can be used alone. All three work on the parameters of a network by name, `BTreeMap<String, Var>`; the gradients are candle's
-//! [`GradStore`](candle_core::backprop::GradStore). What they remember can be read and written as named tensors, so that
-//! a training that was saved goes on as if it had never stopped, to the bit. On the CPU each is one pass over memory, with
-//! the same result for any number of threads; on other devices it is a composition of candle's operations.
+//! [`Training`] is the complete loop, an iterator over steps that keeps its files in a folder. Its parts can be used
+//! alone: the optimiser [`AdamW`], gradient clipping with [`clip_grad_norm`], and the moving average [`Ema`]. They work
+//! on the parameters of a network by name, `BTreeMap<String, Var>`, and on candle's
+//! [`GradStore`](candle_core::backprop::GradStore). Their state can be saved as named tensors, and a resumed training
+//! run is identical to the bit to an uninterrupted one. On the CPU each part is one pass over memory, with the same
+//! result for any number of threads; on other devices it is composed of candle's operations.
 //!
 //! ```
 //! use diffusion_core::{candle::{Device, Var}, rng::Rng};

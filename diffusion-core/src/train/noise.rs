@@ -1,10 +1,10 @@
-//! Where the noise of a step comes from.
+//! The noise of a training step.
 
 use crate::rng::Rng;
 use candle_core::{Device, Result, Tensor};
 
-/// The normal numbers of one training step: the same on every device, up to the last digit of a logarithm. A CUDA device
-/// generates them itself.
+/// Generates the normal numbers of one training step. They are the same on every device up to the last digit of a
+/// logarithm; a CUDA device generates them itself.
 #[derive(Debug)]
 pub struct Noise(Source);
 
@@ -16,7 +16,7 @@ enum Source {
 }
 
 impl Noise {
-    /// The numbers that `rng` would give next.
+    /// Generates the numbers that `rng` would return next.
     ///
     /// # Errors
     /// The device has no memory for its generator.
@@ -29,10 +29,10 @@ impl Noise {
         Ok(Self(Source::Host(Box::new(rng))))
     }
 
-    /// Standard normal numbers in the shape and on the device of `like`, f32.
+    /// Standard normal f32 numbers with the shape and device of `like`.
     ///
     /// # Errors
-    /// The device has no memory for them.
+    /// The device has not enough memory.
     pub fn randn_like(&mut self, like: &Tensor) -> Result<Tensor> {
         match &mut self.0 {
             Source::Host(rng) => rng.randn_like(like),

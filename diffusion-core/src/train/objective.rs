@@ -1,4 +1,4 @@
-//! What a training minimises.
+//! Training objectives.
 
 use super::Noise;
 use crate::data::Dataset;
@@ -10,10 +10,10 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::path::Path;
 
-/// What a training minimises, and what it has to show for it: [`Training`](super::Training) runs any objective in the same
-/// loop, with the same checkpoints, live page, log, clipping and averaging of weights.
+/// A training objective: the loss and the samples of a model. [`Training`](super::Training) runs any objective in the
+/// same loop, with checkpoints, log, live page, gradient clipping and EMA.
 ///
-/// [`Diffusion`](super::Diffusion) is the objective of this crate. An autoencoder takes three methods:
+/// [`Diffusion`](super::Diffusion) is the built-in objective. An autoencoder needs three methods:
 ///
 /// ```
 /// use diffusion_core::anyhow::Result;
@@ -55,56 +55,55 @@ use std::path::Path;
 ///
 /// # Two optimisers in one step
 ///
-/// A GAN updates its discriminator and its generator in turn. Let [`Objective::parameters`] be the generator's; the objective
-/// owns the discriminator, with [`Parameters`] and an [`AdamW`](super::AdamW) of its own. [`Objective::loss`] first draws
-/// images, *detaches* them, computes the discriminator's loss and takes its optimiser's step; then it returns the generator's
-/// loss, through which the loop updates the generator. [`Objective::state`] puts the discriminator's weights and the moments
-/// of its optimiser into each checkpoint, and [`Objective::load_state`] takes them from there. A teacher whose weights follow
-/// the student's (consistency models) is updated in [`Objective::begin_step`] and kept in the same way.
+/// A GAN updates its discriminator and its generator in turn. [`Objective::parameters`] returns the generator's
+/// parameters; the objective owns the discriminator, with its own [`Parameters`] and [`AdamW`](super::AdamW).
+/// [`Objective::loss`] first generates images, *detaches* them, computes the discriminator's loss and takes its
+/// optimiser step. It then returns the generator's loss, and the loop updates the generator. [`Objective::state`] adds
+/// the discriminator's weights and its optimiser's moments to each checkpoint, and [`Objective::load_state`] restores
+/// them. A teacher whose weights follow the student's (consistency models) is updated in [`Objective::begin_step`] and
+/// saved in the same way.
 pub trait Objective {
-    /// The parameters that are learned, with their buffers, by name. The optimiser updates those that receive a gradient,
-    /// the running average follows all of them, and a checkpoint holds them.
+    /// The trainable parameters and the buffers, by name. The optimiser updates those that have a gradient, the EMA
+    /// covers all of them, and checkpoints contain them.
     fn parameters(&self) -> &Parameters;
 
-    /// The loss of one batch: a tensor of one number, with its graph.
+    /// The loss of one batch: a scalar tensor with its graph.
     ///
-    /// Everything random comes from `noise` or was drawn in [`Objective::begin_step`], so that a training that is resumed
-    /// repeats it.
+    /// All randomness comes from `noise` or was drawn in [`Objective::begin_step`], so that a resumed run repeats it.
     ///
     /// # Errors
-    /// Whatever keeps the loss from being computed.
+    /// The loss cannot be computed.
     fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor>;
 
-    /// Draws what belongs to all images of an optimiser step together, before the first of its batches; `rng` is the random
-    /// stream of this step.
+    /// Prepares an optimiser step before its first batch and draws what its batches share; `rng` is the random stream
+    /// of the step.
     ///
     /// # Errors
-    /// Whatever keeps the step from being taken.
+    /// The step cannot be prepared.
     fn begin_step(&mut self, step: StepInfo, rng: &mut Rng) -> Result<()> {
         let _ = (step, rng);
         Ok(())
     }
 
-    /// The loss of images that are not trained on, or `None` for an objective that has none: the parameters stay as they are, and
-    /// so does what layers have seen of batches.
+    /// The loss on held-out images, or `None` if the objective has none. Parameters and buffers are left unchanged.
     ///
     /// # Errors
-    /// Whatever keeps the loss from being computed.
+    /// The loss cannot be computed.
     fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
         let _ = (batch, rng);
         Ok(None)
     }
 
-    /// `n` images that show how far the training is, with the parameters as they stand (the loop lends the averages to
-    /// them); `None` for an objective that has nothing to show.
+    /// Generates `n` images that show the progress of training, or returns `None` if there is nothing to show. The loop
+    /// swaps the EMA weights into the parameters before the call.
     ///
-    /// `watch` wants to be told now and then which share of the work is done; its error, that of an interrupt, is to be handed on.
+    /// Call `watch` now and then with the fraction of the work done, and pass its error (an interrupt) on.
     ///
     /// # Shapes
     /// (n, C, H, W), nominally in \[−1, 1\].
     ///
     /// # Errors
-    /// The device has no room for them.
+    /// The device is out of memory.
     fn samples(
         &self,
         n: usize,
@@ -116,29 +115,29 @@ pub trait Objective {
         Ok(None)
     }
 
-    /// How many columns a grid of the samples has.
+    /// The number of columns in a grid of samples.
     fn sample_columns(&self) -> usize {
         8
     }
 
-    /// What a checkpoint must hold besides the parameters: a second optimiser's moments, a teacher.
+    /// State that a checkpoint must contain besides the parameters: a second optimiser's moments, a teacher.
     ///
     /// # Errors
-    /// The device has no room for copies.
+    /// The device is out of memory.
     fn state(&self) -> Result<HashMap<String, Tensor>> {
         Ok(HashMap::new())
     }
 
-    /// Takes up what [`Objective::state`] put into a checkpoint.
+    /// Restores the result of [`Objective::state`] from a checkpoint.
     ///
     /// # Errors
-    /// Something is missing, or of another shape: the message names it.
+    /// A tensor is missing or has the wrong shape: the message names it.
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let _ = state;
         Ok(())
     }
 
-    /// What `config.toml` says of the objective besides the training's numbers: a folder is only resumed with the same.
+    /// The objective's part of `config.toml`; a folder is only resumed with the same values.
     ///
     /// # Errors
     /// It cannot be written as TOML.
@@ -146,7 +145,7 @@ pub trait Objective {
         Ok(toml::Table::new())
     }
 
-    /// What checkpoints and model files say besides their tensors.
+    /// The metadata of checkpoints and model files.
     ///
     /// # Errors
     /// It cannot be written as JSON.
@@ -154,8 +153,8 @@ pub trait Objective {
         Ok(HashMap::new())
     }
 
-    /// Writes the result of the training, with the parameters as they stand (the loop lends the averages to them), after
-    /// `images_seen` images. Without a method of its own an objective leaves its parameters by name.
+    /// Writes the trained model after `images_seen` images; by default the parameters by name. The loop swaps the EMA
+    /// weights into the parameters before the call.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
@@ -164,24 +163,24 @@ pub trait Objective {
         self.parameters().save(path)
     }
 
-    /// Where its parameters are.
+    /// The device of the parameters.
     fn device(&self) -> Device {
         self.parameters().device().clone()
     }
 }
 
-/// Which optimiser step begins.
+/// The optimiser step that begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct StepInfo {
-    /// Which step it is, from 0.
+    /// The index of the step, from 0.
     pub index: usize,
-    /// How many steps there are to be in all.
+    /// The total number of steps.
     pub total: usize,
-    /// How many images it takes: batch × accumulate.
+    /// Images in this step: batch × accumulate.
     pub images: usize,
 }
 
-/// One batch of a step: images of the data set, augmented, on the device.
+/// One batch of a step: augmented images of the data set, on the device.
 #[derive(Debug)]
 pub struct TrainingBatch<'a> {
     pub(super) data: &'a Dataset,
@@ -191,7 +190,7 @@ pub struct TrainingBatch<'a> {
 }
 
 impl TrainingBatch<'_> {
-    /// The images (B, C, H, W); of 8-bit data in \[−1, 1\].
+    /// The images (B, C, H, W), in \[−1, 1\] for 8-bit data.
     pub fn images(&self) -> &Tensor {
         &self.images
     }
@@ -201,28 +200,28 @@ impl TrainingBatch<'_> {
         self.indices.len()
     }
 
-    /// Whether there are none; a batch of a training has at least one.
+    /// Whether the batch is empty; during training it never is.
     pub fn is_empty(&self) -> bool {
         self.indices.is_empty()
     }
 
-    /// Which images of the data set these are.
+    /// The indices of the images in the data set.
     pub fn indices(&self) -> &[usize] {
         self.indices
     }
 
-    /// Which images of the step these are: the part of what [`Objective::begin_step`] drew that belongs to this batch.
+    /// The positions of the images in the step, to find what [`Objective::begin_step`] drew for them.
     pub fn within(&self) -> Range<usize> {
         self.within.clone()
     }
 
-    /// The class numbers, B of them.
+    /// The class labels, one for each image.
     pub fn labels(&self) -> Vec<u32> {
         let labels = self.data.labels();
         self.indices.iter().map(|i| labels[*i]).collect()
     }
 
-    /// The data set that they are from.
+    /// The data set of the images.
     pub fn data(&self) -> &Dataset {
         self.data
     }

@@ -1,4 +1,4 @@
-//! What a training keeps in the memory of a CUDA device, so that the device need not wait for the host.
+//! Data that a training run keeps in the memory of a CUDA device, so that the device need not wait for the CPU.
 
 use super::{AdamW, Ema};
 use crate::data::Dataset;
@@ -8,7 +8,7 @@ use diffusion_ops::on_device::{Fused, Resident, Row};
 use diffusion_ops::optimiser::Update;
 use std::collections::HashMap;
 
-/// The images, if they fit; the tables of the optimiser; and the losses that the host has not asked for yet.
+/// The images if they fit, the optimiser's tables, and the losses that have not been read yet.
 #[derive(Debug)]
 pub(super) struct OnDevice {
     pub(super) images: Option<Resident>,
@@ -16,12 +16,12 @@ pub(super) struct OnDevice {
     losses: Vec<Tensor>,
 }
 
-/// One step, as the device reports it.
+/// The result of one step, as reported by the device.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Outcome {
     pub(super) loss: f64,
     pub(super) norm: f64,
-    /// False: loss or norm was not finite, in this step or one before, and nothing was changed.
+    /// False if loss or norm was not finite in this step or an earlier one; then nothing was changed.
     pub(super) taken: bool,
 }
 
@@ -37,14 +37,14 @@ impl OnDevice {
         })
     }
 
-    /// Begins with a clean slate, after a step that failed.
+    /// Resets the state after a failed step.
     pub(super) fn reset(&mut self, device: &Device) -> Result<()> {
         self.losses.clear();
         self.fused = Fused::new(self.fused.lengths().to_vec(), device)?;
         Ok(())
     }
 
-    /// Tells the device to take a step, counted from 1, down `grads`, which are sums over 1/`share` batches.
+    /// Makes the device take step `step`, counted from 1, along `grads`, which are sums over 1/`share` batches.
     pub(super) fn step(
         &mut self,
         adam: &mut AdamW,
@@ -61,14 +61,14 @@ impl OnDevice {
             None => (rows, 0.0),
         };
         let update = update.for_all(share, weight);
-        // The gradients are sums; their mean is what is clipped.
+        // The gradients are sums; clipping applies to their mean.
         let step = u32::try_from(step).unwrap_or(u32::MAX);
         self.fused.step(&rows, &update, &loss, clip / share, step)?;
         self.losses.push(loss);
         Ok(())
     }
 
-    /// How the steps since the last call went. Here the host waits for the device.
+    /// The results of the steps since the last call. This waits for the device.
     pub(super) fn outcomes(&mut self) -> Result<Vec<Outcome>> {
         let losses = Tensor::stack(&std::mem::take(&mut self.losses), 0)?.to_vec1::<f32>()?;
         let outcome = |(loss, (norm, taken)): (f32, (f64, bool))| Outcome { loss: loss.into(), norm, taken };
@@ -76,7 +76,7 @@ impl OnDevice {
     }
 }
 
-/// The lengths of all rows: the optimiser's parameters, and what else is averaged.
+/// The lengths of all rows: the optimiser's parameters, then what is averaged only.
 fn lengths(adam: &AdamW, ema: Option<&Ema>) -> Vec<usize> {
     let mut lengths: Vec<usize> = adam.vars().map(|var| var.elem_count()).collect();
     if let Some(ema) = ema {
@@ -87,7 +87,8 @@ fn lengths(adam: &AdamW, ema: Option<&Ema>) -> Vec<usize> {
     lengths
 }
 
-/// The rows with their averages, and rows for what is averaged but not trained; and the weight of this step in the average.
+/// The rows with their averages and rows for what is averaged but not trained, with the weight of this step in the
+/// average.
 fn with_averages<'a>(mut rows: Vec<Row<'a>>, ema: &'a mut Ema) -> (Vec<Row<'a>>, f64) {
     let weight = ema.count();
     let ema: &'a Ema = ema;
@@ -95,7 +96,7 @@ fn with_averages<'a>(mut rows: Vec<Row<'a>>, ema: &'a mut Ema) -> (Vec<Row<'a>>,
     for row in &mut rows {
         row.average = averages.remove(&row.theta.id()).map(|(_, average)| average);
     }
-    // In the order of the averages, as `lengths` has them.
+    // In the order of the averages, as in `lengths`.
     let others = ema.pairs().filter(|(var, _)| averages.contains_key(&var.id()));
     rows.extend(others.map(|(theta, average)| Row {
         theta,

@@ -1,4 +1,4 @@
-//! What an optimiser step does to the parameters: clipping, AdamW, the running average.
+//! An optimiser step: gradient clipping, AdamW and EMA.
 
 #[cfg(feature = "cuda")]
 use super::on_device::OnDevice;
@@ -9,7 +9,7 @@ use candle_core::backprop::GradStore;
 use candle_core::{Tensor, Var};
 use std::collections::{BTreeMap, HashMap};
 
-/// The optimiser of a training with the averages of its weights.
+/// The optimiser of a training run, with the EMA of its weights.
 #[derive(Debug)]
 pub(super) struct Optimiser {
     pub(super) parameters: BTreeMap<String, Var>,
@@ -19,15 +19,15 @@ pub(super) struct Optimiser {
 
 impl Optimiser {
     pub(super) fn new(config: &TrainingConfig, parameters: &Parameters) -> Result<Self> {
-        // Buffers too: running statistics belong to the weights that they were measured with.
+        // Buffers too, since running statistics belong to the weights that they were measured with.
         let all = parameters.all().map(|(name, var)| (name.to_owned(), var.clone())).collect::<BTreeMap<_, _>>();
         let ema = (config.ema > 0.0).then(|| Ema::new(&all, config.ema())).transpose()?;
         let parameters = parameters.by_name();
         Ok(Self { adam: AdamW::new(&parameters, config.adam())?, parameters, ema })
     }
 
-    /// Takes a step down `grads`, the sums of the gradients of 1/`share` batches, whose mean is clipped; returns the norm
-    /// of the mean. Nothing changes if that is not finite.
+    /// Takes a step along `grads`, the summed gradients of 1/`share` batches, and returns the norm of their mean, which
+    /// is clipped. Nothing changes if the norm is not finite.
     pub(super) fn step(&mut self, grads: &GradStore, lr: f64, clip: f64, share: f64) -> Result<f64> {
         let clip = clip_grad_norm(&self.parameters, grads, clip / share)?;
         if clip.norm.is_finite() {
@@ -40,7 +40,7 @@ impl Optimiser {
         Ok(clip.norm * share)
     }
 
-    /// Adds the gradients of a further batch.
+    /// Adds the gradients of another batch.
     pub(super) fn add(&self, sum: &mut GradStore, grads: &GradStore) -> Result<()> {
         for var in self.parameters.values() {
             if let Some(grad) = grads.get(var) {
@@ -51,7 +51,7 @@ impl Optimiser {
         Ok(())
     }
 
-    /// What `with` makes of the parameters while they hold their averages.
+    /// Calls `with` while the parameters hold their averages.
     pub(super) fn averaged<R>(&mut self, with: impl FnOnce() -> Result<R>) -> Result<R> {
         match &mut self.ema {
             Some(ema) => ema.averaged(with)?,
@@ -59,7 +59,7 @@ impl Optimiser {
         }
     }
 
-    /// Takes back the last `steps` that a device was asked for and did not take.
+    /// Undoes the counts of the last `steps` steps, which a device was asked for and did not take.
     #[cfg(feature = "cuda")]
     pub(super) fn uncount(&mut self, steps: usize) {
         self.adam.uncount(steps);
@@ -78,7 +78,7 @@ impl Optimiser {
         Ok(device.is_cuda().then(new).transpose()?)
     }
 
-    /// The state of both, by the names that a checkpoint has.
+    /// The state of the optimiser and the EMA, by the names in a checkpoint.
     pub(super) fn state(&self) -> Result<Vec<(&'static str, HashMap<String, Tensor>)>> {
         let mut parts = vec![("adam", self.adam.state()?)];
         if let Some(ema) = &self.ema {
@@ -87,9 +87,9 @@ impl Optimiser {
         Ok(parts)
     }
 
-    /// Takes up the state of a checkpoint; nothing is changed unless all of it fits.
+    /// Restores the state from a checkpoint. Nothing is changed if any part does not fit.
     pub(super) fn load_state(&mut self, part: impl Fn(&str) -> HashMap<String, Tensor>) -> Result<()> {
-        // The optimiser first: it refuses what does not fit before it changes anything.
+        // The optimiser first: it checks everything before it changes anything.
         self.adam.load_state(&part("adam"))?;
         if let Some(ema) = &mut self.ema {
             ema.load_state(&part("ema"))?;

@@ -1,27 +1,28 @@
-//! The learning rate over the steps of a training.
+//! Learning-rate schedules.
 
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 use std::f64::consts::PI;
 
-/// What becomes of the learning rate after the warm-up.
+/// How the learning rate changes after the warm-up.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case", deny_unknown_fields)]
 pub enum Decay {
-    /// It stays.
+    /// It stays constant.
     #[default]
     Constant,
-    /// It falls along half a cosine to the share `floor` of itself at the last step
+    /// Cosine decay to the fraction `floor` at the last step
     /// ([Loshchilov & Hutter 2017](https://arxiv.org/abs/1608.03983), equation 5, without restarts).
     Cosine {
-        /// In [0, 1].
+        /// The final fraction of the learning rate, in [0, 1].
         #[serde(default)]
         floor: f64,
     },
 }
 
 impl Decay {
-    /// The share of the learning rate at step `step` of `steps`, counted from 0, after a linear rise over `warmup` steps.
+    /// The factor of the learning rate at step `step` of `steps`, counted from 0, after a linear warm-up over `warmup`
+    /// steps.
     ///
     /// ```
     /// use diffusion_core::train::Decay;

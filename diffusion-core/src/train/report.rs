@@ -1,4 +1,4 @@
-//! How a training is going: progress lines, the report at its end, the loss curve.
+//! Reports of a training run: progress lines, the final report and the loss curve.
 
 use super::step::{State, Step};
 use crate::progress::Progress;
@@ -7,39 +7,39 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Instant;
 
-/// How a training ended: from [`Training::run`](super::Training::run).
+/// The result of a training run, from [`Training::run`](super::Training::run).
 #[derive(Clone, Debug)]
 pub struct Report {
-    /// Whether it got to its end.
+    /// How the run ended.
     pub state: State,
-    /// How many steps are done in all.
+    /// The number of steps done.
     pub steps: usize,
-    /// How many there are to be.
+    /// The total number of steps.
     pub total: usize,
-    /// The mean loss of the last 50 steps, or of all if there were fewer: [`Training::loss`](super::Training::loss).
+    /// The mean loss over the last 50 steps (all, if there are fewer): [`Training::loss`](super::Training::loss).
     pub loss: f64,
-    /// The last loss on held-out images, if there are any: [`Training::validate_on`](super::Training::validate_on).
+    /// The latest loss on held-out images, if there are any: [`Training::validate_on`](super::Training::validate_on).
     pub validation: Option<f64>,
-    /// Seconds of training, earlier sessions included.
+    /// Training time in seconds, including earlier sessions.
     pub seconds: f64,
-    /// The folder it keeps.
+    /// The folder of the run.
     pub folder: Option<PathBuf>,
 }
 
-/// The lines that say how far a training is.
+/// The progress lines.
 #[derive(Debug)]
 pub(super) struct Lines {
     progress: Progress,
 }
 
 impl Lines {
-    /// Of `total` steps (0: not known), after `done` of them.
+    /// Progress of `total` steps (0 if unknown), of which `done` are done.
     pub(super) fn new(label: &str, total: usize, done: usize) -> Self {
         let progress = Progress::new(total as u64, label).starting_at(done as u64);
         Self { progress }
     }
 
-    /// After a step; `loss` is the mean of the last ones, `validation` the loss on held-out images.
+    /// Updates the line after a step; `loss` is the recent mean, `validation` the loss on held-out images.
     pub(super) fn step(&mut self, step: &Step, (loss, validation): (f64, Option<f64>), deadline: Option<Instant>) {
         let validation = validation.map_or_else(String::new, |loss| format!(", validation {loss:.4}"));
         let left = deadline.map_or_else(String::new, |at| {
@@ -55,7 +55,7 @@ impl Lines {
         self.progress.step();
     }
 
-    /// While a grid of samples is drawn, of which this share is done.
+    /// Shows that a grid of samples is being drawn, of which the fraction `share` is done.
     pub(super) fn sampling(&mut self, share: f64) {
         self.progress.message(format!("drawing samples, {:.0} %", 100.0 * share));
         self.progress.inc(0);
@@ -66,13 +66,13 @@ impl Lines {
     }
 }
 
-/// The mean loss of each whole epoch.
+/// The mean loss of each complete epoch.
 pub(super) fn epoch_losses(history: &[Step], per_epoch: usize) -> Vec<f64> {
     let epochs = history.chunk_by(|a, b| a.epoch == b.epoch);
     epochs.filter(|epoch| epoch.len() == per_epoch).map(mean).collect()
 }
 
-/// The loss over the steps: each, and the mean of each fiftieth part of them.
+/// The loss curve: each step's loss, and the means over 50 equal parts.
 pub(super) fn loss_curve(history: &[Step]) -> Plot {
     let size = history.len().div_ceil(50).max(1);
     let (mut at, mut means) = (Vec::new(), Vec::new());
@@ -98,7 +98,7 @@ impl fmt::Display for Report {
             State::Failed => "failed",
         };
         let Self { steps, total, loss, seconds, .. } = self;
-        write!(f, "{state}: {steps} of {total} steps in {seconds:.0} s, mean loss of the last 50 {loss:.4}")?;
+        write!(f, "{state}: {steps} of {total} steps in {seconds:.0} s, mean loss over the last 50 steps {loss:.4}")?;
         if let Some(loss) = self.validation {
             write!(f, ", validation loss {loss:.4}")?;
         }

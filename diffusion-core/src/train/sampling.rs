@@ -1,22 +1,23 @@
-//! How much of the time grids of samples take.
+//! The time spent on grids of samples.
 
 use std::fmt;
 
-/// Grids of samples in this session.
+/// Counts the grids of samples in this session.
 #[derive(Debug, Default)]
 pub(super) struct Sampling {
-    /// The seconds that all of them took.
+    /// The total time of the grids in seconds.
     seconds: f64,
-    /// The seconds that the last one took.
+    /// The time of the last grid in seconds.
     pub(super) last: Option<f64>,
-    /// How many were left out.
+    /// The number of skipped grids.
     skipped: usize,
-    /// The seconds that one of these would have taken.
+    /// The estimated time of a skipped grid in seconds.
     left_out: f64,
 }
 
 impl Sampling {
-    /// Whether a grid of so many seconds fits into a share of all the time, of which `training` seconds went into steps.
+    /// Whether a grid that takes `grid` seconds stays within the fraction `share` of the time, with `training` seconds
+    /// of steps.
     pub(super) fn fits(&self, share: f64, grid: f64, training: f64) -> bool {
         (1.0 - share) * (self.seconds + grid) <= share * training
     }
@@ -26,26 +27,26 @@ impl Sampling {
         self.last = Some(seconds);
     }
 
-    /// One is left out that would have taken so many seconds.
+    /// Counts a skipped grid, estimated at `seconds`.
     pub(super) fn left_out(&mut self, seconds: f64) {
         self.skipped += 1;
         self.left_out = seconds;
     }
 
-    /// For the reader: how many were left out, and why.
+    /// A note on how many grids were skipped, and why.
     pub(super) fn note(&self, share: f64) -> Option<String> {
         let Self { skipped, left_out, .. } = self;
         (*skipped > 0).then(|| {
             format!(
-                "{skipped} of the grids of samples were left out: at about {left_out:.0} s each, all would have taken more than \
-                 {:.0} % of the time; with sample_share = 1 (or --sample-every) none is left out",
+                "{skipped} grids of samples were skipped: at about {left_out:.0} s each, they would have taken more \
+                 than {:.0} % of the time; set sample_share = 1 (or use --sample-every) to skip none",
                 100.0 * share
             )
         })
     }
 }
 
-/// Sampling was given up since a stop was requested.
+/// Sampling was interrupted by a request to stop.
 #[derive(Debug)]
 pub(super) struct Interrupted;
 

@@ -1,9 +1,9 @@
-//! The named parameters that go in, and the named tensors of a saved state that come back.
+//! Checks of named parameters and of the tensors in a saved state.
 
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use std::collections::{BTreeMap, HashMap};
 
-/// That there is something to train, in a type that can be trained, and no variable twice.
+/// Checks that there are parameters, all of a trainable type, and no variable twice.
 pub(super) fn check_params(op: &str, params: &BTreeMap<String, Var>) -> Result<()> {
     if params.is_empty() {
         bail!("{op}: there are no parameters")
@@ -20,17 +20,17 @@ pub(super) fn check_params(op: &str, params: &BTreeMap<String, Var>) -> Result<(
     Ok(())
 }
 
-/// What a saved state has to contain: shape and type of each tensor by its name.
+/// The expected contents of a saved state: shape and type by name.
 pub(super) type Expected = BTreeMap<String, (Shape, DType)>;
 
-/// That `state` holds exactly the tensors `expected`.
+/// Checks that `state` holds exactly the tensors in `expected`.
 pub(super) fn check_state(op: &str, expected: &Expected, state: &HashMap<String, Tensor>) -> Result<()> {
     for (name, (shape, dtype)) in expected {
         let want = format!("{:?} of type {dtype:?}", shape.dims());
         match state.get(name) {
-            None => bail!("{op}: the state lacks {name}, whose shape should be {want}"),
+            None => bail!("{op}: the state lacks {name}, expected with shape {want}"),
             Some(found) if found.shape() != shape || found.dtype() != *dtype => bail!(
-                "{op}: {name} in the state has shape {:?} of type {:?}; the parameters want {want}",
+                "{op}: {name} in the state has shape {:?} of type {:?}; expected {want}",
                 found.dims(),
                 found.dtype()
             ),
@@ -38,20 +38,19 @@ pub(super) fn check_state(op: &str, expected: &Expected, state: &HashMap<String,
         }
     }
     match state.keys().filter(|name| !expected.contains_key(*name)).min() {
-        Some(name) => bail!(
-            "{op}: the state holds {name} of shape {:?}, which belongs to none of the parameters",
-            state[name].dims()
-        ),
+        Some(name) => {
+            bail!("{op}: the state holds {name} of shape {:?}, which belongs to no parameter", state[name].dims())
+        }
         None => Ok(()),
     }
 }
 
-/// A count as the tensor that a state keeps it in.
+/// A count as a tensor of a state.
 pub(super) fn count_tensor(count: u64) -> Result<Tensor> {
     Tensor::new(count as i64, &Device::Cpu)
 }
 
-/// The count in the tensor `name` of a state that [`check_state`] has passed.
+/// The count in the tensor `name` of a state that has passed [`check_state`].
 pub(super) fn read_count(op: &str, state: &HashMap<String, Tensor>, name: &str) -> Result<u64> {
     let count = state[name].to_scalar::<i64>()?;
     match u64::try_from(count) {

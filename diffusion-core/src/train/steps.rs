@@ -1,4 +1,4 @@
-//! Optimiser steps: batches, gradients, clipping and the update, on the host or several ahead on a CUDA device.
+//! Optimiser steps: batches, gradients, clipping and the update, on the CPU or several steps ahead on a CUDA device.
 
 #[cfg(feature = "cuda")]
 use super::on_device::OnDevice;
@@ -13,18 +13,18 @@ use candle_core::Tensor;
 use candle_core::backprop::GradStore;
 use std::time::Instant;
 
-/// Random streams: step i has stream i + 1; its augmentations and the orders of the epochs have those from here on.
+/// Random streams: step i has stream i + 1; augmentations and epoch orders have streams from here on.
 const AUGMENTATIONS: u64 = 1 << 62;
 const ORDERS: u64 = 1 << 63;
 
-/// After how many steps at the latest a CUDA device reports how they went.
+/// The largest number of steps that a CUDA device takes before it reports.
 #[cfg(feature = "cuda")]
 const AHEAD: usize = 10;
 
-/// Images by their indices, from the memory of a device.
+/// Loads images by index from device memory.
 type Resident<'a> = &'a dyn Fn(&[usize]) -> candle_core::Result<Tensor>;
 
-/// What is needed to take the steps of a training.
+/// Everything that is needed to take training steps.
 #[derive(Debug)]
 pub(super) struct Steps<O> {
     pub(super) config: TrainingConfig,
@@ -32,13 +32,13 @@ pub(super) struct Steps<O> {
     pub(super) optimiser: Optimiser,
     pub(super) data: Dataset,
     pub(super) rng: Rng,
-    /// The order of an epoch's images.
+    /// The current epoch and the order of its images.
     order: Option<(usize, Vec<usize>)>,
     #[cfg(feature = "cuda")]
     on_device: Option<OnDevice>,
 }
 
-/// A step that was taken.
+/// The result of a step that was taken.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Taken {
     pub(super) loss: f64,
@@ -47,7 +47,7 @@ pub(super) struct Taken {
     pub(super) seconds: f64,
 }
 
-/// The step was not taken, since its loss or gradient was not a finite number.
+/// A step that was not taken, because its loss or gradient was not finite.
 #[derive(Debug)]
 pub(super) struct NotFinite(String);
 
@@ -65,7 +65,7 @@ impl<O: Objective> Steps<O> {
         let images = config.images_per_step();
         ensure!(
             images <= data.len(),
-            "a step takes batch × accumulate = {images} images, and {} has {}: use a smaller batch (--batch)",
+            "a step takes batch × accumulate = {images} images, but {} has {}: use a smaller batch (--batch)",
             data.name(),
             data.len()
         );
@@ -86,8 +86,8 @@ impl<O: Objective> Steps<O> {
         self.config.steps_per_epoch(self.data.len())
     }
 
-    /// Takes step `first` of `total`; on a CUDA device the next few before step `until`, so that it need not wait for the host
-    /// after each. Returns those that were taken, and what kept a further one from being taken.
+    /// Takes step `first` of `total`; on a CUDA device also the next few steps before step `until`, so that it need not
+    /// wait for the CPU. Returns the steps taken and the error that prevented the next one, if any.
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
     pub(super) fn take(&mut self, first: usize, total: usize, until: usize) -> (Vec<Taken>, Option<Error>) {
         #[cfg(feature = "cuda")]
@@ -126,7 +126,7 @@ impl<O: Objective> Steps<O> {
         Ok(Taken { loss, grad_norm, lr, seconds })
     }
 
-    /// Steps up to where something else is due, at most [`AHEAD`]; then the device reports how they went.
+    /// Takes up to [`AHEAD`] steps, as many as fit before other work is due; then the device reports the results.
     #[cfg(feature = "cuda")]
     fn take_ahead(
         &mut self,
@@ -162,7 +162,7 @@ impl<O: Objective> Steps<O> {
         for (i, it) in outcomes.iter().enumerate() {
             let (index, grad_norm) = (first + i, it.norm * share);
             if !it.taken {
-                // Those after it have not been taken either.
+                // The steps after it have not been taken either.
                 self.optimiser.uncount(outcomes.len() - i);
                 if !it.loss.is_finite() {
                     bail!(self.not_finite("loss", index, it.loss))
@@ -181,7 +181,7 @@ impl<O: Objective> Steps<O> {
         config.lr * config.decay.share(index, total, config.warmup)
     }
 
-    /// The images of step `index`.
+    /// The indices of the images of step `index`.
     fn images(&mut self, index: usize) -> Vec<usize> {
         let per_epoch = self.per_epoch();
         let (epoch, step) = (index / per_epoch, index % per_epoch);
@@ -198,15 +198,15 @@ impl<O: Objective> Steps<O> {
         self.gradients_of(index, total, None)
     }
 
-    /// The losses of the batches of step `index`, and the sum of their gradients. The images are taken from the device's own
-    /// memory, where they are `resident`.
+    /// The losses of the batches of step `index` and the sum of their gradients. If `resident` is given, the images are
+    /// read from device memory.
     fn gradients_of(
         &mut self,
         index: usize,
         total: usize,
         resident: Option<Resident>,
     ) -> Result<(Vec<Tensor>, GradStore)> {
-        // Drawn for all images of the step together, so that small batches make the same step as one large one.
+        // Drawn for the whole step, so that small batches make the same step as one large batch.
         let mut rng = self.rng.fork(index as u64 + 1);
         let images = self.images(index);
         let info = StepInfo { index, total, images: images.len() };
@@ -238,28 +238,28 @@ impl<O: Objective> Steps<O> {
 
     fn not_finite(&self, what: &str, index: usize, value: f64) -> NotFinite {
         NotFinite(format!(
-            "training: the {what} of step {index} is {value}. Most often the learning rate is too high (lr = {:e}: try a tenth, or \
-             warmup = 500), or gradients are not clipped (clip = {}); else a pixel or a condition is not a number. The step was \
-             not taken",
+            "training: the {what} of step {index} is {value}; the step was not taken. Most often the learning rate is \
+             too high (lr = {:e}: try a tenth, or warmup = 500) or gradients are not clipped (clip = {}); otherwise \
+             check the images and conditions for NaN",
             self.config.lr, self.config.clip
         ))
     }
 
-    /// What can be done about it, if the device's memory is full.
+    /// Adds advice to an out-of-memory error.
     fn explained(&self, error: Error) -> Error {
         let Some(name) = out_of_memory(error.as_ref()) else {
             return error;
         };
         let (batch, accumulate) = (self.config.batch, self.config.accumulate);
         let wanted = format!("training with batch = {batch}");
-        // The product must stay, and with it every step.
+        // The product must stay the same for identical steps.
         let advice = match (2..=batch).find(|by| batch.is_multiple_of(*by)) {
             Some(by) => format!(
                 "batch = {} with accumulate = {} makes the same steps with less memory",
                 batch / by,
                 accumulate * by
             ),
-            None => "a smaller network or smaller images might fit".to_owned(),
+            None => "use a smaller network or smaller images".to_owned(),
         };
         anyhow::anyhow!("training: {}", too_little(name, &wanted, &advice))
     }
@@ -278,7 +278,7 @@ mod tests {
     }
 
     #[test]
-    fn a_full_memory_names_the_batch_and_one_that_makes_the_same_steps() -> Result<()> {
+    fn out_of_memory_error_names_the_batch_and_an_equivalent_one() -> Result<()> {
         let sprites = Dataset::sprites(64, 1)?;
         let message = |batch, accumulate| -> Result<String> {
             let config = TrainingConfig { batch, accumulate, ..Default::default() };
@@ -290,7 +290,7 @@ mod tests {
         };
         assert_eq!(
             message(32, 1)?,
-            "training: the device has no memory left for training with batch = 32 (CUDA_ERROR_OUT_OF_MEMORY); batch = 16 with \
+            "training: the device is out of memory for training with batch = 32 (CUDA_ERROR_OUT_OF_MEMORY); batch = 16 with \
              accumulate = 2 makes the same steps with less memory"
         );
         assert!(message(15, 2)?.contains("batch = 5 with accumulate = 6"));
@@ -298,7 +298,7 @@ mod tests {
         Ok(())
     }
 
-    /// In bf16 with weights of f32 the losses are those of f32, within 2 % over 500 steps, without scaling them.
+    /// In bf16 with f32 weights, the losses follow those in f32 within 2 % over 500 steps, without loss scaling.
     #[test]
     fn losses_in_bf16_follow_those_in_f32() -> Result<()> {
         let sprites = Dataset::sprites(256, 1)?.resize(8, crate::data::Resize::Bilinear)?;

@@ -1,4 +1,4 @@
-//! The training loop, as an iterator of its steps.
+//! The training loop, as an iterator over its steps.
 
 mod keep;
 mod resume;
@@ -23,14 +23,15 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-/// The training of an [`Objective`] on a data set: an iterator of [`Step`]s. `Training` alone is that of a diffusion model.
+/// Trains an [`Objective`] on a data set: an iterator over [`Step`]s. By default the objective is [`Diffusion`].
 ///
-/// Each step draws its images, augmentations, times, noise and dropped conditions from a random stream of its own, which
-/// follows from the seed and the number of the step. So a resumed training continues to the bit as if it had never stopped.
+/// Each step draws its images, augmentations, times, noise and dropped conditions from its own random stream, which is
+/// determined by the seed and the index of the step. A resumed run is therefore identical to the bit to an
+/// uninterrupted one.
 ///
-/// In a folder ([`Training::in_folder`]) it keeps `config.toml`, `log.jsonl` with a line for each step, `samples`,
-/// `checkpoints`, and in the end `model.safetensors`: the EMA weights, which [`Model::load`](crate::model::Model::load)
-/// reads.
+/// In a folder ([`Training::in_folder`]) it writes `config.toml`, `log.jsonl` with a line for each step, `samples`,
+/// `checkpoints`, and at the end `model.safetensors` with the EMA weights, which
+/// [`Model::load`](crate::model::Model::load) reads.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, data::Dataset, train::{Training, TrainingConfig}, unet::SimpleUNet};
@@ -56,31 +57,31 @@ pub struct Training<O: Objective = Diffusion> {
     /// The configuration of the run, as in its folder.
     run: toml::Table,
     source: Option<Source>,
-    /// Images to measure the loss on, and what was measured last.
+    /// The held-out images, and the last loss on them.
     held_out: Option<Dataset>,
     validation: Option<f64>,
     resumed: Option<Resumed>,
     stop: Arc<AtomicBool>,
     deadline: Option<Instant>,
-    /// After how many steps this session stops.
+    /// The number of steps after which this session stops.
     stop_after: Option<usize>,
     sampling: Sampling,
-    /// The lines that say how far it is, while [`Training::run`] runs.
+    /// The progress lines, during [`Training::run`].
     lines: Option<report::Lines>,
-    /// When the live page was last written.
+    /// When the live page was last updated.
     live_written: Option<Instant>,
-    /// Steps that are taken but not yielded: a CUDA device takes several before it reports.
+    /// Steps that were taken but not yet yielded, since a CUDA device takes several before it reports.
     ahead: VecDeque<Step>,
-    /// What ended it, to be yielded after them.
+    /// The error that ended the run, yielded after those steps.
     failed: Option<anyhow::Error>,
 }
 
 impl Training {
-    /// The training of a new diffusion model, which has not begun.
+    /// Creates a training run for a new diffusion model.
     ///
     /// # Errors
-    /// A value of `config` or of the architecture is out of its range; the images are not what the network takes, or fewer
-    /// than a batch; or the network takes another number of classes than the data has.
+    /// A value of `config` or of the architecture is out of range; the images do not fit the network, or are fewer than
+    /// a batch; or the network's number of classes differs from that of the data.
     pub fn new(
         config: TrainingConfig,
         architecture: impl Into<Architecture>,
@@ -91,15 +92,15 @@ impl Training {
         Self::with_objective(config, objective, data)
     }
 
-    /// The network with its raw weights, those of the last step.
+    /// The network with its raw weights, without EMA.
     pub fn network(&self) -> &Network {
         &self.steps.objective.model().network
     }
 
-    /// A copy of the model with the EMA weights, which make better images than the raw weights.
+    /// A copy of the model with the EMA weights, which give better images than the raw weights.
     ///
     /// # Errors
-    /// There is no memory for it.
+    /// There is not enough memory.
     pub fn averaged_model(&mut self) -> Result<Model> {
         let Steps { objective, optimiser, .. } = &mut self.steps;
         let mut model = optimiser.averaged(|| objective.model.copy())?;
@@ -107,10 +108,10 @@ impl Training {
         Ok(model)
     }
 
-    /// The model with the EMA weights, at the end of its training.
+    /// Converts the training run into its model with the EMA weights.
     ///
     /// # Errors
-    /// There is no memory.
+    /// There is not enough memory.
     pub fn into_model(mut self) -> Result<Model> {
         self.steps.objective.model.info.images_seen = self.images_seen();
         if let Some(ema) = &mut self.steps.optimiser.ema {
@@ -119,24 +120,24 @@ impl Training {
         Ok(self.steps.objective.model)
     }
 
-    /// Images made with the EMA weights: `n` of them, of all classes in turn, always from the same noise.
+    /// Samples `n` images with the EMA weights, with all classes in turn and always from the same noise.
     ///
     /// # Shapes
     /// (n, C, H, W), nominally in \[−1, 1\].
     ///
     /// # Errors
-    /// `n` = 0, or there is no memory.
+    /// `n` = 0, or there is not enough memory.
     pub fn samples(&mut self, n: usize) -> Result<Tensor> {
         self.draw_samples(n, false)?.context("no samples")
     }
 }
 
 impl<O: Objective> Training<O> {
-    /// The training of an objective, which has not begun. Of `config` it takes what belongs to the loop: seed, epochs,
-    /// batches, learning rate, clipping, averaging, checkpoints, samples.
+    /// Creates a training run for an objective. It uses the fields of `config` that concern the loop: seed, epochs,
+    /// batches, learning rate, clipping, EMA, checkpoints, samples.
     ///
     /// # Errors
-    /// A value of `config` is out of its range, there are fewer images than a step takes, or nothing to train.
+    /// A value of `config` is out of range, there are fewer images than a step takes, or there are no parameters.
     pub fn with_objective(config: TrainingConfig, objective: O, data: &Dataset) -> Result<Self> {
         let steps = Steps::new(config, objective, data)?;
         let total = steps.config.total_steps(data.len());
@@ -163,22 +164,22 @@ impl<O: Objective> Training<O> {
         })
     }
 
-    /// Where the data came from, to be written into `config.toml`; before [`Training::in_folder`].
+    /// Records the source of the data for `config.toml`; call it before [`Training::in_folder`].
     pub fn source(mut self, source: Source) -> Self {
         self.source = Some(source);
         self
     }
 
-    /// Measures the loss on up to 256 images of `held_out` at the end of each epoch, with the averaged weights, always at the same
-    /// times and with the same noise; in a folder it is kept in `validation.jsonl`.
+    /// Measures the loss on up to 256 held-out images at the end of each epoch, with the EMA weights and always the
+    /// same times and noise. In a folder it is written to `validation.jsonl`.
     ///
     /// # Errors
-    /// The images are not of the shape of those that are trained on.
+    /// The images do not have the shape of the training images.
     pub fn validate_on(mut self, held_out: Dataset) -> Result<Self> {
         let (shape, wanted) = (held_out.shape(), self.data().shape());
         anyhow::ensure!(
             shape == wanted,
-            "the held-out images are of shape {shape:?}, those of the training {wanted:?}"
+            "the held-out images have shape {shape:?}, but the training images {wanted:?}"
         );
         self.held_out = Some(held_out);
         Ok(self)
@@ -189,77 +190,78 @@ impl<O: Objective> Training<O> {
         self.validation
     }
 
-    /// From where it resumed, and which checkpoints could not be used; `None` if it begins.
+    /// Where the run resumed, and which checkpoints could not be used; `None` for a new run.
     pub fn resumed(&self) -> Option<&Resumed> {
         self.resumed.as_ref()
     }
 
-    /// The numbers it was made with.
+    /// The hyper-parameters.
     pub fn config(&self) -> &TrainingConfig {
         &self.steps.config
     }
 
-    /// What it minimises.
+    /// The objective.
     pub fn objective(&self) -> &O {
         &self.steps.objective
     }
 
-    /// The folder it keeps.
+    /// The folder of the run, if it has one.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(RunFolder::path)
     }
 
-    /// The data it is trained on.
+    /// The training data.
     pub fn data(&self) -> &Dataset {
         &self.steps.data
     }
 
-    /// All steps so far, those of earlier sessions included.
+    /// All steps so far, including those of earlier sessions.
     pub fn history(&self) -> &[Step] {
         &self.history
     }
 
-    /// How many optimiser steps there are to be in all.
+    /// The total number of optimiser steps.
     pub fn total_steps(&self) -> usize {
         self.total
     }
 
-    /// How many steps make an epoch.
+    /// The number of optimiser steps in an epoch.
     pub fn steps_per_epoch(&self) -> usize {
         self.steps.config.steps_per_epoch(self.steps.data.len())
     }
 
-    /// Whether it is going on, and why not.
+    /// The state of the run: whether it is running, and if not, why.
     pub fn state(&self) -> State {
         self.state
     }
 
-    /// Set this to true, from another thread say, to stop before the next step, with a checkpoint.
+    /// A flag that stops training before the next step, with a checkpoint, when it is set to true, for example from
+    /// another thread.
     pub fn stopper(&self) -> Arc<AtomicBool> {
         self.stop.clone()
     }
 
-    /// Ends the training so that all of it takes `limit` from now on, as far as that can be predicted: the number of steps,
-    /// and the learning rate's decay with it, is estimated again after each step. So the steps depend on the machine; there
-    /// are at most those of all epochs.
+    /// Limits the training to the time `limit` from now. After each step the number of steps that fit is estimated
+    /// again, and the learning-rate decay follows it, so the result depends on the machine. There are never more steps
+    /// than those of all epochs.
     pub fn end_within(&mut self, limit: Duration) {
-        // A time beyond what a clock can show is no limit.
+        // A time beyond the range of the clock is no limit.
         self.deadline = Instant::now().checked_add(limit);
     }
 
-    /// Stops, with a checkpoint, once `steps` steps are done in all, those of earlier sessions included. Unlike
-    /// [`TrainingConfig::train_steps`] this is of this session alone: neither the learning rate's decay nor a later session
-    /// knows of it.
+    /// Stops with a checkpoint after `steps` steps in all, including those of earlier sessions. Unlike
+    /// [`TrainingConfig::train_steps`] it applies to this session only: it affects neither the learning-rate decay nor
+    /// later sessions.
     pub fn stop_after(&mut self, steps: usize) {
         self.stop_after = Some(steps);
     }
 
-    /// When it ends, if that was decided: [`Training::end_within`].
+    /// The end of training, if it was set by [`Training::end_within`].
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline
     }
 
-    /// Goes through all steps and prints the progress; returns how it ended.
+    /// Takes all steps, printing the progress, and reports the result.
     ///
     /// # Errors
     /// A step failed, or a file could not be written.
@@ -267,9 +269,9 @@ impl<O: Objective> Training<O> {
         if let Some(resumed) = &self.resumed {
             let _ = write!(std::io::stdout(), "{resumed}");
         }
-        // How many steps there will be is not known if it ends at a time.
+        // With a time limit the number of steps is not known.
         let total = self.deadline.map_or(self.until(), |_| 0);
-        // The progress bar counts the time of the samples, too; the report counts that of the steps alone.
+        // The progress bar includes the time of the samples; the report counts the steps only.
         let label = match self.folder.is_some() && self.steps.config.sample_every > 0 {
             true => "training and sampling",
             false => "training",
@@ -294,7 +296,7 @@ impl<O: Objective> Training<O> {
         Ok(self.report())
     }
 
-    /// How it stands.
+    /// Reports the current state.
     pub fn report(&self) -> Report {
         let folder = self.folder().map(Into::into);
         let Progress { steps_done, seconds, .. } = self.progress;
@@ -309,31 +311,31 @@ impl<O: Objective> Training<O> {
         }
     }
 
-    /// The mean loss of the last 50 steps, or of all if there were fewer; not a number before the first.
+    /// The mean loss over the last 50 steps (all, if there are fewer); NaN before the first.
     pub fn loss(&self) -> f64 {
         recent_mean(&self.history, |step| step.loss).unwrap_or(f64::NAN)
     }
 
-    /// The mean loss of each epoch that was finished.
+    /// The mean loss of each complete epoch.
     pub fn epoch_losses(&self) -> Vec<f64> {
         report::epoch_losses(&self.history, self.steps_per_epoch())
     }
 
-    /// The loss over the steps: each, and the mean of each fiftieth part of them.
+    /// The loss curve: each step's loss, and the means over 50 equal parts.
     pub fn loss_curve(&self) -> Plot {
         report::loss_curve(&self.history)
     }
 
-    /// Saves a checkpoint now; in a folder this happens by itself, as the configuration says. Returns its path.
+    /// Saves a checkpoint now and returns its path. In a folder, checkpoints are saved automatically as configured.
     ///
     /// # Errors
-    /// The training keeps no folder, or the file cannot be written.
+    /// The run has no folder, or the file cannot be written.
     pub fn checkpoint(&mut self) -> Result<PathBuf> {
         let file = write(&self.steps.objective, &self.steps.optimiser, &self.progress, &self.run)?;
         let (done, keep) = (self.progress.steps_done, self.steps.config.keep);
         let folder = self.folder.as_mut();
         folder
-            .context("this training keeps no folder: begin it with in_folder(path)")?
+            .context("this training run has no folder; give it one with in_folder(path)")?
             .save_checkpoint(done, &file, keep)
     }
 
@@ -341,7 +343,8 @@ impl<O: Objective> Training<O> {
         self.progress.steps_done as u64 * self.steps.config.images_per_step() as u64
     }
 
-    /// The next step or steps; what kept a further one from being taken is the error, after the steps have been entered.
+    /// Takes the next step or steps. The error that prevents a further one is returned after the steps have been
+    /// recorded.
     fn advance(&mut self) -> Result<Vec<Step>> {
         let (taken, failed) = self.steps.take(self.progress.steps_done, self.total, self.until());
         let steps: Vec<Step> = taken.iter().map(|taken| self.enter(taken)).collect();
@@ -364,7 +367,7 @@ impl<O: Objective> Training<O> {
         })
     }
 
-    /// Enters a step that was taken.
+    /// Records a step that was taken.
     fn enter(&mut self, taken: &Taken) -> Step {
         let index = self.progress.steps_done;
         self.progress.seconds += taken.seconds;
@@ -387,7 +390,7 @@ impl<O: Objective> Training<O> {
         self.progress.steps_done >= self.until() || self.stop.load(Ordering::Relaxed) || by_file()
     }
 
-    /// After how many steps this session ends.
+    /// The number of steps after which this session ends.
     fn until(&self) -> usize {
         self.stop_after.map_or(self.total, |steps| steps.min(self.total))
     }
@@ -396,7 +399,7 @@ impl<O: Objective> Training<O> {
 impl<O: Objective> Iterator for Training<O> {
     type Item = Result<Step>;
 
-    /// One step; `None` when all are done, when a stop was requested, and after an error.
+    /// Takes one step; `None` when all are done, after a stop request, and after an error.
     fn next(&mut self) -> Option<Result<Step>> {
         if let Some(step) = self.ahead.pop_front() {
             return Some(Ok(step));

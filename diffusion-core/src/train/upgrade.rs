@@ -1,8 +1,8 @@
-//! Configurations of version 0.1: what their keys are called now.
+//! Renamed configuration keys of version 0.1.
 
 use anyhow::Result;
 
-/// The keys of version 0.1, and what they are now.
+/// The keys of version 0.1 and their current names.
 const RENAMED: [(&str, &str); 7] = [
     ("training.steps", "training.process.vp.timesteps"),
     ("training.betas", "training.process.vp.betas"),
@@ -16,14 +16,14 @@ const RENAMED: [(&str, &str); 7] = [
 /// Renames the keys of version 0.1 in the table of a [`RunConfig`]; returns whether there were any.
 ///
 /// # Errors
-/// A file has keys of both versions: the message names an old key and what it is now.
+/// The file mixes keys of both versions: the message names an old key and its current name.
 pub(crate) fn upgrade(run: &mut toml::Table) -> Result<bool> {
     let old = RENAMED.iter().filter(|(old, _)| get(run, old).is_some());
     let Some((old, new)) = old.copied().next() else {
         return Ok(false);
     };
     if let Some((_, other)) = RENAMED.iter().find(|(_, new)| get(run, new).is_some()) {
-        anyhow::bail!("{old} is called {new} now, and {other} beside it is of today: rename {old}")
+        anyhow::bail!("{old} is now called {new}, and the file also has the current key {other}; rename {old}")
     }
     for (old, new) in RENAMED {
         if let Some(value) = remove(run, old) {

@@ -1,4 +1,4 @@
-//! The loss on images that are not trained on.
+//! The loss on held-out images.
 
 use super::steps::Steps;
 use super::{Objective, TrainingBatch};
@@ -7,22 +7,22 @@ use crate::rng::Rng;
 use anyhow::Result;
 use serde::{Deserialize, Serialize};
 
-/// How many images are looked at.
+/// The largest number of images that are used.
 const MOST: usize = 256;
-/// The random stream of their times and their noise.
+/// The random stream of their times and noise.
 const STREAM: u64 = u64::MAX - 1;
 
 /// A line of `validation.jsonl`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub(super) struct Measured {
-    /// After so many steps.
+    /// The number of training steps before the measurement.
     pub(super) steps: usize,
-    /// The mean loss with the averaged weights.
+    /// The mean loss with the EMA weights.
     pub(super) loss: f64,
 }
 
-/// The mean loss of the first images of `held_out`, with the averaged weights, always at the same times and with the same
-/// noise; `None` if the objective has none.
+/// The mean loss of the first images of `held_out` with the EMA weights, always with the same times and noise; `None`
+/// if the objective has none.
 pub(super) fn measure<O: Objective>(steps: &mut Steps<O>, held_out: &Dataset) -> Result<Option<f64>> {
     let (images, size) = (held_out.len().min(MOST), steps.config.batch);
     let mut rng: Rng = steps.rng.fork(STREAM);

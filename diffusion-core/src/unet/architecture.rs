@@ -1,4 +1,4 @@
-//! What a network is before it has weights.
+//! Network architectures: everything about a network except its weights.
 
 use super::{Condition, Conditioning, divisible};
 use crate::nn::Builder;
@@ -7,49 +7,49 @@ use serde::{Deserialize, Serialize};
 use std::fmt::{self, Debug};
 use std::sync::Arc;
 
-/// The layers of a network: what turns a noisy image, its time and a condition into a prediction.
+/// The layers of a network, which compute a prediction from a noisy image, its time and a condition.
 ///
-/// Implement it for a struct of layers to train, save and sample a network of your own: [`Architecture::custom`].
+/// Implement it for a struct of layers to train, save and sample your own network: [`Architecture::custom`].
 pub trait Denoiser: Debug + Send + Sync {
-    /// Evaluates the network. [`Network`](super::Network) has checked the arguments: there is one finite time for each image,
-    /// the images have the channels and the condition the parts that the [`Conditioning`] names, for as many images. Parts may
-    /// be missing: they are to be treated as the null condition.
+    /// Evaluates the network. [`Network`](super::Network) has checked the arguments: there is one finite time for each
+    /// image, the images have the channels and the condition has the parts that the [`Conditioning`] names, for as many
+    /// images. Missing parts must be treated as the null condition.
     ///
     /// # Shapes
-    /// `xt` (B, C, H, W); `t` B times; the result is as `xt`.
+    /// `xt` (B, C, H, W); `t` B times; the result has the shape of `xt`.
     ///
     /// # Errors
-    /// Height and width do not fit, or an operation fails.
+    /// The network does not support the height or width, or an operation fails.
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor>;
 }
 
-/// The numbers that a network of a kind is built from.
+/// The configuration of one kind of network.
 pub(super) trait Config {
-    /// The images and conditions it is for.
+    /// The images and conditions of the network.
     fn conditioning(&self) -> Conditioning;
 
-    /// Makes it one for other images and conditions; parts that this kind of network does not know are left out.
+    /// Changes the images and conditions; parts that this kind of network does not support are ignored.
     fn set_conditioning(&mut self, conditioning: Conditioning);
 
-    /// The height and width of the images that it is usually used for.
+    /// The usual height and width of the images.
     fn usual_side(&self) -> usize;
 
-    /// By what the height and width of an image must be divisible.
+    /// The number that must divide the height and width of an image.
     fn divisor(&self) -> usize;
 
-    /// An error that names a field outside its range. `op` is the network's name.
+    /// Checks every field; the error names the field out of range. `op` is the network's name.
     fn check(&self, op: &str) -> Result<()>;
 
-    /// An error unless images of this size fit.
+    /// Checks that the network supports images of this size.
     fn check_size(&self, op: &str, height: usize, width: usize) -> Result<()> {
         divisible(op, height, width, self.divisor())
     }
 
-    /// Its layers, with parameters from `build`.
+    /// Builds the layers, with parameters from `build`.
     fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>>;
 }
 
-/// The part of [`Config`] that reads and sets the fields that a network shares with [`Conditioning`].
+/// The part of [`Config`] that reads and sets the fields shared with [`Conditioning`].
 macro_rules! conditioning_fields {
     ($($field:ident),*) => {
         fn conditioning(&self) -> Conditioning {
@@ -65,7 +65,7 @@ pub(super) use conditioning_fields;
 
 macro_rules! architectures {
     ($count:literal: $($kind:ident = $name:literal),*) => {
-        /// What a network is before it has weights: its kind, and the numbers that it is built from.
+        /// The architecture of a network: its kind and its configuration, without weights.
         ///
         /// ```
         /// use diffusion_core::unet::{Architecture, SimpleUNet};
@@ -80,16 +80,16 @@ macro_rules! architectures {
                 #[serde(rename = $name)]
                 $kind(super::$kind),
             )*
-            /// A network that was defined outside of diffusion-core: [`Architecture::custom`].
+            /// A network defined outside of diffusion-core: [`Architecture::custom`].
             #[serde(rename = "custom")]
             Custom(Custom),
         }
 
         impl Architecture {
-            /// The names of all that diffusion-core defines, as files and the command line have them.
+            /// The names of all networks in diffusion-core, as used in files and on the command line.
             pub const NAMES: [&str; $count] = [$($name),*];
 
-            /// `simple-unet` and so on.
+            /// The name of the kind of network, for example `simple-unet`.
             pub fn name(&self) -> &str {
                 match self {
                     $(Self::$kind(_) => $name,)*
@@ -137,11 +137,11 @@ impl From<&Architecture> for Architecture {
 }
 
 impl Architecture {
-    /// A network of your own, which trains, saves and samples like those of diffusion-core.
+    /// Defines your own network, which trains, saves and samples like those of diffusion-core.
     ///
-    /// `build` makes the layers. It is called twice: for the parameters that are trained, and for the same as constants to
-    /// predict with. Files hold `name` and `conditioning`, but not the code: [`Network::load_with`](super::Network::load_with)
-    /// reads them.
+    /// `build` constructs the layers. It is called twice: once with trainable parameters, and once with the same
+    /// parameters as constants for evaluation. Files contain `name` and `conditioning`, but not the code;
+    /// [`Network::load_with`](super::Network::load_with) reads them.
     ///
     /// ```
     /// use diffusion_core::candle::{Device, Result, Tensor};
@@ -178,37 +178,37 @@ impl Architecture {
         Self::Custom(Custom { name: name.into(), conditioning, build: Some(Arc::new(build)) })
     }
 
-    /// The images and conditions it is for.
+    /// The images and conditions of the network.
     pub fn conditioning(&self) -> Conditioning {
         self.config().conditioning()
     }
 
-    /// The channels of its images.
+    /// The number of image channels.
     pub fn channels(&self) -> usize {
         self.conditioning().channels
     }
 
-    /// How many classes it can be conditioned on; 0 if none.
+    /// The number of classes for conditioning; 0 if there are none.
     pub fn classes(&self) -> usize {
         self.conditioning().classes
     }
 
-    /// How many numbers a context vector has; 0 if it takes none.
+    /// The length of the context vector; 0 if there is none.
     pub fn context(&self) -> usize {
         self.conditioning().context
     }
 
-    /// By which factor its low-resolution condition is smaller than the image; 0 if it takes none.
+    /// The factor between the sizes of the image and its low-resolution condition; 0 if there is none.
     pub fn low_res(&self) -> usize {
         self.conditioning().low_res
     }
 
-    /// The height and width of the images that it is usually used for.
+    /// The usual height and width of the images.
     pub fn usual_side(&self) -> usize {
         self.config().usual_side()
     }
 
-    /// T, if the network must know it.
+    /// T, if the network depends on it.
     pub fn timesteps(&self) -> Option<usize> {
         match self {
             Self::ContextUnet(it) => Some(it.timesteps),
@@ -216,16 +216,16 @@ impl Architecture {
         }
     }
 
-    /// An error unless the network can be built.
+    /// Checks that the network can be built.
     pub(super) fn check(&self) -> Result<()> {
         self.conditioning().check(self.name())?;
         self.config().check(self.name())
     }
 
-    /// An error unless images of this size fit.
+    /// Checks that the network supports images of this size.
     ///
     /// # Errors
-    /// The network cannot halve the height or width as often as it does.
+    /// The network cannot halve the height or width as often as it needs to.
     pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
         self.config().check_size(self.name(), height, width)
     }
@@ -234,8 +234,8 @@ impl Architecture {
         self.config().build(build)
     }
 
-    /// The same for images and conditions of another kind: the rest of its numbers stay. Parts of the conditioning that this
-    /// kind of network does not know are left out; a [custom](Architecture::custom) network stays as it is.
+    /// The same architecture for other images and conditions. Parts of the conditioning that this kind of network does
+    /// not support are ignored; a [custom](Architecture::custom) network is unchanged.
     pub fn with(mut self, conditioning: Conditioning) -> Self {
         self.config_mut().set_conditioning(conditioning);
         self
@@ -244,13 +244,13 @@ impl Architecture {
 
 type Build = dyn Fn(Builder) -> Result<Box<dyn Denoiser>> + Send + Sync;
 
-/// A network that was defined outside of diffusion-core. Two are equal if they have the same name and conditioning.
+/// A network defined outside of diffusion-core. Two are equal if they have the same name and conditioning.
 #[derive(Clone, Serialize, Deserialize)]
 pub struct Custom {
     name: String,
     #[serde(flatten)]
     conditioning: Conditioning,
-    /// None if only its name was read from a file.
+    /// `None` if only the name is known, from a file.
     #[serde(skip)]
     build: Option<Arc<Build>>,
 }
@@ -261,7 +261,7 @@ impl Custom {
         &self.name
     }
 
-    /// Whether its code is there, and not only its name out of a file.
+    /// Whether the code is available, not only the name from a file.
     pub fn has_code(&self) -> bool {
         self.build.is_some()
     }
@@ -299,12 +299,12 @@ impl Config for Custom {
 
     fn check(&self, op: &str) -> Result<()> {
         if self.name.is_empty() {
-            bail!("Architecture::custom: the name is empty; files name the network by it")
+            bail!("Architecture::custom: the name is empty, but files need it to identify the network")
         }
         if !self.has_code() {
             bail!(
-                "the network {op:?} was defined outside of diffusion-core, and only its name is known here: pass the \
-                 Architecture::custom that it was made from"
+                "the network {op:?} was defined outside of diffusion-core, and its code is not available here; pass \
+                 the Architecture::custom that defines it"
             )
         }
         Ok(())
@@ -313,7 +313,7 @@ impl Config for Custom {
     fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {
         match &self.build {
             Some(make) => make(build),
-            None => bail!("the code of the network {:?} is not known", self.name),
+            None => bail!("the code of the network {:?} is not available", self.name),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The network for colour images of 64×64.
+//! The network for 64×64 colour images.
 
 use super::{
     Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention, TimeEmbedding,
@@ -9,14 +9,14 @@ use crate::ops::{Activation, Geometry, concat_channels};
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// A U-Net of four levels with one [`ResnetBlock`] each, and [`SelfAttention`] in the bottleneck: for 64×64,
-/// 64 → 32 → 16 → 8 → 4 and back.
+/// A U-Net with four levels of one [`ResnetBlock`] each, and [`SelfAttention`] in the bottleneck. A 64×64 image is
+/// processed at 64 → 32 → 16 → 8 → 4 and back.
 ///
-/// Down: convolution → group norm → SiLU, twice, then a convolution of stride 2. Bottleneck: block, attention,
-/// block. Up: nearest-neighbour upsampling and a convolution, the skip connection, a block. The levels have 1, 2, 2 and 4 times
-/// `base` channels.
+/// Each level down has two units of convolution → group norm → SiLU, then a convolution with stride 2. The bottleneck
+/// is a block, attention, a block. Each level up has nearest-neighbour upsampling and a convolution, the skip
+/// connection, and a block. The levels have 1, 2, 2 and 4 times `base` channels.
 ///
-/// With the default, 8.4 million parameters (8,432,579). Height and width must be divisible by 16.
+/// The default has 8.4 million parameters (8,432,579). Height and width must be divisible by 16.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{AttentionUNet, Condition, Network}};
@@ -29,17 +29,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct AttentionUNet {
-    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    /// The number of image channels: 1 for greyscale, 3 for RGB; at most 1024.
     pub channels: usize,
-    /// The network's channels at full resolution; then twice, twice and four times as many. Even, 4 … 1024.
+    /// The channels at full resolution; the lower levels have twice, twice and four times as many. Even, 4 … 1024.
     pub base: usize,
     /// The groups of every group norm; they divide `base`.
     pub groups: usize,
     /// The heads of the attention; they divide `base`.
     pub heads: usize,
-    /// How many classes it can be conditioned on; 0 for none.
+    /// The number of classes for conditioning; 0 for none.
     pub classes: usize,
-    /// How many numbers a context vector has; 0 for none.
+    /// The length of the context vector; 0 for none.
     pub context: usize,
 }
 
@@ -70,7 +70,7 @@ impl Config for AttentionUNet {
     }
 }
 
-/// A resolution: a block, and the convolution from it (down) or to it (up).
+/// One resolution: a block, and the convolution after it (down) or before it (up).
 #[derive(Debug)]
 struct Level {
     block: ResnetBlock,
@@ -97,7 +97,7 @@ impl Layers {
             ResnetBlock::new(b.at(name), inputs, outputs, time, groups, Conv2d::new)
         };
         let conv = |b: &mut Builder, name: &str, width, geometry| Conv2d::new(b.at(name), width, width, 3, geometry);
-        // Before the first level, and of the four levels.
+        // Before the first level, then for the four levels.
         let widths = [1, 1, 2, 2, 4].map(|times| times * base);
         let b = &mut build;
         Ok(Self {

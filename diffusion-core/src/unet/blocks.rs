@@ -1,4 +1,4 @@
-//! The blocks of the networks: embeddings of time and condition, residual blocks, attention.
+//! The building blocks of the networks: time and condition embeddings, residual blocks, attention.
 
 mod condition;
 mod cross_attention;

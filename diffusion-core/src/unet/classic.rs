@@ -1,4 +1,4 @@
-//! The U-Net of the first paper, with a time.
+//! The original U-Net, with a time embedding.
 
 use super::{
     Condition, ConditionEmbedding, Conditioning, Config, Denoiser, SelfAttention, TimeEmbedding, conditioning_fields,
@@ -9,14 +9,15 @@ use crate::ops::{Activation, Geometry, concat_channels, max_pool2d, scale_shift,
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// The U-Net of [Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597) with three levels: max pooling on the way down,
-/// bilinear upsampling on the way up, skip connections between them. The bottleneck is multiplied by the time embedding.
+/// The U-Net of [Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597) with three levels: max pooling on the way
+/// down, bilinear upsampling on the way up, and skip connections. The features in the bottleneck are multiplied by the
+/// time embedding.
 ///
-/// It can be conditioned on classes, whose embedding goes through linear → SiLU → linear and is added to that of the time, and on
-/// a context. With `heads` it also has [`SelfAttention`] at the two coarsest resolutions.
+/// It can be conditioned on classes, whose embedding goes through linear → SiLU → linear and is added to the time
+/// embedding, and on a context. If `heads` is not 0, it has [`SelfAttention`] at the two lowest resolutions.
 ///
-/// With the default, 8.0 million parameters (8,002,691); with `heads: 4` 9.3 million (9,318,019). Height and width must be
-/// divisible by 8.
+/// The default has 8.0 million parameters (8,002,691), with `heads: 4` 9.3 million (9,318,019). Height and width must
+/// be divisible by 8.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, UNet}};
@@ -30,17 +31,17 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNet {
-    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    /// The number of image channels: 1 for greyscale, 3 for RGB; at most 1024.
     pub channels: usize,
-    /// The network's channels at full resolution; then twice, four and eight times as many. Even, 4 … 1024.
+    /// The channels at full resolution; the lower levels have twice, four and eight times as many. Even, 4 … 1024.
     pub base: usize,
     /// The groups of every group norm; they divide `base`.
     pub groups: usize,
-    /// The heads of every attention, which divide `base`; 0 for no attention.
+    /// The heads of every attention block, which divide `base`; 0 for no attention.
     pub heads: usize,
-    /// How many classes it can be conditioned on; 0 for none.
+    /// The number of classes for conditioning; 0 for none.
     pub classes: usize,
-    /// How many numbers a context vector has; 0 for none.
+    /// The length of the context vector; 0 for none.
     pub context: usize,
 }
 
@@ -72,7 +73,7 @@ impl Config for UNet {
     }
 }
 
-/// Convolution 3×3 → group norm → ReLU, twice.
+/// Two units of 3×3 convolution → group norm → ReLU.
 #[derive(Debug)]
 struct DoubleConv {
     conv1: Conv2d,
@@ -94,7 +95,7 @@ impl DoubleConv {
 
     fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut x = self.conv1.forward(x)?;
-        // Assigned and not nested: what is no longer needed is freed at once.
+        // Assigning instead of nesting frees tensors as soon as they are no longer needed.
         x = self.norm1.forward(&x)?;
         x = self.conv2.forward(&x)?;
         self.norm2.forward(&x)
@@ -105,7 +106,7 @@ impl DoubleConv {
 struct Layers {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
-    /// For labels only: the embedding of a context has two linear layers already.
+    /// For labels only, since the embedding of a context already has two linear layers.
     label_mlp: Option<[Linear; 2]>,
     enc: [DoubleConv; 3],
     bottleneck: DoubleConv,

@@ -1,12 +1,12 @@
-//! What an image should show.
+//! Conditions: what the images of a batch should show.
 
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// What the images of a batch should show: classes, context vectors, low-resolution images, texts, or any of them together.
+/// The condition of each image in a batch: classes, context vectors, low-resolution images, texts, or any combination.
 ///
-/// A part that is missing means the *null* condition for every image. For single images it is `None` in the place of a label,
-/// zeros in the place of a context or an image, and a text without tokens. A network learns it by condition dropout in training
-/// ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), algorithm 1).
+/// A missing part means the *null* condition for all images. The null condition of a single image is the label `None`,
+/// a context or low-resolution image of zeros, or a text without tokens. The network learns it by condition dropout
+/// during training ([Ho & Salimans 2022](https://arxiv.org/abs/2207.12598), algorithm 1).
 ///
 /// ```
 /// use diffusion_core::unet::Condition;
@@ -17,11 +17,12 @@ use candle_core::{DType, Device, Result, Tensor, bail};
 /// ```
 #[derive(Clone, Debug, Default)]
 pub struct Condition {
-    /// The class of each image, 0 … K−1; `None` for any.
+    /// The class of each image, 0 … K−1; `None` for the null class.
     pub labels: Option<Vec<Option<usize>>>,
-    /// (B, K): a vector for each image, 0 for any. Classes can be mixed: `human` 1 with `food` 0.6.
+    /// (B, K), a context vector for each image; zeros for the null condition. Classes can be mixed, for example `human`
+    /// 1 and `food` 0.6.
     pub context: Option<Tensor>,
-    /// (B, C, h, w), in \[−1, 1\]: the low-resolution images to be enlarged.
+    /// (B, C, h, w), in \[−1, 1\]: the low-resolution images for super-resolution.
     pub low_res: Option<Tensor>,
     /// A text for each image.
     pub tokens: Option<Tokens>,
@@ -40,7 +41,7 @@ pub enum ConditionPart {
     Tokens,
 }
 
-/// A text for each image, as numbers of tokens; no tokens for the null condition.
+/// A text for each image, as token ids; no tokens is the null condition.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, unet::Tokens};
@@ -53,7 +54,7 @@ pub enum ConditionPart {
 pub struct Tokens(Vec<Vec<u32>>);
 
 impl Tokens {
-    /// These texts, each without padding.
+    /// Creates tokens from texts without padding.
     pub fn new(texts: impl IntoIterator<Item = Vec<u32>>) -> Self {
         Self(texts.into_iter().collect())
     }
@@ -63,24 +64,24 @@ impl Tokens {
         &self.0
     }
 
-    /// The tokens, each text padded with zeros.
+    /// The token ids, padded with zeros.
     ///
     /// # Shapes
     /// (B, `length`), of u32.
     ///
     /// # Errors
-    /// A text is longer, or there are no texts.
+    /// A text is longer than `length`, or there are no texts.
     pub fn ids(&self, length: usize, device: &Device) -> Result<Tensor> {
         self.padded(length, device, |text, i| text.get(i).copied().unwrap_or_default())
     }
 
-    /// Which of the padded tokens belong to the text: 1 for those that do, 0 for padding.
+    /// The mask of the padded tokens: 1 for a token of the text, 0 for padding.
     ///
     /// # Shapes
     /// (B, `length`), of f32.
     ///
     /// # Errors
-    /// As [`Tokens::ids`].
+    /// See [`Tokens::ids`].
     pub fn mask(&self, length: usize, device: &Device) -> Result<Tensor> {
         self.padded(length, device, |text, i| f32::from(i < text.len()))
     }
@@ -92,7 +93,7 @@ impl Tokens {
         value: impl Fn(&[u32], usize) -> T,
     ) -> Result<Tensor> {
         if let Some(text) = self.0.iter().find(|text| text.len() > length) {
-            bail!("Tokens: a text has {} tokens; there is room for {length}", text.len())
+            bail!("Tokens: a text has {} tokens, but at most {length} are allowed", text.len())
         }
         let row = |text: &Vec<u32>| (0..length).map(|i| value(text, i)).collect::<Vec<_>>();
         let values: Vec<T> = self.0.iter().flat_map(row).collect();
@@ -101,32 +102,32 @@ impl Tokens {
 }
 
 impl Condition {
-    /// The null condition for any number of images, and all that an unconditional network takes.
+    /// The null condition for any number of images, and the only condition of an unconditional network.
     pub fn none() -> Self {
         Self::default()
     }
 
-    /// A class for each image.
+    /// Conditions each image on a class.
     pub fn labels(labels: impl IntoIterator<Item = usize>) -> Self {
         Self { labels: Some(labels.into_iter().map(Some).collect()), ..Self::none() }
     }
 
-    /// A context vector for each image, (B, K).
+    /// Conditions each image on a context vector, (B, K).
     pub fn context(context: Tensor) -> Self {
         Self { context: Some(context), ..Self::none() }
     }
 
-    /// A low-resolution image for each image, (B, C, h, w).
+    /// Conditions each image on a low-resolution image, (B, C, h, w).
     pub fn low_res(low_res: Tensor) -> Self {
         Self { low_res: Some(low_res), ..Self::none() }
     }
 
-    /// A text for each image.
+    /// Conditions each image on a text.
     pub fn tokens(tokens: Tokens) -> Self {
         Self { tokens: Some(tokens), ..Self::none() }
     }
 
-    /// Both conditions together. A part that both have is that of `other`.
+    /// Combines two conditions. If both have a part, that of `other` is used.
     ///
     /// ```
     /// use diffusion_core::{candle::{DType, Device, Tensor}, unet::Condition};
@@ -144,17 +145,17 @@ impl Condition {
         }
     }
 
-    /// Whether it has no part at all.
+    /// Whether the condition has no part.
     pub fn is_none(&self) -> bool {
         self.lengths().next().is_none()
     }
 
-    /// How many images it is for; `None` if for any number.
+    /// The number of images; `None` if the condition is for any number.
     pub fn len(&self) -> Option<usize> {
         self.lengths().next()
     }
 
-    /// Whether it is for no image at all.
+    /// Whether the condition is for zero images.
     pub fn is_empty(&self) -> bool {
         self.len() == Some(0)
     }
@@ -171,24 +172,24 @@ impl Condition {
         parts.into_iter().flatten()
     }
 
-    /// An error unless every part is for `n` images.
+    /// Checks that every part is for `n` images.
     fn is_for(&self, n: usize, op: &str) -> Result<()> {
         match self.lengths().find(|len| *len != n) {
-            Some(len) => bail!("Condition::{op}: a condition of {len} images for {n}"),
+            Some(len) => bail!("Condition::{op}: the condition is for {len} images, not {n}"),
             None => Ok(()),
         }
     }
 
-    /// The null condition for the images whose entry is true: all parts at once.
+    /// Replaces the condition by the null condition for the images whose entry is true.
     ///
     /// # Errors
-    /// `drop` has not one entry for each image.
+    /// `drop` does not have one entry for each image.
     pub fn dropped(&self, drop: &[bool]) -> Result<Self> {
         use ConditionPart::*;
         self.dropped_parts(&[Labels, Context, LowRes, Tokens].map(|part| (part, drop)))
     }
 
-    /// The same with an own list for each part. Parts that are not named stay.
+    /// Drops the parts of the condition independently. Parts that are not listed are unchanged.
     ///
     /// ```
     /// use diffusion_core::unet::{Condition, ConditionPart};
@@ -199,7 +200,7 @@ impl Condition {
     /// ```
     ///
     /// # Errors
-    /// As [`Condition::dropped`].
+    /// See [`Condition::dropped`].
     pub fn dropped_parts(&self, drop: &[(ConditionPart, &[bool])]) -> Result<Self> {
         let mut it = self.clone();
         for (part, drop) in drop {
@@ -224,14 +225,14 @@ impl Condition {
         Ok(it)
     }
 
-    /// The conditions of `len` images from image `start` on.
+    /// The conditions of `len` images from index `start` on.
     ///
     /// # Errors
-    /// It is for fewer.
+    /// The condition is for fewer images.
     pub fn narrow(&self, start: usize, len: usize) -> Result<Self> {
         let end = start.saturating_add(len);
         if let Some(n) = self.lengths().find(|n| end > *n) {
-            bail!("Condition::narrow: images {start} … {end} of a condition of {n} images")
+            bail!("Condition::narrow: images {start} … {end} are out of range; the condition is for {n} images")
         }
         let rows = |x: &Option<Tensor>| x.as_ref().map(|x| x.narrow(0, start, len)).transpose();
         let texts = |tokens: &Tokens| Tokens(tokens.0[start..end].to_vec());
@@ -243,11 +244,11 @@ impl Condition {
         })
     }
 
-    /// One after the other: each with the number of its images, which those of [`Condition::none`] do not say. Where one lacks a
-    /// part that another has, its images get the null condition.
+    /// Concatenates conditions, each with its number of images, which [`Condition::none`] does not determine. Images
+    /// without a part that others have get the null condition for it.
     ///
     /// # Errors
-    /// Contexts differ in their length or images in their size, or a condition is not for its number of images.
+    /// The contexts or the images differ in size, or a condition is not for its number of images.
     pub fn cat(conditions: &[(&Self, usize)]) -> Result<Self> {
         for (condition, n) in conditions {
             condition.is_for(*n, "cat")?;
@@ -284,7 +285,7 @@ impl Condition {
     }
 }
 
-/// `x` with zeros in the rows whose entry is true.
+/// `x` with zeros in the rows whose entry in `drop` is true.
 fn kept(x: Option<Tensor>, drop: &[bool]) -> Result<Option<Tensor>> {
     let Some(x) = x else { return Ok(None) };
     let keep: Vec<f32> = drop.iter().map(|drop| f32::from(!drop)).collect();
@@ -294,10 +295,10 @@ fn kept(x: Option<Tensor>, drop: &[bool]) -> Result<Option<Tensor>> {
     x.broadcast_mul(&keep.to_dtype(x.dtype())?).map(Some)
 }
 
-/// Equal in all parts and in every number.
+/// Two conditions are equal if all parts are equal, element by element.
 impl PartialEq for Condition {
     fn eq(&self, other: &Self) -> bool {
-        // On the host, since not every device knows f64.
+        // On the CPU, since not every device has f64.
         let numbers = |x: &Tensor| -> Result<Vec<f64>> {
             let x = x.to_device(&Device::Cpu)?.to_dtype(DType::F64)?;
             x.flatten_all()?.to_vec1()

@@ -1,4 +1,4 @@
-//! The large network for digits by class.
+//! The large network for class-conditional digits.
 
 use super::{
     Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResnetBlock, SelfAttention, TimeEmbedding,
@@ -9,15 +9,15 @@ use crate::ops::{Activation, Geometry, concat_channels};
 use candle_core::{Result, Tensor};
 use serde::{Deserialize, Serialize};
 
-/// A U-Net of four levels with two [`ResnetBlock`]s each, whose convolutions have standardised weights, and with
-/// [`SelfAttention`]: digits by class, at 32×32.
+/// A U-Net for class-conditional digits at 32×32: four levels of two [`ResnetBlock`]s each, weight-standardised
+/// convolutions, and [`SelfAttention`].
 ///
-/// Down: two blocks, attention in the first and third level, each 2×2 pixels as four times the channels and a 1×1 convolution (a
-/// 2×2 convolution of stride 2, which is the same). Bottleneck: block, attention, block. Up: a transposed convolution, the skip
-/// connection, two blocks, attention. The time embedding has 2 · `base` numbers, 128: sines → linear → GELU → linear; the
-/// condition's embedding is added to it.
+/// Each level down has two blocks, attention in the first and third level, and a 2×2 convolution with stride 2 (which
+/// equals space-to-depth and a 1×1 convolution). The bottleneck is a block, attention, a block. Each level up has a
+/// transposed convolution, the skip connection, two blocks and attention. The time embedding is sinusoidal → linear →
+/// GELU → linear, with 2 · `base` = 128 elements; the condition embedding is added to it.
 ///
-/// With the default, 49 million parameters (49,351,809). Height and width must be divisible by 16.
+/// The default has 49 million parameters (49,351,809). Height and width must be divisible by 16.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, ConditionalUNet, Network}};
@@ -30,22 +30,22 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ConditionalUNet {
-    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    /// The number of image channels: 1 for greyscale, 3 for RGB; at most 1024.
     pub channels: usize,
-    /// The network's channels at full resolution; then twice, four and eight times as many. Even, 4 … 1024.
+    /// The channels at full resolution; the lower levels have twice, four and eight times as many. Even, 4 … 1024.
     pub base: usize,
     /// The groups of every group norm; they divide `base`.
     pub groups: usize,
-    /// The heads of every attention; they divide `base`.
+    /// The heads of every attention block; they divide `base`.
     pub heads: usize,
-    /// How many classes it can be conditioned on; 0 for none.
+    /// The number of classes for conditioning; 0 for none.
     pub classes: usize,
-    /// How many numbers a context vector has; 0 for none.
+    /// The length of the context vector; 0 for none.
     pub context: usize,
 }
 
 impl Default for ConditionalUNet {
-    /// Grey images of ten classes, 64 channels, 8 groups, 4 heads.
+    /// Greyscale images, ten classes, 64 channels, 8 groups, 4 heads.
     fn default() -> Self {
         Self { channels: 1, base: 64, groups: 8, heads: 4, classes: 10, context: 0 }
     }
@@ -71,7 +71,7 @@ impl Config for ConditionalUNet {
     }
 }
 
-/// A resolution on the way down.
+/// A level on the way down.
 #[derive(Debug)]
 struct Down {
     blocks: [ResnetBlock; 2],
@@ -79,7 +79,7 @@ struct Down {
     downsample: Conv2d,
 }
 
-/// A resolution on the way up.
+/// A level on the way up.
 #[derive(Debug)]
 struct Up {
     upsample: ConvTranspose2d,
@@ -112,7 +112,7 @@ impl Layers {
         };
         let attention = |build: &mut Builder, width| SelfAttention::new(build.at("attention"), width, groups, heads);
         let (halve, twice) = (Geometry::default().stride(2), Geometry::same(3).stride(2));
-        // Before the first level, and of the four levels.
+        // Before the first level, then for the four levels.
         let widths = [1, 1, 2, 4, 8].map(|times| times * base);
         let b = &mut build;
         Ok(Self {

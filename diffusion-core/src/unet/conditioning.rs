@@ -1,10 +1,10 @@
-//! Which images and conditions a network is for.
+//! The images and conditions that a network supports.
 
 use super::{Condition, MOST_CLASSES, WIDEST};
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// Which images a network is for and what it can be conditioned on. The parts can be combined; 0 means none.
+/// The images and the conditions that a network supports. Conditions can be combined; 0 means none.
 ///
 /// ```
 /// use diffusion_core::unet::Conditioning;
@@ -14,29 +14,29 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Conditioning {
-    /// The channels of an image: 1 for grey, 3 for RGB; 1 … 1024.
+    /// The number of image channels: 1 for greyscale, 3 for RGB; 1 … 1024.
     pub channels: usize,
-    /// How many classes there are; at most 100,000.
+    /// The number of classes; at most 100,000.
     pub classes: usize,
-    /// How many numbers a context vector has; at most 100,000.
+    /// The length of the context vector; at most 100,000.
     pub context: usize,
-    /// By which factor the low-resolution image is smaller.
+    /// The factor between the sizes of the image and its low-resolution condition.
     pub low_res: usize,
     /// The longest text in tokens; at most 100,000.
     pub tokens: usize,
-    /// How many different tokens there are; 0 if and only if `tokens` is 0.
+    /// The number of different tokens; 0 if and only if `tokens` is 0.
     pub vocabulary: usize,
 }
 
 impl Default for Conditioning {
-    /// Grey images and no condition.
+    /// Greyscale images without a condition.
     fn default() -> Self {
         Self { channels: 1, classes: 0, context: 0, low_res: 0, tokens: 0, vocabulary: 0 }
     }
 }
 
 impl Conditioning {
-    /// An error that names a number outside its range.
+    /// Checks that every field is in its range; the error names the field.
     pub(super) fn check(self, op: &str) -> Result<()> {
         if !(1..=WIDEST).contains(&self.channels) {
             bail!("{op}: channels = {} must be in 1 … {WIDEST}", self.channels)
@@ -62,7 +62,7 @@ impl Conditioning {
         Ok(())
     }
 
-    /// An error unless `condition` is one for `batch` images of this height and width, and has only parts that are known.
+    /// Checks that `condition` is for `batch` images of this size, and has only parts that the network supports.
     pub(super) fn check_condition(
         self,
         op: &str,
@@ -70,7 +70,7 @@ impl Conditioning {
         [batch, height, width]: [usize; 3],
     ) -> Result<()> {
         let unfit = |got: String, wants: String| -> Result<()> {
-            bail!("{op}: the condition has {got}; the network takes {wants}")
+            bail!("{op}: the condition has {got}; the network expects {wants}")
         };
         let Condition { labels, context, low_res, tokens } = condition;
         let known = |field: usize, given: bool, what: &str| match given && field == 0 {
@@ -113,7 +113,7 @@ impl Conditioning {
         Ok(())
     }
 
-    /// What can be given.
+    /// Describes the supported conditions.
     fn words(self) -> String {
         let parts = [
             (self.classes, format!("a class label in 0 … {}", self.classes.saturating_sub(1))),

@@ -1,4 +1,4 @@
-//! The network for sprites of 16×16.
+//! The network for 16×16 sprites.
 
 use super::{
     Condition, Conditioning, Config, Denoiser, EmbedFC, Residual, ResidualConvBlock, UnetDown, UnetUp, WIDEST,
@@ -8,23 +8,24 @@ use crate::ops::{Activation, Geometry, avg_pool2d, concat_channels, gelu, scale_
 use candle_core::{DType, Device, Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// The groups of its group norms.
+/// The groups of the group norms.
 const GROUPS: usize = 8;
-/// The side of the squares that the bottleneck averages.
+/// The side of the window of the average pooling in the bottleneck.
 const POOL: usize = 4;
 
-/// The U-Net of a well-known course on sprites of 16×16: blocks of convolution, batch norm and GELU, down to one vector for
-/// the whole image and up again. On the way up, features are multiplied by the embedding of the context and that of the time is
-/// added.
+/// The U-Net of a well-known course on 16×16 sprites. Its blocks of convolution, batch norm and GELU reduce the image
+/// to one vector and expand it again. On the way up, the features are multiplied by the context embedding, and the time
+/// embedding is added.
 ///
-/// With the default, 1.5 million parameters (1,480,771). Names, shapes and arithmetic are those of the course's PyTorch
-/// network, so that its `.pth` files can be read: [`Network::load_pth`](super::Network::load_pth). There are
-/// two peculiarities. Its first block adds a random convolution that is drawn again at each call; here its mean is added, which is
-/// 0 ([`Residual::Scaled`](super::Residual::Scaled)). And above 16×16 the bottleneck averages only the top left 4×4 of the
-/// coarsest image, which has 7×7 for 28×28; the network for MNIST that it descends from averages all 7×7.
+/// The default has 1.5 million parameters (1,480,771). Names, shapes and arithmetic are those of the course's PyTorch
+/// network, so its `.pth` files can be loaded: [`Network::load_pth`](super::Network::load_pth). There are two
+/// peculiarities. Its first block adds a random convolution that is redrawn at each call; here its mean, 0, is added
+/// ([`Residual::Scaled`](super::Residual::Scaled)). For images above 16×16 the bottleneck averages only the top left
+/// 4×4 of the lowest resolution (7×7 for 28×28); the MNIST network that it is derived from averages all of it.
 ///
-/// The time goes in as t / `timesteps`. Its batch norms train with the statistics of the batch and predict with running statistics
-/// ([`BatchNorm2d`](crate::nn::BatchNorm2d)): after a step or two of training `predict` is not yet like `forward`.
+/// The time embedding receives t / `timesteps`. The batch norms use batch statistics in training and running statistics
+/// in evaluation ([`BatchNorm2d`](crate::nn::BatchNorm2d)), so after only a few training steps `predict` still differs
+/// from `forward`.
 ///
 /// ```
 /// use diffusion_core::{candle::{Device, Tensor}, rng::Rng, unet::{Condition, ContextUnet, Network}};
@@ -38,23 +39,23 @@ const POOL: usize = 4;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct ContextUnet {
-    /// The image's channels; at most 1024.
+    /// The number of image channels; at most 1024.
     pub channels: usize,
-    /// The network's channels at full and half resolution; twice as many at a quarter. A multiple of 8, 8 … 1024.
+    /// The channels at full and half resolution; twice as many at a quarter. A multiple of 8, 8 … 1024.
     pub n_feat: usize,
-    /// How many numbers the context has, one-hot labels included; 0 for none.
+    /// The length of the context vector, including one-hot labels; 0 for none.
     pub n_cfeat: usize,
-    /// How many classes it can be conditioned on. The label is a one-hot vector in the first numbers of the context.
+    /// The number of classes for conditioning. The label is a one-hot vector at the start of the context.
     pub classes: usize,
-    /// The height and width of its images: 16, 20, 24 or 28.
+    /// The height and width of the images: 16, 20, 24 or 28.
     pub height: usize,
-    /// T, by which the time is divided; at least 1.
+    /// T, the divisor of the time; at least 1.
     #[serde(alias = "steps")]
     pub timesteps: usize,
 }
 
 impl Default for ContextUnet {
-    /// Sprites of 16×16 in colour, 64 features, a context of five numbers, 500 time steps.
+    /// Colour sprites of 16×16, 64 features, a context of five elements, 500 time steps.
     fn default() -> Self {
         Self { channels: 3, n_feat: 64, n_cfeat: 5, classes: 0, height: 16, timesteps: 500 }
     }
@@ -90,7 +91,7 @@ impl Config for ContextUnet {
             bail!("{op}: n_feat = {n_feat} must be a multiple of {GROUPS} in {GROUPS} … {WIDEST}")
         }
         if classes > n_cfeat {
-            bail!("{op}: classes = {classes} and n_cfeat = {n_cfeat}; n_cfeat must be at least as large")
+            bail!("{op}: n_cfeat = {n_cfeat} must be at least classes = {classes}")
         }
         if ![16, 20, 24, 28].contains(&height) {
             bail!("{op}: height = {height} must be 16, 20, 24 or 28")
@@ -104,7 +105,7 @@ impl Config for ContextUnet {
     fn check_size(&self, op: &str, height: usize, width: usize) -> Result<()> {
         let side = self.height;
         if (height, width) != (side, side) {
-            bail!("{op}: an image of {height}×{width}; the network is for {side}×{side}")
+            bail!("{op}: the image is {height}×{width}, but the network is for {side}×{side}")
         }
         Ok(())
     }
@@ -134,7 +135,7 @@ impl Layers {
     fn new(mut build: Builder, net: ContextUnet) -> Result<Self> {
         let ContextUnet { channels, n_feat: n, n_cfeat, .. } = net;
         let (b, same, relu) = (&mut build, Geometry::same(3), Activation::Relu);
-        // Up to the size of the coarsest image.
+        // Upsamples to the size of the lowest resolution.
         let side = net.height / 4;
         Ok(Self {
             net,
@@ -194,7 +195,7 @@ impl Denoiser for Layers {
         let (dtype, device) = (xt.dtype(), xt.device());
         let time: Vec<f32> = t.iter().map(|t| *t as f32 / self.net.timesteps as f32).collect();
         let time = Tensor::from_vec(time, (t.len(), 1), device)?.to_dtype(dtype)?;
-        // x · context + time, with a number of each for every channel of every image.
+        // x · context + time, with one value of each for every channel of every image.
         let conditioned = |x: Tensor, stage: usize, embed: &EmbedFC| {
             let shift = embed.forward(&time)?;
             let scale = match &self.contextembed {
@@ -230,9 +231,9 @@ mod tests {
         ContextUnet { n_feat: 8, ..Default::default() }
     }
 
-    /// The one for 28×28 differs in `up0` only: 7×7 instead of 4×4.
+    /// The network for 28×28 differs only in `up0`: 7×7 instead of 4×4.
     #[test]
-    fn it_has_the_parameters_of_the_pytorch_network() -> Result<()> {
+    fn parameters_match_the_pytorch_network() -> Result<()> {
         let count = |net| {
             let net = Network::new(net, &mut Rng::new(0), &Device::Cpu)?;
             Ok::<_, candle_core::Error>(net.parameters().count())

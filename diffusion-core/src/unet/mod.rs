@@ -1,21 +1,21 @@
-//! The networks: from a noisy image, its time and a condition to a prediction of the same size.
+//! Denoising networks, which map a noisy image, its time and a condition to a prediction of the same size.
 //!
-//! A U-Net goes down to coarser resolutions, where a convolution has a larger receptive field, and up again; skip connections
-//! bring the features from the way down to the way up ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)). Whether the
-//! output is ε, x₀ or v is [`Prediction`](crate::prediction::Prediction)'s business.
+//! A U-Net reduces the image to lower resolutions, where a convolution has a larger receptive field, and increases the
+//! resolution again. Skip connections pass the features of each resolution from the way down to the way up
+//! ([Ronneberger et al. 2015](https://arxiv.org/abs/1505.04597)). Whether the output is ε, x₀ or v depends on the
+//! training; see [`Prediction`](crate::prediction::Prediction).
 //!
-//! A [`Network`] is an [`Architecture`] with weights. Each kind of network is a plain struct of the numbers that it is built
-//! from:
+//! A [`Network`] is an [`Architecture`] with weights. Each kind of network is a plain struct of hyper-parameters:
 //!
 //! | network | for |
 //! |---|---|
 //! | [`SimpleUNet`] | MNIST on a laptop |
-//! | [`ContextUnet`] | sprites of 16×16, conditioned on a context |
-//! | [`ConditionalUNet`] | digits by class at 32×32; large |
-//! | [`UNet`] | the U-Net of the first paper, for CIFAR-10 at 32×32 |
-//! | [`AttentionUNet`] | colour images of 64×64 |
-//! | [`UNet2DModel`] | models trained with Hugging Face's diffusers, or to be used there |
-//! | [`Architecture::custom`] | a network of your own: any [`Denoiser`] |
+//! | [`ContextUnet`] | 16×16 sprites, conditioned on a context |
+//! | [`ConditionalUNet`] | class-conditional digits at 32×32; large |
+//! | [`UNet`] | the original U-Net, for CIFAR-10 at 32×32 |
+//! | [`AttentionUNet`] | 64×64 colour images |
+//! | [`UNet2DModel`] | models from or for Hugging Face diffusers |
+//! | [`Architecture::custom`] | your own network: any [`Denoiser`] |
 
 mod architecture;
 mod attention;
@@ -51,18 +51,18 @@ pub use unet2d::{ActFn, DownBlockType, MidBlockType, SampleSize, TimeScaleShift,
 use architecture::{Config, conditioning_fields};
 use blocks::waves;
 
-/// The most channels of a layer: beyond, a typing error would fill the memory.
+/// The largest number of channels of a layer; a typing error beyond it would fill the memory.
 const WIDEST: usize = 1024;
 
-/// The most classes, numbers of a context, or tokens.
+/// The largest number of classes, context elements or tokens.
 const MOST_CLASSES: usize = 100_000;
 
-/// An error unless both sides of an image can be halved as often as the network does.
+/// Checks that an image can be halved as often as the network needs.
 fn divisible(op: &str, height: usize, width: usize, by: usize) -> candle_core::Result<()> {
     if !height.is_multiple_of(by) || !width.is_multiple_of(by) {
         candle_core::bail!(
-            "{op}: an image of {height}×{width}; height and width are halved {} times, so they must be divisible by {by}. \
-             Resized to {near}×{near} (--side {near}, or `side = {near}` in the [data] of a file) they are",
+            "{op}: the image is {height}×{width}, but its sides are halved {} times, so they must be divisible by \
+             {by}. Resize it to {near}×{near} (--side {near}, or `side = {near}` under [data] in a file)",
             by.ilog2(),
             near = (height.min(width) / by).max(1) * by
         )
@@ -70,7 +70,7 @@ fn divisible(op: &str, height: usize, width: usize, by: usize) -> candle_core::R
     Ok(())
 }
 
-/// An error unless `base` can be the narrowest width of a network, in so many groups, and heads if it has any.
+/// Checks the width `base` of a network's first level, and that groups and heads divide it.
 fn fits(op: &str, base: usize, groups: usize, heads: Option<usize>) -> candle_core::Result<()> {
     if base < 4 || !base.is_multiple_of(2) || base > WIDEST {
         candle_core::bail!("{op}: base = {base} must be even and in 4 … {WIDEST}")

@@ -1,4 +1,4 @@
-//! One type for every network: what it is, its weights, and how it is evaluated.
+//! Networks: an architecture, its weights, and its evaluation.
 
 use super::{Architecture, Condition, Denoiser, Summary};
 use crate::device::Precision;
@@ -10,13 +10,13 @@ use candle_core::{DType, Device, Result, Tensor, Var, bail};
 use std::collections::HashMap;
 use std::path::Path;
 
-/// Under this name a file says what network its tensors belong to.
+/// The metadata key under which a file stores the architecture.
 const METADATA: &str = "architecture";
 
 /// A network with its weights.
 ///
-/// Parameters have the names and shapes of the PyTorch networks that the tests compare them with. The last layer of each
-/// begins with zeros, so that the prediction of a network that was not trained is 0.
+/// Parameters have the names and shapes of the PyTorch networks that the tests compare with. The last layer is
+/// initialised to zero, so an untrained network predicts 0.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, SimpleUNet}};
@@ -33,23 +33,23 @@ pub struct Network {
     precision: Precision,
     parameters: Parameters,
     layers: Box<dyn Denoiser>,
-    /// The same, without gradients.
+    /// The same layers without gradients.
     constant: Box<dyn Denoiser>,
 }
 
 impl Network {
-    /// A new network, in f32, with random weights from `rng`.
+    /// Creates a network in f32 with random weights from `rng`.
     ///
     /// # Errors
-    /// A field of the architecture is out of its range: the message names it and its value.
+    /// A field of the architecture is out of range: the message names it and its value.
     pub fn new(architecture: impl Into<Architecture>, rng: &mut Rng, device: &Device) -> Result<Self> {
         Self::with_dtype(architecture, rng, DType::F32, device)
     }
 
-    /// A new network with numbers of type `dtype`, which its images must have too.
+    /// Creates a network with parameters and images of type `dtype`.
     ///
     /// # Errors
-    /// As [`Network::new`].
+    /// See [`Network::new`].
     pub fn with_dtype(
         architecture: impl Into<Architecture>,
         rng: &mut Rng,
@@ -71,7 +71,7 @@ impl Network {
         Ok(Self { architecture, precision: Precision::default(), parameters, layers, constant })
     }
 
-    /// A copy with weights of its own.
+    /// Copies the network, with its own weights.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -82,52 +82,53 @@ impl Network {
         Ok(copy)
     }
 
-    /// What it was built from.
+    /// The architecture of the network.
     pub fn architecture(&self) -> &Architecture {
         &self.architecture
     }
 
-    /// Its parameters: to train, save and load.
+    /// The parameters, to train, save and load.
     pub fn parameters(&self) -> &Parameters {
         &self.parameters
     }
 
-    /// The precision of its arithmetic: f32, unless [`Network::set_precision`] changed it.
+    /// The precision of the computations: f32 unless changed by [`Network::set_precision`].
     pub fn precision(&self) -> Precision {
         self.precision
     }
 
-    /// Sets the precision of its arithmetic. Parameters, images and predictions keep their type.
+    /// Sets the precision of the computations. Parameters, images and predictions keep their type.
     pub fn set_precision(&mut self, precision: Precision) {
         self.precision = precision;
     }
 
-    /// Where it is.
+    /// The device of the parameters.
     pub fn device(&self) -> &Device {
         self.parameters.device()
     }
 
-    /// Evaluates the network in training mode: with gradients, and batch norms use and update the statistics of the batch.
+    /// Evaluates the network in training mode: with gradients, and with batch norms that use and update batch
+    /// statistics.
     ///
     /// # Shapes
-    /// `xt` (B, C, H, W); `t` B times and `condition` one for each image; the result is as `xt`.
+    /// `xt` (B, C, H, W); `t` and `condition` one entry for each image; the result has the shape of `xt`.
     ///
     /// # Errors
-    /// Other shapes, a time that is not finite, a height or width that the network cannot halve as often as it does, or a
-    /// condition that does not fit.
+    /// The shapes do not match, a time is not finite, the network cannot halve the height or width as often as it needs
+    /// to, or the condition does not suit it.
     pub fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         self.evaluate(&*self.layers, xt, t, condition)
     }
 
-    /// Evaluates the network in evaluation mode: no gradients, and batch norms use their running statistics.
+    /// Evaluates the network in evaluation mode: without gradients, and with batch norms that use running statistics.
     ///
-    /// It takes much less memory than [`Network::forward`], since nothing is kept for a backward pass.
+    /// This needs much less memory than [`Network::forward`], since nothing is kept for a backward pass.
     ///
     /// # Shapes
-    /// As [`Network::forward`].
+    /// See [`Network::forward`].
     ///
     /// # Errors
-    /// As [`Network::forward`].
+    /// See [`Network::forward`].
     pub fn predict(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         self.evaluate(&*self.constant, xt, t, condition)
     }
@@ -155,7 +156,7 @@ impl Network {
         let conditioning = self.architecture.conditioning();
         if c != conditioning.channels {
             bail!(
-                "{name}: xt has shape {:?}; the network is for images of {} channels",
+                "{name}: xt has shape {:?}; the network is for images with {} channels",
                 xt.dims(),
                 conditioning.channels
             )
@@ -170,10 +171,11 @@ impl Network {
         conditioning.check_condition(name, condition, [b, h, w])
     }
 
-    /// What each layer makes of an image of this size: shapes, parameters and products. Layers of candle-nn are not listed.
+    /// Lists the layers for an image of this size, with output shapes, parameters and multiply-adds. Layers of
+    /// candle-nn are missing.
     ///
     /// # Errors
-    /// Images of this size do not fit.
+    /// The network does not support images of this size.
     pub fn summary(&self, height: usize, width: usize) -> Result<Summary> {
         let shape = (1, self.architecture.channels(), height, width);
         let xt = Tensor::zeros(shape, self.parameters.dtype(), self.device())?;
@@ -188,19 +190,18 @@ impl Network {
         Ok(Summary::new(title, [shape.1, height, width], rows))
     }
 
-    /// An error if the CPU's memory cannot hold what a batch of images makes of the layers at once: all of it in training, two of
-    /// the largest without gradients. That is the least that is needed. Layers are looked at with a small image, and grow with
-    /// the area.
+    /// Checks that the CPU's memory can hold the activations of a batch: all of them in training, the two largest in
+    /// evaluation. This is a lower bound. It is estimated from a small image and scaled with the area.
     ///
     /// # Errors
-    /// As said: the message has the sizes and what to change.
+    /// There is not enough memory: the message states the sizes and what to change.
     pub fn ensure_room(&self, batch: usize, (height, width): (usize, usize), training: bool) -> Result<()> {
         let side = self.architecture.usual_side();
         let (height_there, width_there) = match self.architecture.check_size(side, side) {
             Ok(()) => (side, side),
             Err(_) => (height, width),
         };
-        // A network that is shown more than images and classes is not asked here.
+        // The check is skipped for networks with conditions other than classes and contexts.
         let Ok(summary) = self.summary(height_there, width_there) else {
             return Ok(());
         };
@@ -212,7 +213,7 @@ impl Network {
         crate::device::ensure_room(self.device(), &wanted, &[batch, numbers, area], advice)
     }
 
-    /// Writes the weights and the architecture to a safetensors file, from which [`Network::load`] makes the network.
+    /// Writes the weights and the architecture to a safetensors file that [`Network::load`] reads.
     ///
     /// # Errors
     /// The file cannot be written: the message names it.
@@ -223,28 +224,28 @@ impl Network {
         Checkpoint { tensors, metadata }.save(path)
     }
 
-    /// What a file must say of the network beside its tensors.
+    /// The metadata that describes the network in a file.
     pub(crate) fn metadata(&self) -> anyhow::Result<HashMap<String, String>> {
         let architecture = serde_json::to_string(&self.architecture)?;
         Ok(HashMap::from([(METADATA.to_owned(), architecture)]))
     }
 
-    /// The network of a file of [`Network::save`], in f32.
+    /// Loads a network, in f32, from a file of [`Network::save`].
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, does not name an architecture or names one that was defined outside of
-    /// diffusion-core, or its tensors are not those of it or not finite: the message names the file, and the tensor with both
+    /// The file cannot be read, is damaged, names no architecture or one defined outside of diffusion-core, or its
+    /// tensors do not match the architecture or are not finite: the message names the file, and the tensor with both
     /// shapes.
     pub fn load(path: impl AsRef<Path>, device: &Device) -> anyhow::Result<Self> {
         Self::read(path.as_ref(), |file| Self::from_checkpoint(file, device))
     }
 
-    /// The network of a file of [`Network::save`] whose architecture is known, in f32: a
-    /// [custom](Architecture::custom) one, or a file that does not name its architecture.
+    /// Loads a network, in f32, whose architecture is given: a [custom](Architecture::custom) one, or that of a file
+    /// which does not name it.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, names another architecture, or its tensors are not those of it or not finite: the
-    /// message names the file, and the tensor with both shapes.
+    /// The file cannot be read, is damaged, names a different architecture, or its tensors do not match the
+    /// architecture or are not finite: the message names the file, and the tensor with both shapes.
     pub fn load_with(
         path: impl AsRef<Path>,
         architecture: impl Into<Architecture>,
@@ -259,19 +260,19 @@ impl Network {
             .map_err(crate::whole)
     }
 
-    /// The network of a file that was read.
+    /// Builds the network from a file in memory.
     ///
     /// # Errors
-    /// As [`Network::load`].
+    /// See [`Network::load`].
     pub fn from_checkpoint(file: &Checkpoint, device: &Device) -> anyhow::Result<Self> {
         match Self::named(file)? {
             None => anyhow::bail!(
-                "it does not say what network its {} tensors belong to; load it with \
-                 Network::load_with(path, architecture, &device)",
+                "it does not name the architecture of its {} tensors; load it with Network::load_with(path, \
+                 architecture, &device)",
                 file.tensors.len()
             ),
             Some(Architecture::Custom(it)) => anyhow::bail!(
-                "this file holds the network {:?} that was defined outside of diffusion-core; load it with \
+                "it holds the network {:?}, which is defined outside of diffusion-core; load it with \
                  Network::load_with(path, &architecture, &device), or Model::load_with for a whole model",
                 it.name()
             ),
@@ -279,10 +280,10 @@ impl Network {
         }
     }
 
-    /// The network of a file that was read, whose architecture is known.
+    /// Builds a network with a given architecture from a file in memory.
     ///
     /// # Errors
-    /// As [`Network::load_with`].
+    /// See [`Network::load_with`].
     pub fn from_checkpoint_with(
         file: &Checkpoint,
         architecture: impl Into<Architecture>,
@@ -290,27 +291,27 @@ impl Network {
     ) -> anyhow::Result<Self> {
         let architecture = architecture.into();
         if let Some(named) = Self::named(file)?.filter(|named| *named != architecture) {
-            anyhow::bail!("it holds the network {named:?}, and not {architecture:?}")
+            anyhow::bail!("it holds the network {named:?}, not {architecture:?}")
         }
         Self::from_tensors(architecture, &file.tensors, device)
     }
 
-    /// The architecture that a file names.
+    /// The architecture named in a file.
     fn named(file: &Checkpoint) -> anyhow::Result<Option<Architecture>> {
         let Some(text) = file.metadata.get(METADATA) else {
             return Ok(None);
         };
         serde_json::from_str(text)
             .map(Some)
-            .with_context(|| format!("the architecture that it names is not known: {text}"))
+            .with_context(|| format!("cannot read the architecture that it names: {text}"))
     }
 
-    /// The network of a PyTorch state dict of the same names, in f32: of a `.pth` file of the course that
-    /// [`ContextUnet`](super::ContextUnet) is after, say.
+    /// Loads a network, in f32, from a PyTorch state dict with the same names, for example a `.pth` file of the course
+    /// that [`ContextUnet`](super::ContextUnet) comes from.
     ///
     /// # Errors
-    /// The file cannot be read, is damaged, is no state dict, or its tensors are not those of the architecture or not finite:
-    /// the message names the file, and the tensor with both shapes.
+    /// The file cannot be read, is damaged, is not a state dict, or its tensors do not match the architecture or are
+    /// not finite: the message names the file, and the tensor with both shapes.
     pub fn load_pth(
         architecture: impl Into<Architecture>,
         path: impl AsRef<Path>,
@@ -333,7 +334,7 @@ impl Network {
             Self::build(architecture, parameters, |it, parameters| it.build(parameters.builder_from(tensors)))?;
         let mut names = tensors.keys();
         if let Some(name) = names.find(|name| network.parameters.get(name).is_none()) {
-            anyhow::bail!("superfluous: {name}, which is not a tensor of the network {}", network.architecture.name())
+            anyhow::bail!("unexpected tensor {name}, which the network {} does not have", network.architecture.name())
         }
         Ok(network)
     }

@@ -8,14 +8,14 @@ use crate::ops::{Activation, Geometry, concat_channels, upsample_nearest2x};
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
 
-/// A U-Net of three resolutions with one [`ResBlock`] each on the way down, in the bottleneck and on the way up: for 28×28,
-/// 28 → 14 → 7 → 14 → 28.
+/// A U-Net with three resolutions and one [`ResBlock`] each on the way down, in the bottleneck and on the way up. A
+/// 28×28 image is processed at 28 → 14 → 7 → 14 → 28.
 ///
-/// Embeddings of classes and of a context are added to that of the time. A low-resolution image is enlarged and concatenated to
-/// x_t as further channels, so that the network learns super-resolution
+/// The embeddings of classes and of a context are added to the time embedding. For super-resolution, the low-resolution
+/// image is upsampled and concatenated to the channels of x_t
 /// ([SR3, Saharia et al. 2021](https://arxiv.org/abs/2104.07636), section 2.3).
 ///
-/// With the default, 2.6 million parameters (2,620,545). Height and width must be divisible by 4.
+/// The default has 2.6 million parameters (2,620,545). Height and width must be divisible by 4.
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, SimpleUNet}};
@@ -28,23 +28,23 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct SimpleUNet {
-    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    /// The number of image channels: 1 for greyscale, 3 for RGB; at most 1024.
     pub channels: usize,
-    /// The network's channels at full resolution; twice as many at half, four times at a quarter. Even, 4 … 1024.
+    /// The channels at full resolution; twice as many at half, four times at a quarter. Even, 4 … 1024.
     pub base: usize,
     /// The groups of every group norm; they divide `base`.
     pub groups: usize,
-    /// How many classes it can be conditioned on; 0 for none.
+    /// The number of classes for conditioning; 0 for none.
     pub classes: usize,
-    /// How many numbers a context vector has; 0 for none.
+    /// The length of the context vector; 0 for none.
     pub context: usize,
-    /// By which factor the low-resolution image is smaller that it enlarges: 2, 4 or 8; 0 for none.
+    /// The factor between the sizes of the image and its low-resolution condition: 2, 4 or 8; 0 for none.
     #[serde(alias = "reduced")]
     pub low_res: usize,
 }
 
 impl Default for SimpleUNet {
-    /// Grey images, 64 channels, 8 groups, no condition.
+    /// Greyscale images, 64 channels, 8 groups, no condition.
     fn default() -> Self {
         Self { channels: 1, base: 64, groups: 8, classes: 0, context: 0, low_res: 0 }
     }
@@ -126,7 +126,7 @@ impl Layers {
 }
 
 impl Layers {
-    /// The low-resolution image at the size of `xt`.
+    /// The low-resolution image upsampled to the size of `xt`.
     fn enlarged(&self, xt: &Tensor, condition: &Condition) -> Result<Tensor> {
         let Some(low_res) = &condition.low_res else {
             return xt.zeros_like();
@@ -149,7 +149,7 @@ impl Denoiser for Layers {
         };
         let s1 = self.down1.forward(&self.conv_in.forward(&x)?, &e)?;
         let s2 = self.down2.forward(&self.downsample1.forward(&s1)?, &e)?;
-        // Assigned and not shadowed: what is no longer needed is freed at once.
+        // Assigning instead of shadowing frees tensors as soon as they are no longer needed.
         let mut x = self.mid.forward(&self.downsample2.forward(&s2)?, &e)?;
         x = self.upsample2.forward_upsampled(&x)?;
         x = concat_channels(&x, &s2)?;
@@ -170,9 +170,9 @@ mod tests {
     use crate::unet::Network;
     use candle_core::Device;
 
-    /// A low-resolution image changes the output, a class too; a missing part is the same as zeros.
+    /// Both a low-resolution image and a class change the output; a missing part has the effect of zeros.
     #[test]
-    fn labels_and_a_low_resolution_image_can_be_given_together() -> Result<()> {
+    fn labels_and_low_resolution_images_can_be_combined() -> Result<()> {
         let small = SimpleUNet { channels: 3, base: 4, groups: 2, classes: 2, low_res: 4, ..Default::default() };
         let net = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
         if let Some(last) = net.parameters().get("conv_out.weight") {

@@ -1,11 +1,11 @@
-//! A table of the layers of a network.
+//! The table of a network's layers.
 
 use crate::nn::Row;
 use std::fmt;
 
-/// A network's layers in the order in which an image goes through them: from [`Network::summary`](super::Network::summary).
+/// A table of a network's layers in the order of evaluation, from [`Network::summary`](super::Network::summary).
 ///
-/// It prints as a table. Multiply-adds are those of the plain algorithms, for one image.
+/// Multiply-adds are those of the direct algorithms, for one image.
 #[derive(Clone, Debug)]
 pub struct Summary {
     title: String,
@@ -28,22 +28,23 @@ impl Summary {
         self.rows.iter().map(|row| row.parameters).sum()
     }
 
-    /// The numbers that all layers together have as outputs, for one image: what a training step keeps for its way back, at least.
+    /// The number of activations of one image, summed over all layers: at least what a training step keeps for its
+    /// backward pass.
     pub fn outputs(&self) -> usize {
         self.rows.iter().map(|row| row.shape.iter().product::<usize>()).sum()
     }
 
-    /// The outputs of the layer with the most, for one image.
+    /// The number of activations of the layer with the most, for one image.
     pub fn largest_output(&self) -> usize {
         self.rows.iter().map(|row| row.shape.iter().product()).max().unwrap_or(0)
     }
 
-    /// The products of all layers, each added to a sum, for one image.
+    /// The multiply-adds of all layers, for one image.
     pub fn multiply_adds(&self) -> u64 {
         self.rows.iter().map(|row| row.multiply_adds).sum()
     }
 
-    /// Shows the table in a notebook.
+    /// Displays the table in a notebook.
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/plain\n{self}\nEVCXR_END_CONTENT");
     }
@@ -81,7 +82,7 @@ impl fmt::Display for Summary {
     }
 }
 
-/// 1,234,567
+/// Formats a number like 1,234,567.
 fn thousands(n: u64) -> String {
     let digits = n.to_string();
     let mut text = String::new();

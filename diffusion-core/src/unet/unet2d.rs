@@ -1,4 +1,4 @@
-//! The network of Hugging Face's diffusers.
+//! The network of Hugging Face diffusers.
 
 mod layers;
 
@@ -8,16 +8,15 @@ use crate::ops::Activation;
 use candle_core::{Result, bail};
 use serde::{Deserialize, Serialize};
 
-/// `UNet2DModel` of [diffusers](https://huggingface.co/docs/diffusers/api/models/unet2d): parameters, arithmetic and fields
-/// have the same names there, so that [`Model::load`](crate::model::Model::load) reads what it has written and
-/// [`Model::save_diffusers`](crate::model::Model::save_diffusers) writes what it reads.
+/// The `UNet2DModel` of [diffusers](https://huggingface.co/docs/diffusers/api/models/unet2d), with the same parameters,
+/// arithmetic and fields. [`Model::load`](crate::model::Model::load) reads the files of diffusers, and
+/// [`Model::save_diffusers`](crate::model::Model::save_diffusers) writes files for it.
 ///
-/// Each level has `layers_per_block` residual blocks on the way down and one more on the way up, with attention after each if
-/// its type says so; between levels a convolution of stride 2, or nearest-neighbour upsampling and a convolution. There is a skip
-/// connection from every block on the way down.
+/// Each level has `layers_per_block` residual blocks on the way down and one more on the way up, each followed by
+/// attention if the type of the level has it. Between the levels there is a convolution with stride 2, or
+/// nearest-neighbour upsampling and a convolution. Every block on the way down has a skip connection.
 ///
-/// Height and width must be divisible by 2 to the number of levels less one. With the default, 2.7 million parameters
-/// (2,736,099).
+/// For n levels, height and width must be divisible by 2^(n−1). The default has 2.7 million parameters (2,736,099).
 ///
 /// ```
 /// use diffusion_core::{candle::Device, rng::Rng, unet::{Condition, Network, UNet2DModel}};
@@ -31,15 +30,15 @@ use serde::{Deserialize, Serialize};
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct UNet2DModel {
-    /// The height and width of the images that it was trained on.
+    /// The height and width of the training images.
     pub sample_size: Option<SampleSize>,
-    /// The image's channels: 1 for grey, 3 for RGB; at most 1024.
+    /// The number of image channels: 1 for greyscale, 3 for RGB; at most 1024.
     pub in_channels: usize,
-    /// As many.
+    /// The number of output channels, equal to `in_channels`.
     pub out_channels: usize,
-    /// Whether images are scaled from 0 … 1 to −1 … 1 first.
+    /// Whether the input is first scaled from 0 … 1 to −1 … 1.
     pub center_input_sample: bool,
-    /// s in the frequencies of the time embedding, 10000^(−i / (h − s)).
+    /// s in the frequencies 10000^(−i / (h − s)) of the time embedding.
     pub freq_shift: usize,
     /// Whether the cosines come first.
     pub flip_sin_to_cos: bool,
@@ -47,34 +46,34 @@ pub struct UNet2DModel {
     pub down_block_types: Vec<DownBlockType>,
     /// The bottleneck; `None` for none.
     pub mid_block_type: Option<MidBlockType>,
-    /// The levels on the way up: the first is the coarsest.
+    /// The levels on the way up, the lowest resolution first.
     pub up_block_types: Vec<UpBlockType>,
-    /// The channels of each level, the finest first; the first is even, and all are 4 … 1024.
+    /// The channels of each level, the highest resolution first; the first is even, and all are 4 … 1024.
     pub block_out_channels: Vec<usize>,
-    /// Residual blocks of a level on the way down; 1 … 16.
+    /// The residual blocks of a level on the way down; 1 … 16.
     pub layers_per_block: usize,
-    /// The outputs of the blocks of the bottleneck are divided by this.
+    /// The divisor of the outputs of the blocks in the bottleneck.
     pub mid_block_scale_factor: f64,
-    /// The zeros around an image before it is halved: 1 on each side, or with 0 one row below and one column to the right.
+    /// The zero padding before downsampling: 1 on each side, or with 0 one row below and one column to the right.
     pub downsample_padding: usize,
     /// The activation of the residual blocks.
     pub act_fn: ActFn,
-    /// The channels of a head of attention; `None` for one head.
+    /// The channels of an attention head; `None` for one head.
     pub attention_head_dim: Option<usize>,
     /// The groups of every group norm; they divide all channels.
     pub norm_num_groups: usize,
-    /// The groups of the norm of the attention in the bottleneck; `None` for as many as the others have, or for no norm with
+    /// The groups of the attention's norm in the bottleneck; `None` for as many as the other norms, or for no norm with
     /// [`TimeScaleShift::ScaleShift`].
     pub attn_norm_num_groups: Option<usize>,
-    /// What is added to the variance in every group norm.
+    /// The ε added to the variance in every group norm.
     pub norm_eps: f64,
-    /// How the time enters a residual block.
+    /// How the time embedding enters a residual block.
     pub resnet_time_scale_shift: TimeScaleShift,
     /// Whether there is attention in the bottleneck.
     pub add_attention: bool,
-    /// How many class embeddings there are; `None` for none.
+    /// The number of class embeddings; `None` for none.
     pub num_class_embeds: Option<usize>,
-    /// Whether the last of these embeddings is the null class, which guidance needs. diffusers has no such field.
+    /// Whether the last class embedding is the null class, which guidance needs. diffusers has no such field.
     pub null_class: bool,
 }
 
@@ -82,7 +81,7 @@ pub struct UNet2DModel {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(untagged)]
 pub enum SampleSize {
-    /// Both.
+    /// The side of a square image.
     Side(usize),
     /// Height, width.
     HeightWidth([usize; 2]),
@@ -91,46 +90,46 @@ pub enum SampleSize {
 /// A level on the way down.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum DownBlockType {
-    /// Residual blocks.
+    /// Residual blocks without attention.
     DownBlock2D,
-    /// Each followed by attention.
+    /// Residual blocks, each followed by attention.
     AttnDownBlock2D,
 }
 
 /// The bottleneck.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum MidBlockType {
-    /// A residual block, attention, a residual block.
+    /// A residual block, attention and a residual block.
     UNetMidBlock2D,
 }
 
 /// A level on the way up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum UpBlockType {
-    /// Residual blocks.
+    /// Residual blocks without attention.
     UpBlock2D,
-    /// Each followed by attention.
+    /// Residual blocks, each followed by attention.
     AttnUpBlock2D,
 }
 
-/// How the time enters a residual block.
+/// How the time embedding enters a residual block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum TimeScaleShift {
-    /// Added before the second norm.
+    /// It is added before the second norm.
     Default,
-    /// As a scale and a shift after it.
+    /// As a scale and a shift after the second norm.
     ScaleShift,
 }
 
-/// An activation under diffusers' name.
+/// An activation, by its name in diffusers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ActFn {
     /// SiLU.
     #[serde(alias = "swish")]
     Silu,
-    /// GELU, the exact one.
+    /// GELU, in its exact form.
     Gelu,
     /// ReLU.
     Relu,
@@ -147,8 +146,8 @@ impl From<ActFn> for Activation {
 }
 
 impl Default for UNet2DModel {
-    /// Colour images, three levels of 32, 64 and 128 channels with attention at the coarsest, 8 groups, one block a level; the
-    /// rest as diffusers has it.
+    /// Colour images, three levels of 32, 64 and 128 channels with attention at the lowest resolution, 8 groups, one
+    /// block per level; otherwise diffusers' defaults.
     fn default() -> Self {
         use {DownBlockType::*, UpBlockType::*};
         Self {
@@ -179,7 +178,7 @@ impl Default for UNet2DModel {
 }
 
 impl UNet2DModel {
-    /// How often it halves an image.
+    /// How often an image is halved.
     fn halvings(&self) -> u32 {
         self.block_out_channels.len().saturating_sub(1) as u32
     }
@@ -189,12 +188,12 @@ impl UNet2DModel {
         4 * self.block_out_channels[0]
     }
 
-    /// The heads of attention over so many channels.
+    /// The attention heads for `channels` channels.
     fn heads(&self, channels: usize) -> usize {
         channels / self.attention_head_dim.unwrap_or(channels)
     }
 
-    /// The groups of the norm of the attention in the bottleneck.
+    /// The groups of the attention's norm in the bottleneck.
     fn mid_groups(&self) -> Option<usize> {
         self.attn_norm_num_groups.or(match self.resnet_time_scale_shift {
             TimeScaleShift::Default => Some(self.norm_num_groups),
@@ -202,7 +201,7 @@ impl UNet2DModel {
         })
     }
 
-    /// Which levels have attention on the way down, and on the way up.
+    /// The levels with attention on the way down and on the way up.
     fn attends(&self) -> [Vec<bool>; 2] {
         let down = self.down_block_types.iter();
         let up = self.up_block_types.iter();
@@ -241,7 +240,7 @@ impl Config for UNet2DModel {
     }
 
     fn check_size(&self, op: &str, height: usize, width: usize) -> Result<()> {
-        // A configuration that was only read may have any number of levels.
+        // A configuration read from a file may have any number of levels.
         self.check(op)?;
         divisible(op, height, width, self.divisor())
     }
@@ -252,8 +251,8 @@ impl Config for UNet2DModel {
         let (down, up) = (self.down_block_types.len(), self.up_block_types.len());
         if !(1..=10).contains(&levels) || [down, up] != [levels; 2] {
             bail!(
-                "{op}: {levels} block_out_channels, {down} down_block_types and {up} up_block_types; there must be equally many, \
-                 1 … 10"
+                "{op}: {levels} block_out_channels, {down} down_block_types and {up} up_block_types; their numbers \
+                 must be equal, 1 … 10"
             )
         }
         if let Some(width) = widths.iter().find(|w| !(4..=WIDEST).contains(*w)) {
@@ -288,7 +287,7 @@ impl Config for UNet2DModel {
                 self.mid_block_scale_factor.is_finite() && self.mid_block_scale_factor != 0.0,
                 "a number other than 0",
             ),
-            ("out_channels", self.out_channels == self.in_channels, "as in_channels; variances are not learned here"),
+            ("out_channels", self.out_channels == self.in_channels, "equal to in_channels (no learned variances)"),
             (
                 "num_class_embeds",
                 self.num_class_embeds.is_none_or(|n| n > usize::from(self.null_class)),

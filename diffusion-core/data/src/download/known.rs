@@ -4,7 +4,7 @@ use super::RemoteFile;
 
 /// The four files of [MNIST](http://yann.lecun.com/exdb/mnist/): training images and labels, test images and labels.
 pub fn mnist() -> [RemoteFile; 4] {
-    // The original home comes last: it does not answer everybody any more.
+    // The original server comes last, because it no longer answers everybody.
     let homes = [
         "https://ossci-datasets.s3.amazonaws.com/mnist/",
         "https://storage.googleapis.com/cvdf-datasets/mnist/",
@@ -34,8 +34,8 @@ pub fn fashion_mnist() -> [RemoteFile; 4] {
     idx_files(&homes, [26_421_880, 29_515, 4_422_102, 5_148], sha256)
 }
 
-/// The archive of [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html), binary version: five batches of 10,000 training
-/// images and one of test images.
+/// The archive of [CIFAR-10](https://www.cs.toronto.edu/~kriz/cifar.html), binary version: five batches of 10,000
+/// training images and one of test images.
 pub fn cifar10() -> RemoteFile {
     let name = "cifar-10-binary.tar.gz";
     RemoteFile {
@@ -46,7 +46,7 @@ pub fn cifar10() -> RemoteFile {
     }
 }
 
-/// The SHA-256 of what is packed in a file of [`mnist`] or [`fashion_mnist`], by that of the file as it is distributed.
+/// The SHA-256 of an unpacked file of [`mnist`] or [`fashion_mnist`], by that of the distributed file.
 pub(crate) fn unpacked(sha256: &str) -> Option<&'static str> {
     let known = [
         ("440fcabf", "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"),

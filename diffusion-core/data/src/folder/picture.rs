@@ -1,4 +1,4 @@
-//! One image file, as 8-bit pixels of the size that is wanted.
+//! Reading an image file as 8-bit pixels of a given size.
 
 use std::fs;
 use std::io::Cursor;
@@ -9,10 +9,10 @@ use image::imageops::{self, FilterType};
 use image::metadata::Orientation;
 use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
-/// No file and no decoded image may be larger.
+/// The largest size of a file and of a decoded image.
 const MAX_BYTES: u64 = 256 << 20;
 
-/// A decoded image: grey, or RGB with the three bytes of each pixel side by side.
+/// A decoded image: greyscale, or RGB with interleaved channels.
 pub(super) struct Picture {
     pub(super) grey: bool,
     pub(super) width: usize,
@@ -21,7 +21,7 @@ pub(super) struct Picture {
 }
 
 impl Picture {
-    /// Reads a file; the square in its middle, `side` pixels high and wide, if there is a `side`.
+    /// Reads a file; with a `side`, its central square resized to `side` pixels.
     pub(super) fn read(path: &Path, side: Option<usize>) -> Result<Self> {
         let image = decode(path)
             .with_context(|| format!("cannot read the image {}", path.display()))
@@ -29,7 +29,7 @@ impl Picture {
         Ok(Self::new(image, side))
     }
 
-    /// Why a file cannot be read, if it cannot.
+    /// Why a file cannot be read, or `None` if it can.
     pub(super) fn problem(path: &Path) -> Option<String> {
         Self::read(path, Some(1)).err().map(|problem| diffusion_ops::error::message(&problem))
     }
@@ -53,7 +53,7 @@ impl Picture {
     }
 }
 
-/// Decodes a file of any of the formats; its content decides which, then its name.
+/// Decodes a file of any supported format, determined by its content, then by its name.
 fn decode(path: &Path) -> Result<DynamicImage> {
     let limit = MAX_BYTES >> 20;
     let bytes = fs::metadata(path)?.len();
@@ -72,15 +72,15 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let (width, height) = decoder.dimensions();
     ensure!(width > 0 && height > 0, "it has {width}×{height} pixels");
     ensure!(decoder.total_bytes() <= MAX_BYTES, "it has {width}×{height} pixels: they take more than {limit} MiB");
-    // Cameras store how they were held. What cannot be understood there does not spoil the image.
+    // Cameras record the orientation. An unknown one is ignored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
     let mut image = DynamicImage::from_decoder(decoder)?;
     image.apply_orientation(orientation);
     Ok(image)
 }
 
-/// An error that says what a file is that only has the name of an image, or that a JPEG ends too early, which its decoder fills
-/// up with grey.
+/// Detects files that only have the extension of an image, and truncated JPEGs, whose missing part the decoder fills
+/// with grey.
 fn check_contents(contents: &[u8]) -> Result<()> {
     ensure!(!contents.is_empty(), "the file is empty");
     let start = contents[..contents.len().min(64)].trim_ascii_start();
@@ -88,36 +88,36 @@ fn check_contents(contents: &[u8]) -> Result<()> {
         contents.get(4..8) == Some(b"ftyp") && brands.contains(&&contents[8..contents.len().min(12)])
     };
     let what = if box_is(&[b"heic", b"heix", b"hevc", b"mif1", b"msf1"]) {
-        "a HEIC photograph, which is not read; convert it, with `magick mogrify -format jpg *.heic` say"
+        "a HEIC photograph, which is not supported; convert it, for example with `magick mogrify -format jpg *.heic`"
     } else if box_is(&[b"avif", b"avis"]) {
-        "an AVIF image, which is not read; convert it, with `magick mogrify -format png *.avif` say"
+        "an AVIF image, which is not supported; convert it, for example with `magick mogrify -format png *.avif`"
     } else if start.starts_with(b"version https://git-lfs") {
-        "a pointer of git-lfs, not the image itself; `git lfs pull` fetches it"
+        "a Git LFS pointer, not the image itself; fetch the image with `git lfs pull`"
     } else if start.first() == Some(&b'<') && !start.starts_with(b"<svg") {
-        "a web page, perhaps an error message that was downloaded in place of the image"
+        "a web page, perhaps an error message downloaded in place of the image"
     } else if start.starts_with(b"<svg") {
-        "an SVG drawing, which is not read; save it as PNG"
+        "an SVG drawing, which is not supported; save it as PNG"
     } else if start.is_ascii() && !start.iter().any(u8::is_ascii_control) {
         "text, not an image"
     } else if contents.starts_with(&JPEG) && !is_whole_jpeg(contents) {
-        bail!("the file ends before the image does: it was cut off; copy or download it again")
+        bail!("the file is truncated; copy or download it again")
     } else {
         return Ok(());
     };
     bail!("the file is {what}")
 }
 
-/// How a JPEG begins.
+/// The first bytes of a JPEG.
 const JPEG: [u8; 3] = [0xff, 0xd8, 0xff];
 
-/// Whether the marker of the end comes after the last scan ([ITU-T T.81](https://www.w3.org/Graphics/JPEG/itu-t81.pdf), annex
-/// B): segments are skipped by their lengths, since a preview in one of them has an end of its own.
+/// Whether the end marker comes after the last scan ([ITU-T T.81](https://www.w3.org/Graphics/JPEG/itu-t81.pdf), annex
+/// B). Segments are skipped by their lengths, since an embedded preview has its own end marker.
 fn is_whole_jpeg(contents: &[u8]) -> bool {
     let mut at = 2;
     while let [byte, marker, rest @ ..] = contents.get(at..).unwrap_or_default() {
         at += match (byte, marker) {
             (0xff, 0xd9) => return true,
-            // Fill bytes, what a scan stuffs, restarts, and markers that stand alone.
+            // Fill bytes, stuffed bytes in a scan, restart markers, and stand-alone markers.
             (0xff, 0xff) => 1,
             (0xff, 0x00 | 0x01 | 0xd0..=0xd8) => 2,
             (0xff, _) => match rest {
@@ -175,9 +175,9 @@ mod tests {
         .into()
     }
 
-    /// The image crate fills up what a JPEG lacks; the others say it themselves.
+    /// The image crate fills the missing part of a JPEG; the other decoders report it.
     #[test]
-    fn a_file_that_was_cut_off_is_an_error() -> Result<()> {
+    fn a_truncated_file_is_an_error() -> Result<()> {
         let noise = RgbImage::from_fn(64, 48, |x, y| Rgb([(x * 7 + y * 13) as u8, (x * y) as u8, (x ^ y) as u8]));
         for (name, format) in [
             ("x.png", ImageFormat::Png),
@@ -193,7 +193,7 @@ mod tests {
                 assert!(message.contains(name), "{message}");
             }
         }
-        // A preview with an end of its own, and what follows the end, do not count.
+        // An embedded preview with its own end marker, and bytes after the end, do not matter.
         let whole = encoded(&noise.into(), ImageFormat::Jpeg);
         let mut previewed = whole[..2].to_vec();
         previewed.extend([0xff, 0xe1, 0, 6, 0xff, 0xd9, 0xff, 0xd9]);
@@ -210,7 +210,7 @@ mod tests {
     }
 
     #[test]
-    fn what_only_has_the_name_of_an_image_is_called_what_it_is() {
+    fn errors_say_what_a_file_with_an_image_extension_really_is() {
         for (contents, wants) in [
             (&b"\0\0\0\x18ftypheic\0\0\0\0"[..], "a HEIC photograph"),
             (b"\0\0\0\x18ftypavif\0\0\0\0", "an AVIF image"),
@@ -226,14 +226,14 @@ mod tests {
     }
 
     #[test]
-    fn the_middle_of_every_format_is_read() {
+    fn the_central_square_of_every_format_is_read() {
         for (name, format) in [
             ("x.png", ImageFormat::Png),
             ("x.jpg", ImageFormat::Jpeg),
             ("x.bmp", ImageFormat::Bmp),
             ("x.gif", ImageFormat::Gif),
             ("x.webp", ImageFormat::WebP),
-            // A wrong end of the name does not matter.
+            // A wrong file extension does not matter.
             ("x.jpg", ImageFormat::Png),
         ] {
             let bytes = encoded(&flag(), format);
@@ -251,7 +251,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_transparent_becomes_white() {
+    fn transparent_pixels_become_white() {
         let rgba = RgbaImage::from_vec(3, 1, vec![10, 20, 30, 0, 10, 20, 30, 255, 0, 100, 200, 51]);
         let picture = Picture::new(rgba.unwrap().into(), None);
         assert_eq!(picture.pixels, [255, 255, 255, 10, 20, 30, 204, 224, 244]);
@@ -269,8 +269,8 @@ mod tests {
     }
 
     #[test]
-    fn an_image_that_unpacks_to_gigabytes_is_refused() {
-        // Header of a PNG of 60,000 × 60,000 RGB pixels with a right check sum, and no pixels.
+    fn an_image_that_unpacks_to_gigabytes_is_rejected() {
+        // The header of a PNG of 60,000 × 60,000 RGB pixels with a correct checksum, but no pixels.
         let mut header = b"IHDR\x00\x00\xea\x60\x00\x00\xea\x60\x08\x02\x00\x00\x00".to_vec();
         let mut crc = flate2::Crc::new();
         crc.update(&header);
@@ -283,7 +283,7 @@ mod tests {
         assert!(message.contains("60000×60000") || message.contains("imit"), "{message}");
     }
 
-    /// Every truncation and many changed bytes: an image or an error that names the file, never a panic.
+    /// Every truncation and many changed bytes give an image or an error that names the file, never a panic.
     #[test]
     fn no_damage_panics() {
         let formats = ["png", "jpeg", "bmp", "gif", "webp"];

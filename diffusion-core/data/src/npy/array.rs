@@ -7,7 +7,7 @@
 //! {'descr': '<f4', 'fortran_order': False, 'shape': (3, 28, 28), }
 //! ```
 //!
-//! A reader never trusts the header: nothing is allocated before the length of the file was found to fit it.
+//! The header is not trusted: nothing is allocated before the length of the file is known to match it.
 
 use std::fmt;
 use std::fs::{self, File};
@@ -18,7 +18,7 @@ use anyhow::{Context, Result, bail, ensure};
 
 use crate::MAX_BYTES;
 
-/// No header that NumPy writes is longer; it refuses to read longer ones itself.
+/// The largest header; NumPy writes shorter ones, and refuses to read longer ones itself.
 const MAX_HEADER: usize = 10_000;
 
 /// An array with values of one type, in C order.
@@ -31,7 +31,7 @@ pub(super) struct Array {
     pub(super) bytes: Vec<u8>,
 }
 
-/// The type of a value, as NumPy names it: `u1` are unsigned integers of 1 byte.
+/// The type of a value in NumPy's notation: `u1` is an unsigned integer of 1 byte.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Value {
     /// `b` bool, `u` unsigned, `i` signed, `f` float.
@@ -53,7 +53,7 @@ impl Array {
             .map_err(diffusion_ops::error::whole)
     }
 
-    /// The values as numbers; exact up to 2⁵³.
+    /// The values as f64, exact up to 2⁵³.
     pub(super) fn numbers(&self) -> impl Iterator<Item = f64> {
         let value = self.value;
         self.bytes.chunks_exact(value.size).map(move |bytes| value.number(bytes))
@@ -63,7 +63,7 @@ impl Array {
 impl Value {
     pub(super) const U8: Self = Self { kind: 'u', size: 1 };
 
-    /// The type that `descr`, such as `<f4`, stands for, without the order of its bytes.
+    /// Parses the type in `descr`, such as `<f4`, without the byte order.
     fn new(descr: &str) -> Result<Self> {
         let (kind, size) = match descr.trim_start_matches(['<', '>', '|', '=']) {
             "b1" | "?" => ('b', 1),
@@ -79,12 +79,12 @@ impl Value {
             "f4" => ('f', 4),
             "f8" => ('f', 8),
             "O" => bail!(
-                "its values are Python objects; if these are arrays of one shape, in NumPy: \
-                 np.save(file, np.stack(list(np.load(file, allow_pickle=True))))"
+                "its values are Python objects; if these are arrays of one shape, stack them in NumPy: np.save(file, \
+                 np.stack(list(np.load(file, allow_pickle=True))))"
             ),
             _ => bail!(
-                "its values are of type {descr:?}; in NumPy: np.save(file, x.astype(np.float32)) for samples in −1 … 1, \
-                 x.astype(np.uint8) for images in 0 … 255, x.astype(np.int64) for class numbers"
+                "its values are of type {descr:?}; convert them in NumPy: np.save(file, x.astype(np.float32)) for \
+                 samples in −1 … 1, x.astype(np.uint8) for images in 0 … 255, x.astype(np.int64) for class numbers"
             ),
         };
         Ok(Self { kind, size })
@@ -94,7 +94,7 @@ impl Value {
         self.kind == 'f'
     }
 
-    /// The number that `size` bytes hold.
+    /// The number in `size` bytes.
     fn number(self, bytes: &[u8]) -> f64 {
         let mut all = [0; 8];
         all[..bytes.len()].copy_from_slice(bytes);
@@ -113,28 +113,28 @@ impl Value {
 }
 
 impl fmt::Display for Value {
-    /// As in `x.dtype`, without the name: `u1`.
+    /// The name as in `x.dtype`: `u1`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}{}", self.kind, self.size)
     }
 }
 
-/// Reads header and values of a file of `length` bytes.
+/// Reads the header and the values of a file of `length` bytes.
 fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
-    let short = "it is cut short within the header";
+    let short = "it is truncated within the header";
     let mut start = [0; 8];
     reader.read_exact(&mut start).context(short)?;
     ensure!(
         !start.starts_with(b"PK"),
-        "it is a zip archive, as np.savez writes it; in NumPy, each array by itself: \
-         for name, x in np.load(file).items(): np.save(name + \".npy\", x)"
+        "it is a zip archive, as written by np.savez; save each array separately in NumPy: for name, x in \
+         np.load(file).items(): np.save(name + \".npy\", x)"
     );
-    ensure!(start.starts_with(b"\x93NUMPY"), "it begins with bytes {:02x?}, not as np.save writes it", &start[..6]);
+    ensure!(start.starts_with(b"\x93NUMPY"), "it begins with bytes {:02x?}, not like a file of np.save", &start[..6]);
     let mut header_length = [0; 4];
     let used = match start[6] {
         1 => &mut header_length[..2],
         2 | 3 => &mut header_length[..],
-        version => bail!("its version is {version}; 1, 2 and 3 are understood"),
+        version => bail!("its version is {version}; 1, 2 and 3 are supported"),
     };
     reader.read_exact(used).context(short)?;
     let before = (start.len() + used.len()) as u64;
@@ -169,7 +169,7 @@ fn parse(mut reader: impl Read, length: u64) -> Result<Array> {
     Ok(Array { shape, value, bytes })
 }
 
-/// Values of `size` bytes, the first index changing fastest, with the last one changing fastest.
+/// Converts values of `size` bytes from Fortran order (the first index changes fastest) to C order.
 fn in_c_order(bytes: &[u8], shape: &[usize], size: usize) -> Vec<u8> {
     let mut ordered = Vec::with_capacity(bytes.len());
     let mut index = vec![0; shape.len()];
@@ -194,7 +194,7 @@ struct Header {
     shape: Vec<usize>,
 }
 
-/// What stands in `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 28, 28), }`.
+/// Parses `{'descr': '<f4', 'fortran_order': False, 'shape': (3, 28, 28), }`.
 fn read_header(header: &str) -> Result<Header> {
     let after = |key: &str| {
         [format!("'{key}':"), format!("\"{key}\":")]
@@ -204,7 +204,7 @@ fn read_header(header: &str) -> Result<Header> {
             .with_context(|| format!("there is no {key:?}"))
     };
     let descr = after("descr")?;
-    ensure!(!descr.starts_with('['), "its values are structures; save the field with the images by itself");
+    ensure!(!descr.starts_with('['), "its values are structures; save the field with the images separately");
     let descr = descr.split(['\'', '"']).nth(1).context("no type")?;
     let value = Value::new(descr)?;
 
@@ -228,7 +228,7 @@ fn read_header(header: &str) -> Result<Header> {
 pub(super) mod tests {
     use super::*;
 
-    /// A file as `np.save` writes it: the header ends with a line break at a multiple of 64.
+    /// A file as written by `np.save`: the header ends with a line break at a multiple of 64 bytes.
     pub(crate) fn npy(descr: &str, shape: &str, values: &[u8]) -> Vec<u8> {
         with_header(&format!("{{'descr': '{descr}', 'fortran_order': False, 'shape': {shape}, }}"), values)
     }
@@ -271,9 +271,9 @@ pub(super) mod tests {
         assert_eq!(numbers(">f8", &(-0.1f64).to_be_bytes()), [-0.1]);
     }
 
-    /// As `np.save` writes `np.asfortranarray(np.arange(24, dtype="<i2").reshape(2, 3, 4))`.
+    /// As NumPy writes `np.asfortranarray(np.arange(24, dtype="<i2").reshape(2, 3, 4))`.
     #[test]
-    fn fortran_order_is_turned_around() {
+    fn fortran_order_is_converted() {
         let at = |i: i16| [i % 2 * 12 + i / 2 % 3 * 4 + i / 6];
         let values: Vec<u8> = (0..24).flat_map(at).flat_map(i16::to_le_bytes).collect();
         let header = "{'descr': '<i2', 'fortran_order': True, 'shape': (2, 3, 4), }";
@@ -303,10 +303,10 @@ pub(super) mod tests {
         let mut version = npy("|u1", "(1,)", &[0]);
         version[6] = 4;
         for (bytes, fact) in [
-            (vec![], "cut short within the header"),
-            (npy("|u1", "(1,)", &[0])[..60].to_vec(), "cut short within"),
+            (vec![], "truncated within the header"),
+            (npy("|u1", "(1,)", &[0])[..60].to_vec(), "truncated within"),
             (b"PK\x03\x04....".to_vec(), "np.savez"),
-            (b"GIF89a..".to_vec(), "not as np.save writes it"),
+            (b"GIF89a..".to_vec(), "not like a file of np.save"),
             (version, "version is 4"),
             (long_header, "4294967295 bytes, more than 10000"),
             (npy("|u1", "(2,)", &[0]), "needs 2 bytes, but 1 follow"),
@@ -331,7 +331,7 @@ pub(super) mod tests {
         }
     }
 
-    /// Every truncation and many changed bytes: a result or an error, never a panic.
+    /// Every truncation and many changed bytes give a result or an error, never a panic.
     #[test]
     fn no_damage_panics() {
         let good = npy("<i4", "(2, 3)", &[1; 24]);

@@ -1,7 +1,8 @@
-//! What cudarc 0.19.10 takes for functions of CUDA 13.0's cuBLASLt and that library does not have.
+//! Replacements for functions that cudarc 0.19.10 expects in CUDA 13.0's cuBLASLt, but which that library lacks.
 //!
-//! A program leaves out what it does not call, but a shared library, as the notebooks load it, asks for all of them, and the loader
-//! refuses it if one is missing. Nobody calls them: candle does not use cuBLASLt. `tests/cuda.rs` notices if there are others.
+//! A program links only what it calls, but a shared library, as loaded by the notebooks, requires all symbols, and the
+//! loader rejects it if one is missing. Nothing calls these functions, since candle does not use cuBLASLt.
+//! `tests/cuda.rs` detects other missing ones.
 
 use std::ffi::c_int;
 

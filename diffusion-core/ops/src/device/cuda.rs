@@ -1,4 +1,4 @@
-//! The first CUDA device: whether it can be used, and if not why, in words for a person.
+//! The first CUDA device: whether it can be used, and if not, why.
 
 #[cfg(lazy_driver)]
 use super::driver;
@@ -8,18 +8,18 @@ use candle_core::cuda_backend::cudarc::driver::sys::{CUmemPool_attribute as Attr
 use candle_core::{Device, Result, Tensor};
 use std::sync::OnceLock;
 
-/// The device, opened once: candle takes the tensors of two handles for those of two devices. It is never closed, as there is
-/// nobody to hear what may go wrong then.
+/// Opens the device, once, because candle regards the tensors of two handles as being on two devices. It is never
+/// closed, since an error could not be reported then.
 ///
 /// # Errors
-/// Why it cannot be used.
+/// The device cannot be used: the message says why.
 pub(super) fn open() -> std::result::Result<Device, String> {
     static DEVICE: OnceLock<std::result::Result<Device, String>> = OnceLock::new();
     let first = || {
         #[cfg(lazy_driver)]
         driver::find()?;
         let opened = Device::new_cuda(0).and_then(|device| {
-            // Two events for each tensor, and one recorded at each use, would keep several streams apart.
+            // Otherwise each tensor has two events, recorded at each use, to synchronise several streams.
             // SAFETY: one stream does everything on this device, in order.
             unsafe { device.as_cuda_device()?.disable_event_tracking() };
             computes(&device)?;
@@ -31,8 +31,8 @@ pub(super) fn open() -> std::result::Result<Device, String> {
     DEVICE.get_or_init(first).clone()
 }
 
-/// Has the driver keep memory that is free again for what comes next. Else it takes it back whenever the host waits for the
-/// device, and every step begins by asking for it.
+/// Makes the driver keep freed memory for reuse. Otherwise it returns the memory whenever the host waits for the
+/// device, and every step begins by requesting it again.
 fn keep_memory(device: &Device) -> Result<()> {
     let Some(pool) = pool(device)? else {
         return Ok(());
@@ -43,8 +43,8 @@ fn keep_memory(device: &Device) -> Result<()> {
     unsafe { mem_pool::set_attribute(pool, threshold, (&raw mut all).cast()) }.w()
 }
 
-/// The most bytes that tensors and workspaces have taken on a CUDA device at one time; `None` for other devices, and where the
-/// driver does not tell.
+/// The peak memory of tensors and workspaces on a CUDA device in bytes; `None` for other devices, or if the driver does
+/// not report it.
 pub fn peak_memory(device: &Device) -> Option<u64> {
     let pool = pool(device).ok()??;
     let mut most = 0u64;
@@ -54,7 +54,7 @@ pub fn peak_memory(device: &Device) -> Option<u64> {
     Some(most)
 }
 
-/// Where the driver takes the memory of a device from, if it has a pool for it.
+/// The memory pool of a device, if it has one.
 fn pool(device: &Device) -> Result<Option<CUmemoryPool>> {
     let stream = device.as_cuda_device()?.cuda_stream();
     let context = stream.context();
@@ -65,7 +65,7 @@ fn pool(device: &Device) -> Result<Option<CUmemoryPool>> {
     unsafe { get_default_mem_pool(context.cu_device()) }.w().map(Some)
 }
 
-/// A kernel is loaded only when it is needed, and only then it shows whether it fits the driver and the GPU.
+/// Runs a kernel, because only the first kernel reveals whether the build suits the driver and the GPU.
 fn computes(device: &Device) -> Result<()> {
     let two = Tensor::new(1f32, device)?.affine(1.0, 1.0)?;
     match two.to_scalar::<f32>()? {
@@ -74,7 +74,7 @@ fn computes(device: &Device) -> Result<()> {
     }
 }
 
-/// What an error of the driver or of a library means for who meets it.
+/// Explains an error of the driver or of a library.
 fn reason(error: &str) -> String {
     let cap = option_env!("DIFFUSION_COMPUTE_CAP").unwrap_or("of another GPU");
     let known = [
@@ -106,7 +106,7 @@ fn reason(error: &str) -> String {
     found.map_or_else(|| first.to_owned(), |(code, words)| format!("{words} ({code})"))
 }
 
-/// Its name and its memory in bytes.
+/// The name of the device and its memory in bytes.
 pub(super) fn about(device: &Device) -> Option<(String, u64)> {
     let stream = device.as_cuda_device().ok()?.cuda_stream();
     let context = stream.context();
@@ -118,7 +118,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn errors_are_told_in_words() {
+    fn errors_are_explained() {
         let printed = r#"DriverError(CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "the provided PTX was compiled with an unsupported toolchain.")"#;
         assert!(reason(printed).contains("update the driver"));
         assert!(reason("DriverError(CUDA_ERROR_NO_DEVICE, \"\")").contains("finds no GPU"));

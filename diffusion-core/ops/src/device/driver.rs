@@ -1,10 +1,10 @@
-//! NVIDIA's driver, looked for when it is first needed.
+//! The NVIDIA driver, loaded when it is first needed.
 //!
-//! candle's CUDA code is linked against `libcuda.so.1`, which only exists where a driver is installed: without it the loader would
-//! refuse the whole program, notebooks too, before a line of it runs. So the driver's functions are defined here. Each jumps
-//! to where a table says; `cuInit`, which the driver demands to be called before all others, opens the driver and fills
-//! the table. Without a driver it answers `CUDA_ERROR_NO_DEVICE`, which candle passes on as an error like any other. As the
-//! linker finds all functions in this crate, nothing that it makes asks the loader for `libcuda.so.1`.
+//! candle's CUDA code is linked against `libcuda.so.1`, which exists only where a driver is installed; without it the
+//! loader would reject the program, notebooks included, before it starts. The driver's functions are therefore defined
+//! here, and each jumps to an address in a table. `cuInit`, which must be called before all others, opens the driver
+//! and fills the table. Without a driver it returns `CUDA_ERROR_NO_DEVICE`, which candle reports as an ordinary error.
+//! Since the linker finds all functions here, programs do not require `libcuda.so.1`.
 
 mod functions;
 
@@ -20,12 +20,12 @@ const NOT_FOUND: c_int = 500;
 
 type Init = unsafe extern "C" fn(c_uint) -> c_int;
 
-/// Before `cuInit`.
+/// The target of all functions before `cuInit`.
 extern "C" fn not_initialized() -> c_int {
     NOT_INITIALIZED
 }
 
-/// For functions that the driver, being older than the list, does not have.
+/// The target of functions that an older driver does not have.
 extern "C" fn not_found() -> c_int {
     NOT_FOUND
 }
@@ -45,12 +45,12 @@ macro_rules! trampolines {
             }
         ),*];
 
-        /// Where each function goes.
+        /// The address of each function.
         pub(super) static TABLE: [AtomicPtr<c_void>; NAMES.len()] =
             [const { AtomicPtr::new(not_initialized as *mut c_void) }; NAMES.len()];
 
         $(
-            /// Leaves all registers and the stack as they are, so that it fits every signature.
+            /// Preserves all registers and the stack, so it is correct for every signature.
             #[unsafe(naked)]
             #[unsafe(no_mangle)]
             unsafe extern "C" fn $name() {
@@ -60,7 +60,7 @@ macro_rules! trampolines {
                     table = sym TABLE,
                     at = const At::$name as usize * 8,
                 );
-                // x16 is what the calling convention leaves to such code.
+                // The calling convention reserves x16 for such code.
                 #[cfg(target_arch = "aarch64")]
                 naked_asm!(
                     "adrp x16, {table} + {at}",
@@ -75,7 +75,7 @@ macro_rules! trampolines {
 }
 use trampolines;
 
-/// The driver's own `cuInit`; or why there is none. Looks once.
+/// The driver's own `cuInit`, or why there is none. The driver is searched for only once.
 fn driver() -> &'static Result<Init, String> {
     static DRIVER: OnceLock<Result<Init, String>> = OnceLock::new();
     DRIVER.get_or_init(|| {
@@ -115,10 +115,10 @@ fn why() -> String {
     format!("the NVIDIA driver cannot be opened ({text})")
 }
 
-/// Whether there is a driver.
+/// Checks whether there is a driver.
 ///
 /// # Errors
-/// Why not.
+/// There is no usable driver: the message says why.
 pub(super) fn find() -> Result<(), String> {
     driver().as_ref().map(|_| ()).map_err(Clone::clone)
 }

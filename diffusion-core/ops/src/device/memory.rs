@@ -1,13 +1,13 @@
-//! When memory is full, or would be.
+//! Running out of memory.
 //!
-//! A GPU says so. On the CPU a program that asks for more than there is is killed, or aborts: so what a user or a file can ask for
-//! is compared with what is free before it is allocated.
+//! A GPU reports it. On the CPU, a program that requests too much is killed or aborts; so requests by a user or a file
+//! are compared with the free memory before allocating.
 
 use candle_core::{Device, Result, bail};
 use std::error::Error;
 use std::fs;
 
-/// What CUDA, the libraries on it and Metal call it.
+/// The names of the error in CUDA, its libraries and Metal.
 const NAMES: [&str; 6] = [
     "CUDA_ERROR_OUT_OF_MEMORY",
     "CUBLAS_STATUS_ALLOC_FAILED",
@@ -17,9 +17,9 @@ const NAMES: [&str; 6] = [
     "Failed to create metal resource: Buffer",
 ];
 
-/// The device's own word for a lack of its memory, if that is what an error is about.
+/// The device's name for the error, if it is out of memory; otherwise `None`.
 ///
-/// Nothing is broken then: what was computed before is still there, and something smaller can be tried.
+/// Such an error breaks nothing: earlier results are intact, and something smaller can be tried.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -32,7 +32,7 @@ const NAMES: [&str; 6] = [
 pub fn out_of_memory(error: &(dyn Error + 'static)) -> Option<&'static str> {
     let mut next = Some(error);
     while let Some(error) = next {
-        // Of what crosses candle, only the text is left.
+        // Errors that pass through candle are only text.
         let text = error.to_string();
         if let Some(name) = NAMES.into_iter().find(|name| text.contains(name)) {
             return Some(name);
@@ -42,8 +42,8 @@ pub fn out_of_memory(error: &(dyn Error + 'static)) -> Option<&'static str> {
     None
 }
 
-/// The bytes of memory that this process can still have on the CPU, where the system says: on Linux, within the limit of a
-/// container.
+/// The number of bytes that this process can still allocate on the CPU, where the system reports it: on Linux, within
+/// the limit of a container.
 pub fn available_memory() -> Option<u64> {
     let number = |path: &str| fs::read_to_string(path).ok()?.trim().parse::<u64>().ok();
     let system = || {
@@ -57,10 +57,10 @@ pub fn available_memory() -> Option<u64> {
     system().into_iter().chain(container).min()
 }
 
-/// An error if something takes more of the CPU's memory than is free; `numbers` is the product of its sizes, of f32.
+/// Checks that the CPU has enough free memory; `numbers` is the product of the dimensions, in f32 elements.
 ///
 /// # Errors
-/// As said: the message has `wanted`, both sizes in GB, and `advice`.
+/// There is not enough memory: the message contains `wanted`, both sizes in GB, and `advice`.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -72,7 +72,7 @@ pub fn available_memory() -> Option<u64> {
 pub fn ensure_room(device: &Device, wanted: &str, numbers: &[usize], advice: &str) -> Result<()> {
     let bytes = numbers.iter().try_fold(4u64, |product, n| product.checked_mul(*n as u64));
     let Some(bytes) = bytes.filter(|bytes| *bytes <= isize::MAX as u64) else {
-        bail!("{wanted} would take more memory than there can be; {advice}")
+        bail!("{wanted} would take more memory than can exist; {advice}")
     };
     if device.is_cpu()
         && let Some(free) = available_memory()
@@ -80,7 +80,7 @@ pub fn ensure_room(device: &Device, wanted: &str, numbers: &[usize], advice: &st
     {
         let gigabytes = |bytes: u64| bytes as f64 / 1e9;
         bail!(
-            "{wanted} would take {:.1} GB of memory, and {:.1} GB are free; {advice}",
+            "{wanted} would take {:.1} GB of memory, but only {:.1} GB are free; {advice}",
             gigabytes(bytes),
             gigabytes(free)
         )
@@ -88,9 +88,9 @@ pub fn ensure_room(device: &Device, wanted: &str, numbers: &[usize], advice: &st
     Ok(())
 }
 
-/// In words: for what there was no memory, and what to try.
+/// The message of an out-of-memory error, with advice.
 pub fn too_little(name: &str, wanted: &str, advice: &str) -> String {
-    format!("the device has no memory left for {wanted} ({name}); {advice}")
+    format!("the device is out of memory for {wanted} ({name}); {advice}")
 }
 
 #[cfg(test)]
@@ -98,7 +98,7 @@ mod tests {
     use super::*;
     use std::fmt;
 
-    /// As cudarc 0.19.10 prints its `DriverError`.
+    /// Formatted like cudarc 0.19.10's `DriverError`.
     #[derive(Debug)]
     struct Driver(&'static str);
 
@@ -111,7 +111,7 @@ mod tests {
     impl Error for Driver {}
 
     #[test]
-    fn is_found_under_what_was_said_about_it() {
+    fn it_is_found_below_added_context() {
         let full = || candle_core::Error::Cuda(Box::new(Driver("CUDA_ERROR_OUT_OF_MEMORY"))).bt();
         assert_eq!(out_of_memory(&full()), Some("CUDA_ERROR_OUT_OF_MEMORY"));
         let deep = anyhow::Error::new(full().context("conv2d")).context("step 3");

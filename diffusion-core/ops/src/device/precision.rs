@@ -1,4 +1,4 @@
-//! What a network computes with.
+//! The floating-point precision of a network's computations.
 
 use candle_core::DType;
 use serde::{Deserialize, Serialize};
@@ -6,7 +6,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::str::FromStr;
 
-/// What a network computes with, while its parameters, its images and its answers are of f32.
+/// The precision of a network's computations; its parameters, images and predictions are f32.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -17,32 +17,32 @@ use std::str::FromStr;
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Precision {
-    /// Numbers of 32 bits.
+    /// 32-bit floating point.
     #[default]
     F32,
-    /// The same, but on an NVIDIA GPU the products of convolutions are of numbers that are rounded to 11 bits of precision,
-    /// which it is much faster at. Elsewhere as [`Precision::F32`].
+    /// f32, but on an NVIDIA GPU convolutions multiply numbers rounded to TF32 (11 bits of precision), which is much
+    /// faster. The same as [`Precision::F32`] on other devices.
     Tf32,
-    /// Images inside the network are of bf16, which has the range of f32 and 8 bits of precision: products are of rounded
-    /// numbers, sums, means and variances of f32. It is meant for NVIDIA GPUs; elsewhere it gives nearly the same numbers,
-    /// and takes longer than f32.
+    /// Mixed precision: activations are bf16, which has the range of f32 and 8 bits of precision. Products are of
+    /// rounded numbers; sums, means and variances are f32. It is meant for NVIDIA GPUs; on other devices the results
+    /// are almost the same, and slower than f32.
     Bf16,
 }
 
 impl Precision {
-    /// The type of the images inside the network, if it is not their own.
+    /// The type of the activations, if it differs from that of the images.
     pub fn dtype(self) -> Option<DType> {
         (self == Self::Bf16).then_some(DType::BF16)
     }
 
-    /// Whether it is the one that is taken if nothing is said.
+    /// Whether this is the default.
     pub fn is_default(&self) -> bool {
         *self == Self::default()
     }
 
-    /// Calls `f` and has convolutions in it use this precision. Their gradients use it too, whenever they are asked for.
+    /// Calls `f` with this precision for convolutions, including their gradients whenever these are computed.
     pub fn within<R>(self, f: impl FnOnce() -> R) -> R {
-        /// Puts back what was, also after a panic.
+        /// Restores the previous setting, also after a panic.
         struct Before(bool);
         impl Drop for Before {
             fn drop(&mut self) {
@@ -58,13 +58,13 @@ thread_local! {
     static TF32: Cell<bool> = const { Cell::new(false) };
 }
 
-/// Whether convolutions of f32 may round to TF32 what they multiply.
+/// Whether f32 convolutions may multiply in TF32.
 #[cfg(any(test, feature = "cuda"))]
 pub(crate) fn tf32() -> bool {
     TF32.get()
 }
 
-/// `f32`, `tf32` or `bf16`.
+/// Prints `f32`, `tf32` or `bf16`.
 impl fmt::Display for Precision {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -99,14 +99,14 @@ mod tests {
             Precision::Bf16.within(|| assert!(!tf32()));
             assert!(tf32());
         });
-        // Without a message from the panic.
+        // Suppresses the message of the panic.
         let panic = || std::panic::resume_unwind(Box::new("inside"));
         let caught = std::panic::catch_unwind(|| Precision::Tf32.within(panic));
         assert!(caught.is_err() && !tf32());
     }
 
     #[test]
-    fn names_are_those_of_files_and_flags() {
+    fn names_are_as_in_files_and_flags() {
         for (name, precision) in [("f32", Precision::F32), ("tf32", Precision::Tf32), ("bf16", Precision::Bf16)] {
             assert_eq!(name.parse::<Precision>().ok(), Some(precision));
             assert_eq!(precision.to_string(), name);

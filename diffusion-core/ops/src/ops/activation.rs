@@ -1,4 +1,4 @@
-//! SiLU, GELU and ReLU, and the choice between an activation and none.
+//! Activation functions: SiLU, GELU, ReLU.
 
 use super::cpu::{activation::Pointwise, takes};
 #[cfg(feature = "cuda")]
@@ -8,10 +8,10 @@ use super::half::{half, wide};
 use candle_core::{Result, Tensor};
 use std::f64::consts::FRAC_1_SQRT_2;
 
-/// What is applied to each number at the end of an operation that can do both in one pass.
+/// An optional activation, applied element by element at the end of an operation in the same pass.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Activation {
-    /// Nothing: the number itself.
+    /// No activation: the identity.
     #[default]
     None,
     /// [`silu`].
@@ -23,10 +23,10 @@ pub enum Activation {
 }
 
 impl Activation {
-    /// The activation of every number of `x`.
+    /// Applies the activation to every element of `x`.
     ///
     /// # Shapes
-    /// Any; the result is as `x`.
+    /// Any; the result has the shape of `x`.
     pub fn apply(self, x: &Tensor) -> Result<Tensor> {
         match self {
             Self::None => Ok(x.clone()),
@@ -37,11 +37,11 @@ impl Activation {
     }
 }
 
-/// SiLU, x · σ(x) with σ(x) = 1/(1 + e^−x), also called swish
+/// SiLU: x · σ(x) with σ(x) = 1/(1 + e^−x), also called swish
 /// ([Ramachandran et al. 2017](https://arxiv.org/abs/1710.05941)).
 ///
 /// # Shapes
-/// Any; the result is as `x`.
+/// Any; the result has the shape of `x`.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -64,11 +64,11 @@ pub fn silu(x: &Tensor) -> Result<Tensor> {
     x.silu()
 }
 
-/// GELU, x · Φ(x) = x/2 · (1 + erf(x/√2)), exact as in PyTorch's default and not the approximation by tanh
+/// GELU: x · Φ(x) = x/2 · (1 + erf(x/√2)), exact as in PyTorch's default, not the tanh approximation
 /// ([Hendrycks & Gimpel 2016](https://arxiv.org/abs/1606.08415)).
 ///
 /// # Shapes
-/// Any; the result is as `x`.
+/// Any; the result has the shape of `x`.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -88,14 +88,14 @@ pub fn gelu(x: &Tensor) -> Result<Tensor> {
     if let Some(half) = half(x) {
         return gelu(&wide(x)?)?.to_dtype(half);
     }
-    // From erf, because the gradient of candle's own `gelu_erf` has constants of six digits.
+    // From erf, because the gradient of candle's `gelu_erf` uses constants with six digits.
     (x * 0.5)? * ((x * FRAC_1_SQRT_2)?.erf()? + 1.0)?
 }
 
-/// ReLU, the larger of x and 0; at 0 its slope counts as 0, and NaN stays NaN, as in PyTorch.
+/// ReLU: max(x, 0). As in PyTorch, its gradient at 0 is 0, and NaN stays NaN.
 ///
 /// # Shapes
-/// Any; the result is as `x`.
+/// Any; the result has the shape of `x`.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -112,7 +112,7 @@ pub fn relu(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
         return graph::apply("relu", Pointwise(Activation::Relu), [x]);
     }
-    // Not candle's `relu`, whose slope at 0 is 1.
+    // candle's `relu` has gradient 1 at 0.
     x.le(0.0)?.where_cond(&x.zeros_like()?, x)
 }
 
@@ -125,7 +125,7 @@ mod tests {
     use candle_core::{DType, Device, Var};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for shape in [vec![1], vec![7], vec![3, 1, 5, 2]] {
             let x = (random(1, shape.as_slice())? * 2.0)?;
             check("silu", std::slice::from_ref(&x), |x| silu(&x[0]))?;
@@ -138,7 +138,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_do_what_the_compositions_do() -> Result<()> {
+    fn kernels_agree_with_the_compositions() -> Result<()> {
         for f in [silu, gelu, relu] {
             for shape in [vec![1], vec![7], vec![3, 1, 5, 2], vec![16, 17], vec![3, 40_001]] {
                 let x = [(random(1, shape.as_slice())? * 3.0)?];
@@ -153,7 +153,7 @@ mod tests {
     }
 
     #[test]
-    fn large_numbers_have_finite_values_and_gradients() -> Result<()> {
+    fn values_and_gradients_are_finite_for_large_x() -> Result<()> {
         each(|| {
             let far = Tensor::new(&[-1e4f32, -200.0, -90.0, 90.0, 200.0, 1e4], &Device::Cpu)?;
             for f in [silu, gelu, relu] {

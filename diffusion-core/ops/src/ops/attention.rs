@@ -1,4 +1,4 @@
-//! Multi-head attention over positions.
+//! Multi-head attention.
 
 use super::cpu::{attention::Attention, takes};
 #[cfg(feature = "cuda")]
@@ -9,21 +9,21 @@ use super::half::{half, wide};
 use candle_core::{D, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
-/// What is taken from the score of a masked key.
+/// The amount subtracted from the score of a masked key.
 const MASKED: f64 = 1e9;
 
-/// softmax(Q Kᵀ / √d) V in each head
+/// Multi-head attention: softmax(Q Kᵀ / √d) V in each head
 /// ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), equation 1), with d = C / `heads`.
 ///
-/// Head i has the channels i·d … (i+1)·d − 1 of `q`, `k` and `v`. With `q`, `k` and `v` from one picture's positions it is
-/// self-attention; with `k` and `v` from elsewhere it is cross-attention.
+/// Head i uses the channels i·d … (i+1)·d − 1 of `q`, `k` and `v`. If all three come from the positions of one image it
+/// is self-attention; if `k` and `v` come from elsewhere it is cross-attention.
 ///
 /// # Shapes
-/// `q` (B, N, C); `k` and `v` (B, M, C); the result is (B, N, C). A picture (B, C, H, W) is brought into this form
-/// by `x.flatten_from(2)?.transpose(1, 2)?`.
+/// `q` (B, N, C); `k` and `v` (B, M, C); the result is (B, N, C). `x.flatten_from(2)?.transpose(1, 2)?` converts an
+/// image (B, C, H, W) to this form.
 ///
 /// # Errors
-/// Other shapes, or a C that `heads` does not divide.
+/// The shapes do not match, or `heads` does not divide C.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -47,14 +47,14 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
     composed(q, k, v, None, heads)
 }
 
-/// [`attention`] of every pixel of an image to every other, from a tensor that has the channels of q, of k and of v beside each
-/// other, as a 1×1 convolution makes them: without turning the image into rows of channels and back.
+/// Self-attention between all pixels of an image, from a tensor with the channels of q, k and v concatenated, as from a
+/// 1×1 convolution. It avoids transposing the image.
 ///
 /// # Shapes
 /// `qkv` (B, 3C, H, W); the result is (B, C, H, W).
 ///
 /// # Errors
-/// Other shapes, or a C that `heads` does not divide.
+/// The shapes do not match, or `heads` does not divide C.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -72,7 +72,7 @@ pub fn self_attention2d(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, channels, h, w) = four("self_attention2d", "qkv", qkv)?;
     if channels % 3 != 0 || !(channels / 3).is_multiple_of(heads) {
         bail!(
-            "self_attention2d: qkv has shape {:?}; its channels must be three times as many as heads = {heads} divides",
+            "self_attention2d: qkv has shape {:?}; it must have 3C channels, where heads = {heads} divides C",
             qkv.dims()
         )
     }
@@ -86,15 +86,15 @@ pub fn self_attention2d(qkv: &Tensor, heads: usize) -> Result<Tensor> {
     y.transpose(1, 2)?.reshape((b, c, h, w))
 }
 
-/// [`attention`] to some of the keys only: to those whose `mask` is 1 and not 0, as padding of texts has it.
+/// [`attention`] with a mask: only the keys with `mask` 1 are attended to, those with 0 (padding) are ignored.
 ///
-/// A position whose keys are all masked gets 0. The mask has no gradient.
+/// If all keys are masked, the result is 0. The mask has no gradient.
 ///
 /// # Shapes
 /// `q` (B, N, C); `k` and `v` (B, M, C); `mask` (B, M); the result is (B, N, C).
 ///
 /// # Errors
-/// Other shapes, or a C that `heads` does not divide.
+/// The shapes do not match, or `heads` does not divide C.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -122,7 +122,7 @@ pub fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor, heads
     composed(q, k, v, Some(mask), heads)
 }
 
-/// An error unless the shapes fit.
+/// Checks the shapes.
 fn check_shapes(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<()> {
     let (&[b, n, c], &[_, m, _]) = (q.dims(), k.dims()) else {
         bail!(
@@ -159,13 +159,13 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, heads: us
         Some(mask) => {
             let mask = mask.detach().to_dtype(scores.dtype())?;
             let mask = mask.reshape((b, 1, 1, m))?;
-            // So large that exp is 0, and finite, so that a row without any key is no NaN.
+            // So negative that exp is 0, but finite, so that a row without any key is not NaN.
             scores = scores.broadcast_add(&mask.affine(MASKED, -MASKED)?)?;
             Some(mask)
         }
         None => None,
     };
-    // Not candle's `softmax_last_dim`: it has no gradient.
+    // candle's `softmax_last_dim` has no gradient.
     let mut weights = softmax(&scores, D::Minus1)?;
     if let Some(mask) = mask {
         weights = weights.broadcast_mul(&mask)?;
@@ -173,7 +173,7 @@ fn composed(q: &Tensor, k: &Tensor, v: &Tensor, mask: Option<&Tensor>, heads: us
     weights.matmul(&per_head(v, m)?)?.transpose(1, 2)?.reshape((b, n, c))
 }
 
-/// On a CUDA device: two products of cuBLAS, with a kernel between them.
+/// On a CUDA device: two cuBLAS products with a kernel between them.
 #[cfg(feature = "cuda")]
 fn on_device(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Tensor> {
     let (b, n, c) = q.dims3()?;
@@ -192,7 +192,7 @@ mod tests {
     use crate::ops::gradients::{check, random};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for (b, n, m, c, heads) in [(1, 1, 1, 1, 1), (1, 5, 3, 4, 2), (3, 2, 7, 3, 3), (2, 3, 3, 6, 1)] {
             let qkv = [random(1, (b, n, c))?, random(2, (b, m, c))?, random(3, (b, m, c))?];
             check(&format!("attention, {heads} heads"), &qkv, |x| attention(&x[0], &x[1], &x[2], heads))?;
@@ -206,7 +206,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_does_what_the_composition_does() -> Result<()> {
+    fn kernel_agrees_with_the_composition() -> Result<()> {
         for (b, n, m, c, heads) in [
             (1, 1, 1, 1, 1),
             (1, 5, 3, 4, 2),
@@ -230,9 +230,9 @@ mod tests {
         })
     }
 
-    /// As if the masked keys were not there; 0 where none is left. Also in f32, and with the right gradients.
+    /// Masked keys are ignored; the result is 0 where none is left. Also in f32, and with correct gradients.
     #[test]
-    fn masked_keys_have_no_influence() -> Result<()> {
+    fn masked_keys_are_ignored() -> Result<()> {
         let qkv = [1, 2, 3].map(|seed| random(seed, (3, 4, 6)).unwrap());
         let mask = [[1f64, 1.0, 0.0, 0.0], [1.0, 0.0, 1.0, 0.0], [0.0; 4]];
         let mask = Tensor::new(&mask, qkv[0].device())?;
@@ -256,7 +256,7 @@ mod tests {
         Ok(())
     }
 
-    /// Equal keys: every position gets the mean of the values.
+    /// With equal keys, every position gets the mean of the values.
     #[test]
     fn equal_scores_give_the_mean_of_the_values() -> Result<()> {
         each(|| {
@@ -287,7 +287,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (a, b, c) = (random(1, (2, 5, 6))?, random(2, (2, 4, 8))?, random(3, (5, 6))?);
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
         for (message, wants) in [

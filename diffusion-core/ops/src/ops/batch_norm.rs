@@ -1,4 +1,4 @@
-//! Normalisation of each channel over a whole batch.
+//! Batch normalisation.
 
 use super::cpu::norm::{Norm, Over};
 use super::cpu::{read, takes};
@@ -8,26 +8,26 @@ use super::norm::standardize;
 use super::{Activation, one_per_channel};
 use candle_core::{Result, Tensor, bail};
 
-/// Mean and variance of each channel.
+/// The mean and variance of each channel.
 #[derive(Clone, Debug)]
 pub struct Moments {
-    /// (C,): μ.
+    /// The mean μ, (C,).
     pub mean: Tensor,
-    /// (C,): σ² = Σ (x − μ)² / N.
+    /// The variance σ² = Σ (x − μ)² / N, (C,).
     pub variance: Tensor,
 }
 
-/// Batch normalisation ([Ioffe & Szegedy 2015](https://arxiv.org/abs/1502.03167), algorithm 1) and then `activation`; also
-/// the mean and variance that it found, as constants.
+/// Batch normalisation ([Ioffe & Szegedy 2015](https://arxiv.org/abs/1502.03167), algorithm 1) followed by
+/// `activation`; also returns the mean and variance, as constants.
 ///
-/// Over the N numbers of each channel, in all images, x̂ = (x − μ) / √(σ² + `eps`) with σ² = Σ (x − μ)² / N; then
-/// y = `activation`(weight · x̂ + bias).
+/// Over the N elements of each channel in all images, x̂ = (x − μ) / √(σ² + `eps`) with σ² = Σ (x − μ)² / N, and y =
+/// `activation`(weight · x̂ + bias).
 ///
 /// # Shapes
-/// `x` (B, C, …); `weight` and `bias` (C,); the result is as `x`.
+/// `x` (B, C, …); `weight` and `bias` (C,); the result has the shape of `x`.
 ///
 /// # Errors
-/// Other shapes, or no numbers at all.
+/// The shapes do not match, or `x` is empty.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -73,14 +73,14 @@ pub fn batch_norm(
     Ok((y, Moments { mean, variance }))
 }
 
-/// The same with mean and variance from elsewhere, such as those that a network remembers of its training: then an image's
-/// answer does not depend on the batch that it is in.
+/// [`batch_norm`] with a given mean and variance, for example running statistics; the result for an image then does not
+/// depend on the batch.
 ///
 /// # Shapes
-/// As [`batch_norm`].
+/// See [`batch_norm`].
 ///
 /// # Errors
-/// As [`batch_norm`].
+/// See [`batch_norm`].
 pub fn batch_norm_with(
     x: &Tensor,
     moments: &Moments,
@@ -116,14 +116,14 @@ fn affine(normal: &Tensor, weight: &Tensor, bias: &Tensor, activation: Activatio
     activation.apply(&y)
 }
 
-/// (C,) as (1, C, 1, …).
+/// Reshapes (C,) to (1, C, 1, …).
 fn per_channel(x: &Tensor, rank: usize) -> Result<Tensor> {
     let mut shape = vec![1; rank];
     shape[1] = x.elem_count();
     x.reshape(shape)
 }
 
-/// How many channels there are.
+/// Checks the shapes and returns the number of channels.
 fn check(op: &str, x: &Tensor, of_channels: &[(&str, &Tensor)]) -> Result<usize> {
     let &[_, channels, ..] = x.dims() else {
         bail!("{op}: x has shape {:?}; it must have at least two dimensions, (B, C, …)", x.dims())
@@ -165,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for shape in [vec![1, 1, 3, 5], vec![3, 4, 1, 2], vec![5, 3], vec![2, 2, 7]] {
             let given = inputs(&shape)?;
             for activation in ACTIVATIONS {
@@ -177,9 +177,9 @@ mod tests {
         Ok(())
     }
 
-    /// Of one channel for a thread and of many, of rows shorter than a vector and longer than a piece of work.
+    /// One channel per thread and many, rows shorter than a vector and longer than a piece of work.
     #[test]
-    fn kernel_does_what_the_composition_does() -> Result<()> {
+    fn kernel_agrees_with_the_composition() -> Result<()> {
         for shape in [
             vec![1, 1, 3, 5],
             vec![9, 4],
@@ -205,9 +205,9 @@ mod tests {
         })
     }
 
-    /// Around a mean of 1000 too, where the squares themselves have lost it.
+    /// Also around a mean of 1000, where the squares would lose all digits.
     #[test]
-    fn the_moments_are_those_of_the_channels() -> Result<()> {
+    fn moments_are_computed_per_channel() -> Result<()> {
         each(|| {
             let x = ((random(1, (4, 3, 5, 6))? * 1e-2)? + 1000.0)?.to_dtype(candle_core::DType::F32)?;
             let exact = x.to_dtype(candle_core::DType::F64)?;
@@ -227,7 +227,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (x, short, row) = (random(1, (2, 3, 4, 4))?, random(2, 2)?, random(3, 3)?);
         let none = Activation::None;
         let moments = Moments { mean: row.clone(), variance: short.clone() };

@@ -1,17 +1,17 @@
-//! Channels of two tensors beside each other.
+//! Concatenation along the channels.
 
 use super::cpu::concat::Concat;
 use super::cpu::takes;
 use super::graph;
 use candle_core::{Result, Tensor, bail};
 
-/// The channels of `a` and after them those of `b`: how a U-Net takes up again what it saw on the way down.
+/// Concatenates the channels of `a` and `b`, as for the skip connections of a U-Net.
 ///
 /// # Shapes
-/// `a` (B, C, …) and `b` (B, D, …), two dimensions or more, equal but for the second; the result is (B, C + D, …).
+/// `a` (B, C, …) and `b` (B, D, …), at least two dimensions, equal except for the second; the result is (B, C + D, …).
 ///
 /// # Errors
-/// Other shapes, or tensors of different types.
+/// The shapes do not match, or the types differ.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -24,7 +24,7 @@ pub fn concat_channels(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let same = |i: usize| a.dims()[i] == b.dims()[i];
     if a.rank() < 2 || a.rank() != b.rank() || !(0..a.rank()).all(|i| i == 1 || same(i)) {
         bail!(
-            "concat_channels: a has shape {:?} and b {:?}; they must have the same two or more dimensions but for the second",
+            "concat_channels: a has shape {:?} and b {:?}; all dimensions except the second must be equal",
             a.dims(),
             b.dims()
         )
@@ -42,7 +42,7 @@ mod tests {
     use crate::ops::gradients::{check, random};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for (a, b) in [(vec![1, 1], vec![1, 2]), (vec![3, 2, 5], vec![3, 1, 5]), (vec![2, 1, 2, 3], vec![2, 3, 2, 3])] {
             let inputs = [random(1, a.as_slice())?, random(2, b.as_slice())?];
             let f = |x: &[Tensor]| concat_channels(&x[0], &x[1]);
@@ -59,7 +59,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (x, row) = (random(1, (2, 3, 4, 4))?, random(2, 3)?);
         for (a, b) in [
             (&x, random(2, (2, 3, 4, 5))?),

@@ -1,18 +1,18 @@
-//! Rows of a table.
+//! Embedding: rows of a table.
 
 use super::cpu::{embedding::Rows, takes};
 use super::graph;
 use candle_core::{Result, Tensor, bail};
 
-/// Row `ids[i]` of `table` for each i: a learned vector for each label.
+/// Selects row `ids[i]` of `table` for each i: a learned vector for each label.
 ///
-/// A row that is asked for several times gets the sum of the gradients.
+/// A row that is selected several times gets the sum of the gradients.
 ///
 /// # Shapes
 /// `table` (N, D); `ids` B numbers in 0 … N−1; the result is (B, D).
 ///
 /// # Errors
-/// A table that is not of two dimensions, no ids, an id outside the table.
+/// The table does not have two dimensions, there are no ids, or an id is outside the table.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -26,7 +26,7 @@ pub fn embedding(table: &Tensor, ids: &[usize]) -> Result<Tensor> {
         bail!("embedding: table has shape {:?}; it must have two dimensions, (rows, columns)", table.dims())
     };
     if ids.is_empty() {
-        bail!("embedding: ids is empty, shape [0], and table has shape {:?}; ask for at least one row", table.dims())
+        bail!("embedding: ids is empty, shape [0], and table has shape {:?}; give at least one id", table.dims())
     }
     if let Some((i, id)) = ids.iter().enumerate().find(|(_, id)| **id >= rows) {
         bail!(
@@ -49,7 +49,7 @@ mod tests {
     use crate::ops::gradients::{check, random};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         let table = [random(1, (5, 3))?];
         check("rows asked for twice and never", &table, |x| embedding(&x[0], &[4, 0, 4, 4, 2]))?;
         check("a transposed table", &table, |x| embedding(&x[0].t()?, &[2, 1]))?;
@@ -57,7 +57,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_does_what_the_composition_does() -> Result<()> {
+    fn kernel_agrees_with_the_composition() -> Result<()> {
         let table = [random(1, (5, 3))?];
         compare("rows asked for twice and never", &table, 1e-6, |x| embedding(&x[0], &[4, 0, 4, 4, 2]))?;
         compare("part of a transposed table, twice", &table, 1e-6, |x| {
@@ -67,7 +67,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_arguments_are_named() -> Result<()> {
+    fn errors_name_wrong_arguments() -> Result<()> {
         let table = random(1, (5, 3))?;
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
         for (message, wants) in [

@@ -1,22 +1,22 @@
-//! Gradients against central differences: a test for operations of one's own.
+//! Checks gradients against central differences, also for your own operations.
 
 use crate::rng::Rng;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var};
 
-/// Half the distance of a central difference: the error of the method is of order STEP², that of rounding 1e-16 / STEP.
+/// Half the step of a central difference; the truncation error is of order STEP², the rounding error 1e-16 / STEP.
 const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
 
-/// Normal numbers in f64.
+/// Standard normal numbers in f64.
 pub fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
     Rng::new(seed).randn(shape, &Device::Cpu)?.to_dtype(DType::F64)
 }
 
-/// Asserts that the gradient of `f` with respect to each of `inputs`, in f64, is that of central differences.
+/// Asserts that the gradient of `f` with respect to each of `inputs`, in f64, agrees with central differences.
 ///
-/// The loss weighs every number of the result by a random number of its own. It also uses each input beside `f`, before
-/// it and after it, so that a gradient that overwrites another shows; and the gradient that comes back into `f` is
-/// contiguous once and transposed once.
+/// The loss weights every element of the result with a random number. It also uses each input directly, before and
+/// after `f`, which reveals a gradient that overwrites another; and the gradient that reaches `f` is contiguous once
+/// and transposed once.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -26,7 +26,7 @@ pub fn random(seed: u64, shape: impl Into<Shape>) -> Result<Tensor> {
 /// ```
 ///
 /// # Panics
-/// A gradient is missing, has the wrong shape or differs from the central difference; `what` is named in the message.
+/// A gradient is missing, has the wrong shape or differs from the central difference; the message contains `what`.
 pub fn check(what: &str, inputs: &[Tensor], f: impl Fn(&[Tensor]) -> Result<Tensor>) -> Result<()> {
     let vars = inputs.iter().map(Var::from_tensor).collect::<Result<Vec<_>>>()?;
     let tensors: Vec<Tensor> = vars.iter().map(|v| v.as_tensor().clone()).collect();

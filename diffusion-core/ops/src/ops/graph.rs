@@ -1,9 +1,9 @@
-//! Our kernels as nodes of candle's graph, with gradients that are handed on instead of being added to zeros.
+//! Kernels as nodes of candle's graph, whose gradients are passed on instead of being added to zeros.
 //!
-//! For every argument of every operation candle's backward pass fills a tensor with zeros and adds the gradient to it, on one
-//! thread: for a U-Net that is as much memory traffic as all its activations and norms together. So candle gets to see
-//! something small. Each result of a kernel has a *token*, a tensor of one number, and it is the tokens that depend on each
-//! other:
+//! For every argument of every operation, candle's backward pass fills a tensor with zeros and adds the gradient to it,
+//! on one thread. For a U-Net that takes as much memory traffic as all its activations and norms. To avoid it, candle
+//! only sees small tensors: each result of a kernel has a *token*, a tensor of one element, and the tokens depend on
+//! each other:
 //!
 //! ```text
 //! token of x ──┐
@@ -11,11 +11,12 @@
 //! token of w ──┘
 //! ```
 //!
-//! When candle's pass reaches y, because an operation of candle has used it, the gradient is put aside for the token of y. When it
-//! reaches the token, everything that depends on it is done: the kernel computes its gradients from what was put aside, and
-//! puts each aside for the token of its argument, moved if it is the first, added if there is one. Where an argument is not the
-//! result of a kernel, but a variable or a result of candle, its token gives candle the sum. So kernels and candle's own operations
-//! mix freely, and `loss.backward()` does what it always does; [`backward`] spares the variables that addition to zeros, too.
+//! When candle's pass reaches y, because an operation of candle has used it, the gradient is stored for the token of y.
+//! When the pass reaches the token, everything that depends on it is complete: the kernel computes its gradients from
+//! the stored one and stores each for the token of its argument, by moving it or adding it to an existing one. If an
+//! argument is not the result of a kernel, but a variable or a result of candle, its token passes the sum to candle.
+//! Kernels and candle's operations can therefore be mixed, and `loss.backward()` works as usual; [`backward`] also
+//! avoids the addition to zeros for variables.
 
 use super::cpu::{add_to, read};
 use candle_core::backprop::GradStore;
@@ -26,24 +27,24 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock, Mutex, OnceLock, PoisonError, Weak};
 use std::time::Instant;
 
-/// A gradient, in the order of its tensor's numbers. It may be shared: the two arguments of a sum have the same one.
+/// A gradient in the element order of its tensor. It may be shared: both arguments of a sum have the same one.
 pub(super) type Gradient = Arc<Vec<f32>>;
 
-/// An operation with a kernel for the CPU, of N tensors of f32.
+/// An operation on N f32 tensors with a CPU kernel.
 pub(super) trait Kernel<const N: usize>: Send + Sync + 'static {
-    /// The numbers of the result, and its shape.
+    /// The elements of the result, and its shape.
     fn forward(&self, x: [&[f32]; N], shapes: [&Shape; N]) -> (Vec<f32>, Shape);
 
-    /// Whether [`Kernel::backward`] needs the numbers of the arguments. If not, they are not kept, and it gets none.
+    /// Whether [`Kernel::backward`] needs the arguments. If not, they are not kept, and it receives empty slices.
     fn needs_arguments(&self) -> bool {
         true
     }
 
-    /// The gradients with respect to the arguments that `wanted` says, from `dy`, that of the result.
+    /// The gradients with respect to the arguments selected by `wanted`, from `dy`, the gradient of the result.
     fn backward(&self, x: [&[f32]; N], shapes: [&Shape; N], dy: Gradient, wanted: [bool; N]) -> [Option<Gradient>; N];
 }
 
-/// The result of `kernel`, which the CPU [takes](super::cpu::takes).
+/// The result of `kernel` for arguments that the CPU kernels [support](super::cpu::takes).
 pub(super) fn apply<const N: usize>(name: &'static str, kernel: impl Kernel<N>, x: [&Tensor; N]) -> Result<Tensor> {
     let mut inputs = Vec::with_capacity(N);
     for x in x {
@@ -77,11 +78,11 @@ pub(super) fn apply<const N: usize>(name: &'static str, kernel: impl Kernel<N>, 
     Ok(y)
 }
 
-/// Candle's `loss.backward()`, without adding the gradients of variables to zeros first: the gradient of `loss`, a tensor of
-/// one number, with respect to every variable that it depends on.
+/// Computes the gradients of `loss`, a scalar tensor, with respect to all variables, like candle's `loss.backward()`,
+/// but without adding the gradients of variables to zeros first.
 ///
 /// # Errors
-/// As of `loss.backward()`.
+/// See `loss.backward()`.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -92,7 +93,7 @@ pub(super) fn apply<const N: usize>(name: &'static str, kernel: impl Kernel<N>, 
 /// # Ok::<(), diffusion_core::candle::Error>(())
 /// ```
 pub fn backward(loss: &Tensor) -> Result<GradStore> {
-    // What an error in an earlier pass may have left.
+    // An error in an earlier pass may have left entries.
     ASIDE.with_borrow_mut(HashMap::clear);
     let before = OF_VARIABLES.replace(Some(HashMap::new()));
     let gradients = loss.backward();
@@ -109,18 +110,18 @@ pub fn backward(loss: &Tensor) -> Result<GradStore> {
     Ok(gradients)
 }
 
-/// How long a kernel took, for `make bench`.
+/// The time that a kernel took, for `make bench`.
 #[doc(hidden)]
 #[derive(Clone, Debug)]
 pub struct Took {
     pub name: &'static str,
     pub backward: bool,
-    /// The shapes of its arguments.
+    /// The shapes of the arguments.
     pub shapes: Vec<Vec<usize>>,
     pub seconds: f64,
 }
 
-/// The result of `run`, and how long each kernel took in it that this thread called.
+/// The result of `run`, and the time of each kernel that this thread called in it.
 #[doc(hidden)]
 pub fn profile<T>(run: impl FnOnce() -> T) -> (T, Vec<Took>) {
     TOOK.set(Some(Vec::new()));
@@ -140,16 +141,16 @@ fn timed<T, const N: usize>(name: &'static str, backward: bool, shapes: [&Shape;
     result
 }
 
-/// Where the gradient of a tensor goes: to the kernel that made it, or back to candle.
+/// The destination of a tensor's gradient: the kernel that computed the tensor, or candle.
 struct Source {
     number: u64,
     token: Tensor,
-    /// The tensor, if a kernel has made it.
+    /// The tensor, if a kernel has computed it.
     of: OnceLock<TensorId>,
 }
 
 impl Source {
-    /// That of `x`.
+    /// The source of `x`.
     fn of(x: &Tensor) -> Result<Arc<Self>> {
         if let Some(source) = sources_by_id().get(&x.id()).and_then(Weak::upgrade) {
             return Ok(source);
@@ -167,8 +168,8 @@ impl Drop for Source {
     }
 }
 
-/// The sources of the tensors that kernels have made. Candle keeps the operation that a tensor comes from to itself, so this
-/// has to be global; an entry lives as long as its tensor.
+/// The sources of the tensors that kernels have computed. candle does not expose the operation of a tensor, so this
+/// must be global; an entry lives as long as its tensor.
 static SOURCES: LazyLock<Mutex<HashMap<TensorId, Weak<Source>>>> = LazyLock::new(Mutex::default);
 
 fn sources_by_id() -> std::sync::MutexGuard<'static, HashMap<TensorId, Weak<Source>>> {
@@ -184,13 +185,13 @@ fn next_number() -> u64 {
 type OfVariables = HashMap<TensorId, (Tensor, Gradient)>;
 
 thread_local! {
-    /// The gradients that wait for a token, of the backward pass that runs on this thread.
+    /// The gradients stored for tokens, in the backward pass on this thread.
     static ASIDE: RefCell<HashMap<u64, Gradient>> = RefCell::default();
     static OF_VARIABLES: RefCell<Option<OfVariables>> = const { RefCell::new(None) };
     static TOOK: RefCell<Option<Vec<Took>>> = const { RefCell::new(None) };
 }
 
-/// Puts `gradient` aside for the token of this number.
+/// Stores `gradient` for the token with this number.
 fn put_aside(number: u64, gradient: Gradient) {
     ASIDE.with_borrow_mut(|aside| match aside.remove(&number) {
         Some(sum) => aside.insert(number, add(sum, &gradient)),
@@ -202,7 +203,7 @@ fn take(number: u64) -> Option<Gradient> {
     ASIDE.with_borrow_mut(|aside| aside.remove(&number))
 }
 
-/// The sum, in place unless somebody else has the first one, too.
+/// The sum, in place unless the first gradient is shared.
 fn add(mut sum: Gradient, gradient: &[f32]) -> Gradient {
     let numbers: &mut Vec<f32> = Arc::make_mut(&mut sum);
     add_to(numbers, gradient);
@@ -213,12 +214,12 @@ fn tensor(gradient: Gradient, shape: &Shape) -> Result<Tensor> {
     Tensor::from_vec(Arc::unwrap_or_clone(gradient), shape, &Device::Cpu)
 }
 
-/// What a token is.
+/// The value of a token.
 fn token() -> (CpuStorage, Shape) {
     (CpuStorage::F32(vec![0.0]), Shape::from(1))
 }
 
-/// From a tensor that no kernel has made to its token.
+/// Connects a tensor that no kernel has computed to its token.
 struct Given {
     number: u64,
 }
@@ -253,13 +254,13 @@ impl CustomOp1 for Given {
     }
 }
 
-/// From the tokens of the arguments to that of the result.
+/// Connects the tokens of the arguments to that of the result.
 struct Step<K, const N: usize> {
     name: &'static str,
     kernel: K,
     /// The arguments, if they are needed.
     inputs: Vec<Tensor>,
-    /// N of each.
+    /// The shapes of the N arguments.
     shapes: Vec<Shape>,
     sources: Vec<Option<Arc<Source>>>,
     number: u64,
@@ -295,7 +296,7 @@ impl<K: Kernel<N>, const N: usize> CustomOp1 for Step<K, N> {
     }
 }
 
-/// From its token to the result itself.
+/// Connects the token of a result to the result itself.
 struct Revealed {
     name: &'static str,
     values: Mutex<Option<(Vec<f32>, Shape)>>,
@@ -309,7 +310,7 @@ impl CustomOp1 for Revealed {
 
     fn cpu_fwd(&self, _: &CpuStorage, _: &Layout) -> Result<(CpuStorage, Shape)> {
         let values = self.values.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let (values, shape) = values.ok_or_else(|| candle_core::Error::msg("a result is revealed once"))?;
+        let (values, shape) = values.ok_or_else(|| candle_core::Error::msg("a result can only be revealed once"))?;
         Ok((CpuStorage::F32(values), shape))
     }
 
@@ -330,7 +331,7 @@ mod tests {
         x.flatten_all().unwrap().to_vec1().unwrap()
     }
 
-    /// A network in which tensors are used several times, by kernels and by candle, and one is used by nobody.
+    /// A network in which tensors are used several times, by kernels and by candle, and one is not used.
     fn loss(x: &Tensor, w: &Tensor) -> Result<Tensor> {
         let y = silu(x)?;
         let _unused = relu(&y)?;
@@ -340,14 +341,14 @@ mod tests {
     }
 
     #[test]
-    fn it_is_candles_backward_with_kernels_and_without() -> Result<()> {
+    fn gradients_equal_those_of_candle_with_and_without_kernels() -> Result<()> {
         let cpu = &Device::Cpu;
         let (x, w) = (Var::new(&[[0.3f32, -1.2], [2.0, 0.1]], cpu)?, Var::new(&[[1f32, 2.0], [-0.5, 0.7]], cpu)?);
         let exact = |v: &Var| Var::from_tensor(&v.to_dtype(candle_core::DType::F64)?);
         let (x64, w64) = (exact(&x)?, exact(&w)?);
         let want = loss(&x64, &w64)?.backward()?;
         let loss = loss(&x, &w)?;
-        // Twice over the same graph: nothing is left behind by the first.
+        // Twice over the same graph: the first pass must leave nothing behind.
         for gradients in [loss.backward()?, backward(&loss)?, backward(&loss)?, loss.backward()?] {
             for (var, exact) in [(&x, &x64), (&w, &w64)] {
                 let want = want.get(exact).unwrap().to_dtype(candle_core::DType::F32)?;

@@ -1,22 +1,22 @@
-//! Numbers of 16 bits: bf16 and f16.
+//! 16-bit numbers: bf16 and f16.
 //!
-//! Images of 16 bits go through a network whose parameters stay in f32. What an operation multiplies is rounded to 16 bits,
-//! what it adds up is of f32, and so are means and variances: what a GPU's tensor cores do, and what PyTorch calls autocast.
-//! Where there is no kernel for 16 bits, as on the CPU, the same is done with the numbers of f32 that they stand for.
+//! 16-bit activations are used in a network whose parameters stay f32. Operands of products are rounded to 16 bits;
+//! sums, means and variances are f32. This is what a GPU's tensor cores do, and what PyTorch calls autocast. Where
+//! there is no 16-bit kernel, as on the CPU, the same is computed in f32 with rounded values.
 
 use candle_core::{DType, Result, Tensor};
 
-/// The type of `x`, if its numbers have 16 bits.
+/// The type of `x` if it is a 16-bit type.
 pub(super) fn half(x: &Tensor) -> Option<DType> {
     matches!(x.dtype(), DType::BF16 | DType::F16).then(|| x.dtype())
 }
 
-/// `x` in f32.
+/// `x` converted to f32.
 pub(super) fn wide(x: &Tensor) -> Result<Tensor> {
     x.to_dtype(DType::F32)
 }
 
-/// `x` in f32, with its numbers rounded to those of `half`.
+/// `x` in f32, rounded to the values of `half`.
 pub(super) fn rounded(x: &Tensor, half: DType) -> Result<Tensor> {
     wide(&x.to_dtype(half)?)
 }
@@ -32,14 +32,14 @@ mod tests {
     };
     use candle_core::{Device, Var};
 
-    /// bf16 has 8 bits of precision: its numbers are 2⁻⁸ of themselves apart.
+    /// bf16 has 8 bits of precision, a relative spacing of 2⁻⁸.
     const ULP: f64 = 1.0 / 256.0;
 
     fn f64s(x: &Tensor) -> Result<Vec<f64>> {
         x.to_dtype(DType::F64)?.flatten_all()?.to_vec1()
     }
 
-    /// Values and gradients of `f` in bf16 against f64, for inputs that bf16 can say exactly.
+    /// The values and gradients of `f` in bf16 against f64, for inputs that bf16 represents exactly.
     fn close(
         what: &str,
         images: &[Tensor],
@@ -79,7 +79,7 @@ mod tests {
     }
 
     #[test]
-    fn bf16_is_f64_but_for_rounding() -> Result<()> {
+    fn bf16_agrees_with_f64_up_to_rounding() -> Result<()> {
         each(|| {
             let (x, w) = (random(1, (2, 4, 6, 6))?, random(2, (8, 4, 3, 3))?);
             let (b8, b4, of_images) = (random(3, 8)?, random(4, 4)?, random(5, (2, 8))?);
@@ -114,9 +114,9 @@ mod tests {
         })
     }
 
-    /// 1000 + small numbers cannot be said in bf16, but the mean of a hundred that can is taken in f32.
+    /// bf16 cannot represent 1000 + small numbers, but their mean is computed in f32.
     #[test]
-    fn means_are_of_f32() -> Result<()> {
+    fn means_are_computed_in_f32() -> Result<()> {
         each(|| {
             let x = Tensor::new(&[256f32, 258.0], &Device::Cpu)?.repeat((1, 500))?;
             let x = x.reshape((1, 1, 10, 100))?.to_dtype(DType::BF16)?;

@@ -6,13 +6,13 @@ use super::half::{half, rounded, wide};
 use super::one_per_channel;
 use candle_core::{Result, Tensor, bail};
 
-/// y = x Wᵀ + b.
+/// The affine map y = x Wᵀ + b.
 ///
 /// # Shapes
-/// `x` (…, I), one dimension or more; `weight` (O, I); `bias` (O,); the result is (…, O).
+/// `x` (…, I), at least one dimension; `weight` (O, I); `bias` (O,); the result is (…, O).
 ///
 /// # Errors
-/// Other shapes.
+/// The shapes do not match.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -32,7 +32,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     };
     if *c != c_weight || x.elem_count() == 0 || out == 0 {
         bail!(
-            "{OP}: x has shape {:?} and weight {:?}; the last dimensions must be equal, and none 0",
+            "{OP}: x has shape {:?} and weight {:?}; their last dimensions must be equal, and none 0",
             x.dims(),
             weight.dims()
         )
@@ -50,7 +50,7 @@ pub fn linear(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tens
     }
     let x = x.reshape(((), *c))?;
     let y = match bias {
-        // The weight in the type of x: bf16 goes through cuBLAS as such.
+        // The weight in the type of x, so that bf16 goes through cuBLAS directly.
         Some(bias) => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?.broadcast_add(&bias.to_dtype(x.dtype())?)?,
         None => x.matmul(&weight.to_dtype(x.dtype())?.t()?)?,
     };
@@ -64,7 +64,7 @@ mod tests {
     use crate::ops::gradients::{check, random};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for (x, out) in [(vec![1], 1), (vec![5], 3), (vec![1, 3], 2), (vec![3, 1], 4), (vec![2, 3, 5], 2)] {
             let inner = x[x.len() - 1];
             let inputs = [random(1, x.as_slice())?, random(2, (out, inner))?, random(3, out)?];
@@ -76,7 +76,7 @@ mod tests {
     }
 
     #[test]
-    fn kernel_does_what_the_composition_does() -> Result<()> {
+    fn kernel_agrees_with_the_composition() -> Result<()> {
         for (x, out) in [
             (vec![1], 1),
             (vec![5], 3),
@@ -101,7 +101,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (x, weight, bias) = (random(1, (2, 3))?, random(2, (4, 5))?, random(3, 5)?);
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();
         for (message, wants) in [

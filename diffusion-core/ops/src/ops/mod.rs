@@ -1,34 +1,33 @@
-//! Differentiable operations: what the layers of a network are made of.
+//! Differentiable operations, from which the layers of a network are built.
 //!
-//! Each takes and returns candle tensors, of f32 or f64, and has a gradient with respect to every tensor that goes in:
-//! call `backward()` on what comes out in the end. Images may be of bf16 or f16, with parameters of f32: then products are
-//! of numbers rounded to 16 bits, and sums, means and variances of f32.
+//! Each operation takes and returns candle tensors of f32 or f64 and is differentiable with respect to every input;
+//! call `backward()` on the final result. Images may be bf16 or f16 with f32 parameters: then the operands of products
+//! are rounded to 16 bits, and sums, means and variances are f32.
 //!
-//! For f32 on the CPU each has kernels of its own, one for the values and one for the gradients, on all threads and with the
-//! vector instructions that the machine is found to have (AVX-512, AVX2, NEON, or none). Their results are the same, to the
-//! bit, on every run with the same instructions, on any number of threads; `RAYON_NUM_THREADS` says how many, and
-//! `DIFFUSION_INSTRUCTIONS` (`avx2` or `none`) holds a machine to fewer instructions than it has. On CUDA, for f32 and
-//! bf16, convolutions are cuDNN's, and most others have kernels too, which the tests compile for the CPU. Other types, and
-//! Metal, take a composition of candle operations, which is also what the kernels are tested against. Where candle's
-//! own gradient is wrong or missing, the composition goes around it and the comment there says so. All gradients are checked
-//! on the CPU, against central differences and against PyTorch; the command `diffusion check` holds those of another device
-//! against the CPU's.
+//! For f32 on the CPU each operation has its own kernels for values and gradients, which use all threads and the best
+//! vector instructions of the machine (AVX-512, AVX2, NEON, or none). Their results are identical to the bit on every
+//! run with the same instructions, for any number of threads. `RAYON_NUM_THREADS` sets that number;
+//! `DIFFUSION_INSTRUCTIONS` (`avx2` or `none`) restricts the instructions. On CUDA, for f32 and bf16, cuDNN computes
+//! convolutions, and most other operations have kernels, too, which the tests compile for the CPU. Other types, and
+//! Metal, use a composition of candle operations, which the kernels are tested against. Where candle's own gradient is
+//! wrong or missing, the composition avoids it and a comment says so. All gradients are checked on the CPU against
+//! central differences and PyTorch; `diffusion check` compares those of another device with the CPU.
 //!
-//! A 3×3 convolution of stride 1 is done by Winograd's algorithm, with tiles of 4×4 outputs or, for images of 2×2, of 2×2. Its
-//! root-mean-square error, relative to the result, is then some 10⁻⁶ (0.4 … 1.4 · 10⁻⁶ in the unit tests, which print it; with
-//! the small tiles 0.9 … 2.7 · 10⁻⁷, as of f32 itself). On Linux, memory that is free again is kept for the next operation,
-//! unless `MALLOC_TRIM_THRESHOLD_` is set in the environment.
+//! 3×3 convolutions with stride 1 use Winograd's algorithm, with tiles of 4×4 outputs or, for images of 2×2, of 2×2.
+//! Its relative root-mean-square error is about 10⁻⁶ (0.4 … 1.4 · 10⁻⁶ in the unit tests, which print it; with the
+//! small tiles 0.9 … 2.7 · 10⁻⁷, as f32 itself). On Linux, freed memory is kept for the next operation unless
+//! `MALLOC_TRIM_THRESHOLD_` is set in the environment.
 //!
-//! | operation | what it is for |
+//! | operation | purpose |
 //! |---|---|
 //! | [`conv2d`], [`conv1x1`], [`conv_transpose2d`], [`upsample_nearest2x_conv2d`] | weights shared over positions |
-//! | [`group_norm`], [`batch_norm`], [`weight_standardize`] | keep the numbers near mean 0 and variance 1 |
-//! | [`silu`], [`gelu`], [`relu`] | what is not linear |
-//! | [`upsample_nearest2x`], [`upsample_bilinear2x`], [`max_pool2d`], [`avg_pool2d`] | between the resolutions of a U-Net |
-//! | [`add`], [`scale`], [`scale_shift`] | residual connections; time and context as numbers for each channel |
-//! | [`concat_channels`] | what was seen on the way down, taken up again on the way up |
+//! | [`group_norm`], [`batch_norm`], [`weight_standardize`] | keep activations near mean 0 and variance 1 |
+//! | [`silu`], [`gelu`], [`relu`] | non-linearities |
+//! | [`upsample_nearest2x`], [`upsample_bilinear2x`], [`max_pool2d`], [`avg_pool2d`] | changes of resolution in a U-Net |
+//! | [`add`], [`scale`], [`scale_shift`] | residual connections; time and context per channel |
+//! | [`concat_channels`] | skip connections |
 //! | [`attention`], [`self_attention2d`], [`masked_attention`] | every position attends to every other, or to some |
-//! | [`linear`], [`embedding`] | time steps and labels |
+//! | [`linear`], [`embedding`] | time and label embeddings |
 
 mod activation;
 mod attention;
@@ -65,7 +64,7 @@ pub use upsample::{upsample_bilinear2x, upsample_nearest2x};
 
 use candle_core::{Result, Tensor, bail};
 
-/// The dimensions of a tensor that must have four, none of them 0.
+/// Checks that a tensor has four dimensions, none of them 0, and returns them.
 #[doc(hidden)]
 pub fn four(op: &str, name: &str, x: &Tensor) -> Result<(usize, usize, usize, usize)> {
     match *x.dims() {
@@ -74,7 +73,7 @@ pub fn four(op: &str, name: &str, x: &Tensor) -> Result<(usize, usize, usize, us
     }
 }
 
-/// An error unless `vector` is of shape (length,), where `length` is a dimension of `of`.
+/// Checks that `vector` has shape (length,), where `length` is a dimension of `of`.
 fn one_per_channel(
     op: &str,
     (name, vector): (&str, &Tensor),

@@ -1,4 +1,4 @@
-//! Normalisation: of activations by groups of channels, and of a convolution's weights.
+//! Group normalisation of activations, and standardisation of weights.
 
 use super::cpu::norm::{Norm, Over};
 use super::cpu::takes;
@@ -9,17 +9,17 @@ use super::half::{half, wide};
 use super::{Activation, one_per_channel};
 use candle_core::{D, DType, Result, Tensor, bail};
 
-/// Group normalisation ([Wu & He 2018](https://arxiv.org/abs/1803.08494)) and then `activation`.
+/// Group normalisation ([Wu & He 2018](https://arxiv.org/abs/1803.08494)) followed by `activation`.
 ///
-/// In each image the channels form `groups` groups of neighbours; over the N numbers of each group
-/// x̂ = (x − μ) / √(σ² + `eps`) with σ² = Σ (x − μ)² / N; then y = `activation`(weight · x̂ + bias), a weight and a bias per channel,
-/// or for each channel of each image, such as its time step asks for.
+/// In each image the channels form `groups` groups of neighbours. Over the N elements of each group, x̂ = (x − μ) /
+/// √(σ² + `eps`) with σ² = Σ (x − μ)² / N, and y = `activation`(weight · x̂ + bias), with a weight and a bias per
+/// channel, or per channel and image, for example from a time embedding.
 ///
 /// # Shapes
-/// `x` (B, C, …); `weight` and `bias` both (C,) or both (B, C); the result is as `x`.
+/// `x` (B, C, …); `weight` and `bias` both (C,) or both (B, C); the result has the shape of `x`.
 ///
 /// # Errors
-/// Other shapes, or a C that `groups` does not divide.
+/// The shapes do not match, or `groups` does not divide C.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -76,16 +76,16 @@ pub fn group_norm(
     activation.apply(&y)
 }
 
-/// Weight standardisation ([Qiao et al. 2019](https://arxiv.org/abs/1903.10520)): the weights of a convolution as it is
-/// to use them, (w − μ) / √(σ² + `eps`), with μ and σ² = Σ (w − μ)² / N over the N weights of one output channel.
+/// Weight standardisation ([Qiao et al. 2019](https://arxiv.org/abs/1903.10520)) of a convolution: (w − μ) / √(σ² +
+/// `eps`), with μ and σ² = Σ (w − μ)² / N over the N weights of one output channel.
 ///
 /// An `eps` of 1e-5 is usual in f32.
 ///
 /// # Shapes
-/// `weight` (O, …), two dimensions or more; the result is as `weight`.
+/// `weight` (O, …), at least two dimensions; the result has the shape of `weight`.
 ///
 /// # Errors
-/// Fewer dimensions, or one that is 0.
+/// There are fewer dimensions, or one is 0.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -107,7 +107,7 @@ pub fn weight_standardize(weight: &Tensor, eps: f64) -> Result<Tensor> {
     #[cfg(not(feature = "cuda"))]
     let on_device = false;
     if on_device || takes(&[weight]) {
-        // Each output channel is an image of one group.
+        // Each output channel is treated as an image with one group.
         let one = Tensor::ones(1, DType::F32, weight.device())?;
         let rows = weight.flatten_from(1)?.unsqueeze(1)?;
         return group_norm(&rows, 1, &one, &one.zeros_like()?, eps, Activation::None)?.reshape(weight.shape());
@@ -132,7 +132,7 @@ mod tests {
     const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::Relu];
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for (x, groups) in [
             (vec![1, 1, 3, 5], 1),
             (vec![3, 4, 3, 2], 2),
@@ -160,9 +160,9 @@ mod tests {
         })
     }
 
-    /// Rows of every length about that of a vector, one group shared among the threads and many each on its own.
+    /// Rows of all lengths around that of a vector, one group shared by the threads and many groups.
     #[test]
-    fn kernel_does_what_the_composition_does() -> Result<()> {
+    fn kernel_agrees_with_the_composition() -> Result<()> {
         for (x, groups) in [
             (vec![1, 1, 3, 5], 1),
             (vec![3, 4, 3, 2], 2),
@@ -175,7 +175,7 @@ mod tests {
             (vec![1, 7, 70, 71], 1),
             (vec![2, 1, 200, 300], 1),
         ] {
-            // Of a single number nothing is left but rounding, times 1/√eps.
+            // A group of a single element leaves only rounding errors, times 1/√eps.
             let alone = x[1] / groups * x[2..].iter().product::<usize>() == 1;
             let tolerance = if alone { 5e-5 } else { 1e-5 };
             let inputs = [((random(1, x.as_slice())? * 2.0)? + 3.0)?, random(2, x[1])?, random(3, x[1])?];
@@ -207,7 +207,7 @@ mod tests {
 
     /// In one pass, or with a mean rounded to f32, all digits would be lost.
     #[test]
-    fn a_small_spread_around_a_large_mean_is_seen() -> Result<()> {
+    fn a_small_spread_around_a_large_mean_is_resolved() -> Result<()> {
         let x = [((random(1, (2, 4, 9, 9))? * 1e-2)? + 1000.0)?, random(2, 4)?, random(3, 4)?];
         for activation in ACTIVATIONS {
             compare(&format!("{activation:?}"), &x, 1e-5, |x| group_norm(&x[0], 2, &x[1], &x[2], 1e-9, activation))?;
@@ -216,7 +216,7 @@ mod tests {
     }
 
     #[test]
-    fn weight_standardization_has_the_right_gradient() -> Result<()> {
+    fn gradient_of_weight_standardization_is_correct() -> Result<()> {
         for shape in [vec![1, 1, 3, 3], vec![3, 2, 1, 3], vec![2, 5]] {
             check(&format!("{shape:?}"), &[random(1, shape.as_slice())?], |w| weight_standardize(&w[0], 1e-5))?;
         }
@@ -236,9 +236,9 @@ mod tests {
         })
     }
 
-    /// A group of equal numbers is normalised to 0 and has a finite gradient.
+    /// A group of equal elements is normalised to 0 and has a finite gradient.
     #[test]
-    fn equal_numbers_are_no_trouble() -> Result<()> {
+    fn equal_elements_give_finite_results() -> Result<()> {
         each(|| {
             let x = candle_core::Var::from_tensor(&random(1, (1, 2, 3, 3))?.ones_like()?)?;
             let (weight, bias) = (random(2, 2)?, random(3, 2)?);
@@ -253,7 +253,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (x, six, four) = (random(1, (2, 6, 4, 4))?, random(2, 6)?, random(3, 4)?);
         let none = Activation::None;
         let fail = |r: Result<Tensor>| r.unwrap_err().to_string();

@@ -1,4 +1,4 @@
-//! Pooling: one number for each square of pixels.
+//! Pooling: one value for each square of pixels.
 
 use super::cpu::{planes::Planes, takes};
 #[cfg(feature = "cuda")]
@@ -6,16 +6,16 @@ use super::cuda;
 use super::{four, graph};
 use candle_core::{Result, Tensor, bail};
 
-/// The largest number of each `size`×`size` square.
+/// Max pooling: the maximum of each `size`×`size` square.
 ///
-/// The gradient goes to that number. Where several are equally large it goes, as in PyTorch, to the first of them, row
-/// by row (on the CPU; on a GPU, to one of them). On the CPU and in f32 a NaN counts as the largest, again as in PyTorch.
+/// The gradient goes to the maximum. Of several equal maxima, the first in row order gets it, as in PyTorch (on the
+/// CPU; on a GPU, one of them). For f32 on the CPU, NaN counts as the maximum, also as in PyTorch.
 ///
 /// # Shapes
-/// `x` (B, C, H, W); the result is (B, C, ⌊H / `size`⌋, ⌊W / `size`⌋): rows and columns left over are not looked at.
+/// `x` (B, C, H, W); the result is (B, C, ⌊H / `size`⌋, ⌊W / `size`⌋); remaining rows and columns are ignored.
 ///
 /// # Errors
-/// Other shapes, `size` 0, an image smaller than a square.
+/// The shapes do not match, `size` is 0, or the image is smaller than a square.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -33,20 +33,20 @@ pub fn max_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
     if takes(&[x]) {
         return graph::apply("max_pool2d", Planes::MaxPool(size), [x]);
     }
-    // The gradient of candle's own is too small by size², that of its `max` counts ties several times; that of
-    // `gather` is right.
+    // candle's max pooling has a gradient too small by size², and its `max` counts ties several times; the gradient of
+    // `gather` is correct.
     let squares = squares(x, size)?;
     let first_maximum = squares.argmax_keepdim(4)?;
     squares.gather(&first_maximum, 4)?.squeeze(4)
 }
 
-/// The mean of each `size`×`size` square.
+/// Average pooling: the mean of each `size`×`size` square.
 ///
 /// # Shapes
-/// `x` (B, C, H, W); the result is (B, C, ⌊H / `size`⌋, ⌊W / `size`⌋): rows and columns left over are not looked at.
+/// `x` (B, C, H, W); the result is (B, C, ⌊H / `size`⌋, ⌊W / `size`⌋); remaining rows and columns are ignored.
 ///
 /// # Errors
-/// Other shapes, `size` 0, an image smaller than a square.
+/// The shapes do not match, `size` is 0, or the image is smaller than a square.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -64,22 +64,19 @@ pub fn avg_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
     if takes(&[x]) {
         return graph::apply("avg_pool2d", Planes::AvgPool(size), [x]);
     }
-    // The gradient of candle's own is wrong where rows or columns are left over.
+    // candle's gradient is wrong if rows or columns remain.
     squares(x, size)?.mean(4)
 }
 
 fn check_squares(op: &str, x: &Tensor, size: usize) -> Result<()> {
     let (_, _, h, w) = four(op, "x", x)?;
     if size == 0 || h < size || w < size {
-        bail!(
-            "{op}: x has shape {:?} and size is {size}, windows of shape [{size}, {size}]: there is none in the image",
-            x.dims()
-        )
+        bail!("{op}: x has shape {:?} and size is {size}, but the image has no window of [{size}, {size}]", x.dims())
     }
     Ok(())
 }
 
-/// The numbers of each square side by side: (B, C, H / size, W / size, size²).
+/// The elements of each square, contiguous: (B, C, H / size, W / size, size²).
 fn squares(x: &Tensor, size: usize) -> Result<Tensor> {
     let (b, c, h, w) = x.dims4()?;
     let (rows, columns) = (h / size, w / size);
@@ -99,7 +96,7 @@ mod tests {
     use candle_core::{Device, Var};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for (shape, size) in [
             ([1, 1, 2, 2], 2),
             ([3, 2, 4, 6], 2),
@@ -119,7 +116,7 @@ mod tests {
         Ok(())
     }
 
-    /// After a ReLU whole squares are 0: the gradient must not be counted four times.
+    /// After a ReLU whole squares are 0; the gradient must not be counted four times.
     #[test]
     fn of_equal_numbers_the_first_gets_the_gradient() -> Result<()> {
         each(|| {
@@ -133,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_do_what_the_compositions_do() -> Result<()> {
+    fn kernels_agree_with_the_compositions() -> Result<()> {
         for (shape, size) in [
             ([1, 1, 2, 2], 2),
             ([1, 3, 5, 7], 2),
@@ -160,7 +157,7 @@ mod tests {
     }
 
     #[test]
-    fn a_nan_is_the_largest() -> Result<()> {
+    fn nan_counts_as_the_maximum() -> Result<()> {
         each(|| {
             let x = [[1f32, f32::NAN, 1.0, 2.0], [9.0, 0.0, -1.0, 3.0]];
             let x = Var::from_tensor(&Tensor::new(&x, &Device::Cpu)?.reshape((1, 1, 2, 4))?)?;
@@ -175,7 +172,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let x = random(1, (2, 3, 4, 5))?;
         for (op, pool) in
             [("max_pool2d", max_pool2d as fn(&Tensor, usize) -> Result<Tensor>), ("avg_pool2d", avg_pool2d)]

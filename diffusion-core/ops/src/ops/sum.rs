@@ -1,17 +1,17 @@
-//! Sums of tensors, and planes that are scaled and shifted.
+//! Sums of tensors, and scaling and shifting of planes.
 
 use super::cpu::sum::{ScaleShift, Scaled, Sum};
 use super::cpu::takes;
 use super::graph;
 use candle_core::{Result, Tensor, bail};
 
-/// (a + b) · `scale`: what a residual connection does, with a `scale` of 1 or one that keeps the variance.
+/// (a + b) · `scale`, the sum of a residual connection; a `scale` below 1 can preserve the variance.
 ///
 /// # Shapes
-/// `a` and `b` of one shape; the result has it, too.
+/// `a` and `b` with equal shapes; the result has the same shape.
 ///
 /// # Errors
-/// Different shapes.
+/// The shapes differ.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -34,7 +34,7 @@ pub fn add(a: &Tensor, b: &Tensor, scale: f64) -> Result<Tensor> {
 /// x · `by`.
 ///
 /// # Shapes
-/// Any; the result is as `x`.
+/// Any; the result has the shape of `x`.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -49,14 +49,14 @@ pub fn scale(x: &Tensor, by: f64) -> Result<Tensor> {
     }
 }
 
-/// x · `scale` + `shift`, with a number of each for every channel of every image: feature-wise linear modulation
+/// x · `scale` + `shift` with one value of each per channel and image: feature-wise linear modulation (FiLM)
 /// ([Perez et al. 2018](https://arxiv.org/abs/1709.07871)).
 ///
 /// # Shapes
-/// `x` (B, C, …); `scale` and `shift` (B, C); the result is as `x`.
+/// `x` (B, C, …); `scale` and `shift` (B, C); the result has the shape of `x`.
 ///
 /// # Errors
-/// Other shapes.
+/// The shapes do not match.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -94,7 +94,7 @@ mod tests {
     use crate::ops::gradients::{check, random};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for shape in [vec![1, 1], vec![3, 2, 5], vec![2, 3, 2, 3]] {
             let (a, b) = (random(1, shape.as_slice())?, random(2, shape.as_slice())?);
             let rows = [a.clone(), random(3, (shape[0], shape[1]))?, random(4, (shape[0], shape[1]))?];
@@ -119,7 +119,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (x, rows, row) = (random(1, (2, 3, 4))?, random(2, (2, 3))?, random(3, 3)?);
         for (message, wants) in [
             (add(&x, &rows, 1.0).unwrap_err(), "add: a has shape [2, 3, 4] and b [2, 3]"),

@@ -1,4 +1,4 @@
-//! Images of twice the height and width.
+//! Upsampling to twice the height and width.
 
 use super::cpu::{planes::Planes, takes};
 #[cfg(feature = "cuda")]
@@ -6,13 +6,13 @@ use super::cuda;
 use super::{four, graph};
 use candle_core::{Result, Tensor};
 
-/// Each pixel four times: y\[…, i, j\] = x\[…, ⌊i/2⌋, ⌊j/2⌋\].
+/// Nearest-neighbour upsampling: y\[…, i, j\] = x\[…, ⌊i/2⌋, ⌊j/2⌋\].
 ///
 /// # Shapes
 /// `x` (B, C, H, W); the result is (B, C, 2H, 2W).
 ///
 /// # Errors
-/// Other shapes.
+/// The shapes do not match.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -30,20 +30,20 @@ pub fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     if takes(&[x]) {
         return graph::apply("upsample_nearest2x", Planes::Nearest2x, [x]);
     }
-    // Not candle's `upsample_nearest2d`: its gradient overwrites what x got from where else it is used.
+    // The gradient of candle's `upsample_nearest2d` overwrites that from other uses of x.
     x.reshape((b, c, h, 1, w, 1))?.broadcast_as((b, c, h, 2, w, 2))?.reshape((b, c, 2 * h, 2 * w))
 }
 
-/// Between the pixels by straight lines: along each axis y\[2i\] = ¾ x\[i\] + ¼ x\[i−1\] and
-/// y\[2i+1\] = ¾ x\[i\] + ¼ x\[i+1\], where beyond the edge the pixel at the edge is taken.
+/// Bilinear upsampling: along each axis y\[2i\] = ¾ x\[i\] + ¼ x\[i−1\] and y\[2i+1\] = ¾ x\[i\] + ¼ x\[i+1\], where
+/// pixels beyond the edge equal those at the edge.
 ///
-/// It is `F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)` in PyTorch.
+/// It equals `F.interpolate(x, scale_factor=2, mode="bilinear", align_corners=False)` in PyTorch.
 ///
 /// # Shapes
 /// `x` (B, C, H, W); the result is (B, C, 2H, 2W).
 ///
 /// # Errors
-/// Other shapes.
+/// The shapes do not match.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -83,7 +83,7 @@ mod tests {
     use crate::ops::gradients::{check, random};
 
     #[test]
-    fn gradients_are_those_of_central_differences() -> Result<()> {
+    fn gradients_agree_with_central_differences() -> Result<()> {
         for upsample in [upsample_nearest2x, upsample_bilinear2x] {
             for shape in [[1, 1, 1, 1], [3, 1, 2, 3], [1, 2, 1, 5], [2, 3, 4, 3]] {
                 check(&format!("{shape:?}"), &[random(1, shape.as_slice())?], |x| upsample(&x[0]))?;
@@ -99,7 +99,7 @@ mod tests {
     }
 
     #[test]
-    fn kernels_do_what_the_compositions_do() -> Result<()> {
+    fn kernels_agree_with_the_compositions() -> Result<()> {
         for upsample in [upsample_nearest2x, upsample_bilinear2x] {
             for shape in [[1, 1, 1, 1], [3, 1, 2, 3], [1, 2, 1, 5], [2, 3, 19, 17], [3, 40, 28, 28]] {
                 let x = [random(1, shape.as_slice())?];
@@ -114,7 +114,7 @@ mod tests {
         Ok(())
     }
 
-    /// Straight lines are kept, but for the edge.
+    /// Linear ramps are preserved, except at the edge.
     #[test]
     fn bilinear_keeps_a_ramp() -> Result<()> {
         each(|| {
@@ -131,7 +131,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let x = random(1, (3, 4, 4))?;
         for (op, message) in [
             ("upsample_nearest2x", upsample_nearest2x(&x).unwrap_err()),

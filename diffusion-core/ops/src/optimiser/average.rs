@@ -1,13 +1,13 @@
-//! The running average of the weights.
+//! The exponential moving average of the weights.
 
 use super::in_place::{CHUNK, Real, lerp, lerp_tensors, write_from};
 use candle_core::{DType, Result, Var};
 use rayon::prelude::*;
 
-/// Takes `var` into its running average: θ̄ ← θ̄ + `weight` · (θ − θ̄), both of one shape, type and device.
+/// Updates a moving average: θ̄ ← θ̄ + `weight` · (θ − θ̄), for tensors of one shape, type and device.
 ///
 /// # Errors
-/// They are not.
+/// Shape, type or device differ.
 pub fn average_in(average: &Var, var: &Var, weight: f64) -> Result<()> {
     match (var.device().is_cpu(), var.dtype()) {
         (true, DType::F32) => fused::<f32>(average, var, weight),
@@ -16,7 +16,7 @@ pub fn average_in(average: &Var, var: &Var, weight: f64) -> Result<()> {
     }
 }
 
-/// On the CPU: each element of both is read once, and that of the average written once.
+/// On the CPU: reads each element of both once, and writes that of the average once.
 fn fused<T: Real>(average: &Var, var: &Var, weight: f64) -> Result<()> {
     let weight = T::from_f64(weight);
     let elements = |average: &mut [T], theta: &[T]| {
@@ -36,7 +36,7 @@ fn fused<T: Real>(average: &Var, var: &Var, weight: f64) -> Result<()> {
     })
 }
 
-/// The same by candle's operations, on any device.
+/// Composed of candle's operations, for any device.
 fn composed(average: &Var, var: &Var, weight: f64) -> Result<()> {
     let (old, theta) = (average.as_detached_tensor(), var.as_detached_tensor());
     average.set(&lerp_tensors(&old, &theta, weight)?)
@@ -48,7 +48,7 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::{Device, Tensor};
 
-    /// The path of other devices, tried on the CPU: equal to the one pass, in both halves of `lerp`.
+    /// The composition, tested on the CPU, equals the single pass in both halves of `lerp`.
     #[test]
     fn the_composition_equals_the_one_pass() -> Result<()> {
         let mut rng = Rng::new(1);

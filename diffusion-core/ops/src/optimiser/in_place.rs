@@ -1,12 +1,13 @@
-//! The elements of CPU tensors as slices, for one pass over several of them, and the average that AdamW and EMA share.
+//! The elements of CPU tensors as slices, for one pass over several tensors; and `lerp`, which AdamW and EMA share.
 
 use candle_core::{CpuStorage, InplaceOp1, InplaceOp2, Layout, Result, Tensor, Var, WithDType, bail};
 use std::cell::RefCell;
 
-/// How many elements a thread takes at a time. The cuts are the same for any number of threads, and so are the results.
+/// The number of elements for a thread at a time. The chunks, and so the results, do not depend on the number of
+/// threads.
 pub(super) const CHUNK: usize = 1 << 15;
 
-/// The types that parameters are trained in: f32 and f64.
+/// The types of trainable parameters: f32 and f64.
 pub(super) trait Real: WithDType {
     fn sqrt(self) -> Self;
     fn widen(self) -> f64;
@@ -36,7 +37,7 @@ macro_rules! real {
 real!(f32, F32);
 real!(f64, F64);
 
-/// a + w (b − a), from the nearer end, so that w = 1 gives b exactly: PyTorch's `lerp`.
+/// a + w (b − a), computed from the nearer end so that w = 1 gives exactly b, as in PyTorch's `lerp`.
 #[inline]
 pub(super) fn lerp<T: Real>(a: T, b: T, w: T) -> T {
     if w + w < T::one() { a + w * (b - a) } else { b - (b - a) * (T::one() - w) }
@@ -48,18 +49,18 @@ pub(super) fn lerp_tensors(a: &Tensor, b: &Tensor, w: f64) -> Result<Tensor> {
     if w < 0.5 { a + (difference * w)? } else { b - (difference * (1.0 - w))? }
 }
 
-/// What is done with the elements of the tensor that is written and of the one that is read.
+/// A pass over the elements of the tensor that is written and of the one that is read.
 type Pass<'a, T> = dyn FnMut(&mut [T], &[T]) -> Result<()> + 'a;
 
-/// A [`Pass`] as candle wants an operation in place.
+/// A [`Pass`] as an in-place operation of candle.
 struct InPlace<'a, T>(RefCell<&'a mut Pass<'a, T>>);
 
-/// Calls `pass` with the elements of `x`, which is on the CPU, for writing, and with none for reading.
+/// Calls `pass` with the elements of `x`, a CPU tensor, for writing.
 pub(super) fn write<T: Real>(x: &Var, mut pass: impl FnMut(&mut [T]) -> Result<()>) -> Result<()> {
     x.inplace_op1(&InPlace(RefCell::new(&mut |x: &mut [T], _: &[T]| pass(x))))
 }
 
-/// Calls `pass` with the elements of `x`, for writing, and those of `from`, of the same shape and type; both on the CPU.
+/// Calls `pass` with the elements of `x`, for writing, and of `from`, with the same shape and type; both on the CPU.
 pub(super) fn write_from<T: Real>(
     x: &Var,
     from: &Tensor,

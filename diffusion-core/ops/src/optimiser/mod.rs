@@ -1,7 +1,7 @@
-//! The arithmetic of the optimiser, in place: AdamW's step, the running average of the weights, the norm of gradients.
+//! The arithmetic of the optimiser, in place: AdamW steps, moving averages, gradient norms.
 //!
-//! On the CPU each is one pass over memory, with the same result for any number of threads; on other devices it is a
-//! composition of candle's operations.
+//! On the CPU each is one pass over memory, with the same result for any number of threads; on other devices it is
+//! composed of candle's operations.
 
 mod average;
 mod in_place;

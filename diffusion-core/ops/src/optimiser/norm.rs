@@ -4,10 +4,10 @@ use super::in_place::{CHUNK, Real};
 use candle_core::{CpuStorage, DType, Result, Storage, Tensor};
 use rayon::prelude::*;
 
-/// Σ x², added up in f64 (on Metal, which has none, in f32), in an order that does not depend on the number of threads.
+/// Σ x², summed in f64 (in f32 on Metal, which lacks f64), in an order that does not depend on the number of threads.
 ///
 /// # Errors
-/// `x` is neither of f32 nor of f64.
+/// `x` is neither f32 nor f64.
 pub fn sum_of_squares(x: &Tensor) -> Result<f64> {
     let x = x.contiguous()?;
     let (storage, layout) = x.storage_and_layout();
@@ -28,7 +28,7 @@ fn in_chunks<T: Real>(x: &[T]) -> f64 {
     sums.iter().sum()
 }
 
-/// Eight sums side by side, which a processor adds up together.
+/// Eight independent sums, which a processor adds in parallel.
 fn in_lanes<T: Real>(x: &[T]) -> f64 {
     let (blocks, rest) = x.as_chunks::<8>();
     let mut lanes = [0.0; 8];

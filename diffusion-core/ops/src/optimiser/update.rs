@@ -4,18 +4,18 @@ use super::in_place::{CHUNK, Real, lerp, lerp_tensors, write, write_from};
 use candle_core::{DType, Result, Tensor, Var, bail};
 use rayon::prelude::*;
 
-/// The numbers of AdamW. The default is PyTorch's `AdamW`; [`AdamWConfig::adam`] is plain Adam.
+/// The hyper-parameters of AdamW. The default is PyTorch's `AdamW`; [`AdamWConfig::adam`] is plain Adam.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct AdamWConfig {
-    /// The learning rate, not negative. Each element of a parameter moves by about this much in a step.
+    /// The learning rate, not negative: roughly how far each element of a parameter moves in a step.
     pub lr: f64,
-    /// β₁ in [0, 1): how much of the mean gradient is kept from step to step.
+    /// β₁ in [0, 1), the decay of the running mean of the gradient.
     pub beta1: f64,
-    /// β₂ in [0, 1): how much of the mean squared gradient is kept.
+    /// β₂ in [0, 1), the decay of the running mean of the squared gradient.
     pub beta2: f64,
-    /// ε > 0, which keeps the quotient finite where there was no gradient yet.
+    /// ε > 0, which avoids a division by 0.
     pub eps: f64,
-    /// λ ≥ 0: each step shrinks the parameters by the factor 1 − lr·λ; 0 is Adam.
+    /// The weight decay λ ≥ 0: each step multiplies the parameters by 1 − lr·λ; 0 is Adam.
     pub weight_decay: f64,
 }
 
@@ -26,15 +26,15 @@ impl Default for AdamWConfig {
 }
 
 impl AdamWConfig {
-    /// Adam as in the paper and in PyTorch: no weight decay, else as the default.
+    /// Adam as in the paper and in PyTorch: without weight decay, otherwise as the default.
     pub fn adam() -> Self {
         Self { weight_decay: 0.0, ..Self::default() }
     }
 
-    /// Checks every number.
+    /// Checks that every value is in its range.
     ///
     /// # Errors
-    /// The first that is out of its range, with its name and value.
+    /// A value is out of range: the message names it and its value.
     pub fn check(&self) -> Result<()> {
         let not_negative = 0.0..=f64::MAX;
         let below_one = 0.0..=1.0f64.next_down();
@@ -55,7 +55,7 @@ impl AdamWConfig {
     }
 }
 
-/// The coefficients of one step of one parameter θ with gradient g, the k-th that it has had:
+/// The coefficients of one step of a parameter θ with gradient g, its k-th update:
 ///
 /// m ← β₁ m + (1−β₁) g, v ← β₂ v + (1−β₂) g²,
 /// θ ← (1 − lr·λ) θ − lr · m̂ / (√v̂ + ε), where m̂ = m / (1−β₁ᵏ) and v̂ = v / (1−β₂ᵏ).
@@ -88,7 +88,7 @@ impl Update {
         }
     }
 
-    /// What is the same for all parameters, for the kernel that moves them together.
+    /// The values that are the same for all parameters, for the kernel that updates them together.
     #[cfg(feature = "cuda")]
     pub fn for_all(&self, share: f64, average_weight: f64) -> crate::on_device::FusedUpdate {
         crate::on_device::FusedUpdate {
@@ -101,16 +101,17 @@ impl Update {
         }
     }
 
-    /// What is a parameter's own: lr / (1−β₁ᵏ) and √(1−β₂ᵏ).
+    /// The values of one parameter: lr / (1−β₁ᵏ) and √(1−β₂ᵏ).
     #[cfg(feature = "cuda")]
     pub fn rates(&self) -> [f64; 2] {
         [self.step_size, self.correction]
     }
 
-    /// Moves the parameter `theta` and its moments `m` and `v` by its gradient `g`; all four of one shape, type and device.
+    /// Updates the parameter `theta` and its moments `m` and `v` with its gradient `g`; all have one shape, type and
+    /// device.
     ///
     /// # Errors
-    /// They are not.
+    /// Shape, type or device differ.
     pub fn apply(&self, theta: &Var, m: &Var, v: &Var, g: &Tensor) -> Result<()> {
         match (theta.device().is_cpu(), theta.dtype()) {
             (true, DType::F32) => self.fused::<f32>(theta, m, v, g),
@@ -119,7 +120,7 @@ impl Update {
         }
     }
 
-    /// On the CPU: each element of θ, g, m and v is read once, and those of θ, m and v written once.
+    /// On the CPU: reads each element of θ, g, m and v once, and writes those of θ, m and v once.
     fn fused<T: Real>(&self, theta: &Var, m: &Var, v: &Var, g: &Tensor) -> Result<()> {
         write::<T>(m, |m| {
             write::<T>(v, |v| {
@@ -150,7 +151,7 @@ impl Update {
         }
     }
 
-    /// The same by candle's operations, on any device.
+    /// Composed of candle's operations, for any device.
     fn composed(&self, theta: &Var, m: &Var, v: &Var, g: &Tensor) -> Result<()> {
         let g = (g.detach() * self.scale)?;
         let new_m = lerp_tensors(&m.as_detached_tensor(), &g, self.mean_weight)?;
@@ -170,7 +171,7 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::Device;
 
-    /// The path of other devices, tried on the CPU: equal to the one pass but for rounding, in both halves of `lerp`.
+    /// The composition, tested on the CPU, equals the single pass up to rounding in both halves of `lerp`.
     #[test]
     fn the_composition_equals_the_one_pass() -> Result<()> {
         let mut rng = Rng::new(1);

@@ -1,4 +1,4 @@
-//! What a training tells its live page.
+//! The state that a training run writes for its live page.
 
 use std::path::Path;
 
@@ -6,27 +6,27 @@ use anyhow::{Context, Result};
 use serde::Serialize;
 
 const FILE: &str = "live.json";
-/// Not hidden by a dot, and git ignores it.
+/// The name of the file while it is written: not hidden by a dot, and ignored by git.
 const UNFINISHED: &str = "live.json.part";
 
-/// How far a training is: the content of the file `live.json` in the folder of its run.
+/// The state of a training run, the content of the file `live.json` in its folder.
 ///
 /// A number that is not finite is shown as missing, in a curve as a gap.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct LiveState {
-    /// Whose page this is for: [`LiveState::token_of`].
+    /// The token of the page: [`LiveState::token_of`].
     pub token: String,
-    /// Whether it runs.
+    /// Whether the run is waiting, running or ended.
     pub state: Phase,
-    /// A sentence beside that, such as the reason of a failure; may be empty.
+    /// An additional sentence, such as the reason of a failure; may be empty.
     pub message: String,
-    /// Steps done.
+    /// The number of steps done.
     pub step: usize,
-    /// Steps that there will be; 0 if that is not known.
+    /// The total number of steps; 0 if it is not known.
     pub steps: usize,
-    /// The epoch that is under way, from 1; 0 if it is not counted.
+    /// The current epoch, from 1; 0 if epochs are not counted.
     pub epoch: usize,
-    /// Epochs that there will be; 0 if that is not known.
+    /// The total number of epochs; 0 if it is not known.
     pub epochs: usize,
     /// The learning rate of the last step.
     pub lr: f64,
@@ -34,48 +34,48 @@ pub struct LiveState {
     pub loss: Option<f64>,
     /// Training images per second.
     pub images_per_second: Option<f64>,
-    /// Seconds until it is done, as far as one can tell.
+    /// The estimated time left in seconds.
     pub seconds_left: Option<f64>,
-    /// Seconds since it began.
+    /// The time since the start in seconds.
     pub seconds: f64,
     /// The norm of all gradients at the last step, before clipping.
     pub grad_norm: Option<f64>,
-    /// Step and loss, as measured; the page draws a smooth line through it. At most some 400 points: see [`thin`].
+    /// Step and loss, as measured; the page draws a smooth line through them. About 400 points at most: see [`thin`].
     pub curve: Vec<(usize, f64)>,
     /// Step and learning rate; see [`thin`].
     pub rate: Vec<(usize, f64)>,
-    /// The latest picture of samples, a path from the folder of the run: `samples/epoch-0004.png`.
+    /// The latest grid of samples, as a path relative to the run's folder: `samples/epoch-0004.png`.
     pub samples: Option<String>,
-    /// What stands above it: "Samples after epoch 4".
+    /// The title of the samples: "Samples after epoch 4".
     pub samples_title: String,
 }
 
-/// Whether a training runs.
+/// The phase of a training run.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Phase {
-    /// Not begun: the page is shown, the cell that trains has not been run.
+    /// The page is shown, but the cell that trains has not been run.
     #[default]
     Waiting,
-    /// Under way.
+    /// Training is in progress.
     Running,
     /// All steps are done.
     Done,
-    /// Ended early because the reader wanted so.
+    /// Stopped early by the reader.
     Stopped,
     /// Ended by an error.
     Failed,
 }
 
 impl LiveState {
-    /// The token of the page that was shown for the run in `folder`, from its `live.json`; `None` if there is no such page.
+    /// The token of the page for the run in `folder`, from its `live.json`; `None` if there is no such page.
     pub fn token_of(folder: impl AsRef<Path>) -> Option<String> {
         let bytes = std::fs::read(folder.as_ref().join(FILE)).ok()?;
         let state: serde_json::Value = serde_json::from_slice(&bytes).ok()?;
         state["token"].as_str().map(str::to_string)
     }
 
-    /// Rewrites `live.json` in `folder`, at once: who reads it sees the old or the new one, never a part.
+    /// Replaces `live.json` in `folder` atomically: a reader sees the old or the new file, never a part.
     ///
     /// # Errors
     /// The file cannot be written; the message names it.
@@ -89,8 +89,8 @@ impl LiveState {
     }
 }
 
-/// A curve in `at_most` points. The first and the last stay; those between become means of as many neighbours each, step
-/// and value, and a value that is not finite stays visible as such. A curve that is short enough stays as it is.
+/// Reduces a curve to at most `at_most` points. The first and the last are kept; those between become means, of step
+/// and value, over equally many neighbours. Values that are not finite stay visible. Short curves are unchanged.
 ///
 /// ```
 /// use diffusion_core::show::thin;
@@ -116,7 +116,7 @@ pub fn thin(points: &[(usize, f64)], at_most: usize) -> Vec<(usize, f64)> {
     }
 }
 
-/// The mean of some points, at least one.
+/// The mean of at least one point.
 fn mean(points: &[(usize, f64)]) -> (usize, f64) {
     let n = points.len() as f64;
     let step = points.iter().map(|p| p.0 as f64).sum::<f64>() / n;
@@ -129,7 +129,7 @@ mod tests {
 
     #[test]
     fn a_thinned_curve_keeps_its_ends_and_its_shape() {
-        // A line, on which the mean of neighbours lies too, with a bump.
+        // A line, which averaging preserves, with a bump.
         let line = |step: usize| 5.0 - step as f64 * 1e-3;
         let curve: Vec<(usize, f64)> = (0..5000).map(|s| (s, line(s) + if s == 2500 { 100.0 } else { 0.0 })).collect();
         let thinned = thin(&curve, 400);
@@ -155,7 +155,7 @@ mod tests {
     }
 
     #[test]
-    fn a_loss_that_is_not_a_number_stays_visible() {
+    fn a_loss_that_is_nan_stays_visible() {
         let mut curve: Vec<(usize, f64)> = (0..1000).map(|s| (s, 1.0)).collect();
         curve[500].1 = f64::NAN;
         let thinned = thin(&curve, 100);
@@ -192,7 +192,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_state_has_no_token_and_what_cannot_be_written_is_named() -> Result<()> {
+    fn invalid_files_have_no_token_and_write_errors_name_the_file() -> Result<()> {
         let folder = tempfile::tempdir()?;
         for text in ["", "{", "[]", "{\"token\": 3}", "{\"token\": \"a\""] {
             std::fs::write(folder.path().join("live.json"), text)?;

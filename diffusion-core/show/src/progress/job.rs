@@ -1,27 +1,27 @@
-//! Which lines a job writes when.
+//! Decides which progress lines to write, and when.
 
 use std::time::Duration;
 
 use super::Unit;
 
-/// Counts and decides which lines are written when; it neither reads a clock nor writes.
+/// Counts, and decides which lines to write when. It neither reads a clock nor writes.
 #[derive(Clone, Debug)]
 pub(super) struct Job {
     pub(super) label: String,
     pub(super) unit: Unit,
     pub(super) total: u64,
-    /// Where the count began, when a job is resumed.
+    /// The count at the start of a resumed job.
     pub(super) start: u64,
     pub(super) done: u64,
     pub(super) message: String,
-    /// When the last line was written and what the count was.
+    /// The time of the last line, and the count then.
     last: Option<(Duration, u64)>,
     pub(super) finished: bool,
 }
 
 const FIRST_LINE: Duration = Duration::from_secs(2);
 const BETWEEN_LINES: Duration = Duration::from_secs(10);
-/// Not more often than this, however fast the job is.
+/// The shortest interval between lines, however fast the job is.
 const LEAST: Duration = Duration::from_secs(1);
 
 impl Job {
@@ -35,7 +35,7 @@ impl Job {
             None => elapsed >= FIRST_LINE,
             Some((when, done)) => {
                 let tenth = self.total > 0 && self.done.saturating_sub(done) >= self.total.div_ceil(10);
-                // A job of hours should not fill pages: after some minutes the lines come farther apart.
+                // A long job should not fill pages, so after some minutes the lines are further apart.
                 let since = elapsed.saturating_sub(when);
                 tenth && since >= LEAST || since >= BETWEEN_LINES.max(elapsed / 20)
             }
@@ -57,7 +57,7 @@ impl Job {
         Some(self.text(parts))
     }
 
-    /// The line at the end, once.
+    /// The final line, returned once.
     pub(super) fn last_line(&mut self, elapsed: Duration) -> Option<String> {
         if std::mem::replace(&mut self.finished, true) {
             return None;
@@ -88,7 +88,7 @@ impl Job {
 }
 
 impl Unit {
-    /// "400/1000 images", or without the total if that is 0.
+    /// Formats a count: "400/1000 images", or without the total if that is 0.
     fn count(&self, done: u64, total: u64) -> String {
         let (unit, scale, decimals) = match self {
             Unit::Steps => ("", 1.0, 0),
@@ -103,7 +103,7 @@ impl Unit {
         text.trim_end().to_string()
     }
 
-    /// "12.3/s", or "4.2 s each" if they are slow.
+    /// Formats a rate: "12.3/s", or "4.2 s each" for slow steps.
     fn rate(&self, rate: f64) -> String {
         if let Unit::Bytes = self {
             let (unit, scale, decimals) = bytes(rate);
@@ -119,7 +119,7 @@ impl Unit {
     }
 }
 
-/// The unit in which a number of bytes is short, how many bytes it has, and how many decimals to show.
+/// The unit in which a number of bytes is short, its size, and the number of decimals to show.
 fn bytes(n: f64) -> (&'static str, f64, usize) {
     match n {
         1e9.. => ("GB", 1e9, 2),
@@ -129,7 +129,7 @@ fn bytes(n: f64) -> (&'static str, f64, usize) {
     }
 }
 
-/// "8.4 s", "49 s", "3 min 20 s", "2 h 05 min".
+/// Formats a duration: "8.4 s", "49 s", "3 min 20 s", "2 h 05 min".
 fn duration(time: Duration) -> String {
     let seconds = time.as_secs_f64().round() as u64;
     match seconds {
@@ -144,7 +144,7 @@ fn duration(time: Duration) -> String {
 mod tests {
     use super::*;
 
-    /// The lines of a job that does `rate` steps a second, with the second at which each comes.
+    /// The lines of a job with `rate` steps per second, each with its time in seconds.
     fn lines(mut job: Job, rate: u64) -> Vec<(u64, String)> {
         let mut out = Vec::new();
         for tenth in 1.. {
@@ -214,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn nothing_done_is_no_division_by_zero() {
+    fn zero_steps_do_not_divide_by_zero() {
         let line = job(5).line(Duration::from_secs(3));
         assert_eq!(line.as_deref(), Some("training   0 % · 0/5 · 0/s · after 3.0 s"));
     }

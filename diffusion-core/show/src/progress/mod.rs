@@ -1,4 +1,4 @@
-//! How far a long job is: a bar on a terminal, whole lines in a notebook or a log file.
+//! Progress of a long job: a bar on a terminal, lines in a notebook or a log file.
 
 mod job;
 
@@ -9,10 +9,10 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use job::Job;
 
-/// Reports how far a job is and how long it will take.
+/// Reports the progress of a job and the time left.
 ///
-/// On a terminal this is a bar. Elsewhere, where a line cannot be rewritten, it is a line after about 2 seconds and
-/// then one for each tenth of the job or every 10 seconds (less often in a job of many minutes), and one at the end.
+/// On a terminal this is a bar. Elsewhere, where a line cannot be rewritten, it prints a line after about 2 seconds,
+/// then one for each tenth of the job or every 10 seconds (less often in a long job), and one at the end.
 ///
 /// ```
 /// use diffusion_core::progress::Progress;
@@ -32,13 +32,13 @@ pub struct Progress {
     started: Instant,
 }
 
-/// What is being counted.
+/// The unit that is counted.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub enum Unit {
     /// Steps, without a name.
     #[default]
     Steps,
-    /// Things of this name, in the plural: `"images"`.
+    /// Items with this name, in the plural: `"images"`.
     Items(String),
     /// Bytes, shown as kB, MB or GB.
     Bytes,
@@ -52,13 +52,13 @@ enum Sink {
 }
 
 impl Progress {
-    /// A job of `total` steps; 0 if it is not known how many there will be.
+    /// Starts a job of `total` steps; 0 if the number is not known.
     pub fn new(total: u64, label: impl Into<String>) -> Self {
         let job = Job::new(total, label.into());
         let sink = if std::io::stderr().is_terminal() {
             Sink::Bar(ProgressBar::new(total))
         } else if std::env::var_os("EVCXR_IS_RUNTIME").is_some() {
-            // Jupyter puts what comes from stderr on red.
+            // Jupyter shows standard error on a red background.
             Sink::Stdout
         } else {
             Sink::Stderr
@@ -67,13 +67,13 @@ impl Progress {
         progress.styled()
     }
 
-    /// What is being counted. Default: steps.
+    /// Sets the unit that is counted. Default: steps.
     pub fn unit(mut self, unit: Unit) -> Self {
         self.job.unit = unit;
         self.styled()
     }
 
-    /// Begins at `done` instead of 0, as a resumed job does: rate and time left count from there.
+    /// Starts at `done` instead of 0, for a resumed job: rate and time left count from there.
     pub fn starting_at(mut self, done: u64) -> Self {
         (self.job.start, self.job.done) = (done, done);
         if let Sink::Bar(bar) = &self.sink {
@@ -83,24 +83,24 @@ impl Progress {
         self
     }
 
-    /// Passes on the items of an iterator and counts them; it finishes with the iterator.
+    /// Counts the items of an iterator as they pass through, and finishes with it.
     pub fn wrap<I: IntoIterator>(items: I, label: impl Into<String>) -> Wrapped<I::IntoIter> {
         let items = items.into_iter();
         let total = items.size_hint().1.unwrap_or(0) as u64;
         Wrapped { items, progress: Self::new(total, label), handed_out: false }
     }
 
-    /// One step is done.
+    /// Counts one step.
     pub fn step(&mut self) {
         self.inc(1);
     }
 
-    /// `k` steps, or bytes, are done.
+    /// Counts `k` steps or bytes.
     pub fn inc(&mut self, k: u64) {
         self.set(self.job.done.saturating_add(k));
     }
 
-    /// `done` steps, or bytes, are done in all; fewer than before if the job had to start over.
+    /// Sets the count to `done`; it may decrease if the job had to start over.
     pub fn set(&mut self, done: u64) {
         self.job.done = done;
         match &self.sink {
@@ -112,7 +112,7 @@ impl Progress {
         }
     }
 
-    /// What is shown after the numbers from now on, such as the loss.
+    /// Sets a text to show after the numbers, such as the loss.
     pub fn message(&mut self, text: impl Into<String>) {
         self.job.message = text.into();
         if let Sink::Bar(bar) = &self.sink {
@@ -121,7 +121,7 @@ impl Progress {
         }
     }
 
-    /// The job is over, also if it ended before its total: says how long it took. A second call does nothing.
+    /// Ends the job, even before its total, and prints how long it took. A second call does nothing.
     pub fn finish(&mut self) {
         let line = self.job.last_line(self.started.elapsed());
         if let (Sink::Bar(bar), Some(line)) = (&self.sink, &line) {
@@ -131,7 +131,7 @@ impl Progress {
         self.write(line);
     }
 
-    /// Nobody may be listening any more: that is no reason to end the job.
+    /// A closed output is ignored, since it is no reason to end the job.
     fn write(&self, line: Option<String>) {
         let _ = match (&self.sink, line) {
             (Sink::Stdout, Some(line)) => writeln!(std::io::stdout(), "{line}"),
@@ -158,7 +158,7 @@ impl Progress {
     }
 }
 
-/// An iterator that reports how far it is: [`Progress::wrap`].
+/// An iterator that reports its progress, from [`Progress::wrap`].
 #[derive(Debug)]
 pub struct Wrapped<I> {
     items: I,
@@ -167,7 +167,7 @@ pub struct Wrapped<I> {
 }
 
 impl<I> Wrapped<I> {
-    /// What is being counted. Default: steps.
+    /// Sets the unit that is counted. Default: steps.
     pub fn unit(mut self, unit: Unit) -> Self {
         self.progress = self.progress.unit(unit);
         self
@@ -178,7 +178,7 @@ impl<I: Iterator> Iterator for Wrapped<I> {
     type Item = I::Item;
 
     fn next(&mut self) -> Option<I::Item> {
-        // The work on an item is done when the next one is asked for.
+        // The work on an item is done when the next one is requested.
         if std::mem::take(&mut self.handed_out) {
             self.progress.step();
         }

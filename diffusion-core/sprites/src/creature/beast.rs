@@ -1,4 +1,4 @@
-//! Creatures with bones: snakes, dragons, birds and four-legged ones.
+//! Animals: snakes, dragons, birds and four-legged ones.
 
 use super::super::Drawing;
 use super::super::art::Art;

@@ -1,4 +1,4 @@
-//! Creatures with many legs or none.
+//! Animals with many legs or none.
 
 use super::super::Drawing;
 use super::super::art::Art;

@@ -1,4 +1,4 @@
-//! What is caught, baked, cooked or poured.
+//! Prepared food and drink, and fish.
 
 use super::super::Drawing;
 use super::super::art::Art;

@@ -1,4 +1,4 @@
-//! What grows.
+//! Fruit and mushrooms.
 
 use super::super::Drawing;
 use super::super::art::Art;

@@ -1,4 +1,4 @@
-//! Spells that are computed, pixel by pixel, at any angle.
+//! Spells whose pixels are computed by formulas, at any angle.
 
 use super::super::Drawing;
 use super::super::art::Art;
@@ -236,7 +236,7 @@ fn direction(rng: &mut Rng) -> (f64, f64) {
     (libm::cos(angle), libm::sin(angle))
 }
 
-/// Paints what `dot` says of each pixel, given where its centre is relative to that of the canvas.
+/// Paints `dot` for each pixel, given the position of its centre relative to that of the canvas.
 fn field(mut dot: impl FnMut(f64, f64) -> Option<Dot>) -> Canvas {
     let mut canvas = Canvas::default();
     for (x, y) in positions() {

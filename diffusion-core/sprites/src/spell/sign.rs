@@ -1,4 +1,4 @@
-//! Spells that are drawn.
+//! Spells painted from drawings.
 
 use super::super::Drawing;
 use super::super::art::Art;

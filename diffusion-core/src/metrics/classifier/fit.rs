@@ -1,4 +1,4 @@
-//! The training of a classifier.
+//! Training of a classifier.
 
 use super::Classifier;
 use crate::data::Dataset;
@@ -11,24 +11,24 @@ use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use candle_nn::loss::cross_entropy;
 
-/// How many test images are in memory together.
+/// The number of test images in memory at once.
 const AT_ONCE: usize = 1000;
 
-/// How a [`Classifier`] is trained: cross-entropy by AdamW, a learning rate that rises and falls along half a cosine, images
-/// moved by some pixels.
+/// Hyper-parameters of a [`Classifier`]: cross-entropy loss, AdamW, a learning rate with warm-up and cosine decay, and
+/// random translations.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Fit {
     /// Passes over the images, at least 1. Default 6.
     pub epochs: usize,
     /// Images in a batch, at least 2. Default 128.
     pub batch: usize,
-    /// The highest learning rate, after the first tenth of the steps. Default 0.003.
+    /// The peak learning rate, reached after a tenth of the steps. Default 0.003.
     pub lr: f64,
-    /// AdamW's λ. Default 0.05.
+    /// The weight decay of AdamW. Default 0.05.
     pub weight_decay: f64,
-    /// Every image is moved by −shift … shift pixels along each axis; what comes in at an edge repeats its last pixel. Default 2.
+    /// Every image is translated by −shift … shift pixels along each axis, repeating the pixels at the edge. Default 2.
     pub shift: usize,
-    /// The seed of everything that is random. Default 42.
+    /// The seed of all random numbers. Default 42.
     pub seed: u64,
 }
 
@@ -39,11 +39,11 @@ impl Default for Fit {
 }
 
 impl Fit {
-    /// Trains a classifier on `train`; `test` is looked at once, at the end, for [`About::test_accuracy`](super::About).
+    /// Trains a classifier on `train`; `test` is used once, at the end, for [`About::test_accuracy`](super::About).
     ///
     /// # Errors
-    /// The two data sets differ in shape or classes, a number is out of its range, there are fewer images than a batch has, or
-    /// the loss is no longer finite.
+    /// The data sets differ in shape or classes, a value is out of range, there are fewer images than in a batch, or
+    /// the loss becomes NaN or infinite.
     pub fn run(&self, train: &Dataset, test: &Dataset, device: &Device) -> Result<Classifier> {
         ensure!(
             train.shape() == test.shape() && train.class_names() == test.class_names(),
@@ -59,7 +59,7 @@ impl Fit {
         let mut it = Classifier::new(train.name(), shape, classes, &mut rng, device)?;
         let config = AdamWConfig { lr: self.lr, weight_decay: self.weight_decay, ..Default::default() };
         let mut adam = AdamW::new(&it.params.by_name(), config)?;
-        // A batch norm learns nothing from the few images that may be left over.
+        // A batch norm learns nothing from the few images that may remain.
         let per_epoch = train.len() / self.batch;
         let steps = self.epochs * per_epoch;
         let mut progress = Progress::new(steps as u64, "classifier");
@@ -70,7 +70,7 @@ impl Fit {
                 let loss = self.step(&it, &mut adam, train, indices, &mut rng, device)?;
                 ensure!(
                     loss.is_finite(),
-                    "classifier: the loss is {loss} at step {}; take a lower learning rate than {}",
+                    "classifier: the loss is {loss} at step {}; use a learning rate below {}",
                     it.about.steps,
                     self.lr
                 );
@@ -106,10 +106,10 @@ impl Fit {
 }
 
 impl Classifier {
-    /// The share of the images of `data` whose class it names, 0 … 1.
+    /// The classification accuracy on `data`, 0 … 1.
     ///
     /// # Errors
-    /// Images of another shape, or as [`class_accuracy`].
+    /// The images have a different shape; or see [`class_accuracy`].
     pub fn accuracy(&self, data: &Dataset) -> Result<f64> {
         let mut right = 0.0;
         for start in (0..data.len()).step_by(AT_ONCE) {
@@ -122,7 +122,7 @@ impl Classifier {
     }
 }
 
-/// Every image moved by −by … by pixels along each axis, at random; the last pixel of an edge is repeated.
+/// Translates every image by a random −by … by pixels along each axis, repeating the pixels at the edge.
 fn shifted(x: &Tensor, by: usize, rng: &mut Rng) -> Result<Tensor> {
     let (n, channels, height, width) = x.dims4()?;
     let values = x.flatten_all()?.to_vec1::<f32>()?;
@@ -145,12 +145,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn images_move_whole_and_edges_are_repeated() -> Result<()> {
+    fn images_are_translated_and_edges_are_repeated() -> Result<()> {
         let x = Tensor::arange(0f32, 2.0 * 5.0 * 7.0, &Device::Cpu)?.reshape((1, 2, 5, 7))?;
         let (mut rng, mut seen) = (Rng::new(1), std::collections::BTreeSet::new());
         for _ in 0..300 {
             let moved = shifted(&x, 2, &mut rng)?.flatten_all()?.to_vec1::<f32>()?;
-            // From the pixel that is now at (2, 3), each axis's shift, the same in both channels.
+            // The translation follows from the pixel now at (2, 3), the same in both channels.
             let centre = moved[2 * 7 + 3] as isize;
             let (dy, dx) = (centre / 7 - 2, centre % 7 - 3);
             for (i, value) in moved.iter().enumerate() {
@@ -167,7 +167,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_numbers_are_named() -> Result<()> {
+    fn errors_name_the_value_out_of_range() -> Result<()> {
         let (train, other) =
             (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?);
         let fail = |fit: Fit, test| fit.run(&train, test, &Device::Cpu).unwrap_err().to_string();

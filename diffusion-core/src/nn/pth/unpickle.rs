@@ -1,8 +1,8 @@
-//! As much of Python's pickle format as state dicts need.
+//! The subset of Python's pickle format that state dicts use.
 //!
-//! The program is a list of instructions for a machine with a stack: constants are pushed, tuples and dicts are made of what
-//! is on top, and functions of Python are called, of which there are three here. Values are shared and not copied, and tuples
-//! nest to a small depth only, so that memory and time are in proportion to the length of the program.
+//! A pickle is a program for a stack machine. It pushes constants, builds tuples and dicts from the top of the stack,
+//! and calls Python functions, three of which are supported here. Values are shared, not copied, and the nesting of
+//! tuples is limited, so memory and time are proportional to the length of the program.
 
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::DType;
@@ -10,23 +10,23 @@ use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
-/// How deep tuples may be nested; those of a tensor are one in the other.
+/// The largest nesting of tuples; those of a tensor are nested.
 const DEEPEST: usize = 8;
 
-/// Where the numbers of a tensor are.
+/// The location of a tensor's elements.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct View {
     pub(super) storage: Rc<Storage>,
-    /// The first one.
+    /// The index of the first element.
     pub(super) offset: usize,
     pub(super) shape: Vec<usize>,
     pub(super) strides: Vec<usize>,
 }
 
-/// A file of numbers.
+/// A file of tensor elements.
 #[derive(Debug, PartialEq)]
 pub(super) struct Storage {
-    /// `None` if they are integers.
+    /// `None` for integers.
     pub(super) dtype: Option<DType>,
     pub(super) key: String,
     pub(super) numbers: usize,
@@ -34,14 +34,14 @@ pub(super) struct Storage {
 
 type Dict = Rc<RefCell<Contents>>;
 
-/// What a dict has by name, as far as tensors are made of it.
+/// The named entries of a dict, as far as tensors are built from them.
 #[derive(Debug, Default)]
 struct Contents {
     tensors: BTreeMap<String, View>,
     dicts: Vec<(String, Dict)>,
 }
 
-/// Tensors by name, and the entry of the file that they were in, if they were not all of it.
+/// Named tensors, and the name of the entry that held them, if there were others.
 #[derive(Debug)]
 pub(super) struct StateDict {
     pub(super) tensors: BTreeMap<String, View>,
@@ -51,7 +51,7 @@ pub(super) struct StateDict {
 #[derive(Clone)]
 enum Value {
     Mark,
-    /// What no tensor is made of.
+    /// A value that is not needed for tensors.
     Other,
     Whole(i64),
     Text(Rc<str>),
@@ -60,23 +60,23 @@ enum Value {
     Tuple(Rc<Vec<Value>>, usize),
     Storage(Rc<Storage>),
     Tensor(Rc<View>),
-    /// What is in it that is a tensor.
+    /// The tensors of a dict.
     Dict(Dict),
 }
 
-/// The tensors by name of a pickled dict, or of the one dict in it that has some, as training scripts save one beside the state of
-/// an optimizer.
+/// The named tensors of a pickled dict, or of the only dict in it that contains tensors; training scripts often save
+/// one next to the optimiser's state.
 pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict> {
     let mut machine = Machine { program: pickle, stack: Vec::new(), memo: HashMap::new() };
     let Value::Dict(dict) = machine.run().context("data.pkl of the archive")? else {
-        bail!("it is no state dict, which would be tensors by name")
+        bail!("it is not a state dict, which would hold tensors by name")
     };
     let Contents { tensors, dicts } = &*dict.borrow();
     if !tensors.is_empty() {
         return Ok(StateDict { tensors: tensors.clone(), entry: None });
     }
     let inner = |(name, dict): &(String, Dict)| {
-        // A dict that holds itself is being looked at.
+        // A dict that contains itself is borrowed already.
         let tensors = dict.try_borrow().ok()?.tensors.clone();
         (!tensors.is_empty()).then(|| StateDict { tensors, entry: Some(name.clone()) })
     };
@@ -84,11 +84,12 @@ pub(super) fn state_dict(pickle: &[u8]) -> Result<StateDict> {
     let names: Vec<&str> = found.iter().filter_map(|found| found.entry.as_deref()).collect();
     ensure!(
         found.len() < 2,
-        "it holds several state dicts: {}; in Python, for one of them: torch.save(torch.load(path)[\"{}\"], \"weights.pth\")",
+        "it holds several state dicts: {}; save one of them in Python: torch.save(torch.load(path)[\"{}\"], \
+         \"weights.pth\")",
         names.join(", "),
         names[0]
     );
-    found.pop().context("it is no state dict: it holds no tensors by name")
+    found.pop().context("it is not a state dict: it holds no tensors by name")
 }
 
 struct Machine<'a> {
@@ -121,7 +122,7 @@ impl<'a> Machine<'a> {
                 0x8a => {
                     let length = self.take(1)?[0];
                     let bytes = self.take(length.into())?;
-                    ensure!(bytes.len() <= 8, "a whole number of {length} bytes");
+                    ensure!(bytes.len() <= 8, "an integer of {length} bytes, which is too long");
                     let fill = if bytes.last().is_some_and(|b| *b > 127) { 255 } else { 0 };
                     let mut all = [fill; 8];
                     all[..bytes.len()].copy_from_slice(bytes);
@@ -153,7 +154,7 @@ impl<'a> Machine<'a> {
                     self.tuple(items)?;
                 }
                 b'}' => self.stack.push(Value::Dict(Dict::default())),
-                // Lists have nothing that we need.
+                // Lists are not needed.
                 b']' => self.stack.push(Value::Other),
                 b'a' => drop(self.pop()?),
                 b'e' => drop(self.since_mark()?),
@@ -189,19 +190,20 @@ impl<'a> Machine<'a> {
                     let (arguments, function) = (self.pop()?, self.pop()?);
                     self.stack.push(call(&function, &arguments)?);
                 }
-                // BUILD, which gives a dict attributes.
+                // BUILD, which sets attributes of a dict.
                 b'b' => drop(self.pop()?),
                 // NEWOBJ
                 0x81 => bail!(
-                    "it holds a Python object, such as a whole module; in Python: torch.save(net.state_dict(), \"weights.pth\")"
+                    "it holds a Python object, such as a whole module; save the state dict in Python: \
+                     torch.save(net.state_dict(), \"weights.pth\")"
                 ),
-                _ => bail!("instruction {code:#04x}, which no state dict needs"),
+                _ => bail!("instruction {code:#04x}, which is not part of a state dict"),
             }
         }
     }
 
     fn take(&mut self, length: usize) -> Result<&'a [u8]> {
-        let Some((taken, rest)) = self.program.split_at_checked(length) else { bail!("it ends too early") };
+        let Some((taken, rest)) = self.program.split_at_checked(length) else { bail!("it is truncated") };
         self.program = rest;
         Ok(taken)
     }
@@ -214,7 +216,7 @@ impl<'a> Machine<'a> {
 
     fn line(&mut self) -> Result<String> {
         let end = self.program.iter().position(|b| *b == b'\n');
-        let line = self.take(end.context("it ends too early")?)?;
+        let line = self.take(end.context("it is truncated")?)?;
         let line = std::str::from_utf8(line)?.to_owned();
         self.take(1)?;
         Ok(line)
@@ -228,12 +230,12 @@ impl<'a> Machine<'a> {
     }
 
     fn pop(&mut self) -> Result<Value> {
-        self.stack.pop().context("it takes more than there is")
+        self.stack.pop().context("it pops from an empty stack")
     }
 
     fn last(&mut self, n: usize) -> Result<Vec<Value>> {
         let from = self.stack.len().checked_sub(n);
-        Ok(self.stack.split_off(from.context("it takes more than there is")?))
+        Ok(self.stack.split_off(from.context("it pops from an empty stack")?))
     }
 
     fn since_mark(&mut self) -> Result<Vec<Value>> {
@@ -249,14 +251,14 @@ impl<'a> Machine<'a> {
             _ => 1,
         };
         let depth = items.iter().map(depth).max().unwrap_or(1);
-        ensure!(depth <= DEEPEST, "tuples in tuples, {depth} deep");
+        ensure!(depth <= DEEPEST, "tuples nested {depth} deep");
         self.stack.push(Value::Tuple(items.into(), depth));
         Ok(())
     }
 
-    /// Keys and values by turns, into the dict that is on top now.
+    /// Adds alternating keys and values to the dict on top of the stack.
     fn set(&mut self, items: Vec<Value>) -> Result<()> {
-        let Some(Value::Dict(dict)) = self.stack.last() else { bail!("entries for what is no dict") };
+        let Some(Value::Dict(dict)) = self.stack.last() else { bail!("entries for a value that is not a dict") };
         for pair in items.chunks(2) {
             match pair {
                 [Value::Text(name), Value::Tensor(view)] => {
@@ -272,23 +274,23 @@ impl<'a> Machine<'a> {
     }
 
     fn remember(&mut self, at: u32) -> Result<()> {
-        let value = self.stack.last().context("it takes more than there is")?;
+        let value = self.stack.last().context("it pops from an empty stack")?;
         self.memo.insert(at, value.clone());
         Ok(())
     }
 
     fn recall(&mut self, at: u32) -> Result<()> {
-        let value = self.memo.get(&at).context("it takes what it has not kept")?;
+        let value = self.memo.get(&at).context("it reads a value that it has not stored")?;
         self.stack.push(value.clone());
         Ok(())
     }
 }
 
-/// From ("storage", its class, its name, its device, how many numbers).
+/// Parses ("storage", class, name, device, number of elements).
 fn storage(id: &Value) -> Result<Storage> {
     let Value::Tuple(id, _) = id else { bail!("a storage without a description") };
     let [_, Value::Class(class), Value::Text(key), _, Value::Whole(numbers)] = id.as_slice() else {
-        bail!("a storage whose description is not known")
+        bail!("a storage with an unknown description")
     };
     let dtype = match &**class {
         "torch.FloatStorage" => Some(DType::F32),
@@ -297,15 +299,15 @@ fn storage(id: &Value) -> Result<Storage> {
         "torch.BFloat16Storage" => Some(DType::BF16),
         "torch.LongStorage" | "torch.IntStorage" | "torch.ShortStorage" | "torch.CharStorage" | "torch.ByteStorage"
         | "torch.BoolStorage" => None,
-        _ => bail!("numbers of type {class}, which is not known"),
+        _ => bail!("elements of type {class}, which is not supported"),
     };
     Ok(Storage { dtype, key: key.to_string(), numbers: usize::try_from(*numbers)? })
 }
 
-/// What a function of Python returns.
+/// The result of a Python function.
 fn call(function: &Value, arguments: &Value) -> Result<Value> {
     let (Value::Class(function), Value::Tuple(arguments, _)) = (function, arguments) else {
-        bail!("a call of what is no function")
+        bail!("a call of a value that is not a function")
     };
     match (&**function, arguments.as_slice()) {
         ("collections.OrderedDict", []) => Ok(Value::Dict(Dict::default())),
@@ -319,14 +321,14 @@ fn call(function: &Value, arguments: &Value) -> Result<Value> {
             strides: sizes(strides)?,
         }))),
         ("torch._utils._rebuild_parameter", [tensor @ Value::Tensor(_), ..]) => Ok(tensor.clone()),
-        (function, _) => bail!("it calls {function}, which no state dict needs"),
+        (function, _) => bail!("it calls {function}, which is not part of a state dict"),
     }
 }
 
 fn sizes(values: &[Value]) -> Result<Vec<usize>> {
     let size = |value: &Value| match value {
         Value::Whole(n) => Ok(usize::try_from(*n)?),
-        _ => bail!("a size that is no whole number"),
+        _ => bail!("a size that is not an integer"),
     };
     values.iter().map(size).collect()
 }
@@ -335,7 +337,7 @@ fn sizes(values: &[Value]) -> Result<Vec<usize>> {
 mod tests {
     use super::*;
 
-    /// {"w": a tensor of shape (2, 3) from the fifth of 11 numbers on}, as `pickletools` shows one.
+    /// {"w": a tensor of shape (2, 3) from the fifth of 11 elements on}, as shown by `pickletools`.
     fn program() -> Vec<u8> {
         let mut p = b"\x80\x02}q\x00X\x01\x00\x00\x00wctorch._utils\n_rebuild_tensor_v2\nq\x01(".to_vec();
         p.extend(b"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000");
@@ -361,9 +363,9 @@ mod tests {
         Ok(())
     }
 
-    /// {"epoch": 3, "model": …}, as training scripts write it; with "ema" beside it, nobody can know which is meant.
+    /// {"epoch": 3, "model": …}, as saved by training scripts; with an additional "ema" the choice is ambiguous.
     #[test]
-    fn the_one_dict_within_is_taken() -> Result<()> {
+    fn the_only_inner_dict_is_used() -> Result<()> {
         let inner = &program()[2..program().len() - 1];
         let entry = |name: &str| [b"X", &(name.len() as u32).to_le_bytes()[..], name.as_bytes()].concat();
         let file = |names: &[&str]| {
@@ -379,7 +381,7 @@ mod tests {
         Ok(())
     }
 
-    /// At whatever place it is cut off, and whichever byte is another.
+    /// Truncated at any place, or with any byte changed.
     #[test]
     fn damage_is_an_error_or_harmless() {
         let whole = program();
@@ -396,18 +398,18 @@ mod tests {
     }
 
     #[test]
-    fn what_no_state_dict_needs_is_refused() {
+    fn everything_else_is_rejected() {
         for (program, wants) in [
             (&b"cos\nsystem\nX\x02\x00\x00\x00ls\x85R."[..], "it calls os.system"),
             (b"}\x93.", "instruction 0x93"),
             (b"\x80\x05}.", "pickle protocol 5"),
-            (b"K\x01.", "it is no state dict"),
+            (b"K\x01.", "it is not a state dict"),
             (b"t.", "a mark is missing"),
-            (b"\x86.", "it takes more than there is"),
-            (b"h\x07.", "it takes what it has not kept"),
-            (b"X\xff\xff\xff\xffw.", "it ends too early"),
-            (b"\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x01.", "a whole number of 9 bytes"),
-            (b"K\x01K\x02K\x03s.", "entries for what is no dict"),
+            (b"\x86.", "it pops from an empty stack"),
+            (b"h\x07.", "it reads a value that it has not stored"),
+            (b"X\xff\xff\xff\xffw.", "it is truncated"),
+            (b"\x8a\x09\x00\x00\x00\x00\x00\x00\x00\x00\x01.", "an integer of 9 bytes"),
+            (b"K\x01K\x02K\x03s.", "entries for a value that is not a dict"),
         ] {
             let message = fails(program);
             assert!(message.contains(wants), "{message:?} lacks {wants:?}");
@@ -418,6 +420,6 @@ mod tests {
             doubled.extend(b"h\x00h\x00\x86q\x00");
         }
         let message = fails(&doubled);
-        assert!(message.contains("tuples in tuples"), "{message}");
+        assert!(message.contains("tuples nested"), "{message}");
     }
 }

@@ -1,9 +1,9 @@
-//! Where samplers arrive: end distributions, order of convergence, and the trajectories of before.
+//! Tests of the samplers' results: distributions, orders of convergence, and pinned trajectories.
 
 use super::*;
 use std::collections::HashMap;
 
-/// The best prediction of x_0 for a network whose input is scaled by c_in.
+/// The optimal prediction of x_0 for a network whose input is scaled by c_in.
 fn best<'a>(
     process: &'a NoiseProcess,
     x0: impl Fn(&Tensor, Level) -> Result<Tensor> + Copy + 'a,
@@ -14,8 +14,9 @@ fn best<'a>(
     }
 }
 
-/// Of Gaussian data every step is linear in x and z, so one batch gives the mean and variance of the result exactly: image
-/// 0 starts at the prior's mean, image 1 at one standard deviation, and image k+2 receives z = 1 in its k-th step alone.
+/// For Gaussian data every step is linear in x and z, so one batch gives the mean and variance of the result exactly:
+/// image 0 starts at the prior's mean, image 1 at one standard deviation, and image k+2 receives z = 1 in its k-th step
+/// only.
 fn end_distribution(sampler: &Sampler, process: &NoiseProcess, data: Gaussian) -> Result<(f64, f64)> {
     let n = sampler.steps.visited(process)?.len();
     let unit = |at: usize, value: f64| -> Result<Tensor> {
@@ -54,13 +55,13 @@ fn gaussian_data_comes_out_with_its_mean_and_variance() -> Result<()> {
     Ok(())
 }
 
-/// Data of two images: what comes out is one of the two, each as often as it should.
+/// Data of two images: every sample is one of the two, with the right frequencies.
 #[test]
-fn finite_data_comes_out_as_it_is() -> Result<()> {
+fn finite_data_is_reproduced() -> Result<()> {
     let mut rng = Rng::new(8);
     let noise = rng.randn((1, 1, 60, 60), CPU)?;
     for process in [Schedule::cosine(1000)?.into(), NoiseProcess::flow(), NoiseProcess::edm()] {
-        // −0.5 with weight 1/4 and 0.5 with weight 3/4; E[x_0 | x_t] is known.
+        // −0.5 with weight 1/4 and 0.5 with weight 3/4, for which E[x_0 | x_t] is known.
         let best = best(&process, |x, Level { signal, noise }| {
             let log_odds = ((x * (signal / noise.powi(2)))? + 3f64.ln())?;
             // (odds·0.5 − 0.5)/(odds + 1)
@@ -81,7 +82,7 @@ fn finite_data_comes_out_as_it_is() -> Result<()> {
     Ok(())
 }
 
-/// A trajectory does not depend on which of the prediction types the network was trained for.
+/// The trajectory does not depend on the network's prediction type.
 #[test]
 fn prediction_types_give_the_same_trajectory() -> Result<()> {
     let data = Gaussian { mean: 0.4, variance: 0.3 };
@@ -90,7 +91,7 @@ fn prediction_types_give_the_same_trajectory() -> Result<()> {
         let xt = (Rng::new(3).randn((1, 1, 2, 2), CPU)?.to_dtype(DType::F64)? * process.prior_std())?;
         for solver in [DDPM, Solver::Heun, Solver::DpmSolver] {
             let go = |prediction: Prediction| -> Result<Vec<f64>> {
-                // F of x̂_0 = c_skip x + c_out F(c_in x).
+                // F from x̂_0 = c_skip x + c_out F(c_in x).
                 let predict = |input: &Tensor, t: &[f64]| {
                     let level = process.level(t[0])?;
                     let row = prediction.scalings(level);
@@ -111,7 +112,7 @@ fn prediction_types_give_the_same_trajectory() -> Result<()> {
     Ok(())
 }
 
-/// The slope of the straight line through the points, by least squares.
+/// The slope of the least-squares line through the points.
 fn slope(points: &[(f64, f64)]) -> f64 {
     let n = points.len() as f64;
     let (x, y) = points.iter().fold((0.0, 0.0), |s, p| (s.0 + p.0 / n, s.1 + p.1 / n));
@@ -119,8 +120,8 @@ fn slope(points: &[(f64, f64)]) -> f64 {
     products / points.iter().map(|p| (p.0 - x).powi(2)).sum::<f64>()
 }
 
-/// log-error over log-steps is a straight line whose slope is the order: 1 for DDIM, which is Euler's method, 2 for the
-/// others. Flow starts where no signal is left.
+/// The log of the error against the log of the number of steps has the order as its slope: 1 for DDIM (Euler's method),
+/// 2 for the others. Flow starts without any signal.
 #[test]
 fn the_order_of_convergence_is_as_promised() -> Result<()> {
     let data = Gaussian { mean: 0.4, variance: 0.09 };
@@ -154,7 +155,7 @@ fn the_order_of_convergence_is_as_promised() -> Result<()> {
     Ok(())
 }
 
-/// From noise to the clean image on the process's own grid: each solver of order 2 is nearer than DDIM.
+/// From noise to the clean image on the process's own grid, each second-order solver is more accurate than DDIM.
 #[test]
 fn solvers_of_second_order_need_fewer_steps() -> Result<()> {
     let data = Gaussian { mean: 0.4, variance: 0.5 };
@@ -193,10 +194,10 @@ fn encoding_finds_the_noise() -> Result<()> {
     Ok(())
 }
 
-/// `golden/sampler_states.safetensors` holds the trajectories of these samplers from when they knew ᾱ alone: x_s, x̂_0 and ε̂
-/// of each step, with the last two of the first four steps taken again, and encoded noise.
+/// `golden/sampler_states.safetensors` holds trajectories from the first version of these samplers: x_s, x̂_0 and ε̂ of
+/// each step, with the last two of the first four steps resampled, and encoded noise.
 #[test]
-fn trajectories_of_the_discrete_process_stay() -> Result<()> {
+fn trajectories_of_the_discrete_process_are_unchanged() -> Result<()> {
     let path = concat!(env!("CARGO_MANIFEST_DIR"), "/../tests/golden/sampler_states.safetensors");
     let golden: HashMap<String, Tensor> = candle_core::safetensors::load(path, CPU)?;
     let xt = Rng::new(1).randn((1, 1, 1, 2), CPU)?.to_dtype(DType::F64)?;

@@ -1,8 +1,8 @@
-//! The bugs that samplers are known for, one by one.
+//! Tests against the well-known bugs of samplers.
 
 use super::*;
 
-/// On a strided sequence s is the next of the list, not t − 1: otherwise hardly any noise is removed.
+/// With strided steps, s is the next time in the list, not t − 1; otherwise hardly any noise is removed.
 #[test]
 fn the_previous_step_is_the_next_of_the_list() -> Result<()> {
     let (x0, eps) = (one(0.5)?, one(1.5)?);
@@ -21,7 +21,7 @@ fn the_previous_step_is_the_next_of_the_list() -> Result<()> {
     Ok(())
 }
 
-/// The last step goes to the clean image, not to the cleanest time: otherwise noise is left in the image.
+/// The last step ends at the clean image, not at the cleanest time; otherwise noise remains in the image.
 #[test]
 fn the_last_step_leaves_no_noise() -> Result<()> {
     let (x0, noise) = (one(0.5)?, one(2.0)?);
@@ -36,7 +36,7 @@ fn the_last_step_leaves_no_noise() -> Result<()> {
     Ok(())
 }
 
-/// ε̂ goes with the clipped x̂_0; with the old one x_s would keep noise that no image explains.
+/// ε̂ is recomputed from the clipped x̂_0; otherwise x_s keeps noise that is inconsistent with it.
 #[test]
 fn the_noise_is_recomputed_after_clipping() -> Result<()> {
     let schedule = Schedule::linear(1000)?;
@@ -52,7 +52,7 @@ fn the_noise_is_recomputed_after_clipping() -> Result<()> {
     Ok(())
 }
 
-/// On strides the variance is that of the whole stride; with β_t of a single step images come out too smooth.
+/// With strided steps the variance is that of the whole stride; with β_t of a single step the images are too smooth.
 #[test]
 fn the_variance_is_that_of_the_stride() -> Result<()> {
     let schedule = Schedule::linear(1000)?;
@@ -62,12 +62,12 @@ fn the_variance_is_that_of_the_stride() -> Result<()> {
     let noise = rng.randn((1, 1, 100, 100), CPU)?;
     let x = plain(DDPM, Steps::Trailing(100)).sample(best, &schedule, Prediction::X0, &noise, &mut rng)?;
     let (_, variance) = mean_and_variance(&x)?;
-    // With 100 steps 0.88 of it is left, with β_t of a single step 0.11.
+    // With 100 steps 0.88 of the variance is left; with β_t of a single step, 0.11.
     assert!((variance / 0.25 - 0.88).abs() < 0.05, "{variance}");
     Ok(())
 }
 
-/// If signal is left in x_T, sampling from noise starts where no data is: the mean is lost. The schedule warns.
+/// If x_T still contains signal, sampling starts from a distribution the network has not seen, and the mean is wrong.
 #[test]
 fn too_much_terminal_signal_is_warned_of() -> Result<()> {
     let short = Schedule::linear(100)?;

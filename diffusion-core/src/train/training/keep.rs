@@ -1,4 +1,4 @@
-//! What follows the steps of a training: the log, checkpoints, the loss on held-out images, samples, the live page, the end.
+//! What happens after a step: log, checkpoints, validation loss, samples, live page, end.
 
 use super::super::folder::RunFolder;
 use super::super::live::live_state;
@@ -13,14 +13,14 @@ use candle_core::Tensor;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-/// The random stream of samples; those of the steps count from 1.
+/// The random stream of samples; those of steps count from 1.
 const SAMPLES: u64 = u64::MAX;
 
-/// How often the live page's file is written.
+/// How often the live page's file is updated.
 const LIVE_EVERY: Duration = Duration::from_millis(500);
 
 impl<O: Objective> Training<O> {
-    /// Samples with the EMA weights; none if they give way to a stop and it is requested meanwhile.
+    /// Samples images with the EMA weights; with `give_way`, `None` if a stop is requested meanwhile.
     pub(super) fn draw_samples(&mut self, n: usize, give_way: bool) -> Result<Option<Tensor>> {
         let Self { steps, stop, folder, lines, .. } = self;
         let Steps { objective, optimiser, data, rng, .. } = steps;
@@ -28,8 +28,8 @@ impl<O: Objective> Training<O> {
             if let Some(lines) = lines {
                 lines.sampling(share);
             }
-            let asked = || stop.load(Ordering::Relaxed) || folder.as_ref().is_some_and(RunFolder::stop_requested);
-            if give_way && asked() { Err(Error::new(Interrupted)) } else { Ok(()) }
+            let requested = || stop.load(Ordering::Relaxed) || folder.as_ref().is_some_and(RunFolder::stop_requested);
+            if give_way && requested() { Err(Error::new(Interrupted)) } else { Ok(()) }
         };
         let samples = optimiser.averaged(|| objective.samples(n, data, &mut rng.fork(SAMPLES), &mut watch));
         match samples {
@@ -38,7 +38,7 @@ impl<O: Objective> Training<O> {
         }
     }
 
-    /// The grid of samples after `epochs` epochs, if there is time for it.
+    /// Draws and saves the grid of samples after `epochs` epochs, if there is time for it.
     fn show_samples(&mut self, epochs: usize) -> Result<()> {
         let (n, share) = (self.steps.config.samples, self.steps.config.sample_share);
         let seconds = self.grid_seconds();
@@ -56,14 +56,15 @@ impl<O: Objective> Training<O> {
         Ok(())
     }
 
-    /// How long a grid of samples takes: as long as the last one, or as an evaluation of the network takes a third of a step.
+    /// Estimates the time of a grid of samples from the last one, or else from a third of a step per network
+    /// evaluation.
     fn grid_seconds(&self) -> f64 {
         let TrainingConfig { samples, sample_steps, .. } = self.steps.config;
         let image = recent_mean(&self.history, |step| 1.0 / step.images_per_second).unwrap_or(0.0);
         self.sampling.last.unwrap_or(samples as f64 * sample_steps as f64 * image / 3.0)
     }
 
-    /// With a deadline: how many steps fit into the time that is left.
+    /// Estimates how many steps fit before the deadline, if there is one.
     pub(super) fn estimate(&mut self) {
         let images = self.steps.config.images_per_step() as f64;
         let each = recent_mean(&self.history, |step| images / step.images_per_second);
@@ -75,14 +76,14 @@ impl<O: Objective> Training<O> {
                 false => None,
             };
             let grid = grid.filter(|grid| self.sampling.fits(config.sample_share, *grid, self.progress.seconds));
-            // A little is kept for the last checkpoint and the model.
+            // A little time is reserved for the last checkpoint and the model.
             let steps = ((0.99 * left.as_secs_f64() - grid.unwrap_or(0.0)).max(0.0) / each) as usize;
             let all = self.steps.config.total_steps(self.steps.data.len());
             self.total = self.progress.steps_done.saturating_add(steps).min(all);
         }
     }
 
-    /// What follows steps: the log, the checkpoint, the end, and the samples.
+    /// Does what is due after steps: log, checkpoint, end, samples.
     pub(super) fn keep(&mut self, steps: &[Step]) -> Result<()> {
         let (done, per_epoch) = (self.progress.steps_done, self.steps_per_epoch());
         let (end, epoch_ends) = (done >= self.total, done.is_multiple_of(per_epoch));
@@ -115,7 +116,7 @@ impl<O: Objective> Training<O> {
         Ok(())
     }
 
-    /// The last checkpoint, and the model.
+    /// Writes the last checkpoint and the model.
     pub(super) fn finish(&mut self, state: State) -> Result<()> {
         self.state = state;
         let Some(path) = self.folder().map(|folder| folder.join("model.safetensors")) else {
@@ -127,7 +128,7 @@ impl<O: Objective> Training<O> {
         optimiser.averaged(|| objective.save(&path, seen))
     }
 
-    /// Writes the state for the live page, if there is one: twice a second, and at the end.
+    /// Updates the state for the live page, if there is one: twice a second, and at the end.
     pub(super) fn write_live(&mut self, problem: Option<&str>) {
         let due = self.live_written.is_none_or(|at| at.elapsed() >= LIVE_EVERY);
         if due || self.state != State::Running {

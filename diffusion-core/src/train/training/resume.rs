@@ -1,4 +1,4 @@
-//! The folder of a training, and how it goes on from there.
+//! Resuming a training run from its folder.
 
 use super::super::checkpoint::{Progress, read, run_of};
 use super::super::folder::{self, Existing, RunFolder, Unusable, WHAT_TO_DO};
@@ -8,20 +8,20 @@ use anyhow::{Context, Result, anyhow, bail};
 use std::path::Path;
 
 impl<O: Objective> Training<O> {
-    /// Keeps everything in a folder, and resumes from its newest whole checkpoint if it has one.
+    /// Writes everything into a folder, and resumes from the newest intact checkpoint in it if there is one.
     ///
     /// # Errors
-    /// The folder holds the run of another configuration or of other data, or checkpoints none of which can be used; another
-    /// program is training in it; or it cannot be written. A run that is there stays as it is. Epochs and what belongs to samples
-    /// and checkpoints may differ, and the learning rate, while there are steps left for it.
+    /// The folder holds a run with a different configuration or different data, or only unusable checkpoints; another
+    /// program is training in it; or it cannot be written. An existing run is left unchanged. The number of epochs, the
+    /// settings of samples and checkpoints and, while steps are left, the learning rate may differ.
     pub fn in_folder(self, folder: impl AsRef<Path>) -> Result<Self> {
         self.in_folder_with(folder, Existing::Resume)
     }
 
-    /// [`Training::in_folder`], with what is to be done about a run that is there.
+    /// [`Training::in_folder`] with a choice of what to do with an existing run.
     ///
     /// # Errors
-    /// As [`Training::in_folder`].
+    /// See [`Training::in_folder`].
     pub fn in_folder_with(mut self, folder: impl AsRef<Path>, existing: Existing) -> Result<Self> {
         let mut run = self.steps.objective.describe()?;
         let source = self.source.clone().unwrap_or_default();
@@ -38,7 +38,7 @@ impl<O: Objective> Training<O> {
             self.resumed.iter().flat_map(|resumed| &resumed.changed).find(|change| change.starts_with("training.lr "));
         if let Some(change) = rate.filter(|_| self.state == State::Done) {
             bail!(
-                "{}: {change}, and no step is left for it: {WHAT_TO_DO}, or train for more epochs",
+                "{}: {change}, but no step is left to train with it; train for more epochs, {WHAT_TO_DO}",
                 folder.path().display()
             )
         }
@@ -51,27 +51,27 @@ impl<O: Objective> Training<O> {
         Ok(self)
     }
 
-    /// This training as it was after `steps` steps, from a checkpoint in the folder of its run; the folder stays as it is.
+    /// Loads the state after `steps` steps from a checkpoint in the folder of a run; the folder is left unchanged.
     ///
     /// # Errors
-    /// There is no such checkpoint, or it is of another training.
+    /// There is no such checkpoint, or it belongs to a different run.
     pub fn at_checkpoint(mut self, folder: impl AsRef<Path>, steps: usize) -> Result<Self> {
         let path = folder::checkpoint(folder.as_ref(), steps);
         Checkpoint::load(&path)
             .and_then(|file| Ok(self.load(&file, &toml::Table::new(), false)?))
-            .with_context(|| format!("cannot go back to {}", path.display()))
+            .with_context(|| format!("cannot load the checkpoint {}", path.display()))
             .map_err(crate::whole)?;
         Ok(self)
     }
 
-    /// After how many steps the folder of a run has checkpoints for [`Training::at_checkpoint`], in order; none where there is
+    /// The steps for which a run's folder has checkpoints for [`Training::at_checkpoint`], in order; empty if there is
     /// no such folder.
     pub fn checkpoints(folder: impl AsRef<Path>) -> Vec<usize> {
         folder::steps_of_checkpoints(folder.as_ref())
     }
 
-    /// Resumes from a checkpoint of the run with this configuration, or of one before configurations were in checkpoints.
-    /// Returns what has changed since, of what may. Nothing is changed unless all of it fits.
+    /// Resumes from a checkpoint of the run with this configuration, or from an old one without a configuration.
+    /// Returns the permitted changes. Nothing is changed if any part does not fit.
     fn load(&mut self, file: &Checkpoint, run: &toml::Table, any_data: bool) -> Result<Vec<String>, Unusable> {
         let progress = Progress::of(file).map_err(Unusable::Damaged)?;
         let mut changed = Vec::new();
@@ -82,8 +82,8 @@ impl<O: Objective> Training<O> {
             let name = self.steps.data.name();
             if !any_data {
                 let problem = anyhow!(
-                    "{name} is not the data that its run was trained on: {change}; go on with this data (--new-data; in Rust \
-                     Existing::NewData), {WHAT_TO_DO}"
+                    "{name} is not the data that the run was trained on: {change}; to continue with this data use \
+                     --new-data (in Rust Existing::NewData), {WHAT_TO_DO}"
                 );
                 return Err(Unusable::Other(problem));
             }

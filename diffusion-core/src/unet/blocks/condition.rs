@@ -1,25 +1,25 @@
-//! The embedding of the condition.
+//! The condition embedding.
 
 use crate::nn::{Builder, Embedding, Linear};
 use crate::ops::silu;
 use crate::unet::{Condition, Conditioning};
 use candle_core::{Result, Tensor, bail};
 
-/// Labels and contexts as vectors that are added to the time embedding
+/// Embeds labels and contexts as vectors that are added to the time embedding
 /// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), section 3).
 ///
-/// There is a learned vector for each class and one for any class; a context goes through linear → SiLU → linear.
+/// Each class has a learned vector, and so has the null class; a context goes through linear → SiLU → linear.
 #[derive(Clone, Debug)]
 pub struct ConditionEmbedding {
-    /// K + 1 vectors: of each class, and of any.
+    /// K + 1 vectors: one for each class, then the null class.
     pub labels: Option<Embedding>,
-    /// From the context to the hidden width, and from that to the same.
+    /// From the context to the hidden width, then to the hidden width again.
     pub context: Option<[Linear; 2]>,
 }
 
 impl ConditionEmbedding {
-    /// For the classes and the context that `conditioning` names, to vectors of `hidden` numbers: parts `label_embedding`, and
-    /// `context_embedding.linear1` and `.linear2`.
+    /// Creates embeddings with `hidden` elements for the classes and the context that `conditioning` names; parts
+    /// `label_embedding`, `context_embedding.linear1` and `context_embedding.linear2`.
     ///
     /// # Errors
     /// `hidden` is 0.
@@ -42,10 +42,10 @@ impl ConditionEmbedding {
         })
     }
 
-    /// `e` with the embeddings of the condition added.
+    /// Adds the embeddings of the condition to `e`.
     ///
     /// # Shapes
-    /// `e` (B, hidden); the result is as `e`.
+    /// `e` (B, hidden); the result has the shape of `e`.
     ///
     /// # Errors
     /// The condition is not for B images.
@@ -66,7 +66,7 @@ impl ConditionEmbedding {
     /// The result is (`batch`, hidden).
     ///
     /// # Errors
-    /// The labels are not for `batch` images, or there is no such class.
+    /// The labels are not for `batch` images, or a class does not exist.
     pub fn label(&self, batch: usize, condition: &Condition) -> Result<Option<Tensor>> {
         let Some(table) = &self.labels else {
             return Ok(None);
@@ -74,7 +74,7 @@ impl ConditionEmbedding {
         let any = table.weight.dim(0)? - 1;
         let ids: Vec<usize> = match &condition.labels {
             Some(labels) if labels.len() != batch => {
-                bail!("condition: {} labels for {batch} images", labels.len())
+                bail!("condition: there are {} labels for {batch} images", labels.len())
             }
             Some(labels) => labels.iter().map(|label| label.unwrap_or(any)).collect(),
             None => vec![any; batch],
@@ -85,7 +85,7 @@ impl ConditionEmbedding {
     /// The embedding of the context, if the network takes one.
     ///
     /// # Shapes
-    /// `e`, to which it is to be added, and the result (B, hidden).
+    /// `e`, the time embedding, and the result are (B, hidden).
     ///
     /// # Errors
     /// The context is not for B images.

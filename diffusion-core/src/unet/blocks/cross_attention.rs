@@ -1,28 +1,29 @@
-//! Attention from the pixels of an image to tokens.
+//! Cross-attention from the pixels of an image to text tokens.
 
 use crate::nn::{Builder, GroupNorm, Linear, Probe};
 use crate::ops::{Activation, masked_attention};
 use candle_core::{Result, Tensor, bail};
 
-/// Every pixel attends to the tokens of a text: group norm → [`masked_attention`] → linear, added to the input
+/// Cross-attention, in which every pixel attends to the tokens: group norm → [`masked_attention`] → linear, added to
+/// the input
 /// ([Rombach et al. 2022](https://arxiv.org/abs/2112.10752), equation 3, with one head or more).
 #[derive(Clone, Debug)]
 pub struct CrossAttention {
-    /// Over the channels of the image.
+    /// Normalises the channels of the image.
     pub norm: GroupNorm,
-    /// From C channels to C: queries.
+    /// Queries: from C channels to C.
     pub q: Linear,
-    /// From D numbers of a token to 2C: keys, values.
+    /// Keys and values: from D token features to 2C.
     pub kv: Linear,
-    /// From C channels to C.
+    /// The output projection, from C channels to C.
     pub out: Linear,
-    /// How many heads there are.
+    /// The number of heads.
     pub heads: usize,
     probe: Probe,
 }
 
 impl CrossAttention {
-    /// For `channels` channels and tokens of `width` numbers, with a norm of `groups` groups; parts `norm`, `q`, `kv`, `out`.
+    /// Creates a block for `channels` channels and tokens of `width` features; parts `norm`, `q`, `kv`, `out`.
     ///
     /// # Errors
     /// `groups` or `heads` does not divide `channels`, or `width` is 0.
@@ -43,11 +44,11 @@ impl CrossAttention {
     /// Applies the block.
     ///
     /// # Shapes
-    /// `x` (B, C, H, W); `tokens` (B, L, D); `mask` (B, L), 1 for tokens that are attended to and 0 for padding; the result is
-    /// as `x`.
+    /// `x` (B, C, H, W); `tokens` (B, L, D); `mask` (B, L), 1 for tokens and 0 for padding; the result has the shape of
+    /// `x`.
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor, tokens: &Tensor, mask: &Tensor) -> Result<Tensor> {
         let (_, c, _, _) = x.dims4()?;
         let pixels = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
@@ -70,7 +71,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn it_has_the_right_gradients_and_padding_has_no_influence() -> Result<()> {
+    fn gradients_are_correct_and_padding_has_no_effect() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let layer = CrossAttention::new(params.builder(&mut rng), 4, 3, 2, 2)?;
         let inputs = [random(1, (2, 4, 2, 3))?, random(2, (2, 5, 3))?];

@@ -1,32 +1,34 @@
-//! The residual block of the small networks.
+//! The residual block of the smaller networks.
 
 use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, add, silu};
 use candle_core::{Result, Tensor, bail};
 
-/// Group norm → SiLU → convolution, twice, with the time embedding added in between and the input at the end.
+/// A residual block: group norm → SiLU → convolution, twice, with the time embedding added in between.
 ///
-/// h = conv1(silu(norm1(x))) + time(silu(e)); y = skip(x) + conv2(silu(norm2(h))), where skip is a 1×1 convolution if the
-/// numbers of channels differ, and else nothing ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B).
+/// h = conv1(silu(norm1(x))) + time(silu(e)); y = skip(x) + conv2(silu(norm2(h))), where skip is a 1×1 convolution if
+/// the numbers of channels differ, otherwise the identity ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix
+/// B).
 #[derive(Clone, Debug)]
 pub struct ResBlock {
-    /// With SiLU, over the input channels.
+    /// Group norm and SiLU over the input channels.
     pub norm1: GroupNorm,
     /// 3×3, from input to output channels.
     pub conv1: Conv2d,
-    /// From the time embedding to one number for each output channel.
+    /// From the time embedding to one value for each output channel.
     pub time: Linear,
-    /// With SiLU, over the output channels.
+    /// Group norm and SiLU over the output channels.
     pub norm2: GroupNorm,
     /// 3×3, from output to output channels.
     pub conv2: Conv2d,
-    /// 1×1, from input to output channels, if these differ in number.
+    /// 1×1, from input to output channels, if their numbers differ.
     pub skip: Option<Conv2d>,
 }
 
 impl ResBlock {
-    /// From `inputs` to `outputs` channels, with a time embedding of `time` numbers; the norms have `groups` groups, the
-    /// first at most one per channel. Parts `norm1`, `conv1`, `time`, `norm2`, `conv2`, and `skip` if there is one.
+    /// Creates a block from `inputs` to `outputs` channels, for a time embedding with `time` elements. The norms have
+    /// `groups` groups, the first at most one per channel. Parts `norm1`, `conv1`, `time`, `norm2`, `conv2`, and `skip`
+    /// if there is one.
     ///
     /// # Errors
     /// `groups` does not divide the channels, or one of the numbers is 0.
@@ -47,22 +49,19 @@ impl ResBlock {
     /// Applies the block.
     ///
     /// # Shapes
-    /// `x` (B, inputs, H, W); `e` (B, time), from [`TimeEmbedding`](crate::unet::TimeEmbedding); the result is (B, outputs, H, W).
+    /// `x` (B, inputs, H, W); `e` (B, time), from [`TimeEmbedding`](crate::unet::TimeEmbedding); the result is (B,
+    /// outputs, H, W).
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
         if x.dims().first() != e.dims().first() {
-            bail!(
-                "ResBlock: x has shape {:?} and e {:?}; the first dimensions, the batch, must be equal",
-                x.dims(),
-                e.dims()
-            )
+            bail!("ResBlock: x has shape {:?} and e {:?}; their batch dimensions must be equal", x.dims(), e.dims())
         }
-        // The time is added as a bias for each image, without another pass over the pixels.
+        // The time is added as a per-image bias, which saves a pass over the pixels.
         let time = self.time.forward(&silu(e)?)?;
         let bias = time.broadcast_add(&self.conv1.bias)?;
-        // Assigned and not shadowed: what is no longer needed is freed at once.
+        // Assigning instead of shadowing frees tensors as soon as they are no longer needed.
         let mut h = self.norm1.forward(x)?;
         h = self.conv1.forward_with_bias(&h, &bias)?;
         h = self.norm2.forward(&h)?;
@@ -82,7 +81,7 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::{DType, Device};
 
-    /// With respect to the input, the time and every parameter, with and without the skip convolution.
+    /// Gradients of the input, the time and every parameter, with and without the skip convolution.
     #[test]
     fn the_block_has_the_right_gradients() -> Result<()> {
         for (batch, inputs, outputs, groups) in [(1, 2, 2, 2), (3, 1, 2, 2), (1, 4, 2, 1)] {
@@ -97,7 +96,7 @@ mod tests {
     }
 
     #[test]
-    fn wrong_shapes_are_named() -> Result<()> {
+    fn errors_name_wrong_shapes() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let mut build = params.builder(&mut rng);
         let block = ResBlock::new(build.at("a"), 2, 4, 3, 2)?;

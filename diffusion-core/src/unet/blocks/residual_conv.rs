@@ -1,41 +1,42 @@
-//! The blocks of [`ContextUnet`](crate::unet::ContextUnet): convolution → batch norm → GELU, and embeddings of time and
-//! context.
+//! The blocks of [`ContextUnet`](crate::unet::ContextUnet): convolution → batch norm → GELU, and the embeddings.
 
 use crate::nn::{BatchNorm2d, Builder, Conv2d, ConvTranspose2d, Linear};
 use crate::ops::{Activation, Geometry, add, concat_channels, gelu, max_pool2d, scale};
 use candle_core::{Result, Tensor};
 
-/// What the sum of a residual block is divided by, about √2, so that its variance stays.
+/// The divisor of a residual sum, about √2, which preserves the variance.
 const SPREAD: f64 = 1.414;
 
-/// Whether a block adds its input to its output.
+/// The residual connection of a block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Residual {
-    /// It does not: conv2(conv1(x)).
+    /// None: conv2(conv1(x)).
     None,
-    /// (x + conv2(conv1(x))) / 1.414, or if the numbers of channels differ conv2(conv1(x)) / 1.414.
+    /// (x + conv2(conv1(x))) / 1.414, or conv2(conv1(x)) / 1.414 if the numbers of channels differ.
     ///
-    /// The original adds in the latter case a 1×1 convolution of x whose weights are drawn again at every forward pass, neither
-    /// trained nor saved. Their mean is 0, and that is what is added here, so that the output depends on the weights alone.
+    /// If they differ, the original adds a 1×1 convolution of x whose weights are redrawn in every forward pass and
+    /// neither trained nor saved. Their mean is 0; here that mean is added, so that the output depends on the weights
+    /// only.
     Scaled,
 }
 
-/// Convolution 3×3 → batch norm → GELU, twice.
+/// Two units of 3×3 convolution → batch norm → GELU.
 #[derive(Clone, Debug)]
 pub struct ResidualConvBlock {
     /// From input to output channels.
     pub conv1: (Conv2d, BatchNorm2d),
     /// From output to output channels.
     pub conv2: (Conv2d, BatchNorm2d),
-    /// Whether the input is added.
+    /// The residual connection.
     pub residual: Residual,
 }
 
 impl ResidualConvBlock {
-    /// From `inputs` to `outputs` channels; parts `conv1.0` (the convolution), `conv1.1` (the norm), `conv2.0`, `conv2.1`.
+    /// Creates a block from `inputs` to `outputs` channels; parts `conv1.0` (convolution), `conv1.1` (norm), `conv2.0`,
+    /// `conv2.1`.
     ///
     /// # Errors
-    /// One of the two numbers is 0.
+    /// A size is 0.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize, residual: Residual) -> Result<Self> {
         let mut half = |name: &str, inputs| -> Result<(Conv2d, BatchNorm2d)> {
             let mut build = build.at(name);
@@ -52,9 +53,9 @@ impl ResidualConvBlock {
     /// `x` (B, inputs, H, W); the result is (B, outputs, H, W).
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        // Assigned and not nested: what is no longer needed is freed at once.
+        // Assigning instead of nesting frees tensors as soon as they are no longer needed.
         let mut y = x.clone();
         for (conv, norm) in [&self.conv1, &self.conv2] {
             y = conv.forward(&y)?;
@@ -76,10 +77,10 @@ pub struct UnetDown {
 }
 
 impl UnetDown {
-    /// From `inputs` to `outputs` channels; parts `model.0` and `model.1`.
+    /// Creates a block from `inputs` to `outputs` channels; parts `model.0` and `model.1`.
     ///
     /// # Errors
-    /// One of the two numbers is 0.
+    /// A size is 0.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let mut model = build.at("model");
         Ok(Self {
@@ -96,14 +97,14 @@ impl UnetDown {
     /// `x` (B, inputs, H, W); the result is (B, outputs, H/2, W/2).
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let x = self.model[1].forward(&self.model[0].forward(x)?)?;
         max_pool2d(&x, 2)
     }
 }
 
-/// A transposed convolution to twice the height and width, then two [`ResidualConvBlock`]s.
+/// A transposed convolution that doubles height and width, then two [`ResidualConvBlock`]s.
 #[derive(Clone, Debug)]
 pub struct UnetUp {
     /// 2×2, stride 2.
@@ -113,10 +114,11 @@ pub struct UnetUp {
 }
 
 impl UnetUp {
-    /// From `inputs` channels, those of the skip connection included, to `outputs`; parts `model.0`, `model.1` and `model.2`.
+    /// Creates a block from `inputs` channels, including the skip connection, to `outputs`; parts `model.0`, `model.1`,
+    /// `model.2`.
     ///
     /// # Errors
-    /// One of the two numbers is 0.
+    /// A size is 0.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let (mut model, twice) = (build.at("model"), Geometry::default().stride(2));
         Ok(Self {
@@ -131,10 +133,10 @@ impl UnetUp {
     /// Applies the block.
     ///
     /// # Shapes
-    /// `x` and `skip` (B, …, H, W), together of `inputs` channels; the result is (B, outputs, 2H, 2W).
+    /// `x` and `skip` (B, …, H, W), with `inputs` channels together; the result is (B, outputs, 2H, 2W).
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor, skip: &Tensor) -> Result<Tensor> {
         let mut x = self.up.forward(&concat_channels(x, skip)?)?;
         x = self.blocks[0].forward(&x)?;
@@ -142,18 +144,18 @@ impl UnetUp {
     }
 }
 
-/// Linear → GELU → linear: from a number, or a few, to one for each channel.
+/// An embedding of one or a few numbers into one value per channel: linear → GELU → linear.
 #[derive(Clone, Debug)]
 pub struct EmbedFC {
-    /// From the inputs to the hidden width, and from that to the same.
+    /// From the inputs to the hidden width, then to the hidden width again.
     pub model: [Linear; 2],
 }
 
 impl EmbedFC {
-    /// From `inputs` numbers to `outputs`; parts `model.0` and `model.2`.
+    /// Creates an embedding from `inputs` to `outputs` numbers; parts `model.0` and `model.2`.
     ///
     /// # Errors
-    /// One of the two numbers is 0.
+    /// A size is 0.
     pub fn new(mut build: Builder, inputs: usize, outputs: usize) -> Result<Self> {
         let mut model = build.at("model");
         Ok(Self { model: [Linear::new(model.at(0), inputs, outputs)?, Linear::new(model.at(2), outputs, outputs)?] })
@@ -165,7 +167,7 @@ impl EmbedFC {
     /// `x` (B, inputs); the result is (B, outputs).
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let [first, second] = &self.model;
         second.forward(&gelu(&first.forward(x)?)?)

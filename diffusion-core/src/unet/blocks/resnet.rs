@@ -4,14 +4,14 @@ use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, add, silu};
 use candle_core::{Result, Tensor, bail};
 
-/// How a convolution is made: [`Conv2d::new`] or [`Conv2d::standardized`].
+/// The constructor of a convolution: [`Conv2d::new`] or [`Conv2d::standardized`].
 type MakeConv = fn(Builder, usize, usize, usize, Geometry) -> Result<Conv2d>;
 
-/// Convolution → group norm → SiLU, twice, with the time as a scale and a shift before the first SiLU and the input added
-/// at the end.
+/// A residual block: convolution → group norm → SiLU, twice, with the time embedding as a scale and shift before the
+/// first SiLU.
 ///
-/// With (s, m) = time(silu(e)): h = silu(norm1(conv1(x)) · (1 + s) + m); y = skip(x) + silu(norm2(conv2(h))), where skip is a
-/// 1×1 convolution if the numbers of channels differ, and else nothing
+/// With (s, m) = time(silu(e)): h = silu(norm1(conv1(x)) · (1 + s) + m); y = skip(x) + silu(norm2(conv2(h))), where
+/// skip is a 1×1 convolution if the numbers of channels differ, otherwise the identity
 /// ([Dhariwal & Nichol 2021](https://arxiv.org/abs/2105.05233), section 3, with the norm after the convolution).
 #[derive(Clone, Debug)]
 pub struct ResnetBlock {
@@ -19,19 +19,20 @@ pub struct ResnetBlock {
     pub conv1: Conv2d,
     /// Over the output channels.
     pub norm1: GroupNorm,
-    /// From the time embedding to two numbers for each output channel: the scales, then the shifts.
+    /// From the time embedding to two values for each output channel: the scales, then the shifts.
     pub time: Linear,
     /// 3×3, from output to output channels.
     pub conv2: Conv2d,
     /// Over the output channels.
     pub norm2: GroupNorm,
-    /// 1×1, from input to output channels, if these differ in number.
+    /// 1×1, from input to output channels, if their numbers differ.
     pub skip: Option<Conv2d>,
 }
 
 impl ResnetBlock {
-    /// From `inputs` to `outputs` channels, with a time embedding of `time` numbers, norms of `groups` groups, and `conv1` and
-    /// `conv2` made by `conv`. Parts `conv1`, `norm1`, `time`, `conv2`, `norm2`, and `skip` if there is one.
+    /// Creates a block from `inputs` to `outputs` channels, for a time embedding with `time` elements, with norms of
+    /// `groups` groups; `conv` constructs `conv1` and `conv2`. Parts `conv1`, `norm1`, `time`, `conv2`, `norm2`, and
+    /// `skip` if there is one.
     ///
     /// # Errors
     /// `groups` does not divide `outputs`, or one of the numbers is 0.
@@ -63,19 +64,15 @@ impl ResnetBlock {
     /// (B, outputs, H, W).
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor, e: &Tensor) -> Result<Tensor> {
         if x.dims().first() != e.dims().first() {
-            bail!(
-                "ResnetBlock: x has shape {:?} and e {:?}; the first dimensions, the batch, must be equal",
-                x.dims(),
-                e.dims()
-            )
+            bail!("ResnetBlock: x has shape {:?} and e {:?}; their batch dimensions must be equal", x.dims(), e.dims())
         }
         let time = self.time.forward(&silu(e)?)?;
         let width = time.dim(1)? / 2;
         let (scale, shift) = (time.narrow(1, 0, width)?, time.narrow(1, width, width)?);
-        // Assigned and not shadowed: what is no longer needed is freed at once.
+        // Assigning instead of shadowing frees tensors as soon as they are no longer needed.
         let mut h = self.conv1.forward(x)?;
         h = self.norm1.forward_scaled(&h, &scale, &shift)?;
         h = self.conv2.forward(&h)?;
@@ -95,9 +92,9 @@ mod tests {
     use crate::rng::Rng;
     use candle_core::{DType, Device};
 
-    /// With respect to the input, the time and every parameter, with and without the skip convolution.
+    /// Gradients of the input, the time and every parameter, with and without the skip convolution.
     #[test]
-    fn it_has_the_right_gradients() -> Result<()> {
+    fn gradients_are_correct() -> Result<()> {
         for (inputs, conv) in [(2, Conv2d::new as MakeConv), (3, Conv2d::new), (2, Conv2d::standardized)] {
             let what = format!("{inputs} → 2");
             let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
@@ -110,7 +107,7 @@ mod tests {
     }
 
     #[test]
-    fn another_batch_is_named() -> Result<()> {
+    fn errors_name_a_different_batch() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let block = ResnetBlock::new(params.builder(&mut rng), 2, 2, 3, 1, Conv2d::new)?;
         let message = block.forward(&random(1, (2, 2, 2, 2))?, &random(2, (3, 3))?).unwrap_err().to_string();

@@ -1,27 +1,27 @@
-//! Attention between the pixels of an image.
+//! Self-attention between the pixels of an image.
 
 use crate::nn::{Builder, GroupNorm, Linear, Probe};
 use crate::ops::{Activation, add, self_attention2d};
 use candle_core::{Result, Tensor, bail};
 
-/// Every pixel attends to every other: group norm → [`self_attention2d`] → linear, added to the input
-/// ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B). Its cost grows with the square of the number of pixels, so it
-/// is used at coarse resolutions.
+/// Self-attention, in which every pixel attends to every other: group norm → [`self_attention2d`] → linear, added to
+/// the input ([Ho et al. 2020](https://arxiv.org/abs/2006.11239), appendix B). The cost is quadratic in the number of
+/// pixels, so it is used at low resolutions.
 #[derive(Clone, Debug)]
 pub struct SelfAttention {
-    /// Over the channels.
+    /// Normalises the channels.
     pub norm: GroupNorm,
-    /// From C channels to 3C: queries, keys, values.
+    /// Queries, keys and values: from C channels to 3C.
     pub qkv: Linear,
-    /// From C channels to C.
+    /// The output projection, from C channels to C.
     pub out: Linear,
-    /// How many heads there are.
+    /// The number of heads.
     pub heads: usize,
     probe: Probe,
 }
 
 impl SelfAttention {
-    /// Over `channels` channels, with a norm of `groups` groups; parts `norm`, `qkv` and `out`.
+    /// Creates a block for `channels` channels, with a norm of `groups` groups; parts `norm`, `qkv` and `out`.
     ///
     /// # Errors
     /// `groups` or `heads` does not divide `channels`.
@@ -41,16 +41,16 @@ impl SelfAttention {
     /// Applies the block.
     ///
     /// # Shapes
-    /// `x` (B, C, H, W); the result is as `x`.
+    /// `x` (B, C, H, W); the result has the shape of `x`.
     ///
     /// # Errors
-    /// Other shapes.
+    /// The shapes do not match.
     pub fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let (_, _, h, w) = x.dims4()?;
         let mut y = self.norm.forward(x)?;
         y = self.qkv.forward_pixels(&y)?;
         y = self_attention2d(&y, self.heads)?;
-        // A product of each query with each key, and of each weight with a value.
+        // Each query is multiplied with each key, and each weight with a value.
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * h * w);
         add(x, &self.out.forward_pixels(&y)?, 1.0)
@@ -66,7 +66,7 @@ mod tests {
     use candle_core::{DType, Device};
 
     #[test]
-    fn it_has_the_right_gradients() -> Result<()> {
+    fn gradients_are_correct() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, 2)?;
         let x = random(1, (2, 4, 2, 3))?;
@@ -74,7 +74,7 @@ mod tests {
         check_params("parameters", &params, || layer.forward(&x))
     }
 
-    /// It does not depend on where a pixel is.
+    /// The output does not depend on the position of a pixel.
     #[test]
     fn a_transposed_image_gives_a_transposed_output() -> Result<()> {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
@@ -87,7 +87,7 @@ mod tests {
     }
 
     #[test]
-    fn heads_that_do_not_fit_are_named() {
+    fn errors_name_heads_that_do_not_divide() {
         let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
         for heads in [0, 3] {
             let layer = SelfAttention::new(params.builder(&mut rng), 4, 2, heads);

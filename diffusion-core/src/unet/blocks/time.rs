@@ -1,17 +1,17 @@
-//! The embedding of the time.
+//! The time embedding.
 
 use crate::nn::{Builder, Linear};
 use crate::ops::Activation;
 use candle_core::{DType, Device, Result, Tensor, bail};
 
-/// The largest period of [`sinusoidal`], in units of 2π.
+/// The longest period of [`sinusoidal`], in units of 2π.
 const LONGEST: f64 = 10_000.0;
 
-/// Times as sines and cosines of frequencies from 1 down to 1/10000
-/// ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.5; all sines first, as in the original DDPM's code).
+/// Sinusoidal time embedding: sines and cosines with frequencies from 1 down to 1/10000
+/// ([Vaswani et al. 2017](https://arxiv.org/abs/1706.03762), section 3.5; all sines first, as in the code of DDPM).
 ///
-/// For each t: sin(t f_0), …, sin(t f_{h−1}), cos(t f_0), …, cos(t f_{h−1}) with h = `width` / 2 and
-/// f_i = 10000^(−i / (h − 1)). Computed in f32, as PyTorch networks do, and then converted to `dtype`.
+/// For each t: sin(t f_0), …, sin(t f_{h−1}), cos(t f_0), …, cos(t f_{h−1}) with h = `width` / 2 and f_i = 10000^(−i /
+/// (h − 1)). It is computed in f32, as in PyTorch networks, and then converted to `dtype`.
 ///
 /// # Shapes
 /// `t` B times; the result is (B, `width`).
@@ -38,7 +38,7 @@ pub fn sinusoidal(t: &[f64], width: usize, dtype: DType, device: &Device) -> Res
     waves(t, width, 1, false)?.to_device(device)?.to_dtype(dtype)
 }
 
-/// [`sinusoidal`] on the CPU with frequencies 10000^(−i / (h − `shift`)), the cosines first if `flip`.
+/// [`sinusoidal`] on the CPU with frequencies 10000^(−i / (h − `shift`)), with the cosines first if `flip` is set.
 pub(in crate::unet) fn waves(t: &[f64], width: usize, shift: usize, flip: bool) -> Result<Tensor> {
     let half = width / 2;
     let slope = -libm::log(LONGEST) as f32;
@@ -57,21 +57,21 @@ pub(in crate::unet) fn waves(t: &[f64], width: usize, shift: usize, flip: bool) 
     Tensor::from_vec(values, (t.len(), width), &Device::Cpu)
 }
 
-/// The embedding of the time, which every block takes in: [`sinusoidal`] → linear → activation → linear.
+/// The time embedding that every block receives: [`sinusoidal`] → linear → activation → linear.
 #[derive(Clone, Debug)]
 pub struct TimeEmbedding {
-    /// How many sines and cosines.
+    /// The number of sines and cosines.
     pub width: usize,
-    /// From these to the hidden width.
+    /// From the sines and cosines to the hidden width.
     pub linear1: Linear,
-    /// From the hidden width to the same.
+    /// From the hidden width to the hidden width.
     pub linear2: Linear,
-    /// What is between them: SiLU by default.
+    /// The activation between the linear layers; SiLU by default.
     pub activation: Activation,
 }
 
 impl TimeEmbedding {
-    /// From `width` sines and cosines to `hidden` numbers; parts `linear1` and `linear2`.
+    /// Creates an embedding with `width` sines and cosines and `hidden` outputs; parts `linear1` and `linear2`.
     ///
     /// # Errors
     /// `width` is odd or below 4, or `hidden` is 0.
@@ -123,7 +123,7 @@ mod tests {
         Ok(())
     }
 
-    /// Between two whole numbers, and to the bit what the tests of PyTorch parity hold at whole numbers.
+    /// Interpolates between whole numbers, and equals the PyTorch parity tests to the bit at whole numbers.
     #[test]
     fn times_are_real_numbers() -> Result<()> {
         let e = sinusoidal(&[2.5], 4, DType::F32, &Device::Cpu)?.to_vec2::<f32>()?;

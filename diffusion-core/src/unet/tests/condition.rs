@@ -10,7 +10,7 @@ fn image(shape: (usize, usize, usize, usize)) -> Condition {
     Condition::low_res(Tensor::ones(shape, DType::F32, &Device::Cpu).unwrap())
 }
 
-/// All parts together, for two images.
+/// All parts, for two images.
 fn all() -> Condition {
     Condition::labels([7, 3])
         .and(Condition::context(tensor(&[[1.0, 0.5], [0.0, 2.0]])))
@@ -19,7 +19,7 @@ fn all() -> Condition {
 }
 
 #[test]
-fn parts_are_dropped_together_or_one_by_one() -> Result<()> {
+fn parts_are_dropped_together_or_independently() -> Result<()> {
     let null = all().dropped(&[true, false])?;
     assert_eq!(null.labels, Some(vec![None, Some(3)]));
     let context = Condition::context(tensor(&[[0.0, 0.0], [0.0, 2.0]]));
@@ -38,7 +38,7 @@ fn parts_are_dropped_together_or_one_by_one() -> Result<()> {
 
     assert_eq!(Condition::none().dropped(&[true])?, Condition::none());
     let message = all().dropped(&[true]).unwrap_err().to_string();
-    assert!(message.contains("of 2 images for 1"), "{message}");
+    assert!(message.contains("for 2 images, not 1"), "{message}");
     Ok(())
 }
 
@@ -55,7 +55,7 @@ fn conditions_are_concatenated_and_narrowed() -> Result<()> {
     assert_eq!(Condition::cat(&[(&none, 4), (&none, 1)])?, none);
     assert!(Condition::cat(&[(&both, 2), (&image((1, 1, 3, 3)), 1)]).is_err());
     let message = Condition::cat(&[(&both, 3)]).unwrap_err().to_string();
-    assert!(message.contains("of 2 images for 3"), "{message}");
+    assert!(message.contains("for 2 images, not 3"), "{message}");
     for (start, len) in [(1, 2), (3, 0), (1, usize::MAX)] {
         assert!(both.narrow(start, len).is_err(), "{start} {len}");
     }
@@ -65,7 +65,7 @@ fn conditions_are_concatenated_and_narrowed() -> Result<()> {
 }
 
 #[test]
-fn what_does_not_fit_is_named() -> Result<()> {
+fn errors_name_what_does_not_match() -> Result<()> {
     let labels = Conditioning { classes: 10, ..Default::default() };
     let context = Conditioning { context: 5, ..Default::default() };
     let everything =
@@ -81,18 +81,18 @@ fn what_does_not_fit_is_named() -> Result<()> {
         (
             Conditioning::default(),
             Condition::labels([1, 2]),
-            "the condition has class labels; the network takes Condition::none(), since it is unconditional",
+            "the condition has class labels; the network expects Condition::none(), since it is unconditional",
         ),
         (context, Condition::labels([1, 2]), "a context of 5 numbers"),
         (labels, of_context.clone(), "a class label in 0 … 9"),
-        (everything, image((2, 1, 2, 3)), "image of shape [2, 1, 2, 3]; the network takes [2, 1, 2, 2]"),
-        (labels, image((2, 1, 2, 2)), "a low-resolution image; the network takes a class"),
-        (labels, Condition::labels([1]), "1 labels; the network takes one for each of 2 images"),
-        (labels, Condition::labels([1, 10]), "class 10; the network takes the classes 0 … 9"),
-        (context, of_context, "a context of shape [2, 2]; the network takes [2, 5]"),
+        (everything, image((2, 1, 2, 3)), "image of shape [2, 1, 2, 3]; the network expects [2, 1, 2, 2]"),
+        (labels, image((2, 1, 2, 2)), "a low-resolution image; the network expects a class"),
+        (labels, Condition::labels([1]), "1 labels; the network expects one for each of 2 images"),
+        (labels, Condition::labels([1, 10]), "class 10; the network expects the classes 0 … 9"),
+        (context, of_context, "a context of shape [2, 2]; the network expects [2, 5]"),
         (labels, texts([vec![1], vec![]]), "text tokens"),
-        (everything, texts([vec![1; 3], vec![]]), "a text of 3 tokens; the network takes at most 2"),
-        (everything, texts([vec![7], vec![]]), "token 7; the network takes the tokens 0 … 6"),
+        (everything, texts([vec![1; 3], vec![]]), "a text of 3 tokens; the network expects at most 2"),
+        (everything, texts([vec![7], vec![]]), "token 7; the network expects the tokens 0 … 6"),
         (everything, Condition::tokens(Tokens::new([vec![1]])), "1 texts"),
     ] {
         let message = check(conditioning, &condition).unwrap_err().to_string();

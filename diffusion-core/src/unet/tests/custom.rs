@@ -1,4 +1,4 @@
-//! A network that is defined outside of diffusion-core, of our layers and of candle-nn's.
+//! Tests of a network defined outside of diffusion-core, with layers of diffusion-core and of candle-nn.
 
 use super::*;
 use crate::config::RunConfig;
@@ -61,7 +61,7 @@ fn condition() -> Condition {
 }
 
 #[test]
-fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
+fn a_custom_network_trains_and_is_restored_to_the_bit() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     let path = folder.path().join("tiny.safetensors");
     let build = |seed| Network::new(tiny(), &mut Rng::new(seed), &Device::Cpu);
@@ -95,7 +95,7 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
     for (message, wants) in [
         (
             fails(Network::load(&path, &Device::Cpu)),
-            "this file holds the network \"tiny-unet\" that was defined outside of diffusion-core; load it with \
+            "it holds the network \"tiny-unet\", which is defined outside of diffusion-core; load it with \
              Network::load_with(path, &architecture, &device)",
         ),
         (
@@ -109,23 +109,23 @@ fn it_trains_and_is_saved_and_loaded_to_the_bit() -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The name and the conditioning are all that a run's file can say.
+/// A run's file can only hold the name and the conditioning.
 #[test]
-fn a_run_says_its_name() -> anyhow::Result<()> {
+fn a_run_records_the_name() -> anyhow::Result<()> {
     let run = RunConfig { network: tiny(), ..Default::default() };
     let text = run.to_toml()?;
     assert!(text.contains("[network.custom]\nname = \"tiny-unet\"\nchannels = 2\nclasses = 3\n"), "{text}");
     let read = RunConfig::from_toml(&text)?;
     assert_eq!((&read, read.to_toml()?), (&run, text));
     let message = Network::new(read.network, &mut Rng::new(1), &Device::Cpu).unwrap_err();
-    let wants = "\"tiny-unet\" was defined outside of diffusion-core, and only its name is known";
+    let wants = "\"tiny-unet\" was defined outside of diffusion-core, and its code is not available here";
     assert!(message.to_string().contains(wants), "{message}");
     Ok(())
 }
 
-/// The output's shape, the images' channels, the times, the condition.
+/// Checks the output's shape, the image channels, the times and the condition.
 #[test]
-fn its_arguments_and_its_output_are_checked() -> Result<()> {
+fn arguments_and_output_are_checked() -> Result<()> {
     #[derive(Debug)]
     struct Halves;
     impl Denoiser for Halves {
@@ -139,7 +139,7 @@ fn its_arguments_and_its_output_are_checked() -> Result<()> {
     let none = Condition::none();
     for (failed, wants) in [
         (net.predict(&x(1)?, &[0.0], &none), "halves: the output has shape [1, 1, 4, 2] and xt [1, 1, 4, 4]"),
-        (net.predict(&x(2)?, &[0.0], &none), "the network is for images of 1 channels"),
+        (net.predict(&x(2)?, &[0.0], &none), "the network is for images with 1 channels"),
         (net.predict(&x(1)?, &[f64::INFINITY], &none), "halves: t = inf must be a finite number"),
         (net.forward(&x(1)?, &[0.0], &Condition::labels([0])), "since it is unconditional"),
     ] {

@@ -1,4 +1,4 @@
-//! What holds of every network.
+//! Tests that apply to every network.
 
 mod custom;
 mod wrong;
@@ -11,13 +11,13 @@ use crate::rng::Rng;
 use crate::train::{AdamW, AdamWConfig};
 use candle_core::{DType, Device, Result, Tensor, Var};
 
-/// A small network of a kind, with what the kind needs.
+/// A small network of one kind, with its properties.
 struct Kind {
     architecture: Architecture,
     /// The height and width of a small image.
     side: usize,
     condition: Condition,
-    /// One of usual size, and its number of parameters.
+    /// A network of default size, and its number of parameters.
     full: (Architecture, usize),
 }
 
@@ -58,7 +58,7 @@ impl Kind {
         self.architecture.name()
     }
 
-    /// With a last layer that is not 0, so that the others have gradients.
+    /// With a last layer that is not zero, so that the other layers have gradients.
     fn network(&self, seed: u64, dtype: DType) -> Result<Network> {
         let architecture = self.architecture.clone();
         let net = Network::with_dtype(architecture, &mut Rng::new(seed), dtype, &Device::Cpu)?;
@@ -74,13 +74,13 @@ impl Kind {
         random(seed, shape)?.to_dtype(dtype)
     }
 
-    /// Whether an image's answer in training depends on what else is in the batch.
+    /// Whether in training an image's output depends on the rest of the batch.
     fn mixes(&self) -> bool {
         self.name() == "context-unet"
     }
 
-    /// Batch norms take the mean away, and with it whatever the bias before them adds; softmax takes away what a bias of all keys
-    /// adds to all scores of a query.
+    /// Some biases have no effect: batch norm removes the mean, and softmax ignores a constant added to all scores of a
+    /// query.
     fn idle(&self, parameter: &str) -> bool {
         let before_norm = [".conv1.0.bias", ".conv2.0.bias"];
         parameter.ends_with(".to_k.bias") || self.mixes() && before_norm.iter().any(|end| parameter.ends_with(end))
@@ -96,7 +96,7 @@ fn off(a: &Tensor, b: &Tensor) -> Result<f64> {
 }
 
 #[test]
-fn every_architecture_is_here_and_names_itself() {
+fn every_architecture_is_tested_and_has_its_name() {
     let all = kinds();
     let mut names: Vec<&str> = all.iter().map(Kind::name).collect();
     names.dedup();
@@ -113,14 +113,14 @@ fn every_architecture_is_here_and_names_itself() {
 }
 
 #[test]
-fn they_have_as_many_parameters_as_they_say() -> Result<()> {
+fn parameter_counts_are_as_documented() -> Result<()> {
     for kind in kinds() {
         let (full, count) = kind.full;
         let net = Network::new(full, &mut Rng::new(0), &Device::Cpu)?;
         assert_eq!(net.parameters().count(), count, "{}", net.architecture().name());
         let side = net.architecture().usual_side();
         let summary = net.summary(side, side)?;
-        // Labels and contexts are asked for too.
+        // Includes labels and contexts.
         assert_eq!(summary.parameters(), count);
         assert!(summary.multiply_adds() > 100_000_000);
         assert!(summary.to_string().contains(net.architecture().name()));
@@ -128,9 +128,9 @@ fn they_have_as_many_parameters_as_they_say() -> Result<()> {
     Ok(())
 }
 
-/// One 3×3 convolution, attention over 16 pixels of 16 channels, a transposed convolution: counted by hand.
+/// Counted by hand: a 3×3 convolution, attention over 16 pixels with 16 channels, a transposed convolution.
 #[test]
-fn the_summary_counts_products() -> Result<()> {
+fn the_summary_counts_multiply_adds() -> Result<()> {
     for (name, kind, shape, products) in [
         ("down.0.block1.conv1", "conv 3×3", [4, 16, 16], 4 * 9 * 4 * 256),
         ("down.2.attention", "attention 2", [16, 4, 4], 2 * 16 * 16 * 16),
@@ -147,13 +147,13 @@ fn the_summary_counts_products() -> Result<()> {
 }
 
 #[test]
-fn they_answer_in_the_shape_of_the_question() -> Result<()> {
+fn the_output_has_the_shape_of_the_input() -> Result<()> {
     for kind in kinds() {
         let net = kind.network(1, DType::F32)?;
         for batch in [1, 3] {
             let x = kind.images(batch, 2, DType::F32)?;
-            let answer = net.forward(&x, &vec![7.0; batch], &Condition::none())?;
-            assert_eq!(answer.dims(), x.dims(), "{}", kind.name());
+            let output = net.forward(&x, &vec![7.0; batch], &Condition::none())?;
+            assert_eq!(output.dims(), x.dims(), "{}", kind.name());
         }
         let x = kind.images(2, 2, DType::F32)?;
         let (conditional, free) =
@@ -182,16 +182,16 @@ fn predict_is_forward_without_gradients() -> Result<()> {
     Ok(())
 }
 
-/// In bf16 the answer and the gradients are those of f32 but for rounding; parameters, answer and gradients stay f32.
+/// In bf16 the output and the gradients equal those in f32 up to rounding; parameters, output and gradients stay f32.
 #[test]
 fn bf16_changes_little() -> Result<()> {
     for kind in kinds() {
         let mut net = kind.network(1, DType::F32)?;
         let (x, eps) = (kind.images(2, 3, DType::F32)?, kind.images(2, 4, DType::F32)?);
         let run = |net: &Network| -> Result<Vec<Tensor>> {
-            let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
-            let grads = (&answer - &eps)?.sqr()?.mean_all()?.backward()?;
-            let mut all = vec![answer];
+            let output = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
+            let grads = (&output - &eps)?.sqr()?.mean_all()?.backward()?;
+            let mut all = vec![output];
             for (name, var) in net.parameters().by_name() {
                 let grad = grads.get(&var);
                 all.push(grad.unwrap_or_else(|| panic!("{name}")).clone());
@@ -213,8 +213,8 @@ fn bf16_changes_little() -> Result<()> {
             }
         }
         let off = (largest / of).sqrt();
-        // A batch norm over few numbers multiplies the differences of numbers that are nearly equal; the largest of four
-        // pixels may become another one.
+        // A batch norm over few elements amplifies the differences of nearly equal numbers, and the maximum of four
+        // pixels can change.
         let jumps = kind.mixes() || kind.name() == "unet";
         let most = if jumps { 0.3 } else { 6e-2 };
         assert!(off > 1e-6 && off < most, "{}: gradients {off}", kind.name());
@@ -224,7 +224,7 @@ fn bf16_changes_little() -> Result<()> {
     Ok(())
 }
 
-/// An image's answer does not depend on what else is in the batch, but on its own time step.
+/// The output for an image does not depend on the rest of the batch, but on its own time step.
 #[test]
 fn images_of_a_batch_do_not_mix() -> Result<()> {
     for kind in kinds() {
@@ -245,8 +245,8 @@ fn every_parameter_gets_a_gradient() -> Result<()> {
     for kind in kinds() {
         let net = kind.network(1, DType::F32)?;
         let (x, eps) = (kind.images(2, 3, DType::F32)?, kind.images(2, 4, DType::F32)?);
-        let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
-        let grads = (answer - eps)?.sqr()?.mean_all()?.backward()?;
+        let output = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
+        let grads = (output - eps)?.sqr()?.mean_all()?.backward()?;
         for (name, var) in net.parameters().iter() {
             let grad = grads.get(var).map(|g| g.abs()?.max_all()?.to_scalar::<f32>());
             let largest = grad.transpose()?.unwrap_or(f32::NAN);
@@ -257,10 +257,10 @@ fn every_parameter_gets_a_gradient() -> Result<()> {
     Ok(())
 }
 
-/// Through the whole network, in f64: the input's gradient, and along a random direction that of all parameters.
+/// In f64, through the whole network: the gradient of the input, and that of all parameters along a random direction.
 #[test]
-fn gradients_are_those_of_central_differences() -> Result<()> {
-    // A ReLU or a maximum that changes its mind in between spoils a step, but not a shorter one.
+fn gradients_agree_with_central_differences() -> Result<()> {
+    // If a ReLU or a maximum switches within a step, the difference is wrong; a shorter step avoids it.
     const STEPS: [f64; 3] = [1e-5, 1e-6, 1e-7];
     for kind in kinds() {
         let net = kind.network(4, DType::F64)?;
@@ -302,7 +302,7 @@ fn gradients_are_those_of_central_differences() -> Result<()> {
 }
 
 #[test]
-fn one_batch_is_learned_by_heart() -> Result<()> {
+fn one_batch_is_overfitted() -> Result<()> {
     for kind in kinds() {
         let net = kind.network(1, DType::F32)?;
         let (x, eps) = (kind.images(2, 8, DType::F32)?, kind.images(2, 9, DType::F32)?);
@@ -310,8 +310,8 @@ fn one_batch_is_learned_by_heart() -> Result<()> {
         let mut adam = AdamW::new(&net.parameters().by_name(), config)?;
         let mut losses = vec![f32::INFINITY];
         while losses.len() < 500 && losses[losses.len() - 1] > 0.3 {
-            let answer = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
-            let loss = (answer - &eps)?.sqr()?.mean_all()?;
+            let output = net.forward(&x, &[10.0, 700.0], &kind.condition)?;
+            let loss = (output - &eps)?.sqr()?.mean_all()?;
             adam.step(&loss.backward()?)?;
             losses.push(loss.to_scalar::<f32>()?);
         }
@@ -322,9 +322,9 @@ fn one_batch_is_learned_by_heart() -> Result<()> {
     Ok(())
 }
 
-/// By its file alone, also after training has moved what batch norms remember.
+/// From the file alone, also after training has changed the running statistics.
 #[test]
-fn saved_is_loaded_to_the_bit() -> anyhow::Result<()> {
+fn a_saved_network_is_restored_to_the_bit() -> anyhow::Result<()> {
     let folder = tempfile::tempdir()?;
     for kind in kinds() {
         let path = folder.path().join("net.safetensors");
@@ -348,7 +348,7 @@ fn saved_is_loaded_to_the_bit() -> anyhow::Result<()> {
         let wrong = tensor.flatten_all()?.narrow(0, 0, 1)?;
         file.tensors.insert(first.clone(), wrong);
         let message = Network::from_checkpoint(&file, &Device::Cpu).unwrap_err();
-        let wants = format!("{first} has shape [1] and must have {:?}", tensor.dims());
+        let wants = format!("{first} has shape [1] but must have {:?}", tensor.dims());
         assert!(message.to_string().contains(&wants), "{message}");
     }
     Ok(())

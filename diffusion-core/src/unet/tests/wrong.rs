@@ -1,9 +1,9 @@
-//! What does not fit is named, and files of the first version do.
+//! Tests of error messages, and of files of the first version.
 
 use super::*;
 
 #[test]
-fn numbers_out_of_their_range_are_named() {
+fn errors_name_the_field_out_of_range() {
     let simple = &["simple-unet"][..];
     let context = &["context-unet"][..];
     let heads = &["conditional-unet", "unet", "attention-unet"][..];
@@ -24,7 +24,7 @@ fn numbers_out_of_their_range_are_named() {
         (context, "\"n_feat\": 20", "n_feat = 20"),
         (context, "\"n_feat\": 1032", "n_feat = 1032"),
         (context, "\"n_cfeat\": 18446744073709551615", "context = "),
-        (context, "\"classes\": 6", "classes = 6 and n_cfeat = 5;"),
+        (context, "\"classes\": 6", "n_cfeat = 5 must be at least classes = 6"),
         (context, "\"height\": 32", "height = 32 must be 16, 20, 24 or 28"),
         (context, "\"timesteps\": 0", "timesteps = 0"),
     ] {
@@ -37,7 +37,7 @@ fn numbers_out_of_their_range_are_named() {
     }
 }
 
-/// As they were written before fields were renamed and conditions could be combined.
+/// Files from before fields were renamed and conditions could be combined.
 #[test]
 fn old_names_are_read() -> anyhow::Result<()> {
     for (old, new) in [
@@ -58,7 +58,7 @@ fn old_names_are_read() -> anyhow::Result<()> {
 }
 
 #[test]
-fn images_of_other_sizes_are_named() -> Result<()> {
+fn errors_name_unsupported_image_sizes() -> Result<()> {
     for (kind, by) in kinds().iter().zip([4, 0, 16, 8, 8, 16]) {
         let net = kind.network(1, DType::F32)?;
         let shape = (1, kind.architecture.channels(), kind.side + 2, kind.side);
@@ -74,15 +74,19 @@ fn images_of_other_sizes_are_named() -> Result<()> {
 }
 
 #[test]
-fn arguments_of_other_shapes_are_named() -> Result<()> {
+fn errors_name_wrong_shapes() -> Result<()> {
     let net = Network::new(architecture("simple-unet", "\"base\":4,\"groups\":2"), &mut Rng::new(1), &Device::Cpu)?;
     for (shape, t, wants) in [
         (
             &[2, 1, 28, 30][..],
             &[1.0, 2.0][..],
-            "simple-unet: an image of 28×30; height and width are halved 2 times, so they must be divisible by 4",
+            "simple-unet: the image is 28×30, but its sides are halved 2 times, so they must be divisible by 4",
         ),
-        (&[2, 3, 8, 8], &[1.0, 2.0], "simple-unet: xt has shape [2, 3, 8, 8]; the network is for images of 1 channels"),
+        (
+            &[2, 3, 8, 8],
+            &[1.0, 2.0],
+            "simple-unet: xt has shape [2, 3, 8, 8]; the network is for images with 1 channels",
+        ),
         (&[2, 1, 8, 8], &[1.0], "xt has shape [2, 1, 8, 8] and t [1]"),
         (&[2, 1, 8, 8], &[1.0, f64::NAN], "t = NaN must be a finite number"),
         (&[1, 8, 8], &[1.0], "xt has shape [1, 8, 8]"),

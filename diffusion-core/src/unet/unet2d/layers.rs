@@ -6,7 +6,7 @@ use crate::ops::{Activation, Geometry, add, attention, concat_channels, silu};
 use crate::unet::{Condition, Denoiser, waves};
 use candle_core::{Result, Tensor, bail};
 
-/// A group norm with the network's eps.
+/// A group norm with the network's ε.
 fn norm(
     build: Builder,
     net: &UNet2DModel,
@@ -19,7 +19,7 @@ fn norm(
     Ok(norm)
 }
 
-/// Norm → activation → convolution, twice, with the time in between and the input added at the end.
+/// A residual block: norm → activation → convolution, twice, with the time embedding in between.
 #[derive(Debug)]
 struct Resnet {
     norm1: GroupNorm,
@@ -82,7 +82,7 @@ impl Resnet {
     }
 }
 
-/// Every pixel attends to every other.
+/// Self-attention, in which every pixel attends to every other.
 #[derive(Debug)]
 struct Attention {
     group_norm: Option<GroupNorm>,
@@ -121,7 +121,7 @@ impl Attention {
         let [q, k, v] = &self.qkv;
         let (q, k, v) = (q.forward(&pixels)?, k.forward(&pixels)?, v.forward(&pixels)?);
         let y = attention(&q, &k, &v, self.heads)?;
-        // A product of each query with each key, and of each weight with a value.
+        // Each query is multiplied with each key, and each weight with a value.
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * y.dim(1)?);
         let y = self.to_out.forward(&y)?;
@@ -129,7 +129,8 @@ impl Attention {
     }
 }
 
-/// The blocks of a resolution, with attention after each or none, and the convolution to the next resolution if there is one.
+/// One resolution: its blocks, with or without attention after each, and the convolution to the next resolution, if
+/// any.
 #[derive(Debug)]
 struct Level {
     resnets: Vec<Resnet>,
@@ -138,7 +139,7 @@ struct Level {
 }
 
 impl Level {
-    /// With a block for each number of input channels.
+    /// Creates one block for each entry of `inputs`, its number of input channels.
     fn new(
         mut build: Builder,
         net: &UNet2DModel,
@@ -173,7 +174,7 @@ impl Level {
     }
 }
 
-/// A residual block, attention if there is any, and a residual block.
+/// The bottleneck: a residual block, attention if there is any, and a residual block.
 #[derive(Debug)]
 struct Middle {
     resnets: [Resnet; 2],
@@ -262,7 +263,7 @@ impl Layers {
         })
     }
 
-    /// The embedding of time and class.
+    /// The sum of the time and class embeddings.
     fn embedded(&self, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let (weight, net) = (&self.linear_1.weight, &self.net);
         let waves = waves(t, net.block_out_channels[0], net.freq_shift, net.flip_sin_to_cos);
@@ -277,9 +278,7 @@ impl Layers {
         let ids: Option<Vec<usize>> = labels.into_iter().map(|label| label.or(null)).collect();
         match ids {
             Some(ids) => e + table.forward(&ids)?,
-            None => bail!(
-                "unet-2d-model: give the class of every image; the network has no null class, so it cannot predict without one"
-            ),
+            None => bail!("unet-2d-model: the network has no null class; give the class of every image"),
         }
     }
 }

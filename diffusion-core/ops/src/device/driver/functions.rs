@@ -1,7 +1,7 @@
-//! The driver's functions but for `cuInit`: all that cudarc 0.19.10 names, whatever the version of CUDA.
+//! The driver's functions except `cuInit`: all that cudarc 0.19.10 names, for any version of CUDA.
 //!
-//! `grep -oE '\bfn cu[A-Z]\w+' src/driver/sys/mod.rs | sort -u` in cudarc's folder lists them. One that is missing here is
-//! still found by the linker, in the driver's own library, which the program then needs to start: `tests/cuda.rs` notices.
+//! `grep -oE '\bfn cu[A-Z]\w+' src/driver/sys/mod.rs | sort -u` in cudarc's folder lists them. If one is missing here,
+//! the linker finds it in the driver's own library, which the program then requires; `tests/cuda.rs` detects that.
 
 super::trampolines! {
     cuArray3DCreate_v2 cuArray3DGetDescriptor_v2 cuArrayCreate_v2 cuArrayDestroy cuArrayGetDescriptor_v2

@@ -1,4 +1,4 @@
-//! Which algorithm on the CPU, and the convolutions as operations of candle's graph.
+//! Convolutions on the CPU: the choice of the algorithm, and the operations of candle's graph.
 
 use super::winograd::{Gradients, Wanted};
 use super::{lowered, winograd};
@@ -6,22 +6,22 @@ use crate::ops::graph::{self, Gradient, Kernel};
 use candle_core::{Result, Shape, Tensor};
 use std::sync::Arc;
 
-/// From as many tiles of 4×4 pixels of y on, over all images, Winograd's algorithm pays for transforming the filters.
+/// The number of 4×4 tiles of y, over all images, from which Winograd's algorithm outweighs transforming the filters.
 const WINOGRAD_FROM: usize = 28;
-/// With as many input channels.
+/// The number of input channels from which it does.
 const WINOGRAD_CHANNELS: usize = 4;
 
-/// A convolution, its transpose, or one of an image with every pixel doubled.
+/// A convolution, a transposed convolution, or a convolution of a 2× upsampled image.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Convolution {
     Winograd(winograd::Problem),
     Lowered(lowered::Problem),
-    /// The transpose of this problem: from its y to its x.
+    /// The transpose of this problem, from its y to its x.
     Transposed(lowered::Problem),
 }
 
 impl Convolution {
-    /// The faster one.
+    /// Chooses the faster algorithm.
     pub(super) fn new(problem: lowered::Problem) -> Self {
         let lowered::Problem { batch, inputs, outputs, image: (height, width), padding, .. } = problem;
         let fits = problem.kernel == (3, 3) && problem.stride == 1;
@@ -34,7 +34,7 @@ impl Convolution {
         }
     }
 
-    /// y of `x`, `weight` and `bias`; the last may be `None`.
+    /// Computes y from `x`, `weight` and an optional `bias`.
     pub(super) fn apply(self, x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
         match bias {
             Some(bias) => graph::apply("convolution", self, [x, weight, bias]),
@@ -60,7 +60,7 @@ impl Convolution {
         }
     }
 
-    /// With that of the bias for each image.
+    /// The gradient of the bias is computed for each image.
     fn gradients(&self, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
         match self {
             Self::Winograd(problem) => winograd::backward(*problem, x, weight, dy, wanted),
@@ -70,7 +70,7 @@ impl Convolution {
     }
 }
 
-/// The sum of all rows of `width` numbers.
+/// The sum of all rows of `width` elements.
 fn sum_rows(rows: &[f32], width: usize) -> Vec<f32> {
     let mut sums = vec![0.0; width];
     for row in rows.chunks_exact(width) {

@@ -1,8 +1,8 @@
 //! Convolution as a matrix product: every window of the image becomes a column
 //! ([Chellapilla et al. 2006](https://inria.hal.science/inria-00112631), "unrolling"; also called im2col).
 //!
-//! One image at a time, or a few small ones side by side, so that the columns are still in the cache when they are multiplied. A
-//! 1×1 kernel of stride 1 needs no columns: the image is them.
+//! It processes one image at a time, or a few small ones together, so that the columns are still in the cache when they
+//! are multiplied. For a 1×1 kernel with stride 1, the image itself is the matrix of columns.
 
 use super::winograd::{Gradients, Wanted};
 use crate::ops::cpu::arch::arch;
@@ -14,12 +14,13 @@ use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::ops::Range;
 
-/// So many columns, from as many images as that takes, are multiplied at a time.
+/// The number of columns, from as many images as needed, that are multiplied at a time.
 const TOGETHER: usize = 128;
-/// So many columns of the gradient of the weights are computed at a time, at least, and those of so many input channels;
+/// The smallest number of columns of the weight's gradient that are computed at a time, with those of as many input
+/// channels,
 const COLUMNS: usize = 64;
 const INPUTS: usize = 16;
-/// and so many rows, if there are not this many input channels.
+/// and of rows, if there are fewer input channels.
 const OUTPUTS: usize = 64;
 
 /// The sizes of a convolution.
@@ -46,36 +47,36 @@ impl Problem {
     fn taps(&self) -> usize {
         self.kernel.0 * self.kernel.1
     }
-    /// Whether an image is its own columns.
+    /// Whether the image itself is the matrix of columns.
     fn is_product(&self) -> bool {
         self.kernel == (1, 1) && self.stride == 1 && self.padding == 0
     }
 
-    /// The numbers of an image of x, and of y.
+    /// The number of elements of an image of x, and of y.
     fn x_len(&self) -> usize {
         self.inputs * self.pixels()
     }
     fn y_len(&self) -> usize {
         self.outputs * self.out_pixels()
     }
-    /// The numbers of all weights of an output.
+    /// The number of weights of an output channel.
     fn depth(&self) -> usize {
         self.inputs * self.taps()
     }
-    /// How many images are multiplied at a time.
+    /// The number of images multiplied at a time.
     fn at_once(&self) -> usize {
         (TOGETHER / self.out_pixels()).clamp(1, self.batch)
     }
 
-    /// For row `tap` of the kernel: the outputs along an axis whose input lies within the image.
+    /// The outputs along an axis for which input `tap` of the kernel lies within the image.
     fn seen(&self, tap: usize, size: usize, out: usize) -> Range<usize> {
         let first = self.padding.saturating_sub(tap).div_ceil(self.stride);
         let end = (size + self.padding).saturating_sub(tap).div_ceil(self.stride);
         first.min(out)..end.min(out).max(first.min(out))
     }
 
-    /// Calls `run` for all that windows and image have in common, in runs along a row: with the number of the kernel, where
-    /// the run begins in the plane of the input channel (each number `stride` after the last), and which outputs it is for.
+    /// Calls `run` for every run of inputs along a row that windows read, with the index of the kernel element, the
+    /// start of the run in the plane of the input channel (its elements are `stride` apart), and the range of outputs.
     #[inline(always)]
     fn runs(&self, mut run: impl FnMut(usize, usize, Range<usize>)) {
         let (height, width) = self.image;
@@ -97,20 +98,20 @@ impl Problem {
     }
 }
 
-/// Where the columns of an image go: each of `pitch` numbers, of which those from `first` on are this image's.
+/// The layout of the columns of an image: each has `pitch` elements, and this image's start at `first`.
 #[derive(Clone, Copy)]
 struct Within {
     pitch: usize,
     first: usize,
 }
 
-/// From the plane of a channel to its columns.
+/// Copies the plane of a channel to its columns.
 struct Gather<'a> {
     problem: &'a Problem,
     plane: &'a [f32],
     columns: &'a mut [f32],
     within: Within,
-    /// Room for a plane.
+    /// Scratch space for a plane.
     sorted: &'a mut [f32],
 }
 
@@ -131,7 +132,7 @@ impl WithSimd for Gather<'_> {
                 #[inline(always)]
                 |tap, from, out| copy(simd, &plane[from..from + out.len()], &mut columns[to(tap, &out)]),
             ),
-            // Even rows of pixels: the numbers that belong together are put side by side first.
+            // For rows of even length, elements of one column are first moved next to each other.
             2 if problem.image.1.is_multiple_of(2) => {
                 let (even, odd) = sorted.split_at_mut(plane.len() / 2);
                 for ((even, odd), pair) in even.iter_mut().zip(odd).zip(plane.chunks_exact(2)) {
@@ -158,7 +159,7 @@ impl WithSimd for Gather<'_> {
     }
 }
 
-/// From the gradient of the columns to that of the plane, to which it is added: the sum over the windows that a pixel is in.
+/// Adds the gradient of the columns to that of the plane, summing over the windows that contain a pixel.
 struct Scatter<'a> {
     problem: &'a Problem,
     columns: &'a [f32],
@@ -198,7 +199,7 @@ impl WithSimd for Scatter<'_> {
     }
 }
 
-/// Copies a few numbers: for the short rows of small images a call of the C library's function takes longer.
+/// Copies a few elements: for the short rows of small images, a call to memcpy takes longer.
 #[inline(always)]
 fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
     let (from, from_rest) = S::as_simd_f32s(from);
@@ -211,7 +212,7 @@ fn copy<S: Simd>(simd: S, from: &[f32], to: &mut [f32]) {
     }
 }
 
-/// How many parts a dimension of `len` is cut into so that `units` of work become at least as many as there are threads.
+/// The number of parts to split a dimension of `len` into, so that `units` of work become at least one per thread.
 fn splits(units: usize, len: usize) -> usize {
     threads().div_ceil(units).clamp(1, len)
 }
@@ -231,12 +232,12 @@ impl Problem {
         self.batch.div_ceil(self.at_once())
     }
 
-    /// Room for the columns of a group's `channels` channels, and for a plane.
+    /// Scratch space for the columns of `channels` channels of a group, and for a plane.
     fn room(&self, channels: usize) -> Scratch {
         Scratch::new(channels * self.taps() * self.at_once() * self.out_pixels() + self.pixels())
     }
 
-    /// The columns of some channels of some images beside each other, in `scratch` or, if they are the image itself, there.
+    /// The columns of some channels of some images, in `scratch`, or in place if the image is its own columns.
     fn columns<'a>(
         &self,
         x: &'a [f32],
@@ -262,7 +263,7 @@ impl Problem {
         Matrix::rows(columns, pitch)
     }
 
-    /// Planes of y's size of some images beside each other, in `scratch` or, if it is one image, where they are.
+    /// The planes of y of some images side by side, in `scratch`, or in place if it is one image.
     fn beside<'a>(&self, y: &'a [f32], images: &Range<usize>, scratch: &'a mut [f32]) -> Matrix<'a> {
         let pixels = self.out_pixels();
         if images.len() == 1 {
@@ -279,8 +280,8 @@ impl Problem {
     }
 }
 
-/// The bias of channel `channel` of image `image`, of `bias` with one for each of the `channels` channels or for each of each image;
-/// 0 if there is none.
+/// The bias of a channel of an image. `bias` has one value per channel, or per channel and image; it is 0 if `bias` is
+/// empty.
 fn bias_of(bias: &[f32], channels: usize, image: usize, channel: usize) -> f32 {
     match bias.len() {
         0 => 0.0,
@@ -289,7 +290,7 @@ fn bias_of(bias: &[f32], channels: usize, image: usize, channel: usize) -> f32 {
     }
 }
 
-/// y of (B, O, H', W') from x, weight (O, I, K, L), and bias of O numbers or of O for each image (or none, if empty).
+/// Computes y (B, O, H', W') from x, weight (O, I, K, L) and bias, (O,) or (B, O), or empty for none.
 pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     let Problem { batch, inputs, outputs, .. } = *problem;
     let (pixels, depth) = (problem.out_pixels(), problem.depth());
@@ -309,7 +310,7 @@ pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]
             };
             if images.len() == 1 {
                 let from = place(images.start, outputs_here.start);
-                // SAFETY: each part of the outputs of each image is one call's.
+                // SAFETY: each part of the outputs of each image belongs to one call.
                 let y = unsafe { y.part(from..from + outputs_here.len() * pixels) };
                 if !bias.is_empty() {
                     y.chunks_exact_mut(pixels).zip(outputs_here).for_each(|(y, output)| fill(images.start, output, y));
@@ -323,7 +324,7 @@ pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]
             for (row, output) in products.chunks_exact(pitch).zip(outputs_here) {
                 for (plane, image) in row.chunks_exact(pixels).zip(images.clone()) {
                     let from = place(image, output);
-                    // SAFETY: each part of the outputs of each image is one call's.
+                    // SAFETY: each part of the outputs of each image belongs to one call.
                     let y = unsafe { y.part(from..from + pixels) };
                     let bias = bias_of(bias, outputs, image, output);
                     for (y, x) in y.iter_mut().zip(plane) {
@@ -337,7 +338,7 @@ pub(super) fn forward(problem: &Problem, x: &[f32], weight: &[f32], bias: &[f32]
     unsafe { written(batch * problem.y_len(), write) }
 }
 
-/// The gradients, from `dy`, that of y, of (B, O, H', W').
+/// The gradients of x, weight and bias, from `dy`, the gradient of y, (B, O, H', W').
 pub(super) fn backward(problem: &Problem, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
     let bias = match wanted.bias {
         true => plane_sums(dy, problem.out_pixels()),
@@ -350,7 +351,7 @@ pub(super) fn backward(problem: &Problem, x: &[f32], weight: &[f32], dy: &[f32],
     }
 }
 
-/// The sum of each plane of `pixels` numbers.
+/// The sum of each plane of `pixels` elements.
 pub(super) fn plane_sums(planes: &[f32], pixels: usize) -> Vec<f32> {
     const LANES: usize = 16;
     let mut sums = vec![0.0; planes.len() / pixels];
@@ -379,8 +380,8 @@ pub(super) fn plane_sums(planes: &[f32], pixels: usize) -> Vec<f32> {
     sums
 }
 
-/// The gradient of x, or, the other way round, the transposed convolution of `dy`: of (B, I, H, W), with `bias` of I numbers or
-/// of I for each image added to it (or none, if empty).
+/// The gradient of x, or equivalently the transposed convolution of `dy`, of shape (B, I, H, W), plus `bias` (I,) or
+/// (B, I), or empty for none.
 pub(super) fn input_gradient(problem: &Problem, weight: &[f32], dy: &[f32], bias: &[f32]) -> Vec<f32> {
     let Problem { batch, inputs, outputs, .. } = *problem;
     let (pixels, out, taps) = (problem.pixels(), problem.out_pixels(), problem.taps());
@@ -401,7 +402,7 @@ pub(super) fn input_gradient(problem: &Problem, weight: &[f32], dy: &[f32], bias
             };
             if problem.is_product() && images.len() == 1 {
                 let from = place(images.start, channels.start).start;
-                // SAFETY: each part of the channels of each image is one call's.
+                // SAFETY: each part of the channels of each image belongs to one call.
                 let dx = unsafe { dx.part(from..from + channels.len() * pixels) };
                 for (plane, channel) in dx.chunks_exact_mut(pixels).zip(channels) {
                     plane.fill(MaybeUninit::new(bias_of(bias, inputs, images.start, channel)));
@@ -414,7 +415,7 @@ pub(super) fn input_gradient(problem: &Problem, weight: &[f32], dy: &[f32], bias
             unsafe { product(size, weight, dy, Target::rows(columns, pitch), false) };
             for (columns, channel) in columns.chunks_exact(taps * pitch).zip(channels) {
                 for (i, image) in images.clone().enumerate() {
-                    // SAFETY: each part of the channels of each image is one call's.
+                    // SAFETY: each part of the channels of each image belongs to one call.
                     let plane = unsafe { dx.part(place(image, channel)) };
                     plane.fill(MaybeUninit::new(bias_of(bias, inputs, image, channel)));
                     // SAFETY: it has just been written.
@@ -428,15 +429,15 @@ pub(super) fn input_gradient(problem: &Problem, weight: &[f32], dy: &[f32], bias
     unsafe { written(batch * problem.x_len(), write) }
 }
 
-/// The gradient of weight, of (O, I, K, L): part by part, each the sum over all images in their order, so that it does not
-/// depend on how many threads there are.
+/// The gradient of weight, (O, I, K, L). Each part is summed over all images in order, so the result does not depend on
+/// the number of threads.
 pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f32> {
     let Problem { inputs, outputs, .. } = *problem;
     let (out, taps, depth, at_once) = (problem.out_pixels(), problem.taps(), problem.depth(), problem.at_once());
     let rows = if inputs > OUTPUTS { outputs } else { OUTPUTS.min(outputs) };
     let channels_at_once = INPUTS.max(COLUMNS / taps);
     let (blocks, parts) = (inputs.div_ceil(channels_at_once), outputs.div_ceil(rows));
-    // The gradient of y with the images of a group side by side, for all parts.
+    // The gradients of y of the images in a group, side by side.
     let group_len = outputs * at_once * out;
     let mut beside = Scratch::new(if at_once == 1 { 0 } else { problem.groups() * group_len });
     if at_once > 1 {
@@ -467,7 +468,7 @@ pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f
                     };
                     let columns = problem.columns(x, &images, &channels, scratch);
                     let size = Size { m: rows, n: channels.len() * taps, depth: pitch };
-                    // SAFETY: these channels of these outputs are one call's, and the first group has written them.
+                    // SAFETY: these channels of these outputs belong to one call, and the first group has written them.
                     unsafe { product(size, dy, columns.t(), to.from(first, block * taps), group > 0) };
                 }
             },
@@ -477,7 +478,7 @@ pub(super) fn weight_gradient(problem: &Problem, x: &[f32], dy: &[f32]) -> Vec<f
     unsafe { written(outputs * depth, write) }
 }
 
-/// The gradients of the transposed convolution [`input_gradient`], from `dy`, that of its result.
+/// The gradients of the transposed convolution [`input_gradient`], from `dy`, the gradient of its result.
 pub(super) fn backward_of_transpose(
     problem: &Problem,
     x: &[f32],

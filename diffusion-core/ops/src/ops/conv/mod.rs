@@ -1,4 +1,4 @@
-//! Convolution and its transpose.
+//! Convolution and transposed convolution.
 
 mod cpu;
 mod lowered;
@@ -11,10 +11,10 @@ use super::{cpu::takes, four, linear, upsample_nearest2x};
 use candle_core::{Result, Tensor, bail};
 use cpu::Convolution;
 
-/// The numbers of the largest result: 64 GB of f32.
+/// The largest number of elements of a result: 64 GB of f32.
 const LARGEST: usize = 1 << 34;
 
-/// How a convolution's windows lie on the image.
+/// The stride and padding of a convolution.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -23,41 +23,40 @@ const LARGEST: usize = 1 << 34;
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Geometry {
-    /// How many pixels it is from one window to the next, at least 1.
+    /// The distance between neighbouring windows in pixels, at least 1.
     pub stride: usize,
-    /// How many rows and columns of zeros surround the image on each side.
+    /// The number of rows and columns of zeros added on each side.
     pub padding: usize,
 }
 
 impl Default for Geometry {
-    /// Every window that lies within the image: stride 1, padding 0.
+    /// Stride 1 and no padding.
     fn default() -> Self {
         Self { stride: 1, padding: 0 }
     }
 }
 
 impl Geometry {
-    /// Stride 1 and the padding with which a kernel of odd size gives an image of the same size: `kernel` / 2.
+    /// Stride 1 and the padding `kernel` / 2, with which a kernel of odd size preserves the image size.
     pub fn same(kernel: usize) -> Self {
         Self { stride: 1, padding: kernel / 2 }
     }
 
-    /// The same with another stride.
+    /// Sets the stride.
     pub fn stride(self, stride: usize) -> Self {
         Self { stride, ..self }
     }
 }
 
-/// The convolution of deep learning (a correlation):
-/// y\[b, o, i, j\] = bias\[o\] + Σ_{c, u, v} weight\[o, c, u, v\] · x\[b, c, i·stride + u − padding, j·stride + v − padding\],
-/// with x = 0 outside the image.
+/// Convolution as in deep learning, that is, cross-correlation: y\[b, o, i, j\] = bias\[o\] + Σ_{c, u, v} weight\[o, c,
+/// u, v\] · x\[b, c, i·stride + u − padding, j·stride + v − padding\], with x = 0 outside the image.
 ///
 /// # Shapes
-/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,), or (B, O) for a bias of each image's own, such as its time step;
-/// the result is (B, O, H', W') with H' = ⌊(H + 2·padding − K) / stride⌋ + 1 and W' alike.
+/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,), or (B, O) for a bias per image, such as a time embedding; the
+/// result is (B, O, H', W') with H' = ⌊(H + 2·padding − K) / stride⌋ + 1 and W' accordingly.
 ///
 /// # Errors
-/// Other shapes, a kernel larger than the padded image, stride 0.
+/// The shapes do not match, the kernel is larger than the padded image, or the stride is 0.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -75,7 +74,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Geom
     let Geometry { stride, padding } = geometry;
     if c != c_weight {
         bail!(
-            "{OP}: x has shape {:?} and weight {:?}; the second dimensions, the channels, must be equal",
+            "{OP}: x has shape {:?} and weight {:?}; their second dimensions (channels) must be equal",
             x.dims(),
             weight.dims()
         )
@@ -116,7 +115,7 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Geom
     let y = if rest_h == rest_w && rest_h <= h.min(w) {
         x.conv2d(&weight, padding, stride, 1, 1)?
     } else {
-        // Candle's gradient takes the rows that no window reaches for the columns too. So leave none of either.
+        // candle's gradient mixes up unused rows and columns, so both are cut off first.
         x.pad_with_zeros(2, padding, padding)?
             .pad_with_zeros(3, padding, padding)?
             .narrow(2, 0, h + 2 * padding - rest_h)?
@@ -127,13 +126,13 @@ pub fn conv2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geometry: Geom
     add_bias(y, bias)
 }
 
-/// [`linear`] of the channels of every pixel: a 1×1 convolution with the weights of an affine map.
+/// A 1×1 convolution: [`linear`] for the channels of every pixel.
 ///
 /// # Shapes
 /// `x` (B, I, H, W); `weight` (O, I); `bias` (O,) or (B, O); the result is (B, O, H, W).
 ///
 /// # Errors
-/// Other shapes.
+/// The shapes do not match.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -151,7 +150,7 @@ pub fn conv1x1(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     };
     if c != inputs || outputs == 0 {
         bail!(
-            "{OP}: x has shape {:?} and weight {:?}; the second dimensions, the channels, must be equal, and none 0",
+            "{OP}: x has shape {:?} and weight {:?}; their second dimensions (channels) must be equal, and none 0",
             x.dims(),
             weight.dims()
         )
@@ -173,21 +172,22 @@ pub fn conv1x1(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Ten
     conv2d(x, &weight.reshape((outputs, inputs, 1, 1))?, bias, Geometry::default())
 }
 
-/// How many rows the last window leaves over; none if there is no window at all.
+/// The number of rows that no window reaches; `None` if there is no window.
 fn rest(size: usize, kernel: usize, stride: usize, padding: usize) -> Option<usize> {
     size.checked_add(padding.checked_mul(2)?)?.checked_sub(kernel)?.checked_rem(stride)
 }
 
-/// The transpose of [`conv2d`], which spreads each pixel over a window: what its gradient does, as a layer of its own.
+/// Transposed convolution: the transpose of [`conv2d`], which spreads each pixel over a window.
 ///
-/// y\[b, o, i·stride + u − padding, j·stride + v − padding\] sums weight\[c, o, u, v\] · x\[b, c, i, j\], plus bias\[o\].
+/// y\[b, o, i·stride + u − padding, j·stride + v − padding\] sums weight\[c, o, u, v\] · x\[b, c, i, j\], plus
+/// bias\[o\].
 ///
 /// # Shapes
-/// `x` (B, C, H, W); `weight` (C, O, K, L), inputs first as in PyTorch; `bias` (O,) or (B, O); the result is (B, O, H', W')
-/// with H' = (H − 1)·stride + K − 2·padding and W' alike.
+/// `x` (B, C, H, W); `weight` (C, O, K, L), inputs first as in PyTorch; `bias` (O,) or (B, O); the result is (B, O, H',
+/// W') with H' = (H − 1)·stride + K − 2·padding and W' accordingly.
 ///
 /// # Errors
-/// Other shapes, nothing left after the padding is cut off, stride 0.
+/// The shapes do not match, the padding leaves nothing, or the stride is 0.
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -205,7 +205,8 @@ pub fn conv_transpose2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geom
     let Geometry { stride, padding } = geometry;
     if c != c_weight {
         bail!(
-            "{OP}: x has shape {:?} and weight {:?}; weight's first dimension must be x's second, the channels",
+            "{OP}: x has shape {:?} and weight {:?}; the first dimension of weight must equal the second of x \
+             (channels)",
             x.dims(),
             weight.dims()
         )
@@ -237,7 +238,7 @@ pub fn conv_transpose2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geom
     }
     if takes(&[x, weight]) {
         if (h, w, padding) == (1, 1, 0) {
-            // One product for all images, rather than one with a single column for each.
+            // One product for all images instead of one with a single column for each.
             let rows = weight.flatten_from(1)?.t()?;
             let y = linear(&x.flatten_from(1)?, &rows, None)?;
             return add_bias(y.reshape((b, out, k_h, k_w))?, bias);
@@ -258,14 +259,13 @@ pub fn conv_transpose2d(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>, geom
     add_bias(y, bias)
 }
 
-/// [`conv2d`] of [`upsample_nearest2x`], without the large image in between: for the way up of a U-Net.
+/// [`conv2d`] of [`upsample_nearest2x`] without the intermediate image, for the way up of a U-Net.
 ///
 /// # Shapes
-/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,) or (B, O); the result is as of the two, (B, O, 2H, 2W) for
-/// [`Geometry::same`].
+/// `x` (B, C, H, W); `weight` (O, C, K, L); `bias` (O,) or (B, O); the result is (B, O, 2H, 2W) for [`Geometry::same`].
 ///
 /// # Errors
-/// As [`conv2d`].
+/// See [`conv2d`].
 ///
 /// ```
 /// # use diffusion_ops as diffusion_core;
@@ -287,7 +287,7 @@ pub fn upsample_nearest2x_conv2d(
     let (outputs, c_weight, k_h, k_w) = four(OP, "weight", weight)?;
     if inputs != c_weight {
         bail!(
-            "{OP}: x has shape {:?} and weight {:?}; the second dimensions, the channels, must be equal",
+            "{OP}: x has shape {:?} and weight {:?}; their second dimensions (channels) must be equal",
             x.dims(),
             weight.dims()
         )
@@ -308,7 +308,7 @@ pub fn upsample_nearest2x_conv2d(
     conv2d(&upsample_nearest2x(x)?, weight, bias, geometry)
 }
 
-/// An error unless `bias` has a number for each of the `outputs` channels, or so many for each of the `batch` images.
+/// Checks that `bias` has shape (outputs,) or (batch, outputs).
 fn check_bias(op: &str, bias: Option<&Tensor>, (batch, outputs): (usize, usize), weight: &Tensor) -> Result<()> {
     match bias {
         Some(bias) if bias.dims() != [outputs] && bias.dims() != [batch, outputs] => bail!(
@@ -321,7 +321,7 @@ fn check_bias(op: &str, bias: Option<&Tensor>, (batch, outputs): (usize, usize),
     }
 }
 
-/// An error if a stride or a padding beyond reason makes the result larger than any memory.
+/// Rejects strides and paddings for which no memory could hold the result.
 fn check_size(op: &str, shape: [usize; 4], geometry: Geometry) -> Result<()> {
     let count = shape.iter().try_fold(1, |n: usize, d| n.checked_mul(*d));
     match count.filter(|n| *n <= LARGEST) {

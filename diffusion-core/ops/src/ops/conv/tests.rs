@@ -3,13 +3,13 @@ use crate::ops::cpu::compare::compare;
 use crate::ops::gradients::{check, random};
 use candle_core::Device;
 
-/// Of f32 after some hundred additions, and Winograd's transforms.
+/// The tolerance of f32 after some hundred additions and Winograd's transforms.
 const TOLERANCE: f64 = 1e-5;
 
 /// x, weight, stride, padding.
 type Case = ([usize; 4], [usize; 4], usize, usize);
 
-/// Straight from the formula.
+/// Computed directly from the formula.
 fn by_the_formula(x: &Tensor, weight: &Tensor, bias: &Tensor, g: Geometry) -> Result<Tensor> {
     let ((b, _, h, w), (o, c, k, l)) = (x.dims4()?, weight.dims4()?);
     let at = |t: &Tensor, i: [usize; 4]| t.get(i[0])?.get(i[1])?.get(i[2])?.get(i[3])?.to_scalar::<f64>();
@@ -37,11 +37,11 @@ const CASES: [Case; 9] = [
     ([3, 1, 5, 4], [2, 1, 3, 3], 1, 1),
     ([1, 3, 4, 4], [1, 3, 1, 1], 1, 0),
     ([2, 2, 5, 5], [3, 2, 3, 3], 2, 1),
-    // A row is left over and no column, and the other way round.
+    // A row is unused but no column, and the other way round.
     ([1, 2, 4, 5], [2, 2, 3, 3], 2, 1),
     ([1, 2, 7, 4], [1, 2, 3, 3], 2, 1),
     ([2, 1, 6, 7], [2, 1, 2, 3], 3, 2),
-    // More is left over than the image is wide.
+    // More columns are unused than the image is wide.
     ([1, 1, 1, 1], [1, 1, 1, 1], 3, 1),
     ([1, 2, 3, 3], [1, 2, 3, 3], 1, 4),
 ];
@@ -82,7 +82,7 @@ fn operands_need_not_be_contiguous() -> Result<()> {
 }
 
 #[test]
-fn the_transpose_has_the_right_gradients() -> Result<()> {
+fn gradients_of_the_transpose_are_correct() -> Result<()> {
     for (x, weight, stride, padding) in [
         ([1, 1, 1, 1], [1, 1, 1, 1], 1, 0),
         ([3, 2, 3, 4], [2, 1, 2, 2], 2, 0),
@@ -103,11 +103,11 @@ fn the_transpose_has_the_right_gradients() -> Result<()> {
     })
 }
 
-/// What the CPU does in f32 by its own algorithms, against candle's operations in f64.
+/// The CPU's f32 algorithms, compared with candle's operations in f64.
 #[test]
 fn the_kernels_agree_with_the_composition() -> Result<()> {
     let large: [Case; 10] = [
-        // Winograd's: odd sizes, one channel, more channels than a block and than a panel, one image and three.
+        // Winograd: odd sizes, one channel, more channels than a block and than a panel, one image and three.
         ([1, 4, 17, 17], [1, 4, 3, 3], 1, 1),
         ([3, 16, 9, 11], [70, 16, 3, 3], 1, 1),
         ([3, 33, 14, 7], [5, 33, 3, 3], 1, 1),
@@ -115,7 +115,7 @@ fn the_kernels_agree_with_the_composition() -> Result<()> {
         ([3, 5, 12, 11], [3, 5, 3, 3], 1, 0),
         ([4, 4, 8, 8], [2, 4, 3, 3], 1, 3),
         ([70, 5, 2, 2], [6, 5, 3, 3], 1, 1),
-        // Products: more rows than a tile of one has, all widths of a tile.
+        // Products: more rows than a tile, and all widths of a tile.
         ([2, 7, 13, 9], [13, 7, 1, 1], 1, 0),
         ([3, 20, 14, 14], [18, 20, 3, 3], 2, 1),
         ([1, 3, 21, 10], [9, 3, 5, 4], 1, 2),
@@ -181,7 +181,7 @@ fn the_kernels_of_the_transpose_agree_with_the_composition() -> Result<()> {
     Ok(())
 }
 
-/// ⟨conv(x), y⟩ = ⟨x, transpose(y)⟩ says that one is the other's transpose.
+/// ⟨conv(x), y⟩ = ⟨x, transpose(y)⟩ defines the transpose.
 #[test]
 fn the_transpose_is_the_transpose() -> Result<()> {
     for (h, stride, padding) in [(5, 1, 1), (5, 2, 1), (6, 3, 0)] {
@@ -198,7 +198,7 @@ fn the_transpose_is_the_transpose() -> Result<()> {
 }
 
 #[test]
-fn wrong_shapes_are_named() -> Result<()> {
+fn errors_name_wrong_shapes() -> Result<()> {
     let (x, weight) = (random(1, (2, 3, 4, 4))?, random(2, (5, 2, 3, 3))?);
     let (good, bias) = (random(3, (5, 3, 3, 3))?, random(4, 3)?);
     let large = random(5, (5, 3, 7, 7))?;

@@ -1,4 +1,4 @@
-//! The activations, each number by itself: one pass for the values, one for the gradient.
+//! Element-wise activations: one pass for the values, one for the gradient.
 
 use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
@@ -10,10 +10,10 @@ use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// How many numbers are a piece of work.
+/// The number of elements in a piece of work.
 const PIECE: usize = 1 << 15;
 
-/// An activation as a type, so that each has loops of its own.
+/// An activation as a type, so that each gets its own loops.
 pub(in crate::ops) trait Curve: Copy {
     /// f(x)
     fn value<S: Simd>(self, simd: S, x: S::f32s) -> S::f32s;
@@ -67,7 +67,7 @@ impl Curve for Gelu {
     }
 }
 
-/// max(x, 0), by comparisons that are false of NaN, so that it stays.
+/// max(x, 0), by comparisons that are false for NaN, so that NaN is kept.
 #[derive(Clone, Copy)]
 struct Relu;
 
@@ -84,12 +84,12 @@ impl Curve for Relu {
     }
 }
 
-/// Work with loops that an activation is part of.
+/// Work that contains an activation in its loops.
 pub(in crate::ops) trait WithCurve {
     fn run<S: Simd>(self, simd: S, curve: impl Curve);
 }
 
-/// The work, with this activation.
+/// The work with this activation.
 pub(in crate::ops) struct Curved<W>(pub(in crate::ops) Activation, pub(in crate::ops) W);
 
 impl<W: WithCurve> WithSimd for Curved<W> {
@@ -106,13 +106,13 @@ impl<W: WithCurve> WithSimd for Curved<W> {
     }
 }
 
-/// The operation.
+/// The operation of an activation.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Pointwise(pub(in crate::ops) Activation);
 
 impl Kernel<1> for Pointwise {
     fn forward(&self, [x]: [&[f32]; 1], [shape]: [&Shape; 1]) -> (Vec<f32>, Shape) {
-        // SAFETY: each piece is written whole.
+        // SAFETY: each piece is written completely.
         let y = unsafe {
             written(x.len(), |y| {
                 for_each_piece(
@@ -156,7 +156,7 @@ impl WithCurve for Values<'_> {
     }
 }
 
-/// From dy to dx, in place.
+/// Turns dy into dx, in place.
 struct Slopes<'a> {
     x: &'a [f32],
     dx: &'a mut [f32],

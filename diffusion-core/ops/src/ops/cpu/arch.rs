@@ -1,23 +1,21 @@
-//! Which vector instructions the kernels are run with.
+//! The vector instructions that the kernels use.
 
 use pulp::Arch;
 use std::sync::LazyLock;
 
-/// The environment variable that holds the kernels to fewer instructions than the machine has.
+/// The environment variable that restricts the kernels to fewer instructions than the machine has.
 const VARIABLE: &str = "DIFFUSION_INSTRUCTIONS";
 
-/// The best that this machine has: AVX-512, AVX2 with FMA, NEON, or none; or what `DIFFUSION_INSTRUCTIONS` says. In the tests,
-/// [`each`] chooses.
+/// The best instructions of this machine (AVX-512, AVX2 with FMA, NEON, or none), unless `DIFFUSION_INSTRUCTIONS`
+/// restricts them. In tests, [`each`] chooses.
 #[inline(always)]
 pub(in crate::ops) fn arch() -> Arch {
-    static ARCH: LazyLock<Arch> = LazyLock::new(|| {
-        match std::env::var(VARIABLE) {
+    static ARCH: LazyLock<Arch> = LazyLock::new(|| match std::env::var(VARIABLE) {
         Ok(wanted) => held_to(&wanted).unwrap_or_else(|| {
-            eprintln!("{VARIABLE} = {wanted:?} is not for this machine: `avx2` holds one with AVX-512 to AVX2, `none` any to no vectors");
+            eprintln!("{VARIABLE} = {wanted:?} does not apply here; use `avx2` on a machine with AVX-512, or `none`");
             Arch::new()
         }),
         Err(_) => Arch::new(),
-    }
     });
     #[cfg(test)]
     if let Some(arch) = chosen() {
@@ -26,7 +24,7 @@ pub(in crate::ops) fn arch() -> Arch {
     *ARCH
 }
 
-/// The instructions that a word stands for, if the machine has them.
+/// The instructions with this name, if the machine has them.
 fn held_to(wanted: &str) -> Option<Arch> {
     match wanted {
         "none" => Some(Arch::Scalar),
@@ -49,14 +47,14 @@ mod choice {
         static CHOSEN: Cell<Option<Arch>> = const { Cell::new(None) };
     }
 
-    /// The choice of this thread, which [`parallel`](super::super::parallel) hands on to those that it shares work out to.
+    /// The choice of this thread, which [`parallel`](super::super::parallel) passes on to its worker threads.
     pub(in crate::ops) fn chosen() -> Option<Arch> {
         CHOSEN.get()
     }
 
-    /// Calls `f` while kernels of this thread use `arch`.
+    /// Calls `f` while the kernels of this thread use `arch`.
     pub(in crate::ops) fn within<R>(arch: Option<Arch>, f: impl FnOnce() -> R) -> R {
-        /// Puts back what was, also after a panic.
+        /// Restores the previous choice, also after a panic.
         struct Before(Option<Arch>);
         impl Drop for Before {
             fn drop(&mut self) {
@@ -67,7 +65,7 @@ mod choice {
         f()
     }
 
-    /// Every set of instructions that this machine has, the best first: with AVX-512 also AVX2, and no vectors at all.
+    /// All instruction sets that this machine has, the best first, and no vectors at all.
     pub(in crate::ops) fn all() -> Vec<Arch> {
         let mut all = vec![Arch::new()];
         #[cfg(target_arch = "x86_64")]
@@ -83,7 +81,7 @@ mod choice {
     /// Calls `test` once with each of [`all`].
     pub(in crate::ops) fn each(mut test: impl FnMut() -> Result<()>) -> Result<()> {
         for arch in all() {
-            // To be seen if it fails.
+            // Visible if the test fails.
             println!("with {arch:?}");
             within(Some(arch), &mut test)?;
         }

@@ -1,7 +1,7 @@
-//! Attention in one operation: each head of each image by itself, some of its queries at a time.
+//! Attention as one operation, for some queries of one head of one image at a time.
 //!
-//! The scores of these queries stay in the cache until the values have been weighed by them, and are never written to
-//! memory; the gradient computes them again.
+//! The scores of these queries stay in the cache until they have weighted the values, and are never written to memory;
+//! the backward pass recomputes them.
 
 use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
@@ -14,10 +14,10 @@ use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// How many queries are looked at together.
+/// The number of queries processed together.
 const QUERIES: usize = 64;
 
-/// The operation: of q (B, N, C), k and v (B, M, C), or, of one tensor, of q, k and v beside each other in (B, 3C, …).
+/// The operation: for q (B, N, C), k and v (B, M, C), or for one tensor with q, k and v concatenated in (B, 3C, …).
 pub(in crate::ops) struct Attention {
     pub(in crate::ops) heads: usize,
 }
@@ -88,10 +88,10 @@ impl Kernel<1> for Attention {
     }
 }
 
-/// How the numbers of q, k or v lie in memory.
+/// The memory layout of q, k or v.
 #[derive(Clone, Copy)]
 struct Place {
-    /// Where they begin, and how far it is from one image, one position and one channel to the next.
+    /// The start, and the strides of images, positions and channels.
     first: usize,
     image: usize,
     position: usize,
@@ -109,12 +109,12 @@ impl Place {
         Self { first: 0, image: positions * channels, position: 1, channel: positions }
     }
 
-    /// Where position `position` and the first channel of `d` of a head are.
+    /// The location of position `position` and the first of the `d` channels of a head.
     fn at(self, image: usize, head: usize, position: usize, d: usize) -> usize {
         self.first + image * self.image + head * d * self.channel + position * self.position
     }
 
-    /// Positions by channels of a head, from `position` on.
+    /// The matrix of positions × channels of a head, from `position` on.
     fn of(self, x: &[f32], image: usize, head: usize, position: usize, d: usize) -> Matrix<'_> {
         Matrix { numbers: &x[self.at(image, head, position, d)..], row: self.position, column: self.channel }
     }
@@ -127,19 +127,19 @@ struct Heads {
     heads: usize,
     queries: usize,
     keys: usize,
-    /// The channels of a head.
+    /// The number of channels of a head.
     d: usize,
-    /// Whether the channels are planes of positions, or the positions rows of channels.
+    /// Whether the channels are planes of positions, instead of the positions rows of channels.
     planes: bool,
 }
 
 impl Heads {
-    /// What the scores are multiplied by.
+    /// The factor of the scores.
     fn scale(self) -> f32 {
         (self.d as f32).sqrt().recip()
     }
 
-    /// Room for the scores of the queries that are looked at together.
+    /// Scratch space for the scores of the queries that are processed together.
     fn scores(self) -> Scratch {
         Scratch::new(QUERIES.min(self.queries) * self.keys)
     }
@@ -153,10 +153,10 @@ impl Heads {
         arch().dispatch(Softmax { scores, row: self.keys, scale: self.scale() });
     }
 
-    /// Positions by channels `a` · `b`, to where their numbers lie like those of this attention.
+    /// Computes `a` · `b`, positions × channels, in the layout of this attention.
     ///
     /// # Safety
-    /// As [`product`].
+    /// See [`product`].
     unsafe fn put(self, [positions, depth]: [usize; 2], a: Matrix, b: Matrix, to: Target, add: bool) {
         // SAFETY: by the contract of this function.
         unsafe {
@@ -198,8 +198,8 @@ impl Heads {
         unsafe { written(batch * queries * heads * d, work) }
     }
 
-    /// With P the softmax and S what goes into it: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP − Σ P dP), dQ = dS K / √d and
-    /// dK = dSᵀ Q / √d. They are written to where `starts` and the places of q, k and v say.
+    /// With the softmax P and its inputs S: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP − Σ P dP), dQ = dS K / √d and dK = dSᵀ Q
+    /// / √d. They are written to `starts` in the layouts of q, k and v.
     fn backward(self, [q, k, v]: [&[f32]; 3], places: [Place; 3], dy: &[f32], starts: [Target; 3]) {
         let Self { batch, heads, queries, keys, d, .. } = self;
         let ([of_q, of_k, of_v], of_y) = (places, self.place_of_y());
@@ -233,7 +233,7 @@ impl Heads {
     }
 }
 
-/// Each row to e^(scale x) / Σ e^(scale x), in place.
+/// Turns each row into e^(scale x) / Σ e^(scale x), in place.
 struct Softmax<'a> {
     scores: &'a mut [f32],
     row: usize,
@@ -273,7 +273,7 @@ impl WithSimd for Softmax<'_> {
     }
 }
 
-/// From dP to scale · dS, row by row, in place.
+/// Turns dP into scale · dS, row by row, in place.
 struct SoftmaxSlopes<'a> {
     p: &'a [f32],
     ds: &'a mut [f32],

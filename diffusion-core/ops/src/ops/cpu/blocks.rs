@@ -1,24 +1,25 @@
-//! Blocks of 16 channels, pixel by pixel: what vector instructions over channels read, from planes and back.
+//! Blocks of 16 interleaved channels, for vector instructions over channels.
 //!
-//! A tensor (B, C, H, W) has the pixels of one channel side by side. A block has, for each pixel, 16 channels side by side.
+//! A tensor (B, C, H, W) stores the pixels of a channel contiguously. A block stores, for each pixel, 16 channels
+//! contiguously.
 
 use super::parallel::Shared;
 use pulp::Simd;
 use std::mem::MaybeUninit;
 
-/// The channels of a block.
+/// The number of channels of a block.
 pub(in crate::ops) const BLOCK: usize = 16;
 
-/// Some pixels of up to 16 planes, which are `plane` numbers apart, as a block; channels that are missing are 0.
+/// Converts pixels of up to 16 planes, which are `plane` elements apart, to a block; missing channels are 0.
 ///
-/// `planes` begins at the first pixel of the first channel; `block` has 16 numbers for each pixel.
+/// `planes` starts at the first pixel of the first channel; `block` has 16 elements for each pixel.
 #[inline(always)]
 pub(in crate::ops) fn to_block<S: Simd>(simd: S, planes: &[f32], plane: usize, channels: usize, block: &mut [f32]) {
     let pixels = block.len() / BLOCK;
     assert!(channels >= 1 && (channels - 1) * plane + pixels <= planes.len());
     if channels == BLOCK && pixels >= BLOCK {
         for pixel in (0..pixels).step_by(BLOCK) {
-            // The last ones may overlap the ones before.
+            // The last ones may overlap the previous ones.
             let pixel = pixel.min(pixels - BLOCK);
             // SAFETY: 16 pixels from `pixel` on are within each of the planes and within the block.
             unsafe {
@@ -35,10 +36,10 @@ pub(in crate::ops) fn to_block<S: Simd>(simd: S, planes: &[f32], plane: usize, c
     }
 }
 
-/// Writes the first `channels` channels of a block to planes of `to`, `plane` numbers apart, from number `at` on.
+/// Writes the first `channels` channels of a block to planes of `to`, `plane` elements apart, from element `at` on.
 ///
 /// # Safety
-/// Nobody else uses these numbers.
+/// No other thread uses these elements.
 #[inline(always)]
 pub(in crate::ops) unsafe fn from_block<S: Simd>(
     simd: S,
@@ -68,10 +69,11 @@ pub(in crate::ops) unsafe fn from_block<S: Simd>(
     }
 }
 
-/// Writes 16 rows of 16 numbers, `row` apart, as columns: number j of row i to row j, number i, of rows `to_row` apart.
+/// Transposes 16×16 elements: element j of row i, in rows `row` apart, goes to element i of row j, in rows `to_row`
+/// apart.
 ///
 /// # Safety
-/// All these numbers lie within what the pointers may access.
+/// All these elements may be accessed through the pointers.
 #[inline(always)]
 pub(in crate::ops) unsafe fn transpose<S: Simd>(_: S, from: *const f32, row: usize, to: *mut f32, to_row: usize) {
     #[cfg(target_arch = "x86_64")]
@@ -95,11 +97,11 @@ pub(in crate::ops) unsafe fn transpose<S: Simd>(_: S, from: *const f32, row: usi
     }
 }
 
-/// [`transpose`], four columns at a time: four registers of four numbers from each of four rows, which are then transposed
-/// within each quarter.
+/// [`transpose`] with AVX-512, four columns at a time: four registers of four elements from each of four rows, which
+/// are then transposed within each quarter.
 ///
 /// # Safety
-/// As [`transpose`], and there is AVX-512.
+/// See [`transpose`]; the CPU must support AVX-512.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx512f")]
@@ -132,10 +134,10 @@ unsafe fn transpose_avx512(from: *const f32, row: usize, to: *mut f32, to_row: u
     }
 }
 
-/// [`transpose`] of 8 rows of 8 numbers: pairs of rows, pairs of pairs, and then the halves.
+/// [`transpose`] with AVX2, in blocks of 8×8: pairs of rows, pairs of pairs, then the halves.
 ///
 /// # Safety
-/// As [`transpose`], and there is AVX2.
+/// See [`transpose`]; the CPU must support AVX2.
 #[cfg(target_arch = "x86_64")]
 #[inline]
 #[target_feature(enable = "avx2")]
@@ -174,9 +176,9 @@ mod tests {
     use super::*;
     use pulp::WithSimd;
 
-    /// There and back, with every set of instructions that this machine has.
+    /// Converts back and forth, with all instruction sets that this machine has.
     #[test]
-    fn blocks_are_planes_and_planes_blocks() {
+    fn planes_are_converted_to_blocks_and_back() {
         struct There<'a>(&'a [f32], usize, usize, &'a mut [f32]);
         impl WithSimd for There<'_> {
             type Output = ();
@@ -190,7 +192,7 @@ mod tests {
             type Output = ();
             #[inline(always)]
             fn with_simd<S: Simd>(self, simd: S) {
-                // SAFETY: nobody else has the planes.
+                // SAFETY: no other thread uses the planes.
                 unsafe { from_block(simd, self.0, self.1, self.2, 0, self.3) };
             }
         }

@@ -1,16 +1,16 @@
-//! Our kernels against the compositions of candle operations, for the tests.
+//! Compares the kernels with compositions of candle operations, for the tests.
 
 use super::arch::each;
 use crate::ops::gradients::random;
 use candle_core::{DType, Result, Tensor, Var};
 
-/// Asserts that `f` of `inputs` in f32, and the gradient with respect to each of them, is that of `f` in f64 but for
-/// `tolerance` times the largest number, or 1 if that is less; and that it is the same, to the bit, when done again.
+/// Asserts that `f` of `inputs` in f32, and its gradients, equal those of `f` in f64 up to `tolerance` times the
+/// largest element (at least 1), and that they are identical to the bit when repeated.
 ///
-/// All this with every set of vector instructions that the machine has ([`each`]).
+/// This is repeated with all instruction sets that the machine has ([`each`]).
 ///
-/// `f` must take its kernel for f32, and for f64 the composition. The loss also uses each input beside `f`; and the gradient
-/// that comes back into `f` is contiguous once and transposed once.
+/// `f` must use its kernel for f32 and the composition for f64. The loss also uses each input directly, and the
+/// gradient that reaches `f` is contiguous once and transposed once.
 pub(in crate::ops) fn compare(
     what: &str,
     inputs: &[Tensor],

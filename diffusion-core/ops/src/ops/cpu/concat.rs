@@ -1,4 +1,4 @@
-//! Two tensors into one, image by image.
+//! Concatenation of two tensors, image by image.
 
 use super::super::graph::{Gradient, Kernel};
 use super::loops::{Pieces, written};
@@ -7,10 +7,10 @@ use candle_core::Shape;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// How many numbers, at the least, are a piece of work.
+/// The minimum number of elements in a piece of work.
 const PIECE: usize = 1 << 14;
 
-/// The operation: of a (B, C, …) and b (B, D, …).
+/// The operation on a (B, C, …) and b (B, D, …).
 pub(in crate::ops) struct Concat;
 
 impl Kernel<2> for Concat {
@@ -43,7 +43,7 @@ impl Kernel<2> for Concat {
             let copy = |out: &mut [MaybeUninit<f32>]| {
                 let out = Pieces::new(out, len);
                 in_blocks(batch, len, |i| {
-                    // SAFETY: each i once at a time.
+                    // SAFETY: each i is used once at a time.
                     unsafe { out.get(i) }.write_copy_of_slice(&dy[i * (of_a + of_b) + first..][..len]);
                 });
             };
@@ -54,7 +54,7 @@ impl Kernel<2> for Concat {
     }
 }
 
-/// Calls `work` for each i below `n`, several at a time if what each does is of few numbers.
+/// Calls `work` for each i below `n`, in blocks if each call handles few elements.
 fn in_blocks(n: usize, numbers: usize, work: impl Fn(usize) + Sync) {
     let block = (PIECE / numbers).max(1);
     for_each(n.div_ceil(block), || (), |(), i| (i * block..n.min((i + 1) * block)).for_each(&work));

@@ -1,10 +1,10 @@
-//! Rows of a table, and what each row receives back.
+//! Rows of a table, and their gradients.
 
 use super::super::graph::{Gradient, Kernel};
 use candle_core::Shape;
 use std::sync::Arc;
 
-/// The operation: of a table (N, D), the rows of these numbers.
+/// The operation: selects these rows of a table (N, D).
 pub(in crate::ops) struct Rows(pub(in crate::ops) Vec<usize>);
 
 impl Kernel<1> for Rows {
@@ -18,7 +18,7 @@ impl Kernel<1> for Rows {
         false
     }
 
-    /// Row after row in the order of the ids, so that the sums are the same on every run.
+    /// Row by row in the order of the ids, so that the sums are the same on every run.
     fn backward(&self, _: [&[f32]; 1], [shape]: [&Shape; 1], dy: Gradient, _: [bool; 1]) -> [Option<Gradient>; 1] {
         let columns = shape.dims()[1];
         let mut sums = vec![0f32; shape.elem_count()];

@@ -1,4 +1,4 @@
-//! The affine map as products, each cut into blocks for the threads, without a transposed copy of anything.
+//! The affine map as matrix products, split into blocks for the threads, without transposed copies.
 
 use super::super::graph::{Gradient, Kernel};
 use super::loops::{Pieces, written};
@@ -8,10 +8,10 @@ use candle_core::Shape;
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// Products of up to so many multiplications are done on one thread.
+/// The largest number of multiplications for a product on one thread.
 const SMALL: usize = 1 << 22;
 
-/// The operation y = x Wᵀ + b: of x (…, I), W (O, I) and, as an operation of three, b (O,).
+/// The operation y = x Wᵀ + b for x (…, I), W (O, I) and, if it has three inputs, b (O,).
 pub(in crate::ops) struct Linear;
 
 impl Kernel<2> for Linear {
@@ -52,7 +52,7 @@ impl Kernel<3> for Linear {
     }
 }
 
-/// The rows of x, and the numbers of a row of x and of y.
+/// The number of rows of x, and the row lengths of x and y.
 fn sizes(x: &[f32], weight: &Shape) -> [usize; 3] {
     let (out, inner) = (weight.dims()[0], weight.dims()[1]);
     [x.len() / inner, inner, out]
@@ -75,10 +75,10 @@ fn weight_gradient(x: &[f32], dy: &[f32], [rows, inner, out]: [usize; 3]) -> Gra
     Arc::new(multiply([out, inner, rows], Matrix::rows(dy, out).t(), Matrix::rows(x, inner), None))
 }
 
-/// A B, with `bias` added to each row; A has m rows and `depth` columns, B n columns.
+/// A B, with `bias` added to each row; A is m × `depth`, B is `depth` × n.
 fn multiply([m, n, depth]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]>) -> Vec<f32> {
-    // Blocks of whole rows or, if there are few rows, of columns; of 16 at least, and two for each thread; but one block
-    // if there is less to do than it takes to wake a thread.
+    // Blocks of rows or, if there are few rows, of columns: at least 16 of them, and two blocks for each thread; a
+    // single block if the work is too small to wake a thread.
     let by_rows = m >= 16 * threads() || m >= n;
     let blocks = if m * n * depth <= SMALL { 1 } else { 2 * threads() };
     let block = (if by_rows { m } else { n }).div_ceil(blocks).next_multiple_of(16);
@@ -97,7 +97,7 @@ fn multiply([m, n, depth]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]
                 let c = c.from(i, j);
                 if let Some(bias) = bias {
                     for row in 0..size.m {
-                        // SAFETY: the block is this thread's.
+                        // SAFETY: the block belongs to this thread.
                         unsafe { c.write(row, &bias[j..][..size.n]) };
                     }
                 }
@@ -106,11 +106,11 @@ fn multiply([m, n, depth]: [usize; 3], a: Matrix, b: Matrix, bias: Option<&[f32]
             },
         );
     };
-    // SAFETY: the blocks are all of it.
+    // SAFETY: the blocks cover the whole result.
     unsafe { written(m * n, work) }
 }
 
-/// The sum of each of the `columns` columns, row after row.
+/// The sum of each of the `columns` columns, row by row.
 fn column_sums(x: &[f32], columns: usize) -> Vec<f32> {
     const BLOCK: usize = 64;
     let mut sums = vec![0f32; columns];
@@ -119,7 +119,7 @@ fn column_sums(x: &[f32], columns: usize) -> Vec<f32> {
         columns.div_ceil(BLOCK),
         || (),
         |(), i| {
-            // SAFETY: each i once at a time.
+            // SAFETY: each i is used once at a time.
             let sums = unsafe { pieces.get(i) };
             let mut total = [0f64; BLOCK];
             for row in x.chunks_exact(columns) {

@@ -1,22 +1,22 @@
-//! Loops over slices with vector instructions, and the functions of a number that such loops need.
+//! Loops over slices with vector instructions, and functions of a number for such loops.
 //!
-//! All of it is to be inlined into a [`pulp::WithSimd::with_simd`], which is compiled once for each instruction set. What is
-//! left at the end of a slice, less than a vector, is done with a vector too, partly masked: rows of 7 pixels are common.
+//! Everything must be inlined into a [`pulp::WithSimd::with_simd`], which is compiled once for each instruction set.
+//! The remainder of a slice, less than a vector, is processed with a masked vector, since rows of 7 pixels are common.
 //!
-//! Closures with vector instructions in them need `#[inline(always)]` too, which only those can have that are written where
-//! they are passed; without it each instruction becomes a call.
+//! Closures with vector instructions need `#[inline(always)]`, too, which is only possible where they are passed
+//! directly; otherwise each instruction becomes a call.
 
 use super::parallel::Shared;
 use pulp::Simd;
 use std::mem::MaybeUninit;
 
-/// How many sums each loop keeps, so that an addition need not wait for the one before.
+/// The number of independent sums in each loop, so that an addition need not wait for the previous one.
 const SUMS: usize = 4;
 
-/// A vector of `len` numbers, which `write` is to write without their having been set to 0 before.
+/// A vector of `len` elements, written by `write` without being zeroed first.
 ///
 /// # Safety
-/// `write` must write every one of them.
+/// `write` must write all elements.
 pub(in crate::ops) unsafe fn written<T>(len: usize, write: impl FnOnce(&mut [MaybeUninit<T>])) -> Vec<T> {
     let mut numbers = Vec::with_capacity(len);
     write(&mut numbers.spare_capacity_mut()[..len]);
@@ -25,7 +25,7 @@ pub(in crate::ops) unsafe fn written<T>(len: usize, write: impl FnOnce(&mut [May
     numbers
 }
 
-/// A slice cut into pieces of equal size, each for another thread: for work that writes to pieces of several slices.
+/// A slice split into pieces of equal size, for work that writes to pieces of several slices from different threads.
 pub(in crate::ops) struct Pieces<'a, T> {
     all: Shared<'a, T>,
     len: usize,
@@ -33,15 +33,15 @@ pub(in crate::ops) struct Pieces<'a, T> {
 }
 
 impl<'a, T> Pieces<'a, T> {
-    /// `slice` in pieces of `size`, the last perhaps smaller.
+    /// Splits `slice` into pieces of `size`; the last may be smaller.
     pub(in crate::ops) fn new(slice: &'a mut [T], size: usize) -> Self {
         Self { len: slice.len(), all: Shared::new(slice), size }
     }
 
-    /// The i-th piece.
+    /// Piece i.
     ///
     /// # Safety
-    /// No two pieces of the same i may be in use at the same time.
+    /// Piece i must not be used twice at the same time.
     #[allow(clippy::mut_from_ref)]
     pub(in crate::ops) unsafe fn get(&self, i: usize) -> &mut [T] {
         let (from, to) = (i * self.size, self.len.min((i + 1) * self.size));
@@ -50,7 +50,7 @@ impl<'a, T> Pieces<'a, T> {
     }
 }
 
-/// `out[i]` = f(`x[0][i]`, `x[1][i]`, …); returns `out`, which now is written.
+/// Writes `out[i]` = f(`x[0][i]`, `x[1][i]`, …), and returns `out`.
 #[inline(always)]
 pub(in crate::ops) fn map<'a, S: Simd, const N: usize>(
     simd: S,
@@ -105,7 +105,7 @@ pub(in crate::ops) fn update<S: Simd, const N: usize>(
     }
 }
 
-/// Σ f(`x[0][i]`, `x[1][i]`, …) for each of the M numbers that f returns.
+/// Σ f(`x[0][i]`, `x[1][i]`, …) for each of the M results of f.
 #[inline(always)]
 pub(in crate::ops) fn sums<S: Simd, const N: usize, const M: usize>(
     simd: S,
@@ -160,7 +160,7 @@ fn add<S: Simd, const M: usize>(simd: S, sums: &mut [S::f32s; M], terms: [S::f32
     }
 }
 
-/// The largest number, −∞ for none; where NaNs are among them, it may be any.
+/// The maximum; −∞ for an empty slice, any element if there are NaNs.
 #[inline(always)]
 pub(in crate::ops) fn maximum<S: Simd>(simd: S, x: &[f32]) -> f32 {
     let least = simd.splat_f32s(f32::NEG_INFINITY);
@@ -184,7 +184,7 @@ pub(in crate::ops) fn maximum<S: Simd>(simd: S, x: &[f32]) -> f32 {
     simd.reduce_max_f32s(simd.max_f32s(simd.max_f32s(a, b), simd.max_f32s(c, d)))
 }
 
-/// c₀ + x (c₁ + x (c₂ + …)).
+/// The polynomial c₀ + x (c₁ + x (c₂ + …)).
 #[inline(always)]
 fn polynomial<S: Simd, const N: usize>(simd: S, x: S::f32s, c: [f32; N]) -> S::f32s {
     let mut y = simd.splat_f32s(c[N - 1]);
@@ -194,17 +194,18 @@ fn polynomial<S: Simd, const N: usize>(simd: S, x: S::f32s, c: [f32; N]) -> S::f
     y
 }
 
-/// e^x, to 2e-7 of it; 0 where that is below 2e-38, ∞ where it is above the largest f32.
+/// e^x with a relative error of 2e-7; 0 where it is below 2e-38, ∞ where it is above the largest f32.
 ///
-/// With n the whole number nearest to x / ln 2 and r = x − n ln 2 it is 2^n e^r, and e^r = 1 + r + r² q(r) with a polynomial q.
+/// It is 2^n e^r with the integer n nearest to x / ln 2 and r = x − n ln 2, and e^r = 1 + r + r² q(r) with a polynomial
+/// q.
 #[inline(always)]
 pub(in crate::ops) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
-    // ln 2 in two parts, the first so short that its products with n are exact.
+    // ln 2 in two parts, the first so short that its product with n is exact.
     const LN_2: [f32; 2] = [0.693_359_4, -2.121_944_4e-4];
-    // A number of this size has no digits after the point, and its last bits are those of the whole number.
+    // A number of this size has no fractional digits, and its last bits are those of the integer.
     const WHOLE: f32 = (3 << 22) as f32;
     const Q: [f32; 6] = [0.5, 0.166_666_66, 0.041_665_796, 0.008_333_452, 0.001_398_2, 1.987_569_1e-4];
-    // By comparisons that are false of NaN, so that it stays.
+    // By comparisons that are false for NaN, so that NaN is kept.
     let (least, most) = (simd.splat_f32s(-87.6), simd.splat_f32s(89.0));
     let x = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
     let x = simd.select_f32s(simd.less_than_f32s(most, x), most, x);
@@ -215,7 +216,8 @@ pub(in crate::ops) fn exp<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let q = polynomial(simd, r, Q);
     let y = simd.mul_add_e_f32s(q, simd.mul_f32s(r, r), r);
     let y = simd.add_f32s(y, simd.splat_f32s(1.0));
-    // 2^(n − 1) from its bits; n = −126 gives 0. Then once more by 2, since 2^128 is no f32 but e^r 2^128 may be.
+    // 2^(n − 1) from its bits; n = −126 gives 0. It is doubled afterwards, since 2^128 is not an f32, but e^r 2^128 may
+    // be.
     let bits = simd.add_u32s(simd.transmute_u32s_f32s(shifted), simd.splat_u32s(126u32.wrapping_sub(WHOLE.to_bits())));
     let power = simd.wrapping_dyn_shl_u32s(bits, simd.splat_u32s(23));
     let half = simd.mul_f32s(y, simd.transmute_f32s_u32s(power));
@@ -233,7 +235,7 @@ pub(in crate::ops) fn silu<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
 #[inline(always)]
 pub(in crate::ops) fn silu_slope<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     let one = simd.splat_f32s(1.0);
-    // e = e^−x, but finite, so that 1 − σ is e σ, in which no digits are lost.
+    // e = e^−x, but finite, so that 1 − σ = e σ is accurate.
     let least = simd.splat_f32s(-88.0);
     let above = simd.select_f32s(simd.less_than_f32s(x, least), least, x);
     let e = exp(simd, simd.neg_f32s(above));
@@ -242,9 +244,9 @@ pub(in crate::ops) fn silu_slope<S: Simd>(simd: S, x: S::f32s) -> S::f32s {
     simd.mul_f32s(s, simd.mul_add_e_f32s(x, rest, one))
 }
 
-/// Φ(x), the integral of the normal density φ up to x, and φ(x). For x down to −5 Φ(x) is right to 2e-6 of it.
+/// Φ(x), the integral of the normal density φ up to x, and φ(x). The relative error of Φ is 2e-6 down to x = −5.
 ///
-/// Φ(−|x|) = e^(−x²/2) t p(t) with t = 1 / (1 + 0.28 |x|) and a polynomial p, fitted to the smallest largest relative error.
+/// Φ(−|x|) = e^(−x²/2) t p(t) with t = 1 / (1 + 0.28 |x|) and a polynomial p with minimax relative error.
 #[inline(always)]
 pub(in crate::ops) fn normal<S: Simd>(simd: S, x: S::f32s) -> (S::f32s, S::f32s) {
     const P: [f32; 9] = [
@@ -275,7 +277,7 @@ mod tests {
     use super::*;
     use pulp::WithSimd;
 
-    /// One function of a number, over a slice.
+    /// Applies one function of a number to a slice.
     #[derive(Clone, Copy, Debug)]
     enum Function {
         Exp,
@@ -309,14 +311,14 @@ mod tests {
         }
     }
 
-    /// With every set of instructions that the machine has.
+    /// With all instruction sets that the machine has.
     fn all(function: Function, x: &[f32]) -> Vec<Vec<f32>> {
         let all = arch::all().into_iter();
         all.map(|arch| arch.dispatch(Apply(function, x))).collect()
     }
 
     #[test]
-    fn exp_is_right_over_the_whole_range() {
+    fn exp_is_accurate_over_the_whole_range() {
         let x: Vec<f32> = (0..200_003).map(|i| i as f32 * 1e-3 - 105.0).collect();
         for y in all(Function::Exp, &x) {
             for (x, y) in x.iter().zip(y) {
@@ -337,7 +339,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_made_of_exp_is_right() {
+    fn functions_of_exp_are_accurate() {
         let x: Vec<f32> = (-40_000..=40_001).map(|i| i as f32 * 1e-3).collect();
         let sigmoid = |x: f64| 1.0 / (1.0 + libm::exp(-x));
         let silu = |x: f64| x * sigmoid(x);
@@ -358,7 +360,7 @@ mod tests {
                 }
             }
         }
-        // The tail is not lost beside 1.
+        // The tail is not lost next to 1.
         let far = [-5.0, f32::NEG_INFINITY, f32::INFINITY, f32::NAN];
         for y in all(Function::Normal, &far) {
             let ratio = f64::from(y[0]) / normal(-5.0);
@@ -383,7 +385,7 @@ mod tests {
         }
     }
 
-    /// Of every length, so that every kind of rest occurs.
+    /// All lengths, so that every kind of remainder occurs.
     #[test]
     fn loops_leave_nothing_out_and_add_nothing() {
         for n in 0..200usize {

@@ -1,17 +1,18 @@
-//! What becomes of memory that is free again.
+//! Reuse of freed memory.
 //!
-//! Every tensor is new memory. The C library of Linux gives large pieces back to the system as soon as they are free, and the
-//! system then hands out the next ones page by page, each by an interrupt and filled with zeros. So the library is told to keep
-//! what it has for the next step. (`MALLOC_TRIM_THRESHOLD_=131072 make bench ONLY=steps` measures without.)
+//! Every tensor is a new allocation. The C library of Linux returns large blocks to the system as soon as they are
+//! freed, and the system then provides new ones page by page, each with a page fault and filled with zeros. So the
+//! library is configured to keep them for the next step. (`MALLOC_TRIM_THRESHOLD_=131072 make bench ONLY=steps`
+//! measures without.)
 
-/// Tells it so, once, unless `MALLOC_TRIM_THRESHOLD_` or `MALLOC_MMAP_MAX_` are set in the environment: then the user decides.
+/// Configures the C library, once, unless the user has set `MALLOC_TRIM_THRESHOLD_` or `MALLOC_MMAP_MAX_`.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub(super) fn keep() {
     static ONCE: std::sync::Once = std::sync::Once::new();
     ONCE.call_once(|| {
         let set = |name: &str| std::env::var_os(name).is_some();
         if !set("MALLOC_TRIM_THRESHOLD_") && !set("MALLOC_MMAP_MAX_") {
-            // SAFETY: numbers only are passed. A refusal, by its result, leaves all as it is.
+            // SAFETY: only numbers are passed. If the call fails, nothing changes.
             unsafe {
                 libc::mallopt(libc::M_TRIM_THRESHOLD, libc::c_int::MAX);
                 libc::mallopt(libc::M_MMAP_MAX, 0);

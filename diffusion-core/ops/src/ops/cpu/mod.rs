@@ -1,7 +1,7 @@
-//! What the CPU kernels of [`ops`](super) share: the numbers of tensors as slices, threads, vector instructions.
+//! The common parts of the CPU kernels of [`ops`](super): tensors as slices, threads, vector instructions.
 //!
-//! The kernels are for f32. Other types, and other devices, take the composition of candle operations that stands
-//! beside each of them, which is also what the tests hold them against.
+//! The kernels are for f32. Other types and devices use the composition of candle operations next to each kernel, which
+//! the tests also compare with.
 
 pub(in crate::ops) mod activation;
 pub(in crate::ops) mod arch;
@@ -25,7 +25,7 @@ pub(in crate::ops) mod vector;
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};
 pub(in crate::ops) use sum::add_to;
 
-/// Whether our kernels can take these: f32, on the CPU.
+/// Whether the kernels can be used for these tensors: f32, on the CPU.
 pub(in crate::ops) fn takes(tensors: &[&Tensor]) -> bool {
     let takes = tensors.iter().all(|x| x.dtype() == DType::F32 && x.device().is_cpu());
     if takes {
@@ -34,7 +34,7 @@ pub(in crate::ops) fn takes(tensors: &[&Tensor]) -> bool {
     takes
 }
 
-/// The numbers of a contiguous tensor of f32.
+/// The elements of a contiguous f32 tensor.
 fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     match layout.contiguous_offsets() {
         Some((start, end)) => Ok(&storage.as_slice::<f32>()?[start..end]),
@@ -42,7 +42,7 @@ fn slice<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     }
 }
 
-/// Calls `f` with the numbers of `tensors`, which [`takes`] has said yes to.
+/// Calls `f` with the elements of `tensors`, for which [`takes`] must have returned true.
 pub(in crate::ops) fn read<const N: usize, R>(tensors: [&Tensor; N], f: impl FnOnce([&[f32]; N]) -> R) -> Result<R> {
     let contiguous = tensors.map(Tensor::contiguous);
     let mut tensors = Vec::with_capacity(N);

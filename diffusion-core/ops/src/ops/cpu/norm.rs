@@ -1,8 +1,9 @@
-//! Normalisation with its activation: of the channels of an image by groups, or of each channel of a whole batch.
+//! Normalisation with an activation: group norm within an image, or batch norm over a whole batch.
 //!
-//! The numbers that share a mean and a variance are a *set*: the channels of a group, which lie together, or one channel of
-//! all images, in as many pieces. A thread takes a set, or a few small ones that lie together, so that they are read from memory
-//! once and from the cache after that: for the mean, the variance and the result, and for the gradient.
+//! The elements that share a mean and a variance are a *set*: the channels of a group, which are contiguous, or one
+//! channel of all images, in as many pieces. A thread processes a set, or a few small contiguous ones, so that they are
+//! read from memory once and from the cache afterwards: for the mean, the variance and the result, and for the
+//! gradient.
 
 use super::super::graph::{Gradient, Kernel};
 use super::activation::{Curve, Curved, WithCurve};
@@ -16,24 +17,24 @@ use std::mem::MaybeUninit;
 use std::ops::Range;
 use std::sync::{Arc, OnceLock};
 
-/// So many numbers are added up in f32 before they go into a sum in f64.
+/// The number of elements that are summed in f32 before they are added to a sum in f64.
 const PIECE: usize = 1 << 12;
-/// So many numbers that lie together are read at a time, in as many sets as that takes.
+/// The number of contiguous elements that are read at a time, from as many sets as needed.
 const TOGETHER: usize = 1 << 10;
 
 /// The mean and the variance of each set.
 pub(in crate::ops) type Moments = Vec<[f64; 2]>;
 
-/// What shares a mean and a variance.
+/// The elements that share a mean and a variance.
 #[derive(Clone, Copy)]
 pub(in crate::ops) enum Over {
-    /// The channels of each of so many groups, in each image.
+    /// The channels of each of this many groups, in each image.
     Groups(usize),
     /// Each channel, in all images.
     Batch,
 }
 
-/// The operation: of x (B, C, …), and weight and bias, both (C,) or both (B, C).
+/// The operation on x (B, C, …), and weight and bias, both (C,) or both (B, C).
 pub(in crate::ops) struct Norm {
     over: Over,
     eps: f64,
@@ -44,13 +45,13 @@ pub(in crate::ops) struct Norm {
 }
 
 impl Norm {
-    /// With the moments that are found, and where they are once they have been.
+    /// Computes the moments, and returns where they are stored.
     pub(in crate::ops) fn new(over: Over, eps: f64, activation: Activation) -> (Self, Arc<OnceLock<Moments>>) {
         let moments = Arc::new(OnceLock::new());
         (Self { over, eps, activation, moments: moments.clone(), given: false }, moments)
     }
 
-    /// With these moments, which do not depend on x.
+    /// Uses given moments, which do not depend on x.
     pub(in crate::ops) fn with(moments: Moments, over: Over, eps: f64, activation: Activation) -> Self {
         Self { over, eps, activation, moments: Arc::new(OnceLock::from(moments)), given: true }
     }
@@ -78,7 +79,7 @@ impl Kernel<3> for Norm {
             Some(moments) => moments.clone(),
             None => vec![[0.0; 2]; problem.sets],
         };
-        // SAFETY: each unit writes the rows of its sets, and together they are y; the moments too are in pieces.
+        // SAFETY: each unit writes the rows of its sets, which together are y; the moments are in pieces, too.
         let y = unsafe {
             written(problem.x.len(), |y| {
                 let (y, moments) = (&Shared::new(y), Pieces::new(&mut moments, problem.unit));
@@ -121,7 +122,7 @@ impl Kernel<3> for Norm {
     }
 }
 
-/// All numbers. A row is one channel of one image.
+/// All elements. A row is one channel of one image.
 struct Problem<'a> {
     x: &'a [f32],
     weight: &'a [f32],
@@ -131,7 +132,7 @@ struct Problem<'a> {
     channels: usize,
     pixels: usize,
     sets: usize,
-    /// How many sets a thread takes at a time.
+    /// The number of sets that a thread processes at a time.
     unit: usize,
 }
 
@@ -142,7 +143,7 @@ impl Problem<'_> {
         for_each(units, || (), |(), i| work(i, i * self.unit..self.sets.min((i + 1) * self.unit)));
     }
 
-    /// The rows of these sets in the order in which they lie in memory, each with the number of its set among these.
+    /// The rows of these sets in memory order, each with the index of its set.
     #[inline(always)]
     fn rows(&self, sets: &Range<usize>) -> impl Iterator<Item = (usize, usize)> {
         let (of_groups, per_set) = match self.over {
@@ -159,7 +160,7 @@ impl Problem<'_> {
         })
     }
 
-    /// What lies together of these sets, with the number of its set among these.
+    /// The contiguous parts of these sets, each with the index of its set.
     #[inline(always)]
     fn spans(&self, sets: &Range<usize>) -> impl Iterator<Item = (usize, Range<usize>)> {
         let step = match self.over {
@@ -174,19 +175,19 @@ impl Problem<'_> {
         row * self.pixels..(row + 1) * self.pixels
     }
 
-    /// Its weight and its bias.
+    /// The weight and the bias of a row.
     fn affine(&self, row: usize) -> [f32; 2] {
         let of = if self.weight.len() == self.channels { row % self.channels } else { row };
         [self.weight[of], self.bias[of]]
     }
 
-    /// How many numbers a set has.
+    /// The number of elements of a set.
     fn count(&self) -> f64 {
         (self.x.len() / self.sets) as f64
     }
 
-    /// Mean and variance of these sets, in two passes: around a mean near 1000 the squares of small differences would be
-    /// lost in one.
+    /// The mean and variance of these sets, in two passes: one pass would lose the squares of small deviations from a
+    /// mean near 1000.
     #[inline(always)]
     fn find<S: Simd>(&self, simd: S, sets: &Range<usize>, found: &mut [[f64; 2]]) {
         let n = self.count();
@@ -243,7 +244,7 @@ impl Normal {
         moments.iter().map(of).collect()
     }
 
-    /// a and b with weight x̂ + bias = a (x − shift) + b.
+    /// a and b such that weight x̂ + bias = a (x − shift) + b.
     fn line(self, [weight, bias]: [f32; 2]) -> [f32; 2] {
         let a = f64::from(weight) * self.rstd;
         [a as f32, (f64::from(bias) - self.rest * a) as f32]
@@ -285,8 +286,8 @@ impl WithCurve for Forward<'_> {
     }
 }
 
-/// Turns the rows of dy into those of dx, and writes for each [Σ dz x̂, Σ dz], with dz the gradient of what goes into the
-/// activation.
+/// Turns the rows of dy into those of dx, and writes [Σ dz x̂, Σ dz] for each, where dz is the gradient of the
+/// activation's input.
 struct Backward<'a> {
     norm: &'a Norm,
     problem: &'a Problem<'a>,
@@ -338,7 +339,7 @@ impl WithCurve for Backward<'_> {
             total[set][0] += f64::from(affine[0]) * by_normal;
             total[set][1] += f64::from(affine[0]) * sum;
         }
-        // Through mean and variance each number has a share in all: dx = rstd (w dz − (Σ w dz + x̂ Σ w dz x̂) / N).
+        // Every element also acts through mean and variance: dx = rstd (w dz − (Σ w dz + x̂ Σ w dz x̂) / N).
         let n = if norm.given { f64::INFINITY } else { problem.count() };
         for (set, row) in problem.rows(&sets) {
             let Normal { shift, rest, rstd } = normals[set];

@@ -1,23 +1,22 @@
-//! Work shared out among the threads of the machine.
+//! Distribution of work among threads.
 //!
-//! The threads are candle's own: they wait for the next piece of work for a moment before they sleep, and two pools that
-//! do so at the same time would take each other's cores. How many there are, `RAYON_NUM_THREADS` says; without it, one for
-//! each physical core.
+//! The threads are those of candle: they wait briefly for more work before they sleep, and two such pools would compete
+//! for the cores. Their number is set by `RAYON_NUM_THREADS`; the default is one for each physical core.
 
 use candle_core::utils::barrier_pool;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-/// How many pieces can be worked on at the same time.
+/// The number of pieces that can be processed at the same time.
 pub(in crate::ops) fn threads() -> usize {
     barrier_pool().n_workers() + 1
 }
 
-/// Calls `work(scratch, i)` for each i below `n`, in any order and on any thread. Each thread makes itself one scratch.
+/// Calls `work(scratch, i)` for each i below `n`, in any order and on any thread. Each thread creates one scratch.
 ///
-/// What piece i computes must not depend on which thread does it, so that the result is the same on every run. `work`
-/// must not itself share out work: the threads are taken.
+/// The result of piece i must not depend on the thread, so that results are the same on every run. `work` must not
+/// distribute work itself, since all threads are busy.
 pub(in crate::ops) fn for_each<S>(n: usize, scratch: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) + Sync) {
     if n == 1 {
         return work(&mut scratch(), 0);
@@ -42,7 +41,7 @@ pub(in crate::ops) fn for_each<S>(n: usize, scratch: impl Fn() -> S + Sync, work
     barrier_pool().execute(|_| share());
 }
 
-/// [`for_each`] with the i-th piece of `out` to write to: `size` numbers, the last piece perhaps fewer.
+/// [`for_each`] with piece i of `out` to write to: `size` elements, the last piece possibly fewer.
 pub(in crate::ops) fn for_each_piece<T: Send, S>(
     out: &mut [T],
     size: usize,
@@ -53,7 +52,7 @@ pub(in crate::ops) fn for_each_piece<T: Send, S>(
     let out = Shared::new(out);
     for_each(len.div_ceil(size), scratch, |scratch, i| {
         let (from, to) = (i * size, len.min((i + 1) * size));
-        // SAFETY: `for_each` hands out each i once, and the pieces of different i are disjoint.
+        // SAFETY: `for_each` uses each i once, and the pieces of different i are disjoint.
         work(scratch, i, unsafe { out.part(from..to) })
     });
 }
@@ -73,10 +72,10 @@ impl<'a, T> Shared<'a, T> {
         Self { start: slice.as_mut_ptr(), len: slice.len(), slice: PhantomData }
     }
 
-    /// The numbers of `range`.
+    /// The elements of `range`.
     ///
     /// # Panics
-    /// `range` goes beyond the slice.
+    /// `range` exceeds the slice.
     ///
     /// # Safety
     /// No two parts in use at the same time may overlap.
@@ -88,13 +87,13 @@ impl<'a, T> Shared<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.start(range), len) }
     }
 
-    /// Where `range` begins: for parts that are not in one piece.
+    /// A pointer to the start of `range`, for parts that are not contiguous.
     ///
     /// # Panics
-    /// `range` goes beyond the slice.
+    /// `range` exceeds the slice.
     ///
     /// # Safety
-    /// What is written through the pointer lies in `range`, and nobody else uses it at the same time.
+    /// Writes through the pointer stay within `range`, and no other thread uses it at the same time.
     #[inline(always)]
     pub(in crate::ops) unsafe fn start(&self, range: Range<usize>) -> *mut T {
         assert!(range.start <= range.end && range.end <= self.len);

@@ -1,6 +1,6 @@
-//! Operations that make of each plane (H, W) of a tensor (B, C, H, W) a plane of another size: pooling and upsampling.
+//! Operations that change the size of each plane (H, W) of a tensor (B, C, H, W): pooling and upsampling.
 //!
-//! The loops are plain ones, over whole rows and without branches, that the compiler turns into vector instructions.
+//! The loops are plain ones over whole rows without branches, which the compiler vectorises.
 
 use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
@@ -11,17 +11,17 @@ use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// About how many numbers are a piece of work.
+/// The approximate number of elements in a piece of work.
 const PIECE: usize = 1 << 14;
 
-/// What is done with a plane.
+/// The operation on each plane.
 #[derive(Clone, Copy)]
 pub(in crate::ops) enum Planes {
-    /// Each pixel four times.
+    /// 2× nearest-neighbour upsampling.
     Nearest2x,
-    /// Straight lines between the pixels.
+    /// 2× bilinear upsampling.
     Bilinear2x,
-    /// The largest of each square of this size.
+    /// The maximum of each square of this size.
     MaxPool(usize),
     /// The mean of each square of this size.
     AvgPool(usize),
@@ -52,7 +52,7 @@ fn sizes(shape: &Shape) -> [usize; 3] {
 }
 
 impl Planes {
-    /// The size that a plane of h rows and w columns gets.
+    /// The size of the result for a plane of h rows and w columns.
     fn size(self, h: usize, w: usize) -> (usize, usize) {
         match self {
             Self::Nearest2x | Self::Bilinear2x => (2 * h, 2 * w),
@@ -79,13 +79,13 @@ impl Planes {
                         h,
                         x: if x.is_empty() { x } else { &x[from * before..to * before] },
                         dy: dy.map(|dy| &dy[from * after..to * after]),
-                        // SAFETY: each i once at a time.
+                        // SAFETY: each i is used once at a time.
                         out: unsafe { pieces.get(i) },
                     });
                 },
             );
         };
-        // SAFETY: every plane is written whole.
+        // SAFETY: every plane is written completely.
         unsafe { written(count * out, work) }
     }
 }
@@ -114,7 +114,7 @@ impl WithSimd for Block<'_> {
                     match planes {
                         Planes::Nearest2x => nearest2x(x, w, y),
                         Planes::Bilinear2x => bilinear2x(x, w, y),
-                        // Written out for 2, so that the compiler knows it.
+                        // A constant 2, so that the compiler can unroll it.
                         Planes::MaxPool(2) => max_pool(x, w, 2, y),
                         Planes::MaxPool(size) => max_pool(x, w, size, y),
                         Planes::AvgPool(2) => avg_pool(x, w, 2, y),
@@ -167,7 +167,7 @@ fn nearest2x_back(dy: &[f32], w: usize, dx: &mut [MaybeUninit<f32>]) {
 fn bilinear2x(x: &[f32], w: usize, y: &mut [MaybeUninit<f32>]) {
     let h = x.len() / w;
     let row = |i: usize| &x[i * w..][..w];
-    // A row between two, with a number more at each end.
+    // A row between two, with one more element at each end.
     let mut mixed = vec![0f32; w + 2];
     for (i, y) in y.chunks_exact_mut(2 * w).enumerate() {
         let near = row(i / 2);
@@ -186,8 +186,8 @@ fn bilinear2x(x: &[f32], w: usize, y: &mut [MaybeUninit<f32>]) {
     }
 }
 
-/// Pixel i is in rows 2i and 2i + 1 by ¾, in 2i − 1 and 2i + 2 by ¼; where these are beyond the edge, in the row at the edge
-/// once more.
+/// Row i contributes ¾ to rows 2i and 2i + 1, and ¼ to rows 2i − 1 and 2i + 2; contributions beyond the edge go to the
+/// row at the edge.
 #[inline(always)]
 fn bilinear2x_back(dy: &[f32], w: usize, dx: &mut [MaybeUninit<f32>]) {
     let h = dx.len() / w;
@@ -208,7 +208,8 @@ fn bilinear2x_back(dy: &[f32], w: usize, dx: &mut [MaybeUninit<f32>]) {
     }
 }
 
-/// Whether `x` takes the place of the largest so far: the first of equals does, and every NaN, as in PyTorch.
+/// Whether `x` replaces the maximum so far: the first of equal elements is kept, and NaN always replaces, as in
+/// PyTorch.
 #[inline(always)]
 fn exceeds(x: f32, most: f32) -> bool {
     x > most || x.is_nan()
@@ -234,7 +235,7 @@ fn max_pool(x: &[f32], w: usize, size: usize, y: &mut [MaybeUninit<f32>]) {
 fn max_pool_back(x: &[f32], dy: &[f32], w: usize, size: usize, dx: &mut [MaybeUninit<f32>]) {
     let columns = w / size;
     zero_left_over(w, size, dx);
-    // Of each square of a strip, the largest so far and where in the square it is.
+    // For each square of a strip, the maximum so far and its position in the square.
     let (mut most, mut first) = (vec![0f32; columns], vec![0u32; columns]);
     let strips = x.chunks_exact(size * w).zip(dx.chunks_exact_mut(size * w));
     for ((x, dx), dy) in strips.zip(dy.chunks_exact(columns)) {

@@ -1,29 +1,29 @@
-//! The matrix product that convolutions, the affine map and attention are made of, on the thread that asks.
+//! The matrix product for convolutions, the affine map and attention, on the calling thread.
 //!
-//! C += A·B with the columns of B and C as vectors and the numbers of A one at a time: a tile of 6 rows and, with AVX-512,
-//! 64 columns of C stays in registers while it runs through the inner dimension (the "outer product" form of
-//! [Goto & van de Geijn 2008](https://doi.org/10.1145/1356052.1356053), section 4). Columns of B that do not lie side by side,
-//! or rows that are far apart, are put side by side first.
+//! C += A·B, with the columns of B and C as vectors and the elements of A one at a time. A tile of 6 rows and, with
+//! AVX-512, 64 columns of C stays in registers while it runs through the inner dimension (the "outer product" form of
+//! [Goto & van de Geijn 2008](https://doi.org/10.1145/1356052.1356053), section 4). Columns of B that are not
+//! contiguous, or rows that are far apart, are packed first.
 //!
-//! Each number of C is a sum over the inner dimension in one and the same order, whatever part of C a call is for: how a
-//! product is shared out among threads does not change its bits.
+//! Each element of C is summed over the inner dimension in the same order, whatever part of C a call computes, so
+//! distributing a product among threads does not change its bits.
 
 use super::arch::arch;
 use super::blocks::{BLOCK, transpose};
 use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 
-/// The rows of C that a tile has.
+/// The number of rows of C in a tile.
 const ROWS: usize = 6;
-/// How much of the inner dimension is done at a time, so that 64 columns of B stay in the first-level cache.
+/// The part of the inner dimension that is processed at a time, so that 64 columns of B stay in the first-level cache.
 const DEPTH: usize = 192;
 
-/// From so far apart on, rows of B are on so many pages that their addresses have to be looked up each time.
+/// The row distance of B from which rows are on so many pages that address translation becomes slow.
 const FAR: usize = 512;
-/// The widest vectors' numbers times the most of them in a tile.
+/// The number of elements of the widest vectors times the largest number of vectors in a tile.
 const WIDEST: usize = 64;
 
-/// The number in row i and column j is `numbers[i * row + j * column]`.
+/// A matrix whose element in row i and column j is `numbers[i * row + j * column]`.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Matrix<'a> {
     pub(in crate::ops) numbers: &'a [f32],
@@ -32,12 +32,12 @@ pub(in crate::ops) struct Matrix<'a> {
 }
 
 impl<'a> Matrix<'a> {
-    /// Rows of `row` numbers, one after the other.
+    /// Contiguous rows of `row` elements.
     pub(in crate::ops) fn rows(numbers: &'a [f32], row: usize) -> Self {
         Self { numbers, row, column: 1 }
     }
 
-    /// What is left from row `i` and column `j` on.
+    /// The submatrix from row `i` and column `j` on.
     pub(in crate::ops) fn from(self, i: usize, j: usize) -> Self {
         Self { numbers: &self.numbers[i * self.row + j * self.column..], ..self }
     }
@@ -47,13 +47,13 @@ impl<'a> Matrix<'a> {
         Self { row: self.column, column: self.row, ..self }
     }
 
-    /// Whether it has `rows` rows and `columns` columns at least.
+    /// Whether it has at least `rows` rows and `columns` columns.
     fn holds(self, rows: usize, columns: usize) -> bool {
         (rows - 1) * self.row + (columns - 1) * self.column < self.numbers.len()
     }
 }
 
-/// Where a product goes, perhaps part of a larger matrix: the number in row i and column j is at `start + i * row + j`.
+/// The destination of a product, perhaps part of a larger matrix: row i and column j is at `start + i * row + j`.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Target {
     start: *mut f32,
@@ -66,13 +66,13 @@ unsafe impl Send for Target {}
 unsafe impl Sync for Target {}
 
 impl Target {
-    /// Rows of `row` numbers, one after the other.
+    /// Contiguous rows of `row` elements.
     pub(in crate::ops) fn rows<T>(numbers: &mut [T], row: usize) -> Self {
         const { assert!(size_of::<T>() == size_of::<f32>()) };
         Self { start: numbers.as_mut_ptr().cast(), row }
     }
 
-    /// From row `i` and column `j` on.
+    /// The destination from row `i` and column `j` on.
     pub(in crate::ops) fn from(self, i: usize, j: usize) -> Self {
         Self { start: self.start.wrapping_add(i * self.row + j), ..self }
     }
@@ -80,7 +80,7 @@ impl Target {
     /// Writes `numbers` to row `i`.
     ///
     /// # Safety
-    /// As many numbers from there on are the target's, and nobody else uses them meanwhile.
+    /// As many elements from there on belong to the target, and no other thread uses them meanwhile.
     pub(in crate::ops) unsafe fn write(self, i: usize, numbers: &[f32]) {
         let to = self.start.wrapping_add(i * self.row);
         // SAFETY: by the contract of this function.
@@ -88,7 +88,7 @@ impl Target {
     }
 }
 
-/// The sizes of a product: C has m rows and n columns, A has `depth` columns and B as many rows.
+/// The sizes of a product: C is m × n, A is m × `depth`, B is `depth` × n.
 #[derive(Clone, Copy)]
 pub(in crate::ops) struct Size {
     pub(in crate::ops) m: usize,
@@ -96,10 +96,10 @@ pub(in crate::ops) struct Size {
     pub(in crate::ops) depth: usize,
 }
 
-/// C = A·B, of which C is written only, or C += A·B if `add`.
+/// Computes C = A·B, where C may be uninitialised, or C += A·B if `add` is set.
 ///
 /// # Safety
-/// `c` has m rows of n numbers, if `add` written ones; nobody else uses them meanwhile.
+/// `c` has m rows of n elements, initialised if `add` is set; no other thread uses them meanwhile.
 pub(in crate::ops) unsafe fn product(size: Size, a: Matrix, b: Matrix, c: Target, add: bool) {
     let Size { m, n, depth } = size;
     if m == 0 || n == 0 {
@@ -133,7 +133,7 @@ impl WithSimd for Product<'_> {
     #[inline(always)]
     fn with_simd<S: Simd>(self, simd: S) {
         let Self { size: Size { m, n, depth }, a, b, c, add } = self;
-        // As many as there are registers for, beside one row of B and one number of A.
+        // As many as there are registers for, besides one row of B and one element of A.
         let widest = if S::REGISTER_COUNT >= 32 { 4 } else { 2 } * S::F32_LANES;
         let mut packed = [const { MaybeUninit::<f32>::uninit() }; DEPTH * WIDEST];
         for p in (0..depth).step_by(DEPTH) {
@@ -142,7 +142,7 @@ impl WithSimd for Product<'_> {
                 let columns = widest.min(n - j);
                 let width = columns.next_multiple_of(S::F32_LANES);
                 let mut part = b.from(p, j);
-                // What is read is whole vectors, which must not go beyond the end.
+                // Whole vectors are read, which must not exceed the end.
                 if b.column != 1 || columns < width || b.row >= FAR && m > 3 * ROWS {
                     let packed = &mut packed[..depth * width];
                     part = Matrix::rows(pack(simd, part, columns, packed, width), width);
@@ -157,7 +157,7 @@ impl WithSimd for Product<'_> {
     }
 }
 
-/// Some `columns` of as many rows as `to` has, of `width` numbers, filled up with zeros.
+/// Packs `columns` columns, with as many rows as fit into `to`, to rows of `width` elements, padded with zeros.
 #[inline(always)]
 fn pack<'a, S: Simd>(simd: S, b: Matrix, columns: usize, to: &'a mut [MaybeUninit<f32>], width: usize) -> &'a [f32] {
     let depth = to.len() / width;
@@ -171,7 +171,7 @@ fn pack<'a, S: Simd>(simd: S, b: Matrix, columns: usize, to: &'a mut [MaybeUnini
                 row[..columns].write_copy_of_slice(from);
                 continue;
             }
-            // Not in one call: its length would have to be looked at.
+            // Not in one call, which would check the length.
             for (to, from) in row.chunks_exact_mut(S::F32_LANES).zip(from.chunks_exact(S::F32_LANES)) {
                 to.write_copy_of_slice(from);
             }
@@ -183,7 +183,8 @@ fn pack<'a, S: Simd>(simd: S, b: Matrix, columns: usize, to: &'a mut [MaybeUnini
                 let start = to[i * width + j..].as_mut_ptr().cast::<f32>();
                 if b.row == 1 && i + BLOCK <= depth && j + BLOCK <= columns {
                     let from = &b.numbers[at(i, j)..=at(i + BLOCK - 1, j + BLOCK - 1)];
-                    // SAFETY: 16 × 16 numbers are in `from`, as the range says, and in `to`, which has as many rows and columns.
+                    // SAFETY: 16 × 16 numbers are in `from`, as the range says, and in `to`, which has as many rows and
+                    // columns.
                     unsafe { transpose(simd, from.as_ptr(), b.column, start, width) };
                     continue;
                 }
@@ -199,7 +200,7 @@ fn pack<'a, S: Simd>(simd: S, b: Matrix, columns: usize, to: &'a mut [MaybeUnini
     unsafe { to.assume_init_ref() }
 }
 
-/// One tile of C, and where its rows of A and columns of B begin. The columns of B lie side by side, in whole vectors.
+/// One tile of C, and the start of its rows of A and columns of B. The columns of B are contiguous, in whole vectors.
 struct Tile<'a> {
     depth: usize,
     a: Matrix<'a>,
@@ -211,7 +212,7 @@ struct Tile<'a> {
 
 impl Tile<'_> {
     /// # Safety
-    /// `rows` rows and so many vectors of columns lie within A and B, `rows` rows and `columns` columns within C.
+    /// `rows` rows and `vectors` vectors of columns lie within A and B, `rows` rows and `columns` columns within C.
     #[inline(always)]
     unsafe fn run<S: Simd>(self, simd: S, rows: usize, vectors: usize) {
         // SAFETY: by the contract of this function.
@@ -226,7 +227,7 @@ impl Tile<'_> {
     }
 
     /// # Safety
-    /// As [`Tile::run`], with V vectors.
+    /// See [`Tile::run`], with V vectors.
     #[inline(always)]
     unsafe fn rows<S: Simd, const V: usize>(self, simd: S, rows: usize) {
         // SAFETY: by the contract of this function.
@@ -243,7 +244,7 @@ impl Tile<'_> {
     }
 
     /// # Safety
-    /// As [`Tile::run`], with R rows and V vectors.
+    /// See [`Tile::run`], with R rows and V vectors.
     #[inline(always)]
     unsafe fn full<S: Simd, const R: usize, const V: usize>(self, simd: S) {
         let (columns, width) = (self.columns, V * S::F32_LANES);
@@ -252,7 +253,7 @@ impl Tile<'_> {
             if columns == width {
                 return self.sums::<S, R, V>(simd, self.c);
             }
-            // What is left of a row of C, fewer numbers than vectors have, elsewhere and back.
+            // The end of a row of C, shorter than a vector, is copied to a buffer and back.
             let mut whole = [0f32; ROWS * WIDEST];
             let row = |i: usize| self.c.start.wrapping_add(i * self.c.row);
             if self.add {
@@ -267,10 +268,10 @@ impl Tile<'_> {
         }
     }
 
-    /// To `c`, whole vectors. The loops are so plain that the compiler keeps all sums in registers.
+    /// Adds to `c` in whole vectors. The loops are so plain that the compiler keeps all sums in registers.
     ///
     /// # Safety
-    /// As [`Tile::run`], with R rows and V vectors, in C, too.
+    /// See [`Tile::run`], with R rows and V vectors, also in C.
     #[inline(always)]
     unsafe fn sums<S: Simd, const R: usize, const V: usize>(&self, simd: S, c: Target) {
         // SAFETY: by the contract of this function; vectors are read and written unaligned.
@@ -316,9 +317,9 @@ mod tests {
         (0..count).map(|i| ((i * i * 37 + k) as f32).sin()).collect()
     }
 
-    /// Of all shapes of tiles, transposed and not, written and added; and in two parts, with the same bits.
+    /// All shapes of tiles, transposed and not, written and added; and in two parts, with identical bits.
     #[test]
-    fn it_is_the_product() -> candle_core::Result<()> {
+    fn results_agree_with_the_definition() -> candle_core::Result<()> {
         each(|| {
             for (m, n, depth) in
                 [(1, 1, 1), (6, 64, 192), (7, 49, 200), (5, 100, 17), (20, 33, 193), (2, 3, 0), (40, 16, 40)]

@@ -1,40 +1,41 @@
-//! Memory that an operation needs while it runs, kept for the next one.
+//! Temporary memory of an operation, kept for the next one.
 //!
-//! Megabytes from the operating system come page by page, each with an interrupt, and are lost again at the end: for the
-//! smaller convolutions of a U-Net that took as long as the arithmetic. So each thread keeps what it had.
+//! Megabytes from the operating system arrive page by page, each with a page fault, and are lost at the end. For the
+//! smaller convolutions of a U-Net that took as long as the arithmetic, so each thread keeps its memory.
 
 use std::cell::RefCell;
 use std::ops::{Deref, DerefMut};
 
-/// How many pieces a thread keeps.
+/// The number of blocks that a thread keeps.
 const KEPT: usize = 16;
-/// What is larger is given back: tensors can use it then, and to fill it with zeros takes little of the time of what needs so much.
+/// Larger blocks are freed, so that tensors can use them; zeroing them takes a small part of the time of such large
+/// work.
 const LARGEST: usize = 1 << 18;
 
 thread_local! {
-    // The one piece of global state in this crate. It holds no values, so that it does not matter how many of it there are.
+    // The only global state here. It holds no values, so having several copies of it does no harm.
     static FREE: RefCell<Vec<Vec<f32>>> = const { RefCell::new(Vec::new()) };
 }
 
-/// Some numbers, of any value at first.
+/// Uninitialised elements, of arbitrary value.
 pub(in crate::ops) struct Scratch {
     numbers: Vec<f32>,
     len: usize,
 }
 
 impl Scratch {
-    /// `len` numbers.
+    /// Provides `len` elements.
     pub(in crate::ops) fn new(len: usize) -> Self {
         let mut numbers = FREE
             .with_borrow_mut(|free| {
-                // The smallest that suffices, or else the largest.
+                // The smallest block that suffices, otherwise the largest.
                 let fits = |numbers: &Vec<f32>| (numbers.len() < len, numbers.len().abs_diff(len));
                 let best = (0..free.len()).min_by_key(|i| fits(&free[*i]))?;
                 Some(free.swap_remove(best))
             })
             .unwrap_or_default();
         if numbers.len() < len {
-            // A new one, since growing would copy what nobody needs.
+            // A new one, since growing would copy data that is not needed.
             numbers = vec![0.0; len];
         }
         Self { numbers, len }
@@ -44,7 +45,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         let numbers = std::mem::take(&mut self.numbers);
-        // At the end of a thread there is nothing left to give it back to.
+        // When a thread ends, the pool may be gone.
         let _ = FREE.try_with(|free| {
             let mut free = free.borrow_mut();
             if free.len() < KEPT && (1..=LARGEST).contains(&numbers.len()) {
@@ -72,7 +73,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn memory_is_used_again() {
+    fn memory_is_reused() {
         let mut first = Scratch::new(1000);
         first[999] = 7.0;
         let (at, other) = (first.as_ptr(), Scratch::new(10));

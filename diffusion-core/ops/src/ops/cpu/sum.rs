@@ -1,4 +1,4 @@
-//! Sums of tensors, and planes that are scaled and shifted.
+//! Sums of tensors, and scaling and shifting of planes.
 
 use super::super::graph::{Gradient, Kernel};
 use super::arch::arch;
@@ -9,7 +9,7 @@ use pulp::{Simd, WithSimd};
 use std::mem::MaybeUninit;
 use std::sync::Arc;
 
-/// How many numbers are a piece of work.
+/// The number of elements in a piece of work.
 const PIECE: usize = 1 << 15;
 
 /// `sum[i]` += `x[i]`.
@@ -39,7 +39,7 @@ impl WithSimd for AddTo<'_> {
     }
 }
 
-/// The operation (a + b) · `scale`, of two tensors of one shape.
+/// The operation (a + b) · `scale` for two tensors of one shape.
 pub(in crate::ops) struct Sum {
     pub(in crate::ops) scale: f32,
 }
@@ -58,7 +58,7 @@ impl Kernel<2> for Sum {
                 },
             );
         };
-        // SAFETY: each piece is written whole.
+        // SAFETY: each piece is written completely.
         (unsafe { written(a.len(), work) }, shapes[0].clone())
     }
 
@@ -138,11 +138,11 @@ impl WithSimd for Scale<'_> {
     }
 }
 
-/// The operation x · scale + shift: of x (B, C, …), scale and shift (B, C).
+/// The operation x · scale + shift for x (B, C, …), scale and shift (B, C).
 pub(in crate::ops) struct ScaleShift;
 
 impl ScaleShift {
-    /// Calls `work` for each row, some at a time on each thread.
+    /// Calls `work` for each row, several at a time on each thread.
     fn rows(rows: usize, pixels: usize, work: impl Fn(usize) + Sync) {
         let block = (PIECE / pixels).max(1);
         for_each(rows.div_ceil(block), || (), |(), i| (i * block..rows.min((i + 1) * block)).for_each(&work));
@@ -156,12 +156,12 @@ impl Kernel<3> for ScaleShift {
             let y = Shared::new(y);
             Self::rows(scale.len(), pixels, |i| {
                 let row = i * pixels..(i + 1) * pixels;
-                // SAFETY: each row once.
+                // SAFETY: each row is used once.
                 let y = unsafe { y.part(row.clone()) };
                 arch().dispatch(Line { x: &x[row], scale: scale[i], shift: shift[i], y });
             });
         };
-        // SAFETY: each row is written whole.
+        // SAFETY: each row is written completely.
         (unsafe { written(x.len(), work) }, shapes[0].clone())
     }
 
@@ -178,7 +178,7 @@ impl Kernel<3> for ScaleShift {
         let (shared, rows) = (Shared::new(&mut dx), Shared::new(&mut of_rows));
         Self::rows(scale.len(), pixels, |i| {
             let row = i * pixels..(i + 1) * pixels;
-            // SAFETY: each row once.
+            // SAFETY: each row is used once.
             let (dx, of_row) = unsafe { (shared.part(row.clone()), rows.part(i..i + 1)) };
             of_row[0] = arch().dispatch(LineBack { x: &x[row], scale: scale[i], dx });
         });

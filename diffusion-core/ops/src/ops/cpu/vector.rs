@@ -1,9 +1,9 @@
-//! Vector registers with the usual signs for arithmetic.
+//! Vector registers with operators for arithmetic.
 
 use pulp::Simd;
 use std::ops::{Add, Sub};
 
-/// What the transforms of a convolution compute with: a number, or a register of numbers.
+/// The operand type of a convolution's transforms: a number, or a register of numbers.
 pub(in crate::ops) trait Number: Copy + Add<Output = Self> + Sub<Output = Self> {
     /// self + `factor` · `x`
     fn plus(self, factor: f32, x: Self) -> Self;
@@ -19,36 +19,36 @@ pub(in crate::ops) struct Vector<S: Simd> {
 }
 
 impl<S: Simd> Vector<S> {
-    /// Every lane `x`.
+    /// A register with `x` in every lane.
     #[inline(always)]
     pub(in crate::ops) fn splat(simd: S, x: f32) -> Self {
         let lanes = simd.splat_f32s(x);
         Self { simd, lanes }
     }
 
-    /// The first numbers of `from`.
+    /// Loads the first elements of `from`.
     ///
     /// # Panics
-    /// `from` has fewer numbers than a register.
+    /// `from` has fewer elements than a register.
     #[inline(always)]
     pub(in crate::ops) fn load(simd: S, from: &[f32]) -> Self {
         let lanes = S::as_simd_f32s(&from[..S::F32_LANES]).0[0];
         Self { simd, lanes }
     }
 
-    /// Writes the lanes to the first numbers of `to`.
+    /// Stores the lanes in the first elements of `to`.
     ///
     /// # Panics
-    /// `to` has fewer numbers than a register.
+    /// `to` has fewer elements than a register.
     #[inline(always)]
     pub(in crate::ops) fn store(self, to: &mut [f32]) {
         S::as_mut_simd_f32s(&mut to[..S::F32_LANES]).0[0] = self.lanes;
     }
 
-    /// The numbers from `from` on.
+    /// Reads the elements from `from` on.
     ///
     /// # Safety
-    /// As many as a register has may be read there.
+    /// As many elements as a register has may be read there.
     #[inline(always)]
     pub(in crate::ops) unsafe fn read(simd: S, from: *const f32) -> Self {
         // SAFETY: by the contract of this function.
@@ -59,7 +59,7 @@ impl<S: Simd> Vector<S> {
     /// Writes the lanes from `to` on.
     ///
     /// # Safety
-    /// As many as a register has may be written there.
+    /// As many elements as a register has may be written there.
     #[inline(always)]
     pub(in crate::ops) unsafe fn write(self, to: *mut f32) {
         // SAFETY: by the contract of this function.

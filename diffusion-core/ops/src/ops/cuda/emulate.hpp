@@ -1,9 +1,9 @@
-// What CUDA gives the kernels, for the host's compiler: a thread is a fiber, a barrier passes control to the next one.
+// Emulates CUDA for the host's compiler: a thread is a fiber, and a barrier passes control to the next one.
 //
-// Blocks run one after the other. In a block a fiber runs threads to their end until one of them waits at a barrier; then
-// another fiber goes on with the next thread. So kernels without barriers cost no switching. A warp goes on for as long as
-// it can before another does: what is written before others have read it is then wrong. `backwards` takes blocks, warps and
-// threads from the last to the first: a result that depends on who comes first then differs.
+// Blocks run one after the other. In a block, a fiber runs threads to their end until one of them waits at a barrier;
+// then another fiber continues with the next thread, so kernels without barriers need no switching. A warp runs as long
+// as it can before another does, so overwriting a value before others have read it gives a wrong result. `backwards`
+// runs blocks, warps and threads from the last to the first, which reveals results that depend on the order.
 #define _XOPEN_SOURCE 700
 #define _DARWIN_C_SOURCE
 #include <ucontext.h>
@@ -40,17 +40,17 @@ struct Fiber {
 
 static const size_t STACK = 128 << 10;
 static std::vector<Fiber *> fibers;
-// Of each thread that has begun the fiber that it is on, or was.
+// The fiber of each thread that has started.
 static Fiber *of_thread[1024];
 static Fiber *current;
 static ucontext_t scheduler;
 static std::function<void()> work;
 static bool backwards;
 static unsigned next_thread, finished;
-// How many barriers have been passed, and how many threads are waiting at the next.
+// The number of barriers passed, and of threads waiting at the next.
 static uint64_t passed, passed_by_warp[32];
 static unsigned waiting, waiting_in_warp[32];
-// What each thread holds out to its warp, in turns: by the next one all have read it.
+// The values that the threads of a warp exchange, in alternating buffers.
 static uint64_t held_out[2][1024];
 static const char *fault;
 
@@ -115,7 +115,7 @@ static bool ready(unsigned thread) {
   return false;
 }
 
-// Lets the threads of a warp that have begun go on until all wait for others; whether any did.
+// Runs the started threads of a warp until all wait for others; returns whether any ran.
 static bool go_on(unsigned warp) {
   bool any = false, moved = true;
   while (moved && !fault) {

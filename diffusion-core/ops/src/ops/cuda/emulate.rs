@@ -1,4 +1,4 @@
-//! Carries out launches without a GPU: the kernels, compiled with the host's C++ compiler, on memory of the host.
+//! Emulates launches without a GPU: the kernels, compiled by the host's C++ compiler, run on host memory.
 
 use super::{Argument, Launch, SOURCE, kernels};
 use libloading::{Library, Symbol};
@@ -10,28 +10,28 @@ use std::sync::{LazyLock, Mutex};
 type Run = unsafe extern "C" fn(*mut *mut c_void, c_uint, c_uint, c_uint, c_int) -> *const c_char;
 type Types = unsafe extern "C" fn() -> *const c_char;
 
-/// Which end of the blocks and of the threads comes first. What is right is the same either way.
+/// The order of blocks and threads. Correct kernels give the same result either way.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) enum Order {
     Forwards,
     Backwards,
 }
 
-/// The compiled kernels. They run one at a time: what is `__shared__` is a static variable there.
+/// The compiled kernels. They run one at a time, because `__shared__` variables are static there.
 struct Emulator {
     library: Library,
-    /// The most threads of a block of each kernel.
+    /// The largest number of threads in a block of each kernel.
     kernels: HashMap<&'static str, u32>,
 }
 
 static EMULATOR: LazyLock<Mutex<Emulator>> = LazyLock::new(|| Mutex::new(Emulator::compile()));
 
-/// Carries out `launches` one after the other.
+/// Performs `launches` in order.
 ///
 /// # Panics
-/// There is no C++ compiler; a launch does not fit its kernel; a barrier is not reached by all threads.
+/// There is no C++ compiler, a launch does not match its kernel, or not all threads reach a barrier.
 pub(super) fn run(launches: &[Launch], order: Order) {
-    // A test that failed has not spoilt it for the others.
+    // A failed test must not affect the others.
     let emulator = EMULATOR.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     launches.iter().for_each(|launch| emulator.run(launch, order));
 }
@@ -45,7 +45,7 @@ impl Emulator {
         let whole = [include_str!("emulate.hpp"), SOURCE, &entries].concat();
         std::fs::write(&source, whole).unwrap();
         let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
-        // An address that is not a multiple of what is read there ends the process, as on a GPU.
+        // A misaligned address ends the process, as on a GPU.
         let output = Command::new(&compiler)
             .args(["-std=c++17", "-O1", "-fPIC", "-shared", "-w"])
             .args(["-ffp-contract=off", "-fsanitize=alignment"])
@@ -57,7 +57,7 @@ impl Emulator {
             });
         let said = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.success(), "{compiler}: {said}");
-        // SAFETY: it is the library just made, and loading it runs nothing but the constructors of empty lists.
+        // SAFETY: it is the library just compiled, and loading it only runs the constructors of empty lists.
         let library = unsafe { Library::new(&library) }.unwrap();
         Self { library, kernels }
     }
@@ -69,15 +69,15 @@ impl Emulator {
         let given: String = arguments.iter().map(code).collect();
         assert_eq!(self.types(kernel), given, "{kernel}: its arguments");
         let mut addresses: Vec<_> = arguments.iter().map(Argument::address).collect();
-        // SAFETY: as in `types`, and the arguments have been compared with the parameters; that their addresses are of enough
-        // memory is what the tests try.
+        // SAFETY: as in `types`, and the arguments have been compared with the parameters; the tests check that the
+        // addresses have enough memory.
         let fault = unsafe {
             let run: Symbol<Run> = self.symbol("emulate", kernel);
             let backwards = (order == Order::Backwards).into();
             run(addresses.as_mut_ptr(), blocks.0, blocks.1, *threads, backwards)
         };
         if !fault.is_null() {
-            // SAFETY: it is a literal of the library.
+            // SAFETY: it is a string literal of the library.
             let fault = unsafe { CStr::from_ptr(fault) }.to_string_lossy();
             panic!("{kernel}: {fault}")
         }
@@ -94,9 +94,9 @@ impl Emulator {
     }
 
     /// # Safety
-    /// `T` must be the type of what is called `what_kernel`.
+    /// `T` must be the type of the symbol `what_kernel`.
     unsafe fn symbol<T>(&self, what: &str, kernel: &str) -> Symbol<'_, T> {
-        // SAFETY: the caller's.
+        // SAFETY: by the contract of this function.
         unsafe { self.library.get(format!("{what}_{kernel}")) }.unwrap()
     }
 }

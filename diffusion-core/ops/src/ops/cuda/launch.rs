@@ -1,15 +1,15 @@
-//! One start of a kernel, as the driver or the tests are to do it.
+//! One launch of a kernel, to be performed by the driver or by the tests.
 
 use candle_core::{Result, bail};
 use std::ffi::c_void;
 
-/// The most blocks along x that a pass over all numbers of a tensor is cut into: some sixty for each multiprocessor of a
-/// large GPU. Its threads go on to further numbers.
+/// The largest number of blocks along x for a pass over all elements of a tensor: about sixty for each multiprocessor
+/// of a large GPU. Each thread then processes several elements.
 const MOST_BLOCKS: usize = 8192;
-/// What the hardware allows along x and y.
+/// The hardware limits along x and y.
 const LIMITS: (u32, u32) = (i32::MAX as u32, 65535);
 
-/// What a kernel is given.
+/// An argument of a kernel.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::ops) enum Argument {
     /// An address in device memory.
@@ -21,7 +21,7 @@ pub(in crate::ops) enum Argument {
 }
 
 impl Argument {
-    /// Where its value is: what `cuLaunchKernel` is given an array of.
+    /// The address of the value, as `cuLaunchKernel` expects in its array.
     pub(in crate::ops) fn address(&self) -> *mut c_void {
         match self {
             Self::Pointer(x) | Self::U64(x) => std::ptr::from_ref(x) as *mut c_void,
@@ -32,22 +32,22 @@ impl Argument {
     }
 }
 
-/// A kernel with its blocks and arguments. No dynamic shared memory.
+/// A kernel with its blocks and arguments, without dynamic shared memory.
 #[derive(Clone, Debug, PartialEq)]
 pub(in crate::ops) struct Launch {
-    /// The name in the source.
+    /// The name of the kernel in the source.
     pub(in crate::ops) kernel: &'static str,
-    /// Along x and y, at least 1.
+    /// The number of blocks along x and y, at least 1.
     pub(in crate::ops) blocks: (u32, u32),
-    /// Of a block; whole warps, at most 1024.
+    /// The number of threads in a block: whole warps, at most 1024.
     pub(in crate::ops) threads: u32,
-    /// In the order of the kernel's parameters.
+    /// The arguments, in the order of the kernel's parameters.
     pub(in crate::ops) arguments: Vec<Argument>,
 }
 
 impl Launch {
     /// # Errors
-    /// More blocks or threads than there can be, or none.
+    /// There are too many blocks or threads, or none.
     pub(in crate::ops) fn new(
         kernel: &'static str,
         blocks: (usize, usize),
@@ -56,15 +56,15 @@ impl Launch {
     ) -> Result<Self> {
         let (x, y) = (u32::try_from(blocks.0).unwrap_or(u32::MAX), u32::try_from(blocks.1).unwrap_or(u32::MAX));
         if !(1..=LIMITS.0).contains(&x) || !(1..=LIMITS.1).contains(&y) {
-            bail!("{kernel}: {blocks:?} blocks are not within 1 … {LIMITS:?}")
+            bail!("{kernel}: blocks = {blocks:?} must be in 1 … {LIMITS:?}")
         }
         if !(32..=1024).contains(&threads) || !threads.is_multiple_of(32) {
-            bail!("{kernel}: {threads} threads are not whole warps, 32 … 1024")
+            bail!("{kernel}: threads = {threads} must be whole warps, 32 … 1024")
         }
         Ok(Self { kernel, blocks: (x, y), threads, arguments })
     }
 
-    /// For a pass over `work` packs of numbers, in any order, by blocks of 256 threads.
+    /// A launch over `work` packs of elements, in any order, with blocks of 256 threads.
     ///
     /// # Errors
     /// There is no work.
@@ -82,7 +82,7 @@ pub(in crate::ops) enum Real {
 }
 
 impl Real {
-    /// Bytes of a number.
+    /// The size of an element in bytes.
     pub(in crate::ops) fn size(self) -> usize {
         match self {
             Self::F32 => 4,
@@ -90,7 +90,7 @@ impl Real {
         }
     }
 
-    /// How many numbers a thread reads at once, 16 bytes, where it can.
+    /// The number of elements that a thread reads at once, 16 bytes, if aligned.
     pub(in crate::ops) fn width(self) -> usize {
         16 / self.size()
     }
@@ -104,12 +104,12 @@ impl Real {
     }
 }
 
-/// Whether all `addresses` are multiples of 16, so that whole packs can be read there.
+/// Whether all `addresses` are multiples of 16, so that whole packs can be read.
 pub(in crate::ops) fn aligned(addresses: &[u64]) -> bool {
     addresses.iter().all(|address| address.is_multiple_of(16))
 }
 
-/// An error unless all dimensions are positive and none is above 2³¹ − 1, as some are counted in 32 bits.
+/// Checks that all dimensions are in 1 … 2³¹ − 1, since some are counted in 32 bits.
 pub(in crate::ops) fn check(op: &str, dimensions: &[(&str, usize)]) -> Result<()> {
     for (name, value) in dimensions {
         if !(1..=i32::MAX as usize).contains(value) {
@@ -122,7 +122,7 @@ pub(in crate::ops) fn check(op: &str, dimensions: &[(&str, usize)]) -> Result<()
 /// The product of dimensions.
 ///
 /// # Errors
-/// It is above 2⁶³ − 1.
+/// It exceeds 2⁶³ − 1.
 pub(in crate::ops) fn product(op: &str, dimensions: &[usize]) -> Result<usize> {
     let product = dimensions.iter().try_fold(1usize, |a, b| a.checked_mul(*b));
     match product {

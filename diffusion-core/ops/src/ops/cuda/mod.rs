@@ -1,14 +1,14 @@
-//! Kernels for CUDA: their source, and the plans of which to start, with which blocks and arguments, for each operation.
+//! CUDA kernels: their source, and plans that determine the launches, blocks and arguments of each operation.
 //!
-//! The source is CUDA C++ that is compiled on the user's machine, for its GPU, by NVRTC ([`SOURCE`]); it includes nothing. A
-//! plan is a plain struct with the shapes, and each of its passes makes a list of [`Launch`]es from device addresses, to be
-//! started in this order on one stream. Plans know nothing of the driver. So the tests need no GPU: they compile the same
-//! source with the host's compiler and carry out the same launches on memory of the host (`emulate`).
+//! The source is CUDA C++ without includes. NVRTC compiles it on the user's machine for its GPU ([`SOURCE`]). A plan is
+//! a plain struct with the shapes; each of its passes creates a list of [`Launch`]es from device addresses, to be
+//! performed in order on one stream. Plans do not depend on the driver, so the tests need no GPU: they compile the same
+//! source with the host's compiler and perform the same launches on host memory (`emulate`).
 //!
-//! Activations are f32 or bf16; parameters, statistics and all arithmetic are f32 unless a comment says f64. All sums are in
-//! a fixed order: the same numbers in give the same bits out, on the same kind of GPU.
+//! Activations are f32 or bf16; parameters, statistics and all arithmetic are f32 unless a comment says f64. All sums
+//! have a fixed order, so equal inputs give identical bits on the same kind of GPU.
 
-// Some of it is for callers that are only compiled for CUDA, some for the tests.
+// Some of it is only used with CUDA, some only by the tests.
 #![allow(dead_code)]
 
 #[cfg(feature = "cuda")]
@@ -23,7 +23,7 @@ mod tests;
 #[cfg(all(test, unix))]
 use launch::{Argument, Launch, Real};
 
-/// All kernels, to be compiled as one file. NVRTC's default options are right; `--use_fast_math` is not.
+/// All kernels, to be compiled as one file. NVRTC's default options are correct; `--use_fast_math` is not.
 pub(in crate::ops) const SOURCE: &str = concat!(
     include_str!("kernels/common.cu"),
     include_str!("kernels/activation.cu"),
@@ -37,7 +37,7 @@ pub(in crate::ops) const SOURCE: &str = concat!(
     include_str!("kernels/parameters.cu"),
 );
 
-/// The names of all kernels, each with the most threads that a block of it may have.
+/// The names of all kernels, each with the largest number of threads in a block.
 pub(in crate::ops) fn kernels() -> Vec<(&'static str, u32)> {
     let kernel = |line: &'static str| {
         let (head, rest) = line.strip_prefix("KERNEL")?.split_once('(')?;

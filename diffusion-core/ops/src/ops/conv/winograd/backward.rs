@@ -1,4 +1,4 @@
-//! From the gradient of y to those of x, weight and bias.
+//! The gradients of x, weight and bias from that of y.
 
 use super::*;
 use crate::ops::cpu::arch::arch;
@@ -8,7 +8,7 @@ use crate::ops::cpu::product::{self, Size, Target, product};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-/// Which gradients are asked for.
+/// Which gradients to compute.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops::conv) struct Wanted {
     pub(in crate::ops::conv) x: bool,
@@ -16,24 +16,24 @@ pub(in crate::ops::conv) struct Wanted {
     pub(in crate::ops::conv) bias: bool,
 }
 
-/// The gradients; those that were not asked for are empty.
+/// The gradients; those that were not requested are empty.
 #[derive(Debug, Default)]
 pub(in crate::ops::conv) struct Gradients {
-    /// As x.
+    /// In the shape of x.
     pub(in crate::ops::conv) x: Vec<f32>,
-    /// As weight.
+    /// In the shape of weight.
     pub(in crate::ops::conv) weight: Vec<f32>,
-    /// (B, O): of the bias of each image.
+    /// (B, O), the gradient of a bias per image.
     pub(in crate::ops::conv) bias: Vec<f32>,
 }
 
-/// The images are shared out among at most so many groups, each with sums of its own that become the gradient of the weight. Not
-/// as many as there are threads: the sums would depend on it.
+/// The largest number of groups of images, each with its own sums for the gradient of the weight. It does not depend on
+/// the number of threads, since the result would, too.
 const GROUPS: usize = 4;
-/// All these sums may take this many numbers.
+/// The largest number of elements of all these sums.
 const LARGEST_SUMS: usize = 3 << 19;
 
-/// The gradients, from `dy`, that of y, of (B, O, H', W').
+/// The gradients of x, weight and bias, from `dy`, the gradient of y, (B, O, H', W').
 pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
     problem: Problem,
     x: &[f32],
@@ -48,7 +48,7 @@ pub(super) fn backward<W: Transform<N, M>, const N: usize, const M: usize>(
         true => Filters::new::<W, N, M>(&plan, weight, output_axis, input_axis),
         false => Filters::none(),
     };
-    // Images are shared out, and, where these are too few, the input channels too.
+    // The work is split by images and, if there are too few, by input channels.
     let sums = plan.products * inputs * outputs.next_multiple_of(BLOCK);
     let groups = [GROUPS, GROUPS / 2].into_iter().find(|groups| groups * sums <= LARGEST_SUMS && *groups <= batch);
     let groups = groups.unwrap_or(1);
@@ -119,7 +119,7 @@ impl Memory {
     }
 }
 
-/// The gradients that come from some of the images, with respect to some of the input channels.
+/// The gradients from some of the images with respect to some of the input channels.
 struct Part<'a, W, const N: usize, const M: usize> {
     plan: &'a Plan<N, M>,
     x: &'a [f32],
@@ -180,7 +180,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         }
     }
 
-    /// Transforms dy, and sums it up for the bias.
+    /// Transforms dy, and sums it for the bias.
     #[inline(always)]
     fn transform_outputs<S: Simd>(&mut self, simd: S, images: Range<usize>) {
         let plan = self.plan;
@@ -210,14 +210,14 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         }
     }
 
-    /// For each product, inputs by outputs: the sum over the tiles.
+    /// For each product, adds the sum over the tiles: inputs × outputs.
     fn add_to_weight(&mut self, tiles: usize, add: bool) {
         let Problem { inputs, outputs, .. } = self.plan.problem;
         let width = outputs.next_multiple_of(BLOCK);
         let Memory { inputs: v, outputs: d, .. } = &*self.scratch;
         for i in 0..self.plan.products {
             let from = self.sums_from + (i * inputs + self.channels.start) * width;
-            // SAFETY: each group has sums of its own, and each split of it channels of its own.
+            // SAFETY: each group has its own sums, and each split of it its own channels.
             let sums = unsafe { self.sums.part(from..from + self.channels.len() * width) };
             for panel in (0..width).step_by(PANEL) {
                 let size = Size { m: self.channels.len(), n: (width - panel).min(PANEL), depth: tiles };
@@ -234,7 +234,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         let outputs = self.plan.problem.outputs;
         let mut channel = self.channels.start;
         while channel < self.channels.end {
-            // What this split has of the panel.
+            // The part of the panel that belongs to this split.
             let panel = channel / PANEL * PANEL;
             let end = self.channels.end.min(panel + PANEL);
             let columns = (end - channel).next_multiple_of(BLOCK);
@@ -260,7 +260,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         }
     }
 
-    /// Transforms the products of one image and one block of input channels back, and adds up where tiles overlap.
+    /// Transforms the products of one image and one block of input channels back, and adds overlapping tiles.
     #[inline(always)]
     fn add_tiles<S: Simd>(&mut self, simd: S, (tile, channel): (usize, usize)) {
         let plan = self.plan;
@@ -312,12 +312,12 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         }
         let (channels, plane) = ((inputs - block).min(BLOCK), height * width);
         let at = (image * inputs + block) * plane;
-        // SAFETY: each group has images of its own, and each split of it channels of its own.
+        // SAFETY: each group has its own images, and each split of it its own channels.
         unsafe { from_block(simd, inside, channels, self.dx, at, plane) };
     }
 }
 
-/// Transforms the sums of all groups back: the gradient of (O, I, 3, 3).
+/// Transforms the sums of all groups back to the gradient (O, I, 3, 3).
 fn weight_gradient<W: Transform<N, M>, const N: usize, const M: usize>(
     plan: &Plan<N, M>,
     sums: &[f32],
@@ -391,7 +391,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for WeightPart
             }
             for column in 0..BLOCK.min(outputs - block) {
                 let at = ((block + column) * inputs + input) * 9;
-                // SAFETY: each input channel is one call's.
+                // SAFETY: each input channel belongs to one call.
                 let gradient = unsafe { self.gradient.part(at..at + 9) };
                 for (gradient, tap) in gradient.iter_mut().zip(&taps) {
                     *gradient = tap[column];

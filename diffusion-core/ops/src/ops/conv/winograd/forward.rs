@@ -1,4 +1,4 @@
-//! From x to y.
+//! The forward pass.
 
 use super::*;
 use crate::ops::cpu::arch::arch;
@@ -8,7 +8,7 @@ use crate::ops::cpu::product::{self, Size, Target, product};
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 
-/// y of (B, O, H', W') from x, weight (O, I, 3, 3), and bias of O numbers or of O for each image (or none, if empty).
+/// Computes y (B, O, H', W') from x, weight (O, I, 3, 3) and bias, (O,) or (B, O), or empty for none.
 pub(super) fn forward<W: Transform<N, M>, const N: usize, const M: usize>(
     problem: Problem,
     x: &[f32],
@@ -101,7 +101,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for Part<'_, W
 }
 
 impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
-    /// Returns how many tiles there are.
+    /// Transforms the input tiles and returns their number.
     #[inline(always)]
     fn transform_inputs<S: Simd>(&mut self, simd: S) -> usize {
         let plan = self.plan;
@@ -126,7 +126,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
         tiles
     }
 
-    /// The outputs from `block` on, from the products of the panel that begins with output `panel`.
+    /// Computes the outputs from `block` on from the products of the panel that starts at output `panel`.
     #[inline(always)]
     fn transform_outputs<S: Simd>(&mut self, simd: S, panel: usize, block: usize) {
         let plan = self.plan;
@@ -160,7 +160,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> Part<'_, W, N, M> {
                 }
             }
             tile += rows.len() * plan.tiles_w;
-            // Without what goes beyond the edge.
+            // Without the part beyond the edge.
             let rows = rows.start * M..plan.out_h.min(rows.end * M);
             let inside = &mut window.inside[..rows.len() * plan.out_w * BLOCK];
             let row = plan.out_w * BLOCK;

@@ -1,15 +1,16 @@
 //! 3×3 convolution of stride 1 with fewer multiplications ([Lavin & Gray 2015](https://arxiv.org/abs/1509.09308)).
 //!
-//! The image is cut into tiles of M×M outputs, each from (M + 2)² inputs. The tiles and the filters are transformed; then, for
-//! each of the (M + 2)² numbers of a transformed tile, all channels of all tiles meet all filters in one matrix product; the
-//! products are transformed back. With M = 4 that is 36 multiplications for 16 outputs, where the definition has 144.
+//! The image is split into tiles of M×M outputs, each computed from (M + 2)² inputs. Tiles and filters are transformed.
+//! For each of the (M + 2)² elements of a transformed tile, one matrix product combines all channels of all tiles with
+//! all filters, and the products are transformed back. With M = 4 this takes 36 multiplications for 16 outputs instead
+//! of 144.
 //!
-//! The gradients go the same way back: what a transform does, its transposed matrix undoes in them. They share the
-//! transformed gradient of the output.
+//! The gradients use the transposed transforms in reverse order. Both gradients share the transformed gradient of the
+//! output.
 //!
-//! If the image is one with every pixel doubled, 11 of the 36 products (of M = 4) are 0 for all tiles, and are left out.
+//! For a 2× upsampled image, 11 of the 36 products (for M = 4) are 0 in all tiles and are skipped.
 
-// Rows and columns of small matrices are called by their numbers, as in the formulas.
+// Indices are used for rows and columns of small matrices, as in the formulas.
 #![allow(clippy::needless_range_loop)]
 
 mod backward;
@@ -28,16 +29,16 @@ use std::ops::Range;
 use strips::{Strip, rows_per_unit, strips};
 use transforms::{Four, Matrix, Transform, Two, ZERO_IF_DOUBLED, column};
 
-/// The columns of a panel of transformed filters: as many as the product works on at a time.
+/// The number of columns in a panel of transformed filters, the number that a product processes at a time.
 const PANEL: usize = 64;
-/// Transformed filters of more numbers than this are large, since they do not stay in the second-level cache…
+/// Transformed filters with more elements than this count as large, since they exceed the second-level cache…
 const LARGE_FILTERS: usize = 1 << 20;
-/// …and fewer tiles of 4×4 than this, over all images, are few.
+/// …and fewer 4×4 tiles than this, over all images, count as few.
 const FEW_TILES: usize = 100;
-/// How many tiles are transformed before they are multiplied, at least if there are so many.
+/// The minimum number of tiles that are transformed before they are multiplied, if there are as many.
 const TILES: usize = 48;
 
-/// y of (B, O, H', W') from x, weight (O, I, 3, 3), and bias of O numbers or of O for each image (or none, if empty).
+/// Computes y (B, O, H', W') from x, weight (O, I, 3, 3) and bias, (O,) or (B, O), or empty for none.
 pub(super) fn forward(problem: Problem, x: &[f32], weight: &[f32], bias: &[f32]) -> Vec<f32> {
     match problem.tile() {
         TileSize::Two => forward::forward::<Two, 4, 2>(problem, x, weight, bias),
@@ -45,7 +46,7 @@ pub(super) fn forward(problem: Problem, x: &[f32], weight: &[f32], bias: &[f32])
     }
 }
 
-/// The gradients, from `dy`, that of y, of (B, O, H', W').
+/// The gradients of x, weight and bias, from `dy`, the gradient of y, (B, O, H', W').
 pub(super) fn backward(problem: Problem, x: &[f32], weight: &[f32], dy: &[f32], wanted: Wanted) -> Gradients {
     match problem.tile() {
         TileSize::Two => backward::backward::<Two, 4, 2>(problem, x, weight, dy, wanted),
@@ -60,17 +61,17 @@ enum TileSize {
     Four,
 }
 
-/// The sizes of a 3×3 convolution of stride 1.
+/// The sizes of a 3×3 convolution with stride 1.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Problem {
     pub(super) batch: usize,
     pub(super) inputs: usize,
     pub(super) outputs: usize,
-    /// Height and width of x, before its pixels are doubled.
+    /// Height and width of x, before upsampling.
     pub(super) height: usize,
     pub(super) width: usize,
     pub(super) padding: usize,
-    /// Whether each pixel of x counts four times, for an image of twice the height and width; then `padding` is 1.
+    /// Whether the image is upsampled 2× first; then `padding` is 1.
     pub(super) doubled: bool,
 }
 
@@ -84,9 +85,9 @@ impl Problem {
         (grown(self.height), grown(self.width))
     }
 
-    /// The tiles with fewer multiplications; the larger ones have that for all but the smallest images. Where large filters meet
-    /// few tiles, it takes longer to write and read the filters than to multiply: then the tiles for which they have 16 numbers
-    /// instead of 36.
+    /// Chooses the tile size with fewer multiplications, which is the larger one except for the smallest images. If
+    /// large filters meet few tiles, reading and writing the filters takes longer than multiplying, so the smaller
+    /// tiles are used, with 16 elements per filter instead of 36.
     fn tile(&self) -> TileSize {
         let (height, width) = self.out_size();
         let tiles = |size: usize| height.div_ceil(size) * width.div_ceil(size);
@@ -98,7 +99,7 @@ impl Problem {
     }
 }
 
-/// A problem cut into tiles.
+/// A problem split into tiles.
 #[derive(Clone, Copy)]
 struct Plan<const N: usize, const M: usize> {
     problem: Problem,
@@ -106,9 +107,9 @@ struct Plan<const N: usize, const M: usize> {
     out_w: usize,
     tiles_h: usize,
     tiles_w: usize,
-    /// The products that are not 0 for all tiles.
+    /// The number of products that are not 0 for all tiles.
     products: usize,
-    /// Which product each number of a transformed tile belongs to; `products` for those that are 0.
+    /// The product that each element of a transformed tile belongs to; `products` for those that are 0.
     product_of: [[usize; N]; N],
 }
 
@@ -141,21 +142,21 @@ impl<const N: usize, const M: usize> Plan<N, M> {
     }
 }
 
-/// The numbers of transformed tiles: for each product, for each tile, the channels.
+/// The transformed tiles: for each product and each tile, the channels.
 struct Transformed {
     numbers: Scratch,
-    /// From one product to the next.
+    /// The distance between products.
     product: usize,
-    /// From one tile to the next.
+    /// The distance between tiles.
     tile: usize,
 }
 
 impl Transformed {
     fn new(products: usize, tiles: usize, channels: usize) -> Self {
         let tile = channels.next_multiple_of(BLOCK);
-        // Not a multiple of the page size: the numbers of one tile would all compete for the same lines of the cache.
+        // Not a multiple of the page size, or the elements of a tile would all compete for the same cache lines.
         let product = tiles * tile + BLOCK;
-        // One more for the products that are 0: what is written there is not read, what is read there is 0.
+        // One more for the products that are 0: it is written but not read, or read as 0.
         let mut numbers = Scratch::new((products + 1) * product);
         numbers[products * product..].fill(0.0);
         Self { numbers, product, tile }
@@ -177,23 +178,23 @@ impl Transformed {
     }
 }
 
-/// Where the numbers of some tiles are.
+/// The location of some tiles.
 struct Tiles<const N: usize> {
     first: *mut f32,
     tile: usize,
-    /// From the first number of a tile to each of the others.
+    /// The distances from the first element of a tile to the others.
     products: [[usize; N]; N],
 }
 
 impl<const N: usize> Tiles<N> {
-    /// The first number of tile `i`.
+    /// The first element of tile `i`.
     #[inline(always)]
     fn of(&self, i: usize) -> *mut f32 {
         self.first.wrapping_add(i * self.tile)
     }
 }
 
-/// A block of 16 channels of some rows of an image, with a margin of zeros: what tiles are read from and written to.
+/// A block of 16 channels of some rows of an image, with a margin of zeros, that tiles are read from and written to.
 struct Window {
     numbers: Scratch,
     columns: usize,
@@ -208,7 +209,7 @@ impl Window {
     }
 }
 
-/// The planes of one image from its first channel of a block on.
+/// The planes of one image from the first channel of a block on.
 #[derive(Clone, Copy)]
 struct Planes<'a> {
     numbers: &'a [f32],
@@ -218,7 +219,7 @@ struct Planes<'a> {
 }
 
 impl<'a> Planes<'a> {
-    /// The block of channels from `channel` on of image `image`, of (B, `channels`, `height`, `width`).
+    /// The block of channels from `channel` on of image `image`, in (B, `channels`, `height`, `width`).
     fn new(numbers: &'a [f32], (channels, height, width): (usize, usize, usize), image: usize, channel: usize) -> Self {
         Self {
             numbers: &numbers[(image * channels + channel) * height * width..],
@@ -228,14 +229,14 @@ impl<'a> Planes<'a> {
         }
     }
 
-    /// Fills the first `rows` rows of `window` with what is seen from row `top` − `margin` and column −`margin` on.
+    /// Fills the first `rows` rows of `window` with the image from row `top` − `margin` and column −`margin` on.
     #[inline(always)]
     fn fill<S: Simd>(self, simd: S, window: &mut Window, (top, rows): (usize, usize), margin: usize, doubled: bool) {
         let scale = if doubled { 2 } else { 1 };
         let height = self.height * scale;
         let plane = self.height * self.width;
         let across = window.columns * BLOCK;
-        // The rows of the planes that are seen.
+        // The rows of the planes that are visible.
         let first = top.saturating_sub(margin).min(height) / scale;
         let end = (top + rows).saturating_sub(margin).min(height).div_ceil(scale).max(first);
         let inside = &mut window.inside[..(end - first) * self.width * BLOCK];
@@ -265,9 +266,9 @@ impl<'a> Planes<'a> {
     }
 }
 
-/// The transformed filters, for each pair of an input (the row of a product) and an output (its column).
+/// The transformed filters, for each pair of an input (row of a product) and an output (column).
 ///
-/// They are in panels of up to 64 columns; a panel has, for each product, for each row, its columns.
+/// They are stored in panels of up to 64 columns; a panel has, for each product and each row, its columns.
 struct Filters {
     numbers: Scratch,
     rows: usize,
@@ -280,7 +281,7 @@ impl Filters {
         Self { numbers: Scratch::new(0), rows: 0, columns: 0, products: 0 }
     }
 
-    /// Of `weight` with these rows and columns.
+    /// Transforms `weight` with these rows and columns.
     fn new<W: Transform<N, M>, const N: usize, const M: usize>(
         plan: &Plan<N, M>,
         weight: &[f32],
@@ -318,7 +319,7 @@ impl Filters {
         product_len(self.rows, width) * self.products
     }
 
-    /// Of product `i`, all rows of the panel that begins with column `panel`, and how many columns it has.
+    /// All rows of product `i` of the panel that starts at column `panel`, and its number of columns.
     fn of(&self, panel: usize, i: usize) -> (&[f32], usize) {
         let width = (self.columns - panel).min(PANEL);
         let at = panel / PANEL * self.panel_len(PANEL) + i * product_len(self.rows, width);
@@ -326,23 +327,23 @@ impl Filters {
     }
 }
 
-/// From one product of a panel to the next: not a multiple of the page size, or what is written for all products at a time
-/// would compete for the same lines of the cache.
+/// The distance between the products of a panel. It is not a multiple of the page size, or writing all products at a
+/// time would compete for the same cache lines.
 fn product_len(rows: usize, width: usize) -> usize {
     rows * width + BLOCK
 }
 
-/// One of the two channel dimensions of a weight: how many there are, and how far apart.
+/// One of the two channel dimensions of a weight: its length and stride.
 #[derive(Clone, Copy)]
 struct Axis {
     len: usize,
     step: usize,
 }
 
-/// The numbers of 16 filters, with some more that a transpose of 16 rows reads.
+/// The elements of 16 filters, with some extra space for a transpose of 16 rows.
 const ROOM: usize = 9 * BLOCK + BLOCK;
 
-/// Some 16 columns of all rows.
+/// 16 columns of all rows.
 struct FilterBlock<'a, W, const N: usize, const M: usize> {
     plan: &'a Plan<N, M>,
     weight: &'a [f32],
@@ -350,7 +351,7 @@ struct FilterBlock<'a, W, const N: usize, const M: usize> {
     columns: Axis,
     /// The first column.
     first: usize,
-    /// Where the panel begins, and how many columns it has.
+    /// The start of the panel, and its number of columns.
     at: usize,
     width: usize,
     out: &'a Shared<'a, f32>,
@@ -369,8 +370,8 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBloc
         let (given, taps) = scratch.split_at_mut(BLOCK * ROOM);
         for chunk in (0..rows.len).step_by(BLOCK) {
             let count = BLOCK.min(rows.len - chunk);
-            // For each of the 16 rows the taps of each of the 16 columns, as they lie in the weights: those of a row, or those of a
-            // column, beside each other.
+            // For each of the 16 rows, the taps of the 16 columns as they are stored in the weights: contiguous within
+            // a row or within a column.
             let by_row = columns.step == 9;
             let (outer, inner) = if by_row { (count, present) } else { (present, count) };
             if outer < BLOCK || inner < BLOCK {
@@ -384,7 +385,7 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBloc
                 given[i * ROOM..][..inner * 9].copy_from_slice(&weight[from..][..inner * 9]);
             }
             for row in 0..count {
-                // Number (tap, column) of the row.
+                // The row's element (tap, column).
                 let (from, step) = if by_row { (row * ROOM, 9) } else { (row * 9, ROOM) };
                 assert!(from + (BLOCK - 1) * step + BLOCK <= given.len() && taps.len() >= BLOCK * BLOCK);
                 // SAFETY: 16 rows of 16 numbers are in both, as has been asserted; of these, 9 columns are meant.
@@ -413,9 +414,9 @@ impl<W: Transform<N, M>, const N: usize, const M: usize> WithSimd for FilterBloc
     }
 }
 
-/// Transforms the tiles of rows `rows` of tiles, seen in `window`, into `to` from tile `tile` and channel `channel` on.
+/// Transforms the tiles in rows `rows` of `window`, and writes them to `to` from tile `tile` and channel `channel` on.
 ///
-/// `FROM` inputs of the window make `N` numbers; a tile is `step` pixels from the next.
+/// `FROM` inputs give `N` elements; tiles are `step` pixels apart.
 #[inline(always)]
 fn transform_tiles<S: Simd, X: Matrix<FROM, N>, const FROM: usize, const N: usize>(
     simd: S,
@@ -453,10 +454,10 @@ fn transform_tiles<S: Simd, X: Matrix<FROM, N>, const FROM: usize, const N: usiz
     }
 }
 
-/// Transforms the products of one tile back by the rows only: what [`column`] takes.
+/// Transforms the products of one tile back along the rows only; [`column`] completes it.
 ///
 /// # Safety
-/// `tile` is one of `tiles`, at most 16 − lanes numbers on.
+/// `tile` is one of `tiles`, at most 16 − lanes elements further.
 #[inline(always)]
 unsafe fn half_of_products<S: Simd, X: Matrix<N, M>, const N: usize, const M: usize>(
     simd: S,

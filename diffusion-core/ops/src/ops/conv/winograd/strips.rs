@@ -1,16 +1,16 @@
-//! How the rows of tiles are shared out.
+//! Splitting the rows of tiles into units of work.
 
 use super::{Plan, TILES, threads};
 use std::ops::Range;
 
-/// Tiles of one image: some of its rows of tiles.
+/// Some rows of tiles of one image.
 #[derive(Clone)]
 pub(super) struct Strip {
     pub(super) image: usize,
     pub(super) rows: Range<usize>,
 }
 
-/// The strips of a unit of work, cut from all rows of tiles of all images.
+/// The strips of a unit of work, from the rows of tiles of all images.
 pub(super) fn strips(rows_per_image: usize, range: Range<usize>) -> Vec<Strip> {
     let mut strips = Vec::new();
     let mut at = range.start;
@@ -24,7 +24,7 @@ pub(super) fn strips(rows_per_image: usize, range: Range<usize>) -> Vec<Strip> {
     strips
 }
 
-/// How many rows of tiles are a unit of work: about [`TILES`] tiles, but not so many that a thread has none.
+/// The number of rows of tiles in a unit of work: about [`TILES`] tiles, but at least one unit for each thread.
 pub(super) fn rows_per_unit<const N: usize, const M: usize>(plan: &Plan<N, M>) -> usize {
     let rows = plan.problem.batch * plan.tiles_h;
     (TILES / plan.tiles_w).clamp(1, rows.div_ceil(threads()))

@@ -32,7 +32,7 @@ fn by_the_definition(p: Problem, [x, weight, dy]: [&[f32]; 3]) -> Results<f64> {
     results
 }
 
-/// The root of the mean squared error, in units of the root of the mean square.
+/// The root mean squared error, relative to the root mean square.
 fn error(ours: &[f32], right: &[f64]) -> f64 {
     let squares: f64 = right.iter().map(|x| x * x).sum();
     let errors: f64 = ours.iter().zip(right).map(|(x, y)| (f64::from(*x) - y).powi(2)).sum();
@@ -50,7 +50,7 @@ fn errors<W: Transform<N, M>, const N: usize, const M: usize>(
     [error(&y, &right[0]), error(&gradients.x, &right[1]), error(&gradients.weight, &right[2])]
 }
 
-/// What is measured here stands in the documentation of `ops`: f32 itself has an error of 6e-8 for a single number.
+/// The documentation of `ops` quotes these measurements. The error of a single f32 is 6e-8.
 #[test]
 fn both_tile_sizes_are_accurate() -> candle_core::Result<()> {
     for (inputs, outputs, doubled) in [(64, 20, false), (33, 17, true), (1, 1, false)] {
@@ -72,7 +72,7 @@ fn both_tile_sizes_are_accurate() -> candle_core::Result<()> {
 }
 
 #[test]
-fn the_tile_size_is_that_of_fewer_multiplications() {
+fn the_tile_size_minimises_multiplications() {
     for (size, tile) in [(2, TileSize::Two), (4, TileSize::Four), (7, TileSize::Four), (28, TileSize::Four)] {
         let p = Problem { batch: 1, inputs: 1, outputs: 1, height: size, width: size, padding: 1, doubled: false };
         assert_eq!(p.tile(), tile, "{size}");

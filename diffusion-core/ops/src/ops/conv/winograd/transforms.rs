@@ -1,20 +1,20 @@
 //! The transforms of Winograd's convolution, and their adjoints.
 //!
-//! In one dimension, M outputs of a filter of 3 taken from N = M + 2 inputs are y = Aᵀ[(G g) ⊙ (Bᵀ d)]: N multiplications
-//! instead of 3 M. The matrices evaluate polynomials at N − 1 points and at infinity
-//! ([Lavin & Gray 2015](https://arxiv.org/abs/1509.09308), sections 4.1 and 4.3, whose matrices these are). Two dimensions
-//! are one after the other. The gradients are the same transforms backwards, by the transposed matrices.
+//! In one dimension, M outputs of a filter of length 3 are computed from N = M + 2 inputs as y = Aᵀ[(G g) ⊙ (Bᵀ d)],
+//! with N multiplications instead of 3 M. The matrices evaluate polynomials at N − 1 points and at infinity
+//! ([Lavin & Gray 2015](https://arxiv.org/abs/1509.09308), sections 4.1 and 4.3). Two dimensions are transformed one
+//! after the other. The gradients use the transposed matrices in reverse order.
 
 use crate::ops::cpu::vector::Number;
 
-/// One of the matrices: A numbers become B.
-// A type for each, not a function given to a function: calls of those are not inlined for certain, and what is not inlined is
-// compiled without the vector instructions that have been found at run time.
+/// A matrix that maps A numbers to B.
+// A type for each matrix instead of a function argument, because calls of functions are not always inlined, and code
+// that is not inlined is compiled without the vector instructions detected at run time.
 pub(super) trait Matrix<const A: usize, const B: usize> {
     fn of<T: Number>(x: [T; A]) -> [T; B];
 }
 
-/// M outputs from N inputs, as products of N numbers.
+/// M outputs from N inputs, by N products.
 pub(super) trait Transform<const N: usize, const M: usize>: Sync {
     /// Bᵀ
     type Input: Matrix<N, N>;
@@ -30,8 +30,8 @@ pub(super) trait Transform<const N: usize, const M: usize>: Sync {
     type FilterAdjoint: Matrix<N, 3>;
 }
 
-/// Which of the N products is always 0 if the inputs are (a, b, b, c, c, …): the one whose polynomial has the factor x − 1.
-/// It is so in both transforms.
+/// The index of the product that is always 0 for inputs (a, b, b, c, c, …), whose polynomial has the factor x − 1. It
+/// is the same in both transforms.
 pub(super) const ZERO_IF_DOUBLED: usize = 2;
 
 /// F(2×2, 3×3), from the points 0, 1, −1.
@@ -193,8 +193,8 @@ impl Matrix<6, 3> for FilterAdjointFour {
     }
 }
 
-/// A matrix along column `j` of a square: the second half of a transform in two dimensions, after the rows.
-// By a loop for the same reason.
+/// Multiplies a matrix with column `j` of a square: the second half of a two-dimensional transform.
+// A loop, for the same reason.
 #[inline(always)]
 pub(super) fn column<X: Matrix<A, B>, T: Number, const A: usize, const B: usize, const J: usize>(
     rows: &[[T; J]; A],

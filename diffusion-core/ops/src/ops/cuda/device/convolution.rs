@@ -1,4 +1,4 @@
-//! Convolutions and their transposes, by cuDNN, with a bias that a kernel adds.
+//! Convolutions and transposed convolutions by cuDNN, with a bias that a kernel adds.
 
 use super::super::launch::Real;
 use super::super::plan::bias::Bias;
@@ -9,7 +9,7 @@ use crate::ops::Geometry;
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{DType, Result, Shape, Tensor, bail};
 
-/// Of x (B, C, H, W) and weight (O, C, K, L), with results of `out` rows and columns; the bias is (O,), (B, O) or none.
+/// Convolution of x (B, C, H, W) with weight (O, C, K, L) to `out` rows and columns; the bias is (O,), (B, O) or none.
 pub(in crate::ops) fn conv2d(
     x: &Tensor,
     weight: &Tensor,
@@ -20,7 +20,7 @@ pub(in crate::ops) fn conv2d(
     Convolution::apply(false, x, weight, bias, geometry, out)
 }
 
-/// Of x (B, C, H, W) and weight (C, O, K, L), with results of `out` rows and columns.
+/// Transposed convolution of x (B, C, H, W) with weight (C, O, K, L) to `out` rows and columns.
 pub(in crate::ops) fn conv_transpose2d(
     x: &Tensor,
     weight: &Tensor,
@@ -32,11 +32,11 @@ pub(in crate::ops) fn conv_transpose2d(
 }
 
 struct Convolution {
-    /// From the convolution's y to its x.
+    /// Computes x from y instead of y from x.
     transposed: bool,
     geometry: Geometry,
     out: (usize, usize),
-    /// Decided when the result is computed, and the same for the gradients.
+    /// Determined when the result is computed, and the same for the gradients.
     tf32: bool,
 }
 
@@ -57,10 +57,10 @@ impl Convolution {
         }
     }
 
-    /// The problem and the shape of the result, for an image and a weight of these shapes.
+    /// The problem and the shape of the result for the shapes of an image and a weight.
     fn problem(&self, real: Real, x: &[usize], weight: &[usize]) -> Result<(Problem, [usize; 4])> {
         let (&[b, c, h, w], &[first, second, k, l]) = (x, weight) else {
-            bail!("{}: takes images and weights of four dimensions", Self::NAME)
+            bail!("{}: images and weights must have four dimensions", Self::NAME)
         };
         let (given, weight, (height, width)) = ([b, c, h, w], [first, second, k, l], self.out);
         let result = [b, if self.transposed { second } else { first }, height, width];

@@ -1,4 +1,4 @@
-//! A data set in the memory of a device.
+//! A data set in device memory.
 
 use super::super::plan::images::Images;
 use super::op::{address_of, empty, launch};
@@ -13,8 +13,8 @@ pub struct Resident {
 }
 
 impl Resident {
-    /// The images of `pixels`, each of `shape`, if they take less than half of the memory that is free on `device`; else
-    /// none.
+    /// Copies the images of `pixels`, each of `shape`, to `device` if they take less than half of its free memory;
+    /// otherwise `None`.
     pub fn new(pixels: &[u8], shape: [usize; 3], device: &Device) -> Result<Option<Self>> {
         let size: usize = shape.iter().product();
         let cuda = device.as_cuda_device()?;
@@ -25,7 +25,7 @@ impl Resident {
         Ok(Some(Self { pixels: Tensor::from_slice(pixels, pixels.len(), device)?, count: pixels.len() / size, shape }))
     }
 
-    /// The images with these indices, as f32 in \[−1, 1\], (B, C, H, W).
+    /// The images with these indices as f32 in \[−1, 1\], (B, C, H, W).
     pub fn images(&self, indices: &[usize]) -> Result<Tensor> {
         let indices: Vec<u32> = indices.iter().map(|i| *i as u32).collect();
         let (batch, device) = (indices.len(), self.pixels.device());

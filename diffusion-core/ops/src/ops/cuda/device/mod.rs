@@ -1,4 +1,4 @@
-//! The operations of [`ops`](crate::ops) on a CUDA device: its memory, the kernels on it, and cuDNN.
+//! The operations of [`ops`](crate::ops) on a CUDA device: memory, kernels and cuDNN.
 
 mod convolution;
 mod cudnn;

@@ -1,4 +1,4 @@
-//! The kernels as a device has them: compiled for it when they are first needed.
+//! The kernels on a device, compiled when they are first needed.
 
 use super::super::SOURCE;
 use candle_core::cuda_backend::cudarc::driver::CudaFunction;
@@ -11,7 +11,7 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 thread_local! {
-    /// What was looked up already.
+    /// The functions that have been loaded.
     static FUNCTIONS: RefCell<HashMap<(DeviceId, &'static str), CudaFunction>> = RefCell::default();
 }
 
@@ -45,7 +45,7 @@ fn ptx(device: &CudaDevice) -> Result<String> {
     Ok(ptx)
 }
 
-/// The kernels for devices of this compute capability, 90 for 9.0. It takes no device.
+/// Compiles the kernels for this compute capability, 90 for 9.0. This needs no device.
 fn compile(capability: i32) -> Result<String> {
     let options = CompileOptions {
         options: vec![format!("--gpu-architecture=compute_{capability}")],

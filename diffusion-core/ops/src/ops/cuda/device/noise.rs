@@ -1,4 +1,4 @@
-//! Normal numbers that are made on a device.
+//! Normal numbers generated on a device.
 
 use super::super::plan::normals::{Generator, Normals};
 use super::op::{empty, launch};
@@ -6,8 +6,8 @@ use crate::rng::Rng;
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{DType, Device, Result, Shape, Tensor};
 
-/// A generator that goes on on a CUDA device from where one of the host is, with the same numbers, but for the last digit of
-/// a logarithm. The host's own does not move.
+/// A generator on a CUDA device that continues a generator of the CPU, with the same numbers up to the last digit of a
+/// logarithm. The CPU's generator is unchanged.
 #[derive(Debug)]
 pub struct Noise {
     device: Device,
@@ -15,7 +15,7 @@ pub struct Noise {
 }
 
 impl Noise {
-    /// Goes on from where `rng` is.
+    /// Continues from the state of `rng`.
     pub fn new(rng: &Rng, device: &Device) -> Result<Self> {
         let generator = Generator::new(&rng.state())?;
         Ok(Self {
@@ -24,12 +24,12 @@ impl Noise {
         })
     }
 
-    /// Normal numbers of mean 0 and variance 1, f32.
+    /// Standard normal f32 numbers.
     pub fn randn(&mut self, shape: &Shape) -> Result<Tensor> {
         let cuda = self.device.as_cuda_device()?;
         let (x, at) = empty(cuda, DType::F32, shape)?;
         let plan = Normals { count: shape.elem_count() };
-        // SAFETY: the kernels write what they read from it.
+        // SAFETY: the kernels write it before they read it.
         let scratch = unsafe { cuda.alloc::<u8>(plan.scratch())? };
         let stream = cuda.cuda_stream();
         let (generator, scratch) = (self.generator.device_ptr(&stream).0, scratch.device_ptr(&stream).0);
@@ -38,8 +38,8 @@ impl Noise {
     }
 }
 
-/// Plain numbers as bytes.
+/// The bytes of plain numbers.
 pub(super) fn bytes<T: Copy>(values: &[T]) -> &[u8] {
-    // SAFETY: any memory can be read as bytes; the types that it is called with have no gaps.
+    // SAFETY: any memory can be read as bytes; the types in use have no padding.
     unsafe { std::slice::from_raw_parts(values.as_ptr().cast(), size_of_val(values)) }
 }

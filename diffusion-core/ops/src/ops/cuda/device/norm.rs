@@ -8,7 +8,7 @@ use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{DType, Error, Layout, Result, Shape, Tensor};
 use std::sync::OnceLock;
 
-/// Of x (B, C, …), f32 or bf16, and weight and bias (C,) or (B, C), which are taken in f32.
+/// Group normalisation of x (B, C, …), f32 or bf16, with weight and bias (C,) or (B, C), converted to f32.
 pub(in crate::ops) fn group_norm(
     x: &Tensor,
     groups: usize,
@@ -26,7 +26,7 @@ struct GroupNorm {
     groups: usize,
     eps: f32,
     activation: Activation,
-    /// What the forward pass has found, for the backward pass.
+    /// The statistics from the forward pass, for the backward pass.
     stats: OnceLock<CudaStorage>,
 }
 
@@ -74,7 +74,7 @@ impl Kernel for GroupNorm {
         };
         let plan = self.plan(real(x), x.dims(), weight.dims());
         let stats =
-            self.stats.get().ok_or_else(|| Error::msg("group_norm: the gradient is asked for before the result"))?;
+            self.stats.get().ok_or_else(|| Error::msg("group_norm: the gradient was requested before the result"))?;
         let stats = super::op::address(stats, &Layout::contiguous(plan.stats()))?;
         let (dx, dx_at) = empty(device, x.dtype(), x.shape())?;
         let (dweight, dweight_at) = empty(device, DType::F32, weight.shape())?;
@@ -97,5 +97,5 @@ impl Kernel for GroupNorm {
 }
 
 fn wrong_number<T>() -> Result<T> {
-    candle_core::bail!("group_norm: takes three tensors")
+    candle_core::bail!("group_norm: three tensors are needed")
 }

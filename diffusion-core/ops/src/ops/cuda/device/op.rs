@@ -1,4 +1,4 @@
-//! Operations of candle's graph that are done by kernels on a CUDA device, and the memory that these take and give.
+//! Operations of candle's graph that run kernels on a CUDA device, and their memory.
 
 use super::super::launch::{Argument, Launch, Real};
 use super::module;
@@ -10,7 +10,7 @@ use candle_core::{
 };
 use half::bf16;
 
-/// Whether our kernels can take these: on one CUDA device, images of f32 or bf16, and all else of f32 or as these.
+/// Whether the kernels can be used: one CUDA device, images of f32 or bf16, the others of f32 or the image's type.
 pub(in crate::ops) fn takes(image: &Tensor, others: &[&Tensor]) -> bool {
     let fits = |x: &Tensor| x.dtype() == DType::F32 || x.dtype() == image.dtype();
     image.device().is_cuda()
@@ -18,11 +18,11 @@ pub(in crate::ops) fn takes(image: &Tensor, others: &[&Tensor]) -> bool {
         && others.iter().all(|x| fits(x) && x.device().same_device(image.device()))
 }
 
-/// An operation whose values and gradients kernels compute.
+/// An operation whose values and gradients are computed by kernels.
 pub(super) trait Kernel: Send + Sync + 'static {
     const NAME: &'static str;
 
-    /// The result of contiguous `inputs`.
+    /// The result for contiguous `inputs`.
     fn forward(&self, device: &CudaDevice, inputs: &[Input<'_>]) -> Result<(CudaStorage, Shape)>;
 
     /// The gradients with respect to the inputs that need one.
@@ -30,18 +30,18 @@ pub(super) trait Kernel: Send + Sync + 'static {
     -> Result<Vec<Option<Tensor>>>;
 }
 
-/// The result of a kernel's operation, with its place in the graph.
+/// The result of a kernel's operation, connected to the graph.
 pub(super) fn apply<K: Kernel>(kernel: K, inputs: &[&Tensor]) -> Result<Tensor> {
     let inputs: Vec<Tensor> = inputs.iter().map(|x| x.contiguous()).collect::<Result<_>>()?;
     match inputs.as_slice() {
         [a] => a.apply_op1(Op(kernel)),
         [a, b] => a.apply_op2(b, Op(kernel)),
         [a, b, c] => a.apply_op3(b, c, Op(kernel)),
-        _ => bail!("{}: takes one to three tensors", K::NAME),
+        _ => bail!("{}: one to three tensors are needed", K::NAME),
     }
 }
 
-/// A kernel's operation as candle wants it.
+/// A kernel's operation in the form that candle requires.
 struct Op<K>(K);
 
 impl<K: Kernel> Op<K> {
@@ -57,7 +57,7 @@ impl<K: Kernel> Op<K> {
     }
 
     fn not_here<T>(&self) -> Result<T> {
-        bail!("{}: this kernel is for CUDA", K::NAME)
+        bail!("{}: this kernel runs on CUDA only", K::NAME)
     }
 }
 
@@ -148,7 +148,7 @@ impl<K: Kernel> CustomOp3 for Op<K> {
     }
 }
 
-/// What goes into an operation.
+/// An input of an operation.
 pub(super) struct Input<'a> {
     storage: &'a CudaStorage,
     layout: &'a Layout,
@@ -159,7 +159,7 @@ impl Input<'_> {
         self.layout.dims()
     }
 
-    /// The type of its numbers.
+    /// The type of the elements.
     pub(super) fn real(&self) -> Real {
         match self.storage.slice {
             CudaStorageSlice::BF16(_) => Real::Bf16,
@@ -167,13 +167,13 @@ impl Input<'_> {
         }
     }
 
-    /// Where its numbers begin on the device.
+    /// The address of the elements on the device.
     pub(super) fn address(&self) -> Result<u64> {
         address(self.storage, self.layout)
     }
 }
 
-/// The type of the numbers of `x`.
+/// The element type of `x`.
 pub(super) fn real(x: &Tensor) -> Real {
     match x.dtype() {
         DType::BF16 => Real::Bf16,
@@ -181,7 +181,7 @@ pub(super) fn real(x: &Tensor) -> Real {
     }
 }
 
-/// As candle calls it.
+/// The type in candle.
 pub(super) fn dtype(real: Real) -> DType {
     match real {
         Real::F32 => DType::F32,
@@ -189,7 +189,7 @@ pub(super) fn dtype(real: Real) -> DType {
     }
 }
 
-/// Where the numbers of a contiguous `x` begin on its device.
+/// The device address of a contiguous `x`.
 pub(super) fn address_of(x: &Tensor) -> Result<u64> {
     let (storage, layout) = x.storage_and_layout();
     match &*storage {
@@ -203,7 +203,7 @@ pub(super) fn address(storage: &CudaStorage, layout: &Layout) -> Result<u64> {
         bail!("a tensor of shape {:?} is not contiguous", layout.dims())
     };
     let stream = storage.device.cuda_stream();
-    // One stream does everything on a device, in order: there is nothing to wait for.
+    // All work on a device is on one stream, in order, so there is nothing to wait for.
     fn of<T>(
         slice: &CudaSlice<T>,
         stream: &std::sync::Arc<candle_core::cuda_backend::cudarc::driver::CudaStream>,
@@ -217,14 +217,14 @@ pub(super) fn address(storage: &CudaStorage, layout: &Layout) -> Result<u64> {
         CudaStorageSlice::F64(slice) => of(slice, &stream, start),
         CudaStorageSlice::U8(slice) => of(slice, &stream, start),
         CudaStorageSlice::U32(slice) => of(slice, &stream, start),
-        _ => bail!("a tensor of shape {:?} is of a type that no kernel takes", layout.dims()),
+        _ => bail!("a tensor of shape {:?} has a type that no kernel supports", layout.dims()),
     })
 }
 
-/// Memory for `n` numbers, f32 or bf16, with nothing in it yet, and where it is.
+/// Uninitialised memory for `n` elements, f32 or bf16, and its address.
 pub(super) fn room(device: &CudaDevice, dtype: DType, n: usize) -> Result<(CudaStorage, u64)> {
     fn of<T: DeviceRepr + CudaDType>(device: &CudaDevice, n: usize) -> Result<CudaStorage> {
-        // SAFETY: whoever asks for room has a kernel write all of it before anything reads it.
+        // SAFETY: a kernel writes all of it before it is read.
         let slice = unsafe { device.alloc::<T>(n)? };
         Ok(CudaStorage::wrap_cuda_slice(slice, device.clone()))
     }
@@ -232,13 +232,13 @@ pub(super) fn room(device: &CudaDevice, dtype: DType, n: usize) -> Result<(CudaS
         DType::F32 => of::<f32>(device, n)?,
         DType::BF16 => of::<bf16>(device, n)?,
         DType::F64 => of::<f64>(device, n)?,
-        _ => bail!("there are no kernels for numbers of type {dtype:?}"),
+        _ => bail!("there are no kernels for type {dtype:?}"),
     };
     let at = address(&storage, &Layout::contiguous(n))?;
     Ok((storage, at))
 }
 
-/// A tensor with nothing in it yet, and where it is.
+/// An uninitialised tensor and its address.
 pub(super) fn empty(device: &CudaDevice, dtype: DType, shape: &Shape) -> Result<(Tensor, u64)> {
     let (storage, at) = room(device, dtype, shape.elem_count())?;
     Ok((tensor(storage, shape), at))
@@ -249,7 +249,7 @@ pub(super) fn tensor(storage: CudaStorage, shape: &Shape) -> Tensor {
     Tensor::from_storage(Storage::Cuda(storage), shape.clone(), BackpropOp::none(), false)
 }
 
-/// Has the device do `launches`, one after the other and after everything that it was told before.
+/// Makes the device perform `launches` in order, after all earlier work.
 pub(super) fn launch(device: &CudaDevice, launches: &[Launch]) -> Result<()> {
     let stream = device.cuda_stream();
     for it in launches {
@@ -268,8 +268,8 @@ pub(super) fn launch(device: &CudaDevice, launches: &[Launch]) -> Result<()> {
             block_dim: (it.threads, 1, 1),
             shared_mem_bytes: 0,
         };
-        // SAFETY: the plans give each kernel the arguments that it declares, and addresses of memory as large as it expects;
-        // the tests run every one of them with guards around that memory.
+        // SAFETY: the plans pass each kernel the arguments that it declares, and addresses of memory as large as it
+        // expects; the tests run all of them with guards around that memory.
         unsafe { builder.launch(config) }.w()?;
     }
     Ok(())

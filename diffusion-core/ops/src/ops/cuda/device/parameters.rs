@@ -1,4 +1,4 @@
-//! The optimiser's step over all parameters at once, without the host waiting for it.
+//! The optimiser step over all parameters at once, without waiting on the CPU.
 
 use super::super::plan::parameters::{self as plan, Outcome, Parameter, Parameters, Update};
 use super::noise::bytes;
@@ -6,12 +6,12 @@ use super::op::{address_of, launch};
 use candle_core::cuda_backend::cudarc::driver::{CudaSlice, DevicePtr};
 use candle_core::{Device, Result, Tensor};
 
-/// A parameter and what belongs to it, all contiguous f32 on one CUDA device.
+/// A parameter with its gradient, moments and average, all contiguous f32 on one CUDA device.
 #[derive(Debug)]
 pub struct Row<'a> {
     /// θ
     pub theta: &'a Tensor,
-    /// None: θ, m and v stay.
+    /// `None`: θ, m and v are unchanged.
     pub gradient: Option<Tensor>,
     /// m and v.
     pub moments: Option<[&'a Tensor; 2]>,
@@ -21,7 +21,7 @@ pub struct Row<'a> {
     pub rates: [f64; 2],
 }
 
-/// The tables of the parameters on the device, and how the steps went.
+/// The tables of the parameters on the device, and the results of the steps.
 #[derive(Debug)]
 pub struct Fused {
     device: Device,
@@ -30,12 +30,12 @@ pub struct Fused {
     count: usize,
     scratch: CudaSlice<f64>,
     outcome: CudaSlice<u8>,
-    /// The outcomes of the steps that were not read yet.
+    /// The results of the steps that have not been read yet.
     unread: Vec<CudaSlice<u8>>,
 }
 
 impl Fused {
-    /// For parameters of these lengths.
+    /// Creates the tables for parameters of these lengths.
     pub fn new(lengths: Vec<usize>, device: &Device) -> Result<Self> {
         let cuda = device.as_cuda_device()?;
         let chunks = plan::chunks(&lengths)?;
@@ -51,13 +51,13 @@ impl Fused {
         })
     }
 
-    /// The lengths it was made for.
+    /// The lengths of the parameters.
     pub fn lengths(&self) -> &[usize] {
         &self.lengths
     }
 
-    /// One step, counted from 1: clips to `max_norm`, moves all parameters and averages. Where the loss or the norm is not
-    /// finite, this step and all later ones change nothing.
+    /// Takes one step, counted from 1: clips to `max_norm`, updates all parameters and averages. If the loss or the
+    /// norm is not finite, this step and all later ones change nothing.
     pub fn step(&mut self, rows: &[Row<'_>], update: &Update, loss: &Tensor, max_norm: f64, step: u32) -> Result<()> {
         let mut table = Vec::with_capacity(rows.len());
         for (row, length) in rows.iter().zip(&self.lengths) {
@@ -92,8 +92,8 @@ impl Fused {
         Ok(())
     }
 
-    /// How the steps since the last call went, in their order: each one's norm before clipping, and whether it was taken. The
-    /// host waits for the device here.
+    /// The results of the steps since the last call, in order: each step's norm before clipping, and whether it was
+    /// taken. This waits for the device.
     pub fn outcomes(&mut self) -> Result<Vec<(f64, bool)>> {
         let cuda = self.device.as_cuda_device()?;
         let mut read = Vec::new();

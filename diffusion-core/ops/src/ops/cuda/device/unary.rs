@@ -1,4 +1,4 @@
-//! Operations of one image: activations, softmax, and what lies between the resolutions.
+//! Operations on one image: activations, softmax, pooling and upsampling.
 
 use super::super::launch::{Launch, Real};
 use super::super::plan::activation::Pointwise;
@@ -10,7 +10,7 @@ use crate::ops::Activation;
 use candle_core::cuda_backend::{CudaDevice, CudaStorage};
 use candle_core::{Result, Shape, Tensor, bail};
 
-/// The activation of every number of x.
+/// Applies the activation to every element of x.
 pub(in crate::ops) fn activate(x: &Tensor, activation: Activation) -> Result<Tensor> {
     apply(Unary::Activation(activation), &[x])
 }
@@ -20,12 +20,12 @@ pub(in crate::ops) fn softmax(x: &Tensor, scale: f64) -> Result<Tensor> {
     apply(Unary::Softmax(scale as f32), &[x])
 }
 
-/// Each pixel of x (B, C, H, W) four times.
+/// 2× nearest-neighbour upsampling of x (B, C, H, W).
 pub(in crate::ops) fn upsample_nearest2x(x: &Tensor) -> Result<Tensor> {
     apply(Unary::Upsample, &[x])
 }
 
-/// The largest number of each square.
+/// The maximum of each square.
 pub(in crate::ops) fn max_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
     apply(Unary::Pool { size, mean: false }, &[x])
 }
@@ -37,7 +37,7 @@ pub(in crate::ops) fn avg_pool2d(x: &Tensor, size: usize) -> Result<Tensor> {
 
 enum Unary {
     Activation(Activation),
-    /// Of so many times x.
+    /// Softmax of this factor times x.
     Softmax(f32),
     Upsample,
     Pool {
@@ -60,7 +60,7 @@ impl Unary {
         let length = dims.iter().product();
         let planes = || match *dims {
             [b, c, height, width] => Ok((b, c, height, width)),
-            _ => bail!("{}: takes images, (B, C, H, W)", Self::NAME),
+            _ => bail!("{}: images must be (B, C, H, W)", Self::NAME),
         };
         Ok(match *self {
             Self::Activation(activation) => {
@@ -96,7 +96,7 @@ impl Plan {
         }
     }
 
-    /// From x, y and dy to dx.
+    /// Computes dx from x, y and dy.
     fn backward(&self, [x, y, dy]: [u64; 3], dx: u64) -> Result<Vec<Launch>> {
         match self {
             Self::Activation(it) => it.backward(x, dy, dx),

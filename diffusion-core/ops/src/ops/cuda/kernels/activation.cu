@@ -1,12 +1,12 @@
-// The activations, by their number: none, SiLU, GELU, ReLU.
+// The activations by their code: none, SiLU, GELU, ReLU.
 
 // f(x)
 template <typename T, int ACTIVATION>
 __device__ __forceinline__ float value(float x) {
   if (ACTIVATION == 1) return Of<T>::divide(x, 1.0f + expf(-x));
-  // By what is above -x, where 1 + erf would lose the digits of a small difference.
+  // From the upper tail at -x, where 1 + erf would lose the digits of a small difference.
   if (ACTIVATION == 2) return 0.5f * x * erfcf(-0.70710678f * x);
-  // False of NaN, so that it stays.
+  // False for NaN, so that NaN is kept.
   if (ACTIVATION == 3) return x < 0.0f ? 0.0f : x;
   return x;
 }
@@ -15,7 +15,7 @@ __device__ __forceinline__ float value(float x) {
 template <typename T, int ACTIVATION>
 __device__ __forceinline__ float slope(float x, float dy) {
   if (ACTIVATION == 1) {
-    // σ(-x) = e σ(x) keeps its digits where 1 - σ(x) has none; e must not be infinite then.
+    // σ(-x) = e σ(x) is accurate where 1 - σ(x) is not; e must be finite.
     float e = expf(fminf(-x, 80.0f)), s = Of<T>::divide(1.0f, 1.0f + e);
     return dy * (s + x * s * (e * s));
   }

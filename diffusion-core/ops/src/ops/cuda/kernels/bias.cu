@@ -1,6 +1,6 @@
-// A number added to every pixel of a channel, and the sums that are its gradient.
+// Adds a bias to every pixel of a channel; and the sums that are its gradient.
 
-// y (rows, pixels) += bias[row % period], where a row is a channel of an image and period is C or B·C.
+// y (rows, pixels) += bias[row % period], where a row is a channel of an image, and period is C or B·C.
 template <typename T, int N>
 __device__ __forceinline__ void bias_add_by(T *y, const float *bias, u64 length, u32 pixels, u32 period) {
   u64 packs = length / N;
@@ -37,7 +37,7 @@ KERNEL_256(bias_add_bf16)(bf16 *y, const float *bias, u64 length, u32 pixels, u3
   bias_add<bf16>(y, bias, length, pixels, period, wide);
 }
 
-// sums[row] = Σ x[row, …]: of each row by a warp, several to a block, or if there is one row to a block by all of it.
+// sums[row] = Σ x[row, …]: one row per warp with several warps in a block, or one row per block.
 template <typename T, int N>
 __device__ __forceinline__ float sum_of_row(const T *row, u32 length, u32 lane, u32 team) {
   float sum = 0.0f;
@@ -56,7 +56,7 @@ template <typename T>
 __device__ __forceinline__ void row_sums(float *sums, const T *x, u64 rows, u32 length, u32 by_block, u32 wide) {
   __shared__ float shared[32];
   u32 team = by_block ? blockDim.x : 32, teams = blockDim.x / team, lane = threadIdx.x % team;
-  // The rows of one block end together, so that all of it takes part in each sum.
+  // All rows of a block end together, so that all threads take part in each sum.
   for (u64 start = (u64)blockIdx.x * teams; start < rows; start += (u64)gridDim.x * teams) {
     u64 row = start + threadIdx.x / team;
     float sum = 0.0f;
@@ -76,8 +76,8 @@ KERNEL(row_sums_bf16)(float *sums, const bf16 *x, u64 rows, u32 length, u32 by_b
   row_sums<bf16>(sums, x, rows, length, by_block, wide);
 }
 
-// sums[column] = Σ x[…, column], for blocks of 32 × 8 threads, each column by eight of them. Of blockIdx.y = 1 those of a
-// second matrix, into other_sums.
+// sums[column] = Σ x[…, column] in blocks of 32 × 8 threads, with eight threads per column. blockIdx.y = 1 sums a
+// second matrix into other_sums.
 KERNEL_256(column_sums)(float *sums, const float *x, float *other_sums, const float *other, u32 rows, u32 columns) {
   __shared__ double shared[256];
   u32 column = blockIdx.x * 32 + threadIdx.x % 32, first = threadIdx.x / 32;

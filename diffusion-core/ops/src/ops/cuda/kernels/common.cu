@@ -1,13 +1,13 @@
-// What all kernels share: types, conversions, vectors and sums.
+// Common parts of the kernels: types, conversions, vectors and sums.
 //
-// This is compiled at run time by NVRTC, which is given no include files, and in the tests by the host's compiler with
-// emulate.hpp in front. So only what both have may be used here. Where results must be those of the CPU to the bit,
-// operations are written as __fmul_rn and the like, which the compiler does not fuse.
+// This is compiled at run time by NVRTC without include files, and in the tests by the host's compiler with emulate.hpp
+// in front, so only features of both may be used. Where results must equal those of the CPU to the bit, operations are
+// written as __fmul_rn etc., which the compiler does not fuse.
 
-// At most this many threads to a block: what the registers of the larger kernels are limited to.
+// The largest number of threads in a block, limited by the registers of the larger kernels.
 #define THREADS 1024
 #define KERNEL(name) extern "C" __global__ void __launch_bounds__(THREADS) name
-// Smaller blocks may have more registers to a thread.
+// Smaller blocks may use more registers per thread.
 #define KERNEL_256(name) extern "C" __global__ void __launch_bounds__(256) name
 
 typedef unsigned char u8;
@@ -16,24 +16,24 @@ typedef unsigned int u32;
 typedef unsigned long long u64;
 typedef long long i64;
 
-// The upper half of a float.
+// bf16 is the upper half of a float.
 struct bf16 {
   u16 bits;
 };
 
-// N numbers that are read and written at once.
+// N elements that are read and written at once.
 template <typename T, int N>
 struct alignas(sizeof(T) * N) Pack {
   T at[N];
 };
 
-// What is true of each type of activations.
+// The properties of each activation type.
 template <typename T>
 struct Of;
 
 template <>
 struct Of<float> {
-  // In 16 bytes, the most that a thread reads at once.
+  // The number of elements in 16 bytes, the most that a thread reads at once.
   enum { WIDTH = 4 };
   static __device__ __forceinline__ float read(float x) { return x; }
   static __device__ __forceinline__ float write(float x) { return x; }
@@ -44,7 +44,7 @@ template <>
 struct Of<bf16> {
   enum { WIDTH = 8 };
   static __device__ __forceinline__ float read(bf16 x) { return __uint_as_float((u32)x.bits << 16); }
-  // To the nearest, and to the even one of two; not-a-number stays so.
+  // Rounds to nearest, ties to even; NaN is kept.
   static __device__ __forceinline__ bf16 write(float x) {
     u32 bits = __float_as_uint(x);
     bool nan = (bits & 0x7fffffffu) > 0x7f800000u;
@@ -53,18 +53,18 @@ struct Of<bf16> {
     y.bits = (u16)(nan ? (bits >> 16) | 0x40u : rounded);
     return y;
   }
-  // Two units in the last place of f32 off, which eight bits do not show.
+  // The error of two units in the last place of f32 does not matter for eight bits.
   static __device__ __forceinline__ float divide(float a, float b) { return __fdividef(a, b); }
 };
 
-// i / d and i % d; in 32 bits where that does, which is several times as fast.
+// i / d and i % d, in 32 bits if possible, which is several times as fast.
 __device__ __forceinline__ u64 quotient(u64 i, u32 d) { return (i >> 32) == 0 ? (u64)((u32)i / d) : i / d; }
 
-// The first number that this thread of the grid works on, and the step to its next.
+// The first element of this thread in the grid, and the stride to the next.
 __device__ __forceinline__ u64 first_index() { return (u64)blockIdx.x * blockDim.x + threadIdx.x; }
 __device__ __forceinline__ u64 stride() { return (u64)gridDim.x * blockDim.x; }
 
-// The sum over the `team` neighbouring threads, a power of two up to 32, that this one is among; the same bits in each.
+// The sum over a team of neighbouring threads, a power of two up to 32; identical bits in each thread.
 __device__ __forceinline__ float sum_of_lanes(float x, u32 team) {
   for (u32 off = team / 2; off > 0; off /= 2) x += __shfl_xor_sync(0xffffffffu, x, off);
   return x;
@@ -83,8 +83,8 @@ __device__ __forceinline__ float max_of_lanes(float x) {
   return x;
 }
 
-// The sum over the block, whose threads are whole warps, in a fixed order; the same bits in each thread. `shared` has a
-// place for each warp, and is free again when all have returned.
+// The sum over the block, whose threads are whole warps, in a fixed order; identical bits in each thread. `shared` has
+// one element for each warp, and may be reused when all threads have returned.
 template <typename T>
 __device__ __forceinline__ T add_warps(T of_warp, T *shared) {
   u32 warps = blockDim.x / 32;

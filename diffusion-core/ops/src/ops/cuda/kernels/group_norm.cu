@@ -1,9 +1,9 @@
-// Group normalisation with its activation: a block of threads for each group of each image.
+// Group normalisation with an activation: one block of threads for each group of each image.
 //
-// Of each group three numbers are kept: its mean rounded to f32, what that leaves of the mean, and 1/σ. Where the spread
-// is small beside the mean, the second decides the digits of x - μ.
+// Three numbers are kept for each group: its mean rounded to f32, the rest of the mean, and 1/σ. If the spread is small
+// compared with the mean, the second determines the digits of x - μ.
 
-// Of a number of a group the channel, and the pixel in it.
+// The channel of an element of a group, and the pixel in it.
 struct Place {
   u32 channel, pixel;
 };
@@ -27,8 +27,8 @@ __device__ __forceinline__ Affine affine(const float *weight, const float *bias,
   return f;
 }
 
-// The group's numbers, N at once. They are read three times, which mostly is from the cache: of many blocks at work at once
-// each has its group in there.
+// The elements of the group, N at once. They are read three times, mostly from the cache, which holds the groups of all
+// blocks that run at the same time.
 template <typename T, int N, int ACTIVATION>
 __device__ __forceinline__ void normalize_group(T *y, float *stats, const T *x, const float *weight, const float *bias,
                                                 u32 size, u32 pixels, float eps, float *shared) {
@@ -44,7 +44,7 @@ __device__ __forceinline__ void normalize_group(T *y, float *stats, const T *x, 
     sum += of_pack;
   }
   float shift = sum_of_block(sum, shared) / (float)size;
-  // Of the differences from it, which are as small as the spread and so keep their digits.
+  // From the deviations, which are as small as the spread and so keep their digits.
   float left = 0.0f, squares = 0.0f;
 #pragma unroll 4
   for (u32 i = threadIdx.x; i < packs; i += threads) {
@@ -85,7 +85,7 @@ __device__ __forceinline__ void normalize_group(T *y, float *stats, const T *x, 
   }
 }
 
-// weight and bias: of channel c of image b at (b · channels + c) % period, where period is C or B·C.
+// weight and bias of channel c of image b are at (b · channels + c) % period, where period is C or B·C.
 template <typename T, int ACTIVATION>
 __device__ __forceinline__ void group_norm_as(T *y, float *stats, const T *x, const float *weight, const float *bias,
                                               u32 channels, u32 pixels, u32 period, float eps, u32 wide) {
@@ -124,9 +124,9 @@ KERNEL(group_norm_bf16)
   group_norm<bf16>(y, stats, x, weight, bias, channels, pixels, period, eps, activation, wide);
 }
 
-// The gradient. A team of neighbouring threads, a power of two of them, adds up one channel: Σ dz and Σ dz x̂, with dz the
-// gradient of what goes into the activation. Their sums over the group, times the weights, make dx in a second pass.
-// dweight and dbias are (B, C).
+// The gradient. A team of neighbouring threads, a power of two, sums one channel: Σ dz and Σ dz x̂, where dz is the
+// gradient of the activation's input. A second pass computes dx from their weighted sums over the group. dweight and
+// dbias are (B, C).
 template <typename T, int N, int ACTIVATION>
 __device__ __forceinline__ void group_slopes(T *dx, float *dweight, float *dbias, const T *x, const T *dy,
                                              const float *stats, const float *weight, const float *bias, u32 channels,
@@ -135,7 +135,7 @@ __device__ __forceinline__ void group_slopes(T *dx, float *dweight, float *dbias
   float shift = stats[0], rest = stats[1], rstd = stats[2];
   u32 threads = blockDim.x, teams = threads / team, packs = pixels / N;
   u32 mine = threadIdx.x / team, lane = threadIdx.x % team;
-  // Over the channels that this thread ends up with.
+  // Over the channels that this thread finishes.
   float by_mean = 0.0f, by_variance = 0.0f;
   for (u32 round = 0; round < channels; round += teams) {
     u32 channel = round + mine;
@@ -218,7 +218,8 @@ __device__ __forceinline__ void group_norm_back_as(T *dx, float *dweight, float 
   u32 first = (u32)(channel % period);
   const float *of_group = stats + 3 * (u64)blockIdx.x;
   if (wide)
-    // Four of either type: more images are divided by 4 than by 8, and here packs begin and end with a channel.
+    // Four elements of either type: more image sizes are divisible by 4 than by 8, and packs must start and end with a
+    // channel.
     group_slopes<T, 4, ACTIVATION>(dx + start, dweight + channel, dbias + channel, x + start, dy + start, of_group,
                                    weight + first, bias + first, channels, pixels, team, shared);
   else

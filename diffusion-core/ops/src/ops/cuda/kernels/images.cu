@@ -1,4 +1,4 @@
-// Images of a data set by their numbers: p / 127.5 - 1, to the bit as Dataset::images.
+// Loads images of a data set by index: p / 127.5 - 1, identical to Dataset::images to the bit.
 
 template <int N>
 __device__ __forceinline__ void images_by(float *y, const u8 *pixels, const u32 *indices, u64 length, u32 size, u32 count) {
@@ -11,7 +11,7 @@ __device__ __forceinline__ void images_by(float *y, const u8 *pixels, const u32 
 #pragma unroll
       for (int j = 0; j < N; j++) values.at[j] = __fsub_rn(__fdiv_rn((float)p.at[j], 127.5f), 1.0f);
     } else {
-      // There is no such image: that is to be seen.
+      // The image does not exist, which must be noticed.
 #pragma unroll
       for (int j = 0; j < N; j++) values.at[j] = __int_as_float(0x7fc00000);
     }

@@ -1,22 +1,23 @@
-// Normal numbers by Marsaglia's polar method from the bits of ChaCha8, as rng::Rng draws them one after the other.
+// Normal numbers by Marsaglia's polar method from the bits of ChaCha8, identical to those drawn sequentially by
+// rng::Rng.
 //
-// An attempt takes two uniform numbers, four words of the stream, and about four in five succeed. They are made in
-// parallel: each thread makes the attempts that begin in one block of 16 words, a first kernel counts the successes,
-// a second adds up the counts, and a third makes the attempts again and writes each success to its place.
+// An attempt takes two uniform numbers, which are four words of the stream; about four in five succeed. Attempts are
+// made in parallel: each thread makes those that start in one block of 16 words. A first kernel counts the successes, a
+// second sums the counts, and a third repeats the attempts and writes each success to its position.
 
-// Where a generator is: what Rng::state says, in device memory.
+// The state of a generator in device memory, as in Rng::state.
 struct Generator {
   u32 key[8];
   u64 stream;
-  // In words; always even.
+  // The position in words, always even.
   u64 position;
   double spare;
   u32 has_spare;
-  // Not 0 if once there were fewer successes than numbers asked for.
+  // Not 0 if there were fewer successes than requested numbers.
   u32 failed;
 };
 
-// What the draw in hand begins with, kept apart because its end is written over the beginning.
+// The initial state of the current draw, stored separately because the final state overwrites it.
 struct Draw {
   u64 position;
   u64 pairs;
@@ -74,14 +75,14 @@ struct Attempt {
   bool good;
 };
 
-// The attempts that begin in this thread's block of words, and how many succeed. `shared` has a pair of words for each
-// thread; all threads of the block must come here.
+// The attempts that start in this thread's block of words, and the number of successes. `shared` has a pair of words
+// for each thread; all threads of the block must call this.
 __device__ __forceinline__ u32 attempts(const Generator *g, u64 position, u64 planned, Attempt *result, u32 *shared) {
   u64 chunk = first_index(), block = position / 16 + chunk;
   u32 offset = (u32)(position % 16), begin = offset % 4;
   u32 words[18];
   chacha8(g->key, g->stream, block, words);
-  // Not all blocks begin with an attempt: then the last one goes on in the next block, which is that of the next thread.
+  // An attempt may extend into the next block, which belongs to the next thread.
   if (begin) {
     shared[2 * threadIdx.x] = words[0];
     shared[2 * threadIdx.x + 1] = words[1];
@@ -116,7 +117,7 @@ __device__ __forceinline__ u32 attempts(const Generator *g, u64 position, u64 pl
 
 __device__ __forceinline__ u64 pairs_of(u64 count, u32 has_spare) { return (count - (has_spare ? 1 : 0) + 1) / 2; }
 
-// counts[block] = how many attempts of this block of threads succeed.
+// counts[block] = number of successful attempts of this block of threads.
 KERNEL_256(normals_count)(u32 *counts, const Generator *g, u64 planned) {
   __shared__ u32 shared[2 * BLOCK_THREADS];
   Attempt tried[ATTEMPTS];
@@ -132,10 +133,10 @@ KERNEL_256(normals_count)(u32 *counts, const Generator *g, u64 planned) {
   }
 }
 
-// starts[i] = counts[0] + … + counts[i - 1], by one block of threads. Says whether there are enough.
+// starts[i] = counts[0] + … + counts[i - 1], by one block of threads. Reports whether there are enough successes.
 KERNEL(normals_scan)(u64 *starts, Draw *draw, const u32 *counts, u32 blocks, Generator *g, u64 count) {
   __shared__ u64 shared[THREADS];
-  // Each thread adds up neighbouring counts.
+  // Each thread sums neighbouring counts.
   u32 each = (blocks + blockDim.x - 1) / blockDim.x, from = threadIdx.x * each;
   u64 sum = 0;
   for (u32 i = from; i < from + each && i < blocks; i++) sum += counts[i];
@@ -168,7 +169,7 @@ KERNEL_256(normals_write)(float *out, const u64 *starts, const Draw *draw, Gener
   Draw d = *draw;
   Attempt tried[ATTEMPTS];
   u32 good = attempts(g, d.position, planned, tried, shared);
-  // The successes of the threads before this one.
+  // The successes of the previous threads.
   __syncthreads();
   shared[threadIdx.x] = good;
   __syncthreads();
@@ -190,7 +191,8 @@ KERNEL_256(normals_write)(float *out, const u64 *starts, const Draw *draw, Gener
     out[at] = (float)first;
     if (at + 1 < count) out[at + 1] = (float)second;
     if (++pair == d.pairs) {
-      // The last: the generator goes on behind it. No other thread reads these any more: they have d.
+      // The last number: the generator continues after it. No other thread reads these values any more, since all have
+      // d.
       u64 index = ATTEMPTS * chunk + k - d.position % 16 / 4;
       g->position = d.position + 4 * (index + 1);
       g->has_spare = at + 1 < count ? 0 : 1;

@@ -1,36 +1,36 @@
-// One step of training, over all parameters of a network at once: the norm of the gradient, AdamW, the running average.
-// The arithmetic is that of train::AdamW and train::Ema on the CPU, operation by operation.
+// One training step over all parameters of a network at once: gradient norm, AdamW, EMA. The arithmetic equals that of
+// train::AdamW and train::Ema on the CPU, operation by operation.
 
 struct Parameter {
   float *theta;
-  // Null: no gradient in this step, and theta stays.
+  // Null if there is no gradient in this step; then theta is unchanged.
   const float *gradient;
   float *m;
   float *v;
-  // Null: there is no running average.
+  // Null if there is no EMA.
   float *average;
   u64 length;
-  // lr / (1-β₁ᵏ) and √(1-β₂ᵏ), for the k that this parameter has come to.
+  // lr / (1-β₁ᵏ) and √(1-β₂ᵏ) for this parameter's number of updates k.
   float step_size;
   float correction;
 };
 
-// Some neighbouring numbers of a parameter: those from CHUNK · chunk on.
+// Some contiguous elements of a parameter, from CHUNK · chunk on.
 struct Chunk {
   u32 parameter;
   u32 chunk;
 };
 
-// How the step went.
+// The result of the step.
 struct Outcome {
-  // Σ g² over all gradients as they are, and its square root.
+  // Σ g² over all gradients before clipping, and its square root.
   double squares;
   double norm;
-  // What the gradients are multiplied by to clip them.
+  // The factor that clips the gradients.
   double clip;
-  // The last step that was done, the first being 1.
+  // The last step taken, counted from 1.
   u32 step;
-  // Not 0: the step that met a number that is not finite. It and all later ones have changed nothing.
+  // If not 0, the step that met a number that is not finite. It and all later steps change nothing.
   u32 failed;
 };
 
@@ -62,7 +62,7 @@ KERNEL_256(squares_of_chunks)(double *sums, const Parameter *parameters, const C
   if (threadIdx.x == 0) sums[blockIdx.x] = sum;
 }
 
-// By one block of threads. `loss` may be null.
+// Run by one block of threads. `loss` may be null.
 KERNEL(judge)(Outcome *outcome, const double *sums, u32 count, const float *loss, double max_norm, u32 step) {
   __shared__ double shared[32];
   double sum = 0.0;
@@ -80,7 +80,7 @@ KERNEL(judge)(Outcome *outcome, const double *sums, u32 count, const float *loss
   }
 }
 
-// a + w (b - a), from the nearer end.
+// a + w (b - a), computed from the nearer end.
 __device__ __forceinline__ float lerp_rn(float a, float b, float w) {
   float difference = __fsub_rn(b, a);
   return __fadd_rn(w, w) < 1.0f ? __fadd_rn(a, __fmul_rn(w, difference))
@@ -121,7 +121,7 @@ __device__ __forceinline__ void update_by(const Parameter &p, u64 from, u32 leng
   }
 }
 
-// θ, m, v and the average in one pass. `share` is what a gradient counts for beside the clipping.
+// θ, m, v and the average in one pass. `share` is the factor of the gradients besides clipping.
 KERNEL_256(update)
 (const Parameter *parameters, const Chunk *chunks, const Outcome *outcome, double share, float mean_weight, float beta2,
  float square_weight, float keep, float eps, float average_weight) {

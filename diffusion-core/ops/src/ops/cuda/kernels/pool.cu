@@ -1,12 +1,13 @@
-// One number for each size × size square of pixels. Rows and columns left over belong to no square: their gradient is 0.
+// Pooling: one value for each size × size square of pixels. Remaining rows and columns belong to no square and have
+// gradient 0.
 
-// Where in x the square of y's number i begins: y is (planes, rows, columns), x (planes, height, width).
+// The start in x of the square of element i of y; y is (planes, rows, columns), x (planes, height, width).
 __device__ __forceinline__ u64 square(u64 i, u32 height, u32 width, u32 rows, u32 columns, u32 size) {
   u64 row = quotient(i, columns), plane = quotient(row, rows);
   return (plane * height + (row - plane * rows) * size) * width + (i - row * columns) * size;
 }
 
-// Of the numbers of a square the place, row by row, of the largest: the first of equals, and any NaN.
+// The position in row order of the maximum of a square: the first of equal elements, or any NaN.
 template <typename T>
 __device__ __forceinline__ u32 largest(const T *x, u32 width, u32 size, float &most) {
   u32 first = 0;
@@ -40,7 +41,7 @@ __device__ __forceinline__ void pool(T *y, const T *x, u64 length, u32 height, u
   }
 }
 
-// By the numbers of x: each looks for its square.
+// One thread for each element of x, which finds its square.
 template <typename T>
 __device__ __forceinline__ void pool_back(T *dx, const T *x, const T *dy, u64 length, u32 height, u32 width, u32 rows,
                                           u32 columns, u32 size, u32 mean) {

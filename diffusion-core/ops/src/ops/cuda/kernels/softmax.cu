@@ -1,4 +1,4 @@
-// softmax(scale · x) of each row: by a warp, several rows to a block, or one row by all of a block.
+// softmax(scale · x) of each row: one row per warp with several warps in a block, or one row per block.
 
 __device__ __forceinline__ float max_of_block(float x, float *shared) {
   x = max_of_lanes(x);
@@ -9,7 +9,7 @@ __device__ __forceinline__ float max_of_block(float x, float *shared) {
   return max_of_lanes(x);
 }
 
-// Each thread reads its numbers three times, from the cache after the first.
+// Each thread reads its elements three times, after the first time from the cache.
 template <typename T, int N>
 __device__ __forceinline__ void softmax_row(T *y, const T *x, u32 length, bool here, float scale, u32 lane, u32 team,
                                             float *shared) {

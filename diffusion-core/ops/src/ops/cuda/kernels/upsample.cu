@@ -1,6 +1,6 @@
-// Images of twice the height and width, each pixel four times. N neighbours of a row are read at once, where N divides
-// the width. With the row and the place in it, (r, j), of a pixel, its index is r·W + j and that of the first of the four
-// 4 r W + 2 j. Of N = 1 nothing is assumed of the addresses.
+// 2× nearest-neighbour upsampling. N neighbours of a row are read at once, where N divides the width. The pixel at
+// column j of row r has index r·W + j, and the first of its four copies 4 r W + 2 j. With N = 1, addresses may have any
+// alignment.
 
 template <typename T, int N>
 __device__ __forceinline__ void upsample_by(T *y, const T *x, u64 length, u32 width) {
@@ -26,7 +26,7 @@ __device__ __forceinline__ void upsample_back_by(T *dx, const T *dy, u64 length,
   const int EACH = N == 1 ? 1 : 2 * N;
   for (u64 i = first_index(); i < length / N; i += stride()) {
     u64 row = quotient(i * N, width), top = 2 * (i * N) + 2 * row * width;
-    // N == 1: two numbers each; else one pack.
+    // N == 1: two elements each; otherwise one pack.
     float a[2 * N], b[2 * N];
 #pragma unroll
     for (int k = 0; k < 2 * N; k += EACH) {

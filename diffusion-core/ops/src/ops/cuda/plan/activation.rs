@@ -1,11 +1,11 @@
-//! An activation, each number by itself.
+//! Element-wise activations.
 
 use super::super::launch::{Argument::*, Launch, Real, aligned, product};
 use super::number;
 use crate::ops::Activation;
 use candle_core::Result;
 
-/// The operation: of `length` numbers.
+/// The operation on `length` elements.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Pointwise {
     pub(in crate::ops) real: Real,
@@ -17,7 +17,7 @@ impl Pointwise {
     /// Writes y, which may be x.
     ///
     /// # Errors
-    /// There are no numbers.
+    /// There are no elements.
     pub(in crate::ops) fn forward(&self, x: u64, y: u64) -> Result<Vec<Launch>> {
         let kernel = self.real.pick("activate_f32", "activate_bf16");
         self.launch(kernel, &[y, x])
@@ -26,7 +26,7 @@ impl Pointwise {
     /// Writes dx, which may be dy.
     ///
     /// # Errors
-    /// There are no numbers.
+    /// There are no elements.
     pub(in crate::ops) fn backward(&self, x: u64, dy: u64, dx: u64) -> Result<Vec<Launch>> {
         let kernel = self.real.pick("activate_back_f32", "activate_back_bf16");
         self.launch(kernel, &[dx, x, dy])

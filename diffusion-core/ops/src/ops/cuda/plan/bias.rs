@@ -3,7 +3,7 @@
 use super::super::launch::{Argument::*, Launch, Real, aligned, check, product};
 use candle_core::Result;
 
-/// The operation: y (B, C, pixels) plus a number for each channel, (C,) or (B, C).
+/// The operation: adds a bias per channel, (C,) or (B, C), to y (B, C, pixels).
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Bias {
     pub(in crate::ops) real: Real,
@@ -17,7 +17,7 @@ pub(in crate::ops) struct Bias {
 }
 
 impl Bias {
-    /// How many f32 the backward pass needs beside its result.
+    /// The f32 scratch elements that the backward pass needs.
     pub(in crate::ops) fn scratch(&self) -> usize {
         match self.by_image {
             true => 0,
@@ -28,7 +28,7 @@ impl Bias {
     /// Adds `bias`, f32, to y in place.
     ///
     /// # Errors
-    /// Dimensions of 0 or too large.
+    /// A dimension is 0 or too large.
     pub(in crate::ops) fn forward(&self, y: u64, bias: u64) -> Result<Vec<Launch>> {
         let (rows, length) = self.check()?;
         let period = if self.by_image { rows } else { self.channels };
@@ -48,10 +48,10 @@ impl Bias {
         )?])
     }
 
-    /// Writes dbias, f32 in the shape of the bias, from dy; `scratch` is [`Bias::scratch`] numbers of f32.
+    /// Writes dbias, f32 in the shape of the bias, from dy; `scratch` has [`Bias::scratch`] f32 elements.
     ///
     /// # Errors
-    /// As [`Bias::forward`].
+    /// See [`Bias::forward`].
     pub(in crate::ops) fn backward(&self, dy: u64, dbias: u64, scratch: u64) -> Result<Vec<Launch>> {
         let (rows, _) = self.check()?;
         let width = self.real.width();
@@ -77,7 +77,7 @@ impl Bias {
         Ok(launches)
     }
 
-    /// How many channels of images, and how many numbers.
+    /// The number of channels over all images, and of elements.
     fn check(&self) -> Result<(usize, usize)> {
         const OP: &str = "bias";
         let Self { batch, channels, pixels, .. } = *self;
@@ -88,7 +88,8 @@ impl Bias {
     }
 }
 
-/// Blocks and threads for `rows` rows of `length` numbers, and whether a row is for a whole block rather than for a warp.
+/// Blocks and threads for `rows` rows of `length` elements, and whether a whole block processes a row instead of a
+/// warp.
 pub(super) fn teams(rows: usize, length: usize) -> (usize, u32, bool) {
     if length <= 2048 {
         return (rows.div_ceil(8).min(1 << 16), 256, false);
@@ -97,7 +98,8 @@ pub(super) fn teams(rows: usize, length: usize) -> (usize, u32, bool) {
     (rows.min(1 << 16), threads, true)
 }
 
-/// The sums over the rows of a matrix (rows, columns) of f32, `(to, from)`, and perhaps of another of the same shape.
+/// The sums over the rows of a matrix (rows, columns) of f32, `(to, from)`, and optionally of another of the same
+/// shape.
 pub(super) fn column_sums(
     (rows, columns): (usize, usize),
     (to, from): (u64, u64),

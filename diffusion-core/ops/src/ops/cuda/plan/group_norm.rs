@@ -1,11 +1,11 @@
-//! Group normalisation with its activation.
+//! Group normalisation with an activation.
 
 use super::super::launch::{Argument::*, Launch, Real, aligned, check, product};
 use super::{bias::column_sums, number};
 use crate::ops::Activation;
 use candle_core::{Result, bail};
 
-/// The operation: of x (B, C, pixels), with a weight and a bias for each channel.
+/// The operation on x (B, C, pixels), with a weight and a bias for each channel.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct GroupNorm {
     pub(in crate::ops) real: Real,
@@ -25,11 +25,11 @@ pub(in crate::ops) struct GroupNorm {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Forward {
     pub(in crate::ops) x: u64,
-    /// f32, as are all but x, y and their gradients.
+    /// f32, as everything except x, y and their gradients.
     pub(in crate::ops) weight: u64,
     pub(in crate::ops) bias: u64,
     pub(in crate::ops) y: u64,
-    /// Written, [`GroupNorm::stats`] numbers: what the backward pass needs to know.
+    /// Output: [`GroupNorm::stats`] elements for the backward pass.
     pub(in crate::ops) stats: u64,
 }
 
@@ -42,20 +42,21 @@ pub(in crate::ops) struct Backward {
     pub(in crate::ops) stats: u64,
     pub(in crate::ops) dy: u64,
     pub(in crate::ops) dx: u64,
-    /// Written, f32 in the shape of weight.
+    /// Output: f32 in the shape of weight.
     pub(in crate::ops) dweight: u64,
     pub(in crate::ops) dbias: u64,
-    /// [`GroupNorm::scratch`] numbers of f32.
+    /// [`GroupNorm::scratch`] f32 elements.
     pub(in crate::ops) scratch: u64,
 }
 
 impl GroupNorm {
-    /// How many f32 the stats are: of each group of each image its mean, rounded, what that leaves of the mean, and 1/σ.
+    /// The f32 elements of the statistics: for each group of each image the rounded mean, the rest of the mean, and
+    /// 1/σ.
     pub(in crate::ops) fn stats(&self) -> usize {
         3 * self.batch * self.groups
     }
 
-    /// How many f32 the backward pass needs beside its results.
+    /// The f32 scratch elements that the backward pass needs.
     pub(in crate::ops) fn scratch(&self) -> usize {
         match self.by_image {
             true => 0,
@@ -64,7 +65,7 @@ impl GroupNorm {
     }
 
     /// # Errors
-    /// Dimensions of 0, groups that do not divide the channels, or a group of 2³¹ numbers.
+    /// A dimension is 0, the groups do not divide the channels, or a group has 2³¹ elements.
     pub(in crate::ops) fn forward(&self, at: &Forward) -> Result<Vec<Launch>> {
         let size = self.check()?;
         let wide = size.is_multiple_of(self.real.width()) && aligned(&[at.x, at.y]);
@@ -72,7 +73,7 @@ impl GroupNorm {
         Ok(vec![Launch::new(
             self.real.pick("group_norm_f32", "group_norm_bf16"),
             (self.batch * self.groups, 1),
-            // Of large groups several packs to a thread, so that a barrier is not for little.
+            // Several packs per thread for large groups, so that a barrier pays off.
             threads(packs.div_ceil(2), 512),
             vec![
                 Pointer(at.y),
@@ -91,10 +92,10 @@ impl GroupNorm {
     }
 
     /// # Errors
-    /// As [`GroupNorm::forward`].
+    /// See [`GroupNorm::forward`].
     pub(in crate::ops) fn backward(&self, at: &Backward) -> Result<Vec<Launch>> {
         let size = self.check()?;
-        // Packs of four numbers, which begin and end with a channel.
+        // Packs of four elements that start and end with a channel.
         let wide = self.pixels.is_multiple_of(4) && aligned(&[at.x, at.dy, at.dx]);
         let packs = if wide { 4 } else { 1 };
         let rows = self.batch * self.channels;
@@ -103,7 +104,7 @@ impl GroupNorm {
             false => (at.scratch, at.scratch + 4 * rows as u64),
         };
         let threads = threads((size / packs).div_ceil(2), 512);
-        // As many threads to a channel as leave some to the other channels, each with a few packs.
+        // As many threads per channel as leave some for the other channels, each with a few packs.
         let team = (self.pixels / packs).div_ceil(2).next_power_of_two();
         let most = 1 << threads.ilog2();
         let team = (team as u32).clamp(1, most);
@@ -139,7 +140,7 @@ impl GroupNorm {
         Ok(launches)
     }
 
-    /// After how many channels, over all images, weights begin again.
+    /// The number of channels, over all images, after which the weights repeat.
     fn period(&self) -> usize {
         match self.by_image {
             true => self.batch * self.channels,
@@ -162,7 +163,7 @@ impl GroupNorm {
     }
 }
 
-/// Whole warps for `work` packs of numbers: four at least if there is work for them, `most` at most.
+/// Whole warps for `work` packs of elements: at least four if there is work for them, at most `most`.
 fn threads(work: usize, most: u32) -> u32 {
     work.min(most as usize).next_multiple_of(32) as u32
 }

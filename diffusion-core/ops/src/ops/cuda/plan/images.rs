@@ -1,9 +1,9 @@
-//! Images of a data set that is on the device.
+//! Loading images of a data set in device memory.
 
 use super::super::launch::{Argument::*, Launch, aligned, check, product};
 use candle_core::Result;
 
-/// The operation: of `count` images of `size` bytes those with `batch` numbers, as f32 in \[−1, 1\].
+/// The operation: selects `batch` of `count` images of `size` bytes, as f32 in \[−1, 1\].
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Images {
     pub(in crate::ops) count: usize,
@@ -13,11 +13,11 @@ pub(in crate::ops) struct Images {
 }
 
 impl Images {
-    /// Writes y (batch, size), f32, from `pixels` (count, size), u8, and `indices` (batch,), u32. An image of a number that
+    /// Writes y (batch, size), f32, from `pixels` (count, size), u8, and `indices` (batch,), u32. An image whose index
     /// is not below `count` becomes NaN.
     ///
     /// # Errors
-    /// Dimensions of 0 or too large.
+    /// A dimension is 0 or too large.
     pub(in crate::ops) fn forward(&self, pixels: u64, indices: u64, y: u64) -> Result<Vec<Launch>> {
         const OP: &str = "images";
         check(OP, &[("count", self.count), ("size", self.size)])?;

@@ -1,5 +1,5 @@
-//! What to start for each operation. Addresses are those of contiguous tensors on the device; outputs are written whole
-//! unless a comment says otherwise. Addresses may be of any element; those of 16 bytes are faster.
+//! The launches of each operation. Addresses are those of contiguous tensors on the device; outputs are written
+//! completely unless a comment says otherwise. Addresses may have any alignment; multiples of 16 bytes are faster.
 
 pub(in crate::ops) mod activation;
 pub(in crate::ops) mod bias;
@@ -13,7 +13,7 @@ pub(in crate::ops) mod upsample;
 
 use crate::ops::Activation;
 
-/// The number of an activation in the kernels.
+/// The code of an activation in the kernels.
 fn number(activation: Activation) -> u32 {
     match activation {
         Activation::None => 0,

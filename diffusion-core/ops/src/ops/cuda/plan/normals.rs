@@ -1,40 +1,40 @@
-//! Normal numbers, those of [`Rng`](crate::rng::Rng) and no others.
+//! Normal numbers, identical to those of [`Rng`](crate::rng::Rng).
 
 use super::super::launch::{Argument::*, Launch, product};
 use crate::rng::RngState;
 use candle_core::{Result, bail};
 
-/// Threads of a block, and the attempts of a thread.
+/// Threads of a block, and attempts of a thread.
 const THREADS: usize = 256;
 const ATTEMPTS: usize = 4;
-/// Bytes of what a draw begins with, at the end of the scratch.
+/// The bytes of the initial state of a draw, at the end of the scratch memory.
 const DRAW: usize = 32;
 
-/// A generator in device memory, in this layout.
+/// A generator in device memory, with this layout.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::ops) struct Generator {
     pub(in crate::ops) key: [u32; 8],
     pub(in crate::ops) stream: u64,
-    /// In words; even.
+    /// The position in words; even.
     pub(in crate::ops) position: u64,
     pub(in crate::ops) spare: f64,
     /// 1 if `spare` is the next number.
     pub(in crate::ops) has_spare: u32,
-    /// Not 0 if once there were too few attempts for the numbers asked for, which then were not all written: a fault of the
-    /// plan, or a miracle.
+    /// Not 0 if the attempts did not suffice for the requested numbers, which then were not all written: an error in
+    /// the plan, or an extremely rare event.
     pub(in crate::ops) failed: u32,
 }
 
 impl Generator {
-    /// Where `state` is.
+    /// Converts a state of the CPU's generator.
     ///
     /// # Errors
-    /// It has come to 2⁶⁴ words, or is between the halves of a number.
+    /// The position exceeds 2⁶⁴ words, or is between the halves of a number.
     pub(in crate::ops) fn new(state: &RngState) -> Result<Self> {
         let position = match u64::try_from(state.position) {
             Ok(position) if position.is_multiple_of(2) => position,
-            _ => bail!("normals: a generator at word {} cannot go on on a GPU", state.position),
+            _ => bail!("normals: a generator at word {} cannot be continued on a GPU", state.position),
         };
         let (words, _) = state.key.as_chunks::<4>();
         let mut key = [0; 8];
@@ -51,13 +51,13 @@ impl Generator {
         })
     }
 
-    /// For [`Rng::from_state`](crate::rng::Rng::from_state).
+    /// Converts back for [`Rng::from_state`](crate::rng::Rng::from_state).
     ///
     /// # Errors
     /// The generator has failed.
     pub(in crate::ops) fn state(&self) -> Result<RngState> {
         if self.failed != 0 {
-            bail!("normals: too few numbers were made")
+            bail!("normals: too few numbers were generated")
         }
         let mut key = [0; 32];
         for (to, from) in key.chunks_exact_mut(4).zip(self.key) {
@@ -72,15 +72,15 @@ impl Generator {
     }
 }
 
-/// The operation: the next `count` numbers.
+/// The operation: generates the next `count` numbers.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Normals {
     pub(in crate::ops) count: usize,
 }
 
 impl Normals {
-    /// How many attempts are made for the pairs. One succeeds with probability π/4; the mean number for the pairs, 12 of its
-    /// standard deviations more, and some.
+    /// The number of attempts for the pairs. One attempt succeeds with probability π/4; this is the expected number
+    /// plus 12 standard deviations, and some more.
     fn attempts(&self) -> usize {
         let pairs = self.count.div_ceil(2) as f64;
         let success = std::f64::consts::FRAC_PI_4;
@@ -89,24 +89,24 @@ impl Normals {
     }
 
     fn blocks(&self) -> usize {
-        // The first attempt may begin anywhere in the first thread's words.
+        // The first attempt may start at any word of the first thread.
         (self.attempts() + ATTEMPTS).div_ceil(THREADS * ATTEMPTS)
     }
 
-    /// How many bytes of scratch it needs, at an address that is a multiple of 8.
+    /// The bytes of scratch memory, at an address that is a multiple of 8.
     pub(in crate::ops) fn scratch(&self) -> usize {
-        // A start, of 8 bytes, and a count, of 4, for each block.
+        // A start of 8 bytes and a count of 4 bytes for each block.
         self.blocks() * 12 + DRAW
     }
 
-    /// Writes `count` f32 to `out`, and to `generator`, a [`Generator`], where it is after that.
+    /// Writes `count` f32 to `out`, and updates `generator`, a [`Generator`].
     ///
     /// # Errors
     /// `count` is 0 or too large.
     pub(in crate::ops) fn forward(&self, generator: u64, out: u64, scratch: u64) -> Result<Vec<Launch>> {
         product("normals", &[self.count, 64])?;
         if self.count == 0 {
-            bail!("normals: none is asked for")
+            bail!("normals: count is 0")
         }
         self.launches(self.attempts(), generator, out, scratch)
     }
@@ -134,7 +134,7 @@ impl Normals {
         ])
     }
 
-    /// As [`Normals::forward`] with so few attempts that they do not suffice.
+    /// [`Normals::forward`] with too few attempts.
     #[cfg(test)]
     pub(in crate::ops::cuda) fn too_few(&self, generator: u64, out: u64, scratch: u64) -> Result<Vec<Launch>> {
         self.launches(self.count / 2, generator, out, scratch)

@@ -1,30 +1,30 @@
-//! A step of the optimiser over all parameters of a network at once.
+//! An optimiser step over all parameters of a network at once.
 
 use super::super::launch::{Argument::*, Launch};
 use candle_core::{Result, bail};
 
-/// How many numbers of a parameter a block of threads takes; the kernels know it too.
+/// The number of elements of a parameter for a block of threads; the kernels use the same value.
 const CHUNK: u64 = 8192;
 
-/// A parameter: a row of the table in device memory, in this layout. All addresses are of f32.
+/// A parameter: a row of the table in device memory, with this layout. All addresses refer to f32.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::ops) struct Parameter {
     pub(in crate::ops) theta: u64,
-    /// 0: it has none in this step, and θ, m and v stay.
+    /// 0 if there is no gradient in this step; then θ, m and v are unchanged.
     pub(in crate::ops) gradient: u64,
     pub(in crate::ops) m: u64,
     pub(in crate::ops) v: u64,
-    /// 0: it has no running average.
+    /// 0 if there is no EMA.
     pub(in crate::ops) average: u64,
     pub(in crate::ops) length: u64,
-    /// lr / (1−β₁ᵏ), with k the number of gradients that this parameter has had, this one included.
+    /// lr / (1−β₁ᵏ), where k is the number of updates of this parameter, including this one.
     pub(in crate::ops) step_size: f32,
     /// √(1−β₂ᵏ)
     pub(in crate::ops) correction: f32,
 }
 
-/// Some neighbouring numbers of a parameter.
+/// Some contiguous elements of a parameter.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::ops) struct Chunk {
@@ -32,7 +32,7 @@ pub(in crate::ops) struct Chunk {
     chunk: u32,
 }
 
-/// How a step went, in device memory, in this layout; to begin with all 0.
+/// The result of a step, in device memory, with this layout; initially all 0.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(in crate::ops) struct Outcome {
@@ -42,13 +42,14 @@ pub(in crate::ops) struct Outcome {
     pub(in crate::ops) norm: f64,
     /// The factor that clips the gradients.
     pub(in crate::ops) clip: f64,
-    /// The last step that was done, counted from 1.
+    /// The last step taken, counted from 1.
     pub(in crate::ops) step: u32,
-    /// Not 0: the step, counted from 1, in which the norm or the loss was not finite. It and all later ones change nothing.
+    /// If not 0, the step, counted from 1, in which the norm or the loss was not finite. It and all later steps change
+    /// nothing.
     pub(in crate::ops) failed: u32,
 }
 
-/// The chunks of all parameters, of these lengths: a table to be put into device memory once.
+/// The chunks of all parameters with these lengths: a table that is copied to device memory once.
 ///
 /// # Errors
 /// There are no parameters, or they are too large.
@@ -60,30 +61,30 @@ pub(in crate::ops) fn chunks(lengths: &[usize]) -> Result<Vec<Chunk>> {
             (Ok(parameter), Ok(count)) => {
                 chunks.extend((0..count).map(|chunk| Chunk { parameter, chunk }));
             }
-            _ => bail!("parameters: {length} numbers are too many"),
+            _ => bail!("parameters: {length} elements are too many"),
         }
     }
     if chunks.is_empty() || i32::try_from(chunks.len()).is_err() {
-        bail!("parameters: there are {} chunks of them; they must be some, and fewer than 2³¹", chunks.len())
+        bail!("parameters: there are {} chunks of them; there must be at least 1 and fewer than 2³¹", chunks.len())
     }
     Ok(chunks)
 }
 
-/// The operation, on the tables of [`Parameter`]s and of [`Chunk`]s in device memory.
+/// The operation on the tables of [`Parameter`]s and [`Chunk`]s in device memory.
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Parameters {
     pub(in crate::ops) parameters: u64,
     pub(in crate::ops) chunks: u64,
-    /// How many chunks there are.
+    /// The number of chunks.
     pub(in crate::ops) count: usize,
     /// The address of an [`Outcome`].
     pub(in crate::ops) outcome: u64,
 }
 
-/// What is the same for all parameters in one update.
+/// The values that are the same for all parameters in one update.
 #[derive(Clone, Copy, Debug)]
 pub struct Update {
-    /// What the gradients are multiplied by beside the clipping: 1/n for n accumulated batches.
+    /// The factor of the gradients besides clipping: 1/n for n accumulated batches.
     pub share: f64,
     /// β₁
     pub beta1: f64,
@@ -93,19 +94,19 @@ pub struct Update {
     pub keep: f64,
     /// ε
     pub eps: f64,
-    /// 1 − d, with d the decay of the running average in this step.
+    /// 1 − d, where d is the decay of the EMA in this step.
     pub average_weight: f64,
 }
 
 impl Parameters {
-    /// How many f64 of scratch [`Parameters::judge`] needs.
+    /// The f64 scratch elements that [`Parameters::judge`] needs.
     pub(in crate::ops) fn scratch(&self) -> usize {
         self.count
     }
 
-    /// Finds the norm of all gradients, and how it is to be clipped to `max_norm`, as `clip_grad_norm` does; infinity leaves
-    /// them as they are. Says so in the outcome, or that step `step`, counted from 1, has failed: if the norm is not finite,
-    /// or the f32 at `loss`, unless that is 0.
+    /// Computes the norm of all gradients and the factor that clips it to `max_norm`, as `clip_grad_norm` does;
+    /// infinity clips nothing. Writes them to the outcome, or marks step `step`, counted from 1, as failed if the norm
+    /// or the f32 at `loss` (unless that is 0) is not finite.
     ///
     /// # Errors
     /// There are no chunks, `max_norm` is not positive, or `step` is 0.
@@ -136,7 +137,7 @@ impl Parameters {
         ])
     }
 
-    /// AdamW and then the running average, after [`Parameters::judge`]; nothing if the outcome says that it has failed.
+    /// AdamW and then the EMA, after [`Parameters::judge`]; does nothing if the outcome is marked as failed.
     ///
     /// # Errors
     /// There are no chunks.

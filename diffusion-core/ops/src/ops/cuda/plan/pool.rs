@@ -1,4 +1,4 @@
-//! One number for each square of pixels.
+//! Pooling: one value for each square of pixels.
 
 use super::super::launch::{Argument::*, Launch, Real, check, product};
 use candle_core::{Result, bail};
@@ -10,24 +10,24 @@ pub(in crate::ops) struct Pool {
     pub(in crate::ops) planes: usize,
     pub(in crate::ops) height: usize,
     pub(in crate::ops) width: usize,
-    /// The height and width of a square, and the step from one to the next.
+    /// The side of a square, and the stride.
     pub(in crate::ops) size: usize,
-    /// The mean rather than the largest.
+    /// Whether to compute the mean instead of the maximum.
     pub(in crate::ops) mean: bool,
 }
 
 impl Pool {
     /// # Errors
-    /// Dimensions of 0 or too large, an image smaller than a square.
+    /// A dimension is 0 or too large, or the image is smaller than a square.
     pub(in crate::ops) fn forward(&self, x: u64, y: u64) -> Result<Vec<Launch>> {
         let (rows, columns) = self.check()?;
         self.launch(self.real.pick("pool_f32", "pool_bf16"), &[y, x], self.planes * rows * columns)
     }
 
-    /// Writes dx; x is only looked at for the largest.
+    /// Writes dx; x is only read for the maximum.
     ///
     /// # Errors
-    /// As [`Pool::forward`].
+    /// See [`Pool::forward`].
     pub(in crate::ops) fn backward(&self, x: u64, dy: u64, dx: u64) -> Result<Vec<Launch>> {
         self.check()?;
         self.launch(
@@ -51,14 +51,14 @@ impl Pool {
         Ok(vec![Launch::over(length, kernel, arguments)?])
     }
 
-    /// Rows and columns of y.
+    /// The rows and columns of y.
     fn check(&self) -> Result<(usize, usize)> {
         const OP: &str = "pool";
         let Self { planes, height, width, size, .. } = *self;
         check(OP, &[("planes", planes), ("height", height), ("width", width), ("size", size)])?;
         product(OP, &[planes, height, width])?;
         if height < size || width < size || size > 1 << 15 {
-            bail!("{OP}: there is no square of {size}×{size} in an image of {height}×{width}")
+            bail!("{OP}: an image of {height}×{width} has no square of {size}×{size}")
         }
         Ok((height / size, width / size))
     }

@@ -4,7 +4,7 @@ use super::super::launch::{Argument::*, Launch, Real, aligned, check, product};
 use super::bias::teams;
 use candle_core::Result;
 
-/// The operation: softmax(scale · x) over each of the rows of x (rows, length).
+/// The operation: softmax(scale · x) over each row of x (rows, length).
 #[derive(Clone, Copy, Debug)]
 pub(in crate::ops) struct Softmax {
     pub(in crate::ops) real: Real,
@@ -17,7 +17,7 @@ impl Softmax {
     /// Writes y, which may be x.
     ///
     /// # Errors
-    /// Dimensions of 0 or too large.
+    /// A dimension is 0 or too large.
     pub(in crate::ops) fn forward(&self, x: u64, y: u64) -> Result<Vec<Launch>> {
         self.launch(self.real.pick("softmax_f32", "softmax_bf16"), &[y, x])
     }
@@ -25,7 +25,7 @@ impl Softmax {
     /// Writes dx, which may be dy: scale · y (dy − Σ y dy).
     ///
     /// # Errors
-    /// As [`Softmax::forward`].
+    /// See [`Softmax::forward`].
     pub(in crate::ops) fn backward(&self, y: u64, dy: u64, dx: u64) -> Result<Vec<Launch>> {
         let kernel = self.real.pick("softmax_back_f32", "softmax_back_bf16");
         self.launch(kernel, &[dx, y, dy])

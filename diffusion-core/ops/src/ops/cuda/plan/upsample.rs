@@ -1,4 +1,4 @@
-//! Each pixel four times.
+//! 2× nearest-neighbour upsampling.
 
 use super::super::launch::{Argument::*, Launch, Real, aligned, check, product};
 use candle_core::Result;
@@ -14,13 +14,13 @@ pub(in crate::ops) struct Upsample {
 
 impl Upsample {
     /// # Errors
-    /// Dimensions of 0 or too large.
+    /// A dimension is 0 or too large.
     pub(in crate::ops) fn forward(&self, x: u64, y: u64) -> Result<Vec<Launch>> {
         self.launch(self.real.pick("upsample_f32", "upsample_bf16"), y, x)
     }
 
     /// # Errors
-    /// As [`Upsample::forward`].
+    /// See [`Upsample::forward`].
     pub(in crate::ops) fn backward(&self, dy: u64, dx: u64) -> Result<Vec<Launch>> {
         let kernel = self.real.pick("upsample_back_f32", "upsample_back_bf16");
         self.launch(kernel, dx, dy)
@@ -31,7 +31,7 @@ impl Upsample {
         check("upsample", &[("height", height), ("width", width)])?;
         let length = product("upsample", &[planes, height, width])?;
         product("upsample", &[length, 4])?;
-        // Half a pack of x for a whole one of y.
+        // Half a pack of x gives a whole pack of y.
         let half = self.real.width() / 2;
         let wide = width.is_multiple_of(half) && aligned(&[to, from]);
         Ok(vec![Launch::over(

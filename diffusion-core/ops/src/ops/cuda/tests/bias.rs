@@ -2,7 +2,7 @@ use super::*;
 use crate::ops::cuda::plan::bias::Bias;
 
 #[test]
-fn is_the_formula() {
+fn agrees_with_the_formula() {
     for (batch, channels, pixels) in
         [(1, 1, 1), (2, 3, 1), (3, 40, 49), (2, 8, 4), (5, 2, 2500), (1, 3, 20_000), (9, 33, 2)]
     {

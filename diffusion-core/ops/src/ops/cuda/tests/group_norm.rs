@@ -1,7 +1,7 @@
 use super::*;
 use crate::ops::cuda::plan::group_norm::{Backward, Forward, GroupNorm};
 
-/// [y, dx, dweight, dbias] by the formulas, in f64.
+/// [y, dx, dweight, dbias] from the formulas, in f64.
 fn formula(plan: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Vec<f64>; 4] {
     let size = plan.channels / plan.groups * plan.pixels;
     let at = |i: usize| i / plan.pixels % w.len();
@@ -36,7 +36,7 @@ fn formula(plan: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32]) -> [Ve
     out
 }
 
-/// [y, dx, dweight, dbias] by the kernels.
+/// [y, dx, dweight, dbias] from the kernels.
 fn kernels(plan: &GroupNorm, x: &[f32], w: &[f32], b: &[f32], dy: &[f32], off: usize) -> Vec<Vec<f32>> {
     twice(&format!("{plan:?}"), |run| {
         let (x, dy) = (Numbers::of(plan.real, x, off), Numbers::of(plan.real, dy, off));
@@ -81,10 +81,10 @@ fn compare(plan: &GroupNorm, x: &[f32], off: usize, tolerance: f64) {
     }
 }
 
-/// Groups smaller than a warp and larger than a block, packs that begin in one channel and end in another, addresses that
-/// are not those of packs.
+/// Groups smaller than a warp and larger than a block, packs that start in one channel and end in another, and
+/// unaligned addresses.
 #[test]
-fn is_the_formula() {
+fn agrees_with_the_formula() {
     for (batch, channels, pixels, groups) in [
         (2, 6, 1, 2),
         (1, 2, 3, 1),
@@ -114,7 +114,7 @@ fn is_the_formula() {
 
 /// In one pass, or with a mean rounded to f32, all digits would be lost.
 #[test]
-fn a_small_spread_around_a_large_mean_is_seen() {
+fn a_small_spread_around_a_large_mean_is_resolved() {
     let plan = GroupNorm {
         real: Real::F32,
         batch: 2,

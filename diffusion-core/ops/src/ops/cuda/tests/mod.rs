@@ -1,7 +1,7 @@
-//! Every kernel against a plain formula in f64, or against what the CPU does where it must be the same.
+//! Tests of every kernel against a plain formula in f64, or against the CPU where the results must be identical.
 //!
-//! Buffers have guards before and after, and begin as NaN: what is written beside them or not at all is found. Every plan is
-//! carried out twice, from the first thread to the last and the other way, and must give the same bits.
+//! Buffers have guards before and after them, and start as NaN, which reveals writes outside and missing writes. Every
+//! plan is run twice, with opposite orders of threads, and must give identical bits.
 
 mod bias;
 mod group_norm;
@@ -19,20 +19,20 @@ use std::cell::UnsafeCell;
 const REALS: [Real; 2] = [Real::F32, Real::Bf16];
 const ACTIVATIONS: [Activation; 4] = [Activation::None, Activation::Silu, Activation::Gelu, Activation::Relu];
 
-/// Before and after each buffer, in bytes.
+/// The guards before and after each buffer, in bytes.
 const GUARD: usize = 256;
 const GUARDS: u8 = 0xa5;
 
-/// Memory as a device has it, of bytes that begin as NaN of either type.
+/// A buffer like device memory, whose bytes start as NaN of either type.
 struct Memory {
-    /// Multiples of 16, and written by the kernels through their addresses.
+    /// Multiples of 16, written by the kernels through their addresses.
     storage: Box<[UnsafeCell<u128>]>,
     start: usize,
     bytes: usize,
 }
 
 impl Memory {
-    /// `off`: how many bytes behind a multiple of 256 it begins.
+    /// `off`: the offset of the start in bytes from a multiple of 256.
     fn new(bytes: usize, off: usize) -> Self {
         let whole = (bytes + off + 2 * GUARD).div_ceil(16);
         let word = u128::from_ne_bytes([GUARDS; 16]);
@@ -49,7 +49,7 @@ impl Memory {
 
     fn write(&self, bytes: &[u8]) {
         assert_eq!(bytes.len(), self.bytes);
-        // SAFETY: so many bytes are between the guards, and nobody has a reference to them.
+        // SAFETY: as many bytes are between the guards, and nothing has a reference to them.
         unsafe { std::ptr::copy(bytes.as_ptr(), self.at() as *mut u8, bytes.len()) }
     }
 
@@ -58,10 +58,10 @@ impl Memory {
         self.storage.as_ptr() as u64 + self.start as u64
     }
 
-    /// What is there now; the guards must be whole.
+    /// The present contents; the guards must be intact.
     fn bytes(&self) -> Vec<u8> {
         let all = self.storage.len() * 16;
-        // SAFETY: no kernel is at work now; they are plain bytes, copied at once.
+        // SAFETY: no kernel is running; plain bytes are copied at once.
         let all = unsafe { std::slice::from_raw_parts(self.storage.as_ptr().cast::<u8>(), all) };
         let (before, rest) = all.split_at(self.start);
         let (bytes, after) = rest.split_at(self.bytes);
@@ -71,7 +71,7 @@ impl Memory {
         bytes.to_vec()
     }
 
-    /// Of plain numbers in the layout of the kernels.
+    /// A buffer of plain numbers in the layout of the kernels.
     fn of_values<T: Copy>(values: &[T], off: usize) -> Self {
         // SAFETY: T is a number or a struct of numbers without padding.
         let bytes = unsafe { std::slice::from_raw_parts(values.as_ptr().cast::<u8>(), size_of_val(values)) };
@@ -86,7 +86,7 @@ impl Memory {
     }
 }
 
-/// Numbers of a type of activations.
+/// Numbers of one activation type.
 struct Numbers {
     real: Real,
     memory: Memory,
@@ -98,7 +98,7 @@ impl Numbers {
         Self { real, memory }
     }
 
-    /// `off`: how many numbers behind a multiple of 256 bytes they begin.
+    /// `off`: the offset of the start in elements from a multiple of 256 bytes.
     fn of(real: Real, values: &[f32], off: usize) -> Self {
         let bytes: Vec<u8> = match real {
             Real::F32 => values.iter().flat_map(|x| x.to_ne_bytes()).collect(),
@@ -123,7 +123,7 @@ impl Numbers {
     }
 }
 
-/// The nearest bf16, the even one of two, by another way than the kernels': of the two around x the nearer.
+/// The nearest bf16 with ties to even, computed differently from the kernels: the nearer of the two neighbours of x.
 fn bf16(x: f32) -> u16 {
     let below = (x.to_bits() >> 16) as u16;
     let value = |bits: u16| f64::from(f32::from_bits(u32::from(bits) << 16));
@@ -136,7 +136,7 @@ fn bf16(x: f32) -> u16 {
     if to_high < to_low || (to_high == to_low && !below.is_multiple_of(2)) { below + 1 } else { below }
 }
 
-/// What `real` makes of the numbers.
+/// The numbers rounded to `real`.
 fn rounded(real: Real, values: &[f32]) -> Vec<f32> {
     let round = |x: &f32| match real {
         Real::F32 => *x,
@@ -150,7 +150,7 @@ fn random(seed: u64, length: usize) -> Vec<f32> {
     (0..length).map(|_| rng.normal() as f32).collect()
 }
 
-/// What `work` returns, given a way to carry out launches; twice, for the same bits.
+/// The result of `work`, given a way to perform launches; called twice to compare the bits.
 fn twice(what: &str, work: impl Fn(&dyn Fn(Vec<Launch>)) -> Vec<Vec<f32>>) -> Vec<Vec<f32>> {
     let [a, b] = [Order::Forwards, Order::Backwards].map(|order| work(&|launches| run(&launches, order)));
     let bits = |all: &[Vec<f32>]| -> Vec<u32> { all.iter().flatten().map(|x| x.to_bits()).collect() };
@@ -158,7 +158,7 @@ fn twice(what: &str, work: impl Fn(&dyn Fn(Vec<Launch>)) -> Vec<Vec<f32>>) -> Ve
     a
 }
 
-/// Each number within `tolerance` times the largest wanted one, and half a unit in the last place of bf16 if that is its type.
+/// Compares numbers up to `tolerance` times the largest one, and half a unit in the last place for bf16.
 fn close(what: &str, real: Real, got: &[f32], want: &[f64], tolerance: f64) {
     assert_eq!(got.len(), want.len(), "{what}");
     let most = want.iter().fold(0f64, |a, b| a.max(b.abs()));
@@ -203,7 +203,7 @@ fn every_kernel_is_listed() {
 }
 
 #[test]
-fn launches_that_cannot_be_are_errors() {
+fn invalid_launches_are_errors() {
     for (blocks, threads) in
         [((0, 1), 32), ((1, 0), 32), ((1, 65536), 32), ((1 << 31, 1), 32), ((1, 1), 0), ((1, 1), 33), ((1, 1), 1056)]
     {
@@ -213,9 +213,9 @@ fn launches_that_cannot_be_are_errors() {
     assert!(Launch::over(0, "k", vec![]).is_err());
 }
 
-/// Tensors of more numbers than the threads of all blocks: the threads go on to further ones. Tried with a single block.
+/// Tensors with more elements than threads in all blocks: each thread processes several. Tested with a single block.
 #[test]
-fn few_blocks_do_the_work_of_many() {
+fn few_blocks_can_process_many_elements() {
     use super::plan::{activation::Pointwise, bias::Bias, images::Images};
     use super::plan::{pool::Pool, softmax::Softmax, upsample::Upsample};
     let (planes, height, width) = (40, 9, 8);

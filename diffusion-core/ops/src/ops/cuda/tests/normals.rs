@@ -1,7 +1,7 @@
 use super::*;
 use crate::ops::cuda::plan::normals::{Generator, Normals};
 
-/// `count` numbers, and the generator after that.
+/// `count` numbers, and the generator afterwards.
 fn draw(from: &Rng, count: usize) -> (Vec<f32>, Generator) {
     let plan = Normals { count };
     let start = Generator::new(&from.state()).unwrap();
@@ -17,7 +17,7 @@ fn draw(from: &Rng, count: usize) -> (Vec<f32>, Generator) {
     (drawn[0].clone(), after.get())
 }
 
-/// The numbers may differ by the last digit of a logarithm, and of f64 at that; the state does by no more than that.
+/// The numbers, and so the state, may differ by the last digit of an f64 logarithm.
 fn compare(rng: &mut Rng, count: usize) {
     let (got, after) = draw(rng, count);
     for (i, got) in got.into_iter().enumerate() {
@@ -33,13 +33,13 @@ fn compare(rng: &mut Rng, count: usize) {
     }
 }
 
-/// Wherever in a block of words it begins, with a spare or without, and one draw after the other.
+/// From any position in a block of words, with and without a spare, and in consecutive draws.
 #[test]
-fn are_those_of_the_generator() {
+fn numbers_equal_those_of_the_cpu() {
     for begin in 0..9 {
         for count in [1, 2, 3, 50, 1001, 5000] {
             let mut rng = Rng::new(7).fork(begin);
-            // Each takes two words, and seldom more.
+            // Each takes two words, and rarely more.
             (0..begin).for_each(|_| {
                 rng.below(10);
             });
@@ -52,7 +52,7 @@ fn are_those_of_the_generator() {
     }
 }
 
-/// Where the number of the block no longer fits into 32 bits.
+/// Where the index of the block no longer fits into 32 bits.
 #[test]
 fn far_along_the_stream() {
     for position in [16 << 32, (16 << 32) - 6, (16 << 32) - 48] {
@@ -62,7 +62,7 @@ fn far_along_the_stream() {
 }
 
 #[test]
-fn too_few_attempts_are_seen() {
+fn too_few_attempts_are_detected() {
     let plan = Normals { count: 3000 };
     let start = Generator::new(&Rng::new(1).state()).unwrap();
     twice("too few", |run| {

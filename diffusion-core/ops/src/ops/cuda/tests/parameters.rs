@@ -3,16 +3,16 @@ use crate::ops::cuda::plan::parameters::{Outcome, Parameter, Parameters, Update,
 use crate::optimiser::{AdamWConfig, Update as Step, average_in, sum_of_squares};
 use candle_core::{Device, Result, Tensor, Var};
 
-/// More than one chunk, whole ones, single numbers, and all but whole packs.
+/// More than one chunk, whole ones, single elements, and almost whole packs.
 const LENGTHS: [usize; 6] = [20_000, 1, 8192, 7, 8195, 300];
 
-/// θ, m, v and the average of each parameter, f32s that begin `off` numbers behind a multiple of 16 bytes.
+/// θ, m, v and the average of each parameter, as f32 that start `off` elements after a multiple of 16 bytes.
 struct Network {
     parts: Vec<[Numbers; 4]>,
     outcome: Memory,
 }
 
-/// What a step is given.
+/// The inputs of a step.
 struct Given<'a> {
     config: AdamWConfig,
     gradients: &'a [Option<Vec<f32>>],
@@ -92,9 +92,9 @@ fn gradients(step: u64, scale: f32) -> Vec<Option<Vec<f32>>> {
     LENGTHS.iter().enumerate().map(of).collect()
 }
 
-/// Five steps with clipping, accumulated batches, weight decay and running average: to the bit those of the CPU.
+/// Five steps with clipping, accumulated batches, weight decay and EMA, identical to the CPU to the bit.
 #[test]
-fn steps_are_those_of_the_cpu() -> Result<()> {
+fn steps_equal_those_of_the_cpu() -> Result<()> {
     for (off, beta1, averaged) in [(0, 0.9, true), (1, 0.9, true), (0, 0.2, false)] {
         let thetas: Vec<_> = (0..).zip(LENGTHS).map(|(i, n)| random(i, n)).collect();
         let (max_norm, share) = (30.0, 0.5);
@@ -102,7 +102,7 @@ fn steps_are_those_of_the_cpu() -> Result<()> {
         // Some are clipped, some not.
         let gradients = |step: u64| gradients(step, if step.is_multiple_of(2) { 1.0 } else { 0.1 });
         let tensor = |x: &[f32]| Tensor::from_slice(x, x.len(), &Device::Cpu);
-        // θ, m, v, the average, and how many gradients there were.
+        // θ, m, v, the average, and the number of updates.
         let mut host = Vec::new();
         for theta in &thetas {
             let theta = tensor(theta)?;
@@ -175,9 +175,9 @@ fn steps_are_those_of_the_cpu() -> Result<()> {
     Ok(())
 }
 
-/// A gradient or a loss that is not finite stops all: nothing is changed, then or later, and the outcome says when.
+/// If a gradient or a loss is not finite, nothing is changed then or later, and the outcome records the step.
 #[test]
-fn what_is_not_finite_changes_nothing() {
+fn a_step_that_is_not_finite_changes_nothing() {
     let thetas: Vec<_> = (0..).zip(LENGTHS).map(|(i, n)| random(i, n)).collect();
     for (bad, bad_loss) in
         [(f32::NAN, None), (f32::INFINITY, Some(1.0)), (0.0, Some(f32::NAN)), (0.0, Some(f32::INFINITY))]

@@ -1,4 +1,4 @@
-//! Upsampling and pooling, also against the operations on the CPU.
+//! Tests of upsampling and pooling, also against the operations on the CPU.
 
 use super::*;
 use crate::ops::cuda::plan::{pool::Pool, upsample::Upsample};
@@ -22,7 +22,7 @@ fn on_cpu(
 }
 
 #[test]
-fn upsampling_is_that_of_the_cpu() -> Result<()> {
+fn upsampling_equals_the_cpu() -> Result<()> {
     for shape in [(1, 1, 1), (3, 2, 3), (2, 7, 7), (5, 3, 4), (40, 14, 14), (2, 5, 6)] {
         let (planes, height, width) = shape;
         let length = planes * height * width;
@@ -49,7 +49,7 @@ fn upsampling_is_that_of_the_cpu() -> Result<()> {
 }
 
 #[test]
-fn pooling_is_that_of_the_cpu() -> Result<()> {
+fn pooling_equals_the_cpu() -> Result<()> {
     for (shape, size) in [
         ((1, 2, 2), 2),
         ((3, 5, 7), 2),
@@ -88,7 +88,7 @@ fn pooling_is_that_of_the_cpu() -> Result<()> {
 }
 
 #[test]
-fn a_nan_is_the_largest() {
+fn nan_counts_as_the_maximum() {
     let plan = Pool { real: Real::F32, planes: 1, height: 2, width: 4, size: 2, mean: false };
     let x = [1f32, f32::NAN, 1.0, 2.0, 9.0, 0.0, -1.0, 3.0];
     let got = twice("max", |run| {

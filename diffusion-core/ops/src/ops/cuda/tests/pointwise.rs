@@ -1,10 +1,10 @@
-//! Activations, softmax, images.
+//! Tests of activations, softmax and images.
 
 use super::*;
 use crate::ops::cuda::plan::{activation::Pointwise, images::Images, softmax::Softmax};
 
 #[test]
-fn activations_are_the_formula() {
+fn activations_agree_with_the_formula() {
     for length in [1, 7, 8, 255, 2051] {
         for real in REALS {
             for activation in ACTIVATIONS {
@@ -35,7 +35,7 @@ fn activations_are_the_formula() {
 }
 
 #[test]
-fn activations_of_what_is_large_or_no_number() {
+fn activations_of_large_numbers_and_nan() {
     let x = [-1e4, -200.0, -90.0, 90.0, 200.0, 1e4, f32::NAN, 0.0];
     for real in REALS {
         for activation in ACTIVATIONS {
@@ -62,9 +62,9 @@ fn activations_of_what_is_large_or_no_number() {
     }
 }
 
-/// By warps and by blocks, with rows left over and lengths of every kind.
+/// By warps and by blocks, with remaining rows and all kinds of lengths.
 #[test]
-fn softmax_is_the_formula() {
+fn softmax_agrees_with_the_formula() {
     for (rows, length) in [(1, 1), (3, 7), (17, 49), (9, 64), (2, 1000), (3, 2049), (2, 2304), (2, 16_500)] {
         for real in REALS {
             for off in [0, 1] {
@@ -79,7 +79,7 @@ fn softmax_is_the_formula() {
                     let sum: f64 = x.iter().map(|x| (scaled(x) - most).exp()).sum();
                     want.extend(x.iter().map(|x| (scaled(x) - most).exp() / sum));
                 }
-                // What the backward pass is given.
+                // The inputs of the backward pass.
                 let y: Vec<f32> = want.iter().map(|y| *y as f32).collect();
                 let y = rounded(real, &y);
                 let got = twice(&what, |run| {
@@ -90,7 +90,7 @@ fn softmax_is_the_formula() {
                     run(plan.backward(y.at(), dy.at(), dx.at()).unwrap());
                     vec![out.values(), dx.values()]
                 });
-                // The exponent itself, of 120, has seven digits.
+                // The exponent itself, about 120, has seven digits.
                 close(&what, real, &got[0], &want, 2e-5);
                 let mut want = Vec::new();
                 for (y, dy) in y.chunks(length).zip(dy.chunks(length)) {
@@ -105,7 +105,7 @@ fn softmax_is_the_formula() {
     }
 }
 
-/// Numbers that are masked out by −∞ get nothing, and a NaN is seen.
+/// Elements masked with −∞ get 0, and NaN is propagated.
 #[test]
 fn softmax_of_infinite_numbers() {
     let plan = Softmax { real: Real::F32, rows: 3, length: 2, scale: 1.0 };
@@ -121,12 +121,12 @@ fn softmax_of_infinite_numbers() {
 }
 
 #[test]
-fn images_are_those_of_the_data_set() {
+fn images_equal_those_of_the_data_set() {
     for (height, width) in [(16, 16), (3, 5)] {
         let size = 3 * height * width;
         let pixels: Vec<u8> = (0..9 * size).map(|i| (i * 31 % 256) as u8).collect();
         let indices = [8usize, 0, 3, 3, 7];
-        // The formula of the data sets of diffusion-core.
+        // The formula of diffusion-core's data sets.
         let image = |i: usize| pixels[i * size..(i + 1) * size].iter();
         let pixel = |p: &u8| f32::from(*p) / 127.5 - 1.0;
         let want: Vec<f32> = indices.into_iter().flat_map(image).map(pixel).collect();
@@ -139,7 +139,7 @@ fn images_are_those_of_the_data_set() {
                 run(launches.unwrap());
                 vec![y.values()]
             });
-            // Of 8 images there is no number 8.
+            // Of 8 images, index 8 does not exist.
             let from = if count == 9 { 0 } else { size };
             assert!(got[0][from..] == want[from..]);
             assert!(got[0][..from].iter().all(|x| x.is_nan()));

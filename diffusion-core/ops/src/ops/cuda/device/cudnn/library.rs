@@ -1,4 +1,4 @@
-//! The functions of libcudnn that are used, looked up in the library when it is first needed.
+//! The functions of libcudnn that are used, loaded when they are first needed.
 
 use candle_core::{Result, bail};
 use libloading::Library as Shared;
@@ -6,7 +6,7 @@ use std::error::Error;
 use std::ffi::{CStr, c_char, c_int, c_void};
 use std::sync::{Arc, OnceLock};
 
-/// Where it is looked for: by the loader, so in `LD_LIBRARY_PATH` and the system's folders.
+/// The names that the loader searches for, in `LD_LIBRARY_PATH` and the system's folders.
 #[cfg(windows)]
 const NAMES: [&str; 1] = ["cudnn64_9.dll"];
 #[cfg(not(windows))]
@@ -22,7 +22,7 @@ pub(super) const DEFAULT_MATH: c_int = 0;
 pub(super) const TENSOR_OP_MATH: c_int = 1;
 pub(super) const FMA_MATH: c_int = 3;
 
-/// The three things that are done with a convolution.
+/// The three passes of a convolution.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum Pass {
     Forward,
@@ -40,7 +40,7 @@ impl Pass {
     }
 }
 
-/// cudnnConvolution…AlgoPerf_t: an algorithm, and what it needs.
+/// cudnnConvolution…AlgoPerf_t: an algorithm and its requirements.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Candidate {
@@ -56,7 +56,7 @@ pub(super) struct Candidate {
 type Pointer = *mut c_void;
 type Const = *const c_void;
 
-/// Takes a description of an operand that is (tensor, its numbers) or (filter, its numbers).
+/// The operand descriptions are pairs (tensor, its data) or (filter, its data).
 type Convolve = unsafe extern "C" fn(
     handle: Pointer,
     alpha: Const,
@@ -86,10 +86,10 @@ type Algorithms = unsafe extern "C" fn(
 
 macro_rules! library {
     ($($field:ident: $symbol:literal => $kind:ty,)*) => {
-        /// libcudnn, of version 9.
+        /// libcudnn, version 9.
         pub(super) struct Library {
             $(pub(super) $field: $kind,)*
-            /// Keeps the functions where they are.
+            /// Keeps the functions loaded.
             _shared: Shared,
         }
 
@@ -100,7 +100,7 @@ macro_rules! library {
                     Ok(Self {
                         $($field: *shared
                             .get::<$kind>(concat!($symbol, "\0").as_bytes())
-                            .map_err(|_| concat!("it has no function ", $symbol))?,)*
+                            .map_err(|_| concat!("it lacks the function ", $symbol))?,)*
                         _shared: shared,
                     })
                 }
@@ -133,10 +133,10 @@ library! {
 }
 
 impl Library {
-    /// The library, opened once.
+    /// Opens the library, once.
     ///
     /// # Errors
-    /// It is not there, or not one of version 9: the message says which names were looked for, and where to get it.
+    /// It is missing, or not version 9: the message says which names were searched for, and where to get it.
     pub(super) fn open() -> Result<Arc<Self>> {
         static OPENED: OnceLock<std::result::Result<Arc<Library>, String>> = OnceLock::new();
         let opened = OPENED.get_or_init(|| Self::find(&NAMES));
@@ -149,7 +149,7 @@ impl Library {
     fn find(names: &[&str]) -> std::result::Result<Arc<Self>, String> {
         let mut reason = String::new();
         for name in names {
-            // SAFETY: cuDNN's initialisation does nothing but set itself up.
+            // SAFETY: cuDNN's initialisation only sets itself up.
             let opened = unsafe { Shared::new(*name) }.map_err(|error| match error.source() {
                 Some(why) => why.to_string(),
                 None => error.to_string(),
@@ -160,18 +160,18 @@ impl Library {
             }
         }
         Err(format!(
-            "cuDNN 9 was not found, which convolutions on the GPU need: looked for {} in LD_LIBRARY_PATH and the system's \
-             folders ({reason}). Install it (https://developer.nvidia.com/cudnn), or take the CPU",
+            "cuDNN 9, which convolutions on the GPU need, was not found; searched for {} in LD_LIBRARY_PATH and the \
+             system's folders ({reason}). Install it (https://developer.nvidia.com/cudnn), or take the CPU",
             names.join(" and ")
         ))
     }
 
-    /// An error with the function's name unless it has answered that all went well.
+    /// Returns an error with the function's name unless the status is success.
     pub(super) fn check(&self, function: &str, status: c_int) -> Result<()> {
         if status == SUCCESS {
             return Ok(());
         }
-        // SAFETY: it answers with a text that is always there.
+        // SAFETY: it returns a static text.
         let text = unsafe { CStr::from_ptr((self.error_string)(status)) };
         bail!("{function}: {} ({status})", text.to_string_lossy())
     }
@@ -187,7 +187,7 @@ mod tests {
         for wants in ["libcudnn-of-nobody.so.9", "LD_LIBRARY_PATH", "take the CPU"] {
             assert!(message.contains(wants), "{message}");
         }
-        // A library that is there but is another one.
+        // An existing library that is a different one.
         #[cfg(target_os = "linux")]
         {
             let message = Library::find(&["libc.so.6"]).err().unwrap();
@@ -195,7 +195,7 @@ mod tests {
         }
     }
 
-    /// As C lays it out: 48 bytes, the memory after a gap.
+    /// With C's layout: 48 bytes, with the memory after a gap.
     #[test]
     fn a_candidate_is_laid_out_as_in_c() {
         use std::mem::{offset_of, size_of};

@@ -1,8 +1,8 @@
-//! Convolutions by cuDNN, and their two gradients.
+//! Convolutions and their two gradients by cuDNN.
 //!
-//! The library is opened when it is first needed, not linked: a program that was built for CUDA starts without it. For each
-//! problem the algorithm is chosen once, by cuDNN's own heuristics, among those that give the same bits every time; its
-//! descriptors are kept, and one workspace serves all.
+//! The library is loaded when it is first needed instead of being linked, so a program built for CUDA starts without
+//! it. For each problem cuDNN's heuristics choose the algorithm once, among those with bitwise reproducible results.
+//! Its descriptors are kept, and one workspace serves all.
 
 mod library;
 
@@ -16,17 +16,17 @@ use std::ffi::{c_int, c_void};
 use std::ptr::null_mut;
 use std::sync::Arc;
 
-/// The most memory that an algorithm may ask for beside its tensors.
+/// The largest workspace of an algorithm.
 const WORKSPACE: usize = 1 << 30;
 
-/// What the numbers are and how they are multiplied.
+/// The types of elements and products.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(in crate::ops) enum Arithmetic {
     /// f32 throughout.
     F32,
-    /// f32, with products of numbers rounded to TF32.
+    /// f32, with products rounded to TF32.
     Tf32,
-    /// bf16, with sums of f32.
+    /// bf16, with f32 sums.
     Bf16,
 }
 
@@ -38,7 +38,7 @@ impl Arithmetic {
         }
     }
 
-    /// What cuDNN may do for it. Its default takes TF32 for numbers of f32.
+    /// The math type for cuDNN, whose default uses TF32 for f32.
     fn math(self) -> c_int {
         match self {
             Self::F32 => library::FMA_MATH,
@@ -60,17 +60,17 @@ pub(in crate::ops) struct Convolution {
 }
 
 impl Convolution {
-    /// y = x ∗ weight. Takes the addresses of all three on the device.
+    /// y = x ∗ weight. Takes the device addresses of all three.
     pub(in crate::ops) fn forward(self, device: &CudaDevice, x: u64, weight: u64, y: u64) -> Result<()> {
         self.run(Pass::Forward, device, x, weight, y)
     }
 
-    /// dx of weight and dy.
+    /// dx from weight and dy.
     pub(in crate::ops) fn input_gradient(self, device: &CudaDevice, weight: u64, dy: u64, dx: u64) -> Result<()> {
         self.run(Pass::Data, device, dx, weight, dy)
     }
 
-    /// dweight of x and dy.
+    /// dweight from x and dy.
     pub(in crate::ops) fn weight_gradient(self, device: &CudaDevice, x: u64, dy: u64, dweight: u64) -> Result<()> {
         self.run(Pass::Filter, device, x, dweight, dy)
     }
@@ -87,7 +87,7 @@ impl Convolution {
 }
 
 thread_local! {
-    /// A handle may be used by one thread only.
+    /// A handle may only be used by one thread.
     static HANDLES: RefCell<HashMap<DeviceId, Handle>> = RefCell::default();
 }
 
@@ -100,7 +100,7 @@ struct Handle {
     workspace: Option<CudaSlice<u8>>,
 }
 
-/// The descriptors of a convolution, and the algorithm of each pass once it was chosen.
+/// The descriptors of a convolution, and the algorithm of each pass once it has been chosen.
 struct Problem {
     x: *mut c_void,
     weight: *mut c_void,
@@ -116,7 +116,8 @@ impl Handle {
         library.check("cudnnCreate", unsafe { (library.create)(&mut handle) })?;
         let stream = device.cuda_stream().cu_stream().cast();
         let made = Self { handle, device: device.clone(), problems: HashMap::new(), workspace: None, library };
-        // SAFETY: the handle was just made, and the stream lives as long as the device, of which `made` keeps a clone.
+        // SAFETY: the handle has just been created, and the stream lives as long as the device, of which `made` keeps a
+        // clone.
         let status = unsafe { (made.library.set_stream)(handle, stream) };
         made.library.check("cudnnSetStream", status)?;
         Ok(made)
@@ -153,8 +154,8 @@ impl Handle {
         let (one, zero) = (std::ptr::from_ref(&one).cast(), std::ptr::from_ref(&zero).cast());
         let (x, weight, y) = (x as *mut c_void, weight as *mut c_void, y as *mut c_void);
         let (algo, space, size) = (candidate.algorithm, workspace as *mut c_void, candidate.memory);
-        // SAFETY: the descriptors say what lies at the three addresses, which the caller has allocated; the workspace is as
-        // large as the algorithm asked for; the scaling factors are f32, as for f32 and bf16 they have to be.
+        // SAFETY: the descriptors describe the data at the three addresses, which the caller has allocated; the
+        // workspace is as large as the algorithm requires; the scaling factors are f32, as required for f32 and bf16.
         let status = unsafe {
             match pass {
                 Pass::Forward => (library.forward)(
@@ -222,8 +223,8 @@ impl Problem {
         let mut made =
             Self { x: null_mut(), weight: null_mut(), y: null_mut(), convolution: null_mut(), chosen: [None; 3] };
         let (kind, nchw) = (of.arithmetic.data_type(), library::NCHW);
-        // SAFETY: each descriptor is made before it is filled in. They are never destroyed: there is one for each shape, for
-        // as long as the thread runs.
+        // SAFETY: each descriptor is created before it is filled in. They are never destroyed: there is one for each
+        // shape, as long as the thread runs.
         unsafe {
             for (tensor, [n, c, h, w]) in [(&mut made.x, x), (&mut made.y, y)] {
                 library.check("cudnnCreateTensorDescriptor", (library.create_tensor)(tensor))?;
@@ -252,13 +253,13 @@ impl Problem {
         Ok(made)
     }
 
-    /// The first of cuDNN's candidates that gives the same bits every time.
+    /// The first of cuDNN's candidates with bitwise reproducible results.
     fn choose(&self, library: &Library, handle: *mut c_void, of: Convolution, pass: Pass) -> Result<Candidate> {
         let math = unsafe { (library.set_math_type)(self.convolution, of.arithmetic.math()) };
         library.check("cudnnSetConvolutionMathType", math)?;
         let mut found = [Candidate::default(); 8];
         let (mut count, most) = (0, found.len() as c_int);
-        // SAFETY: all descriptors are filled in, and there is room for as many candidates as are asked for.
+        // SAFETY: all descriptors are filled in, and there is space for the requested number of candidates.
         let status = unsafe {
             let at = found.as_mut_ptr();
             let Self { x, weight, y, convolution, .. } = *self;
@@ -283,7 +284,7 @@ impl Problem {
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        // SAFETY: it was made by cudnnCreate. What it answers is of no use any more.
+        // SAFETY: it was created by cudnnCreate. Its status is no longer of use.
         unsafe { (self.library.destroy)(self.handle) };
     }
 }

@@ -1,4 +1,4 @@
-//! What `diffusion sample` and `diffusion compare` are asked for: a model, images, conditions.
+//! The options that `diffusion sample`, `compare` and `evaluate` share: the model, the number of images and the condition.
 
 use crate::card;
 use anyhow::{Context, Result, bail, ensure};
@@ -11,29 +11,29 @@ use diffusion_core::unet::Condition;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
-pub struct Ask {
-    /// The model: weights/NAME.safetensors, model.safetensors in the folder of a run, or a folder of Hugging Face's diffusers
+pub struct ModelOptions {
+    /// The model: a file such as weights/mnist.safetensors, or a folder saved by Hugging Face diffusers
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// How many images [default: one for each of --class; else 64 for sample, 10 for compare, 10000 for evaluate]
+    /// The number of images [default: one for each of --class, otherwise 64 for sample, 10 for compare and 10000 for evaluate]
     #[arg(long)]
     n: Option<usize>,
-    /// Which classes, by number or name, in turn: 7,7,3; the option may be given again, for names with a comma
+    /// The classes of the images, as numbers or names, repeated in turn: 7,7,3. Repeat the option for a name that contains a comma
     #[arg(long, conflicts_with = "context")]
     class: Vec<String>,
-    /// A context for all images, one number for each class: 1,0,0.6,0,0
+    /// The context vector of all images, one number for each class: 1,0,0.6,0,0
     #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
     context: Vec<f32>,
-    /// w of classifier-free guidance: 1 is the plain conditional model, 0 the unconditional one
+    /// The scale w of classifier-free guidance: 1 is the plain conditional model, 0 the unconditional one
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
-    /// The seed of the noise
+    /// The random seed
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// auto, cpu, cuda or metal
+    /// The device: auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     pub device: Choice,
-    /// What it computes with: f32, or on an NVIDIA GPU also tf32 or bf16
+    /// The precision: f32; on an NVIDIA GPU also tf32 or bf16
     #[arg(long, default_value_t)]
     precision: Precision,
 }
@@ -43,7 +43,7 @@ pub fn counted(n: usize, what: &str) -> String {
     format!("{n} {what}{}", if n == 1 { "" } else { "s" })
 }
 
-/// A path as a shell takes it.
+/// A path, quoted for the shell where necessary.
 pub fn quoted(path: &Path) -> String {
     let text = path.display().to_string();
     let plain = |c: char| c.is_alphanumeric() || "/._-+:".contains(c);
@@ -53,26 +53,26 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// A model and what it is to draw.
-pub struct Asked {
+/// A model, loaded, and the images to sample from it.
+pub struct Request {
     pub model: Model,
     pub n: usize,
     pub guidance: Guidance,
-    /// How many classes come in turn.
+    /// The number of classes that are repeated in turn.
     pub turn: usize,
-    /// What all that is, for the reader.
+    /// The condition and the guidance in words.
     pub words: String,
-    /// Whether it knows the names of its data and classes: a folder of diffusers does not hold them.
+    /// Whether the model names its data set and classes; a diffusers folder does not.
     pub names_known: bool,
 }
 
-impl Asked {
-    /// What the Hub calls what the model does.
+impl Request {
+    /// The model's task as the Hugging Face Hub calls it.
     pub fn task(&self) -> &'static str {
         card::task(&self.model)
     }
 
-    /// The class that each image is to show, if each shows one.
+    /// The class of each image, if every image is conditioned on exactly one.
     pub fn labels(&self) -> Result<Option<Vec<u32>>> {
         let [(_, condition)] = &self.guidance.towards[..] else {
             return Ok(None);
@@ -96,39 +96,38 @@ impl Asked {
     }
 }
 
-impl Ask {
-    /// The folder in which the model lies.
+impl ModelOptions {
+    /// The folder that contains the model.
     pub fn folder(&self) -> Option<&Path> {
         let path = self.checkpoint.as_deref()?;
         Some(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 
-    /// Loads the model; `usual` images if nothing says how many.
-    pub fn load(&self, usual: usize) -> Result<Asked> {
-        let path = self
-            .checkpoint
-            .as_ref()
-            .context("--checkpoint is needed: weights/NAME.safetensors, or model.safetensors in the folder of a run")?;
+    /// Loads the model. Without --n and --class, `usual` images are requested.
+    pub fn load(&self, usual: usize) -> Result<Request> {
+        let path = self.checkpoint.as_ref().context(
+            "--checkpoint is missing: name a model such as weights/mnist.safetensors or runs/mnist/model.safetensors",
+        )?;
         let mut model = Model::load(path, &crate::device(self.device)?).context("--checkpoint")?;
         model.network.set_precision(self.precision);
         let architecture = model.network.architecture();
         ensure!(
             architecture.low_res() == 0,
-            "--checkpoint {}: this model enlarges images ×{}; it must be shown a small one, which this command cannot do. \
-             `Condition::low_res` in Rust shows it one: see notebooks/09_super_resolution.ipynb",
+            "--checkpoint {}: this super-resolution model enlarges images ×{} and needs a low-resolution image as its condition, \
+             which this command cannot pass; use it from Rust, as notebooks/09_super_resolution.ipynb does",
             path.display(),
             architecture.low_res()
         );
-        let asked = self.classes(&model);
-        let turn = if asked.is_empty() { classes_of(&model) } else { asked.len() };
-        let several = if asked.is_empty() { usual } else { asked.len() };
-        let n = self.n.unwrap_or(several);
-        ensure!(n > 0, "--n 0: at least one image is needed");
+        let requested = self.classes(&model);
+        let turn = if requested.is_empty() { classes_of(&model) } else { requested.len() };
+        let count = if requested.is_empty() { usual } else { requested.len() };
+        let n = self.n.unwrap_or(count);
+        ensure!(n > 0, "--n 0: it must be at least 1");
         model.ensure_room(n).with_context(|| format!("--n {n}"))?;
         let (classes, k) = (architecture.classes(), architecture.context());
-        let (condition, words) = if !asked.is_empty() {
-            ensure!(classes > 0 || k > 0, "--class: {} is unconditional; it knows no classes", path.display());
-            let labels = asked.iter().map(|word| self.label(word, &model));
+        let (condition, words) = if !requested.is_empty() {
+            ensure!(classes > 0 || k > 0, "--class: {} is an unconditional model; leave --class out", path.display());
+            let labels = requested.iter().map(|word| self.label(word, &model));
             let labels = labels.collect::<Result<Vec<_>>>()?;
             let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
             let turns = || (0..n).map(|i| labels[i % labels.len()]);
@@ -140,17 +139,21 @@ impl Ask {
         } else if !self.context.is_empty() {
             ensure!(
                 k > 0,
-                "--context: {} takes none{}",
+                "--context: {} is {}",
                 path.display(),
-                if classes > 0 { "; it takes --class" } else { "" }
+                if classes > 0 {
+                    "conditioned on classes; use --class"
+                } else {
+                    "an unconditional model; leave --context out"
+                }
             );
             ensure!(
                 self.context.len() == k,
-                "--context: {} numbers were given; it takes {k}: {}",
+                "--context: {} numbers were given, but the model takes {k}, one for each of {}",
                 self.context.len(),
                 model.info.classes.join(", ")
             );
-            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: its numbers must be finite");
+            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: all numbers must be finite");
             let rows = self.context.repeat(n);
             let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
             (Condition::context(rows), format!("context {:?}", self.context))
@@ -161,10 +164,10 @@ impl Ask {
             };
             (model.conditions(n)?, words.to_owned())
         };
-        ensure!(self.guidance.is_finite(), "--guidance {}: it must be a number", self.guidance);
+        ensure!(self.guidance.is_finite(), "--guidance {}: it must be finite", self.guidance);
         ensure!(
             self.guidance == 1.0 || classes + k > 0,
-            "--guidance {}: {} is unconditional; there is nothing to guide to",
+            "--guidance {}: {} is an unconditional model, which cannot be guided; leave --guidance out",
             self.guidance,
             path.display()
         );
@@ -172,7 +175,7 @@ impl Ask {
             1.0 => words,
             w => format!("{words}, guidance {w}"),
         };
-        Ok(Asked {
+        Ok(Request {
             guidance: Guidance::new(condition, self.guidance),
             model,
             n,
@@ -182,7 +185,7 @@ impl Ask {
         })
     }
 
-    /// The classes asked for, one by one: lists are taken apart at their commas, unless all of it is the name of a class.
+    /// The requested classes. Lists are split at their commas, except where the whole text is the name of a class.
     fn classes(&self, model: &Model) -> Vec<String> {
         let whole = |text: &String| model.info.classes.iter().any(|name| name == text.trim());
         let parts = |text: &String| -> Vec<String> {
@@ -200,12 +203,14 @@ impl Ask {
         let found = names.iter().position(|name| name == word);
         match found.or_else(|| word.parse().ok()) {
             Some(label) if label < most => Ok(label),
-            _ => bail!("--class {word}: there is no such class; there are 0 … {}: {}", most - 1, names.join(", ")),
+            _ => {
+                bail!("--class {word}: there is no such class; the classes are 0 … {}: {}", most - 1, names.join(", "))
+            }
         }
     }
 }
 
-/// How many classes the model knows.
+/// The number of classes that the model is conditioned on.
 fn classes_of(model: &Model) -> usize {
     let architecture = model.network.architecture();
     architecture.classes().max(architecture.context())

@@ -1,16 +1,16 @@
 //! The folder of a run: it is resumed to the bit, and not by what does not belong to it.
 
-use crate::training::{begin, bits, bits_of, checkpoints, config, cosine, net, same_end, sprites, steps};
+use crate::training::{begin, checkpoints, config, cosine, net, same_end, sprites, steps};
 use anyhow::{Context, Result};
-use diffusion_core::candle::{Device, Tensor};
+use diffusion_core::candle::Device;
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Resize, Split};
+use diffusion_core::data::{Dataset, Split};
 use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::prediction::Prediction;
-use diffusion_core::process::{NoiseProcess, TimeSampling};
-use diffusion_core::schedule::Schedule;
-use diffusion_core::train::{Decay, Existing, Loss, State, Step, Training, TrainingConfig, Weighting};
+use diffusion_core::process::NoiseProcess;
+use diffusion_core::train::{Existing, State, Training, TrainingConfig};
+use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};

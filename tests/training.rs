@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Resize, Split};
+use diffusion_core::data::{Dataset, Resize};
 use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::ops::avg_pool2d;
@@ -11,7 +11,7 @@ use diffusion_core::prediction::Prediction;
 use diffusion_core::process::{NoiseProcess, TimeSampling};
 use diffusion_core::schedule::Schedule;
 use diffusion_core::show::Live;
-use diffusion_core::train::{Decay, Existing, Loss, State, Step, Training, TrainingConfig, Weighting};
+use diffusion_core::train::{Decay, Loss, State, Step, Training, TrainingConfig, Weighting};
 use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
 use std::fs;
@@ -68,7 +68,7 @@ pub(crate) fn steps(training: &mut Training, n: usize) -> Result<Vec<Step>> {
 }
 
 /// The bits of every tensor in a file, by name.
-pub(crate) fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
+fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
     let numbers = |x: &Tensor| -> Result<Vec<u64>> {
         let x = x.flatten_all()?;
         Ok(match x.to_vec1::<f32>() {
@@ -134,7 +134,7 @@ fn the_model_of_the_folder_has_the_averaged_weights() -> Result<()> {
     Ok(())
 }
 
-pub(crate) fn bits_of(model: &Model) -> Result<BTreeMap<String, Vec<u64>>> {
+fn bits_of(model: &Model) -> Result<BTreeMap<String, Vec<u64>>> {
     let temp = tempfile::tempdir()?;
     let path = temp.path().join("m.safetensors");
     model.save(&path)?;

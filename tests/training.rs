@@ -68,7 +68,7 @@ pub(crate) fn steps(training: &mut Training, n: usize) -> Result<Vec<Step>> {
 }
 
 /// The bits of every tensor in a file, by name.
-fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
+pub(crate) fn bits(path: &Path) -> Result<BTreeMap<String, Vec<u64>>> {
     let numbers = |x: &Tensor| -> Result<Vec<u64>> {
         let x = x.flatten_all()?;
         Ok(match x.to_vec1::<f32>() {

@@ -231,12 +231,6 @@ fn advice_that_is_followed_works() -> Result<()> {
     advised(&and("a", &[]), "use another folder", &and("b", &[]))?;
     advised(&and("a", &[]), "--start-over", &and("a", &["--start-over"]))?;
 
-    fs::write(at("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4\nmax_steps = 2"))?;
-    let said = fails(&and("c", &[]), temp.path())?;
-    assert!(said.contains("max_steps") && said.contains("train_steps"), "{said}");
-    fs::write(at("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4\ntrain_steps = 2"))?;
-    run(&and("c", &[]))?;
-
     fs::write(at("run.toml"), CONFIG)?;
     advised(
         &and("d", &["--images", "20", "--batch", "30"]),

@@ -254,7 +254,7 @@ fn refuses(
             state.insert("z.exp_avg".to_string(), zeros(&[4], DType::F32)?);
             Ok(())
         },
-        &["z.exp_avg", "[4]", "none of the parameters"],
+        &["z.exp_avg", "[4]", "no parameter"],
     )?;
     check(
         &|state| {

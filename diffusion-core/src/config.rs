@@ -182,7 +182,7 @@ mod tests {
         assert_eq!((training.train_steps, training.condition_dropout), (7, 0.2));
         let mixed = "[training]\nprediction = \"v\"\nsteps = 500";
         let message = RunConfig::from_toml(mixed).unwrap_err().to_string();
-        assert!(message.contains("training.steps is called training.process.vp.timesteps now"), "{message}");
+        assert!(message.contains("training.steps is now called training.process.vp.timesteps"), "{message}");
         Ok(())
     }
 }

@@ -290,9 +290,9 @@ mod tests {
     fn invalid_arguments_are_named() -> Result<()> {
         let rng = &mut Rng::new(1);
         let message = |mask: Result<Mask>| mask.unwrap_err().to_string();
-        assert!(message(Mask::half(0, 4, Side::Left)).contains("0×4 pixels"));
-        assert!(message(Mask::rectangle(4, 4, 2..2, 0..4)).contains("rows 2..2 of 4"));
-        assert!(message(Mask::rectangle(4, 4, 0..4, 0..5)).contains("columns 0..5 of 4"));
+        assert!(message(Mask::half(0, 4, Side::Left)).contains("height and width = 0×4"));
+        assert!(message(Mask::rectangle(4, 4, 2..2, 0..4)).contains("rows = 2..2"));
+        assert!(message(Mask::rectangle(4, 4, 0..4, 0..5)).contains("columns = 0..5"));
         assert!(message(Mask::stripes(4, 4, 0)).contains("thickness = 0"));
         assert!(message(Mask::random(4, 4, 1.5, rng)).contains("unknown = 1.5"));
         assert!(message(Mask::strokes(4, 4, f64::NAN, rng)).contains("unknown = NaN"));

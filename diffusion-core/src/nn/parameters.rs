@@ -319,7 +319,7 @@ mod tests {
             ),
         ] {
             let message = failed.to_string();
-            assert!(message.contains("first.weight holds NaN"), "{message}");
+            assert!(message.contains("first.weight contains NaN"), "{message}");
         }
         let nowhere = folder.path().join("no folder").join("net.safetensors");
         let message = params.load(&nowhere).unwrap_err().to_string();

@@ -92,8 +92,8 @@ fn values_out_of_range_are_errors_that_name_them() {
     let range = "index 3 is out of range: tiny has the images 0 … 2";
     let d = tiny();
     for (result, wants) in [
-        (new(0, [0, 2, 2], vec![0]).map(drop), "0 channels"),
-        (new(65, [65, 1, 1], vec![0]).map(drop), "65 channels"),
+        (new(0, [0, 2, 2], vec![0]).map(drop), "channels = 0"),
+        (new(65, [65, 1, 1], vec![0]).map(drop), "channels = 65"),
         (new(7, [1, 2, 2], vec![0, 1]).map(drop), fit),
         (new(0, [1, 2, 2], vec![]).map(drop), "0 labels"),
         (new(4, [1, usize::MAX, 3], vec![0]).map(drop), "do not fit"),

@@ -243,7 +243,7 @@ mod tests {
         let file = folder.path().join("file");
         std::fs::write(&file, "")?;
         let message = Live::new(file.join("run")).unwrap_err().to_string();
-        assert!(message.contains("file/run: cannot make this folder: "), "{message}");
+        assert!(message.contains("file/run: cannot create this folder: "), "{message}");
         std::fs::create_dir(folder.path().join("stop"))?;
         let message = Live::new(&folder).unwrap_err().to_string();
         assert!(message.contains("stop: cannot remove this file: "), "{message}");

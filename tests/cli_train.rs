@@ -238,24 +238,26 @@ fn advice_that_is_followed_works() -> Result<()> {
         &and("d", &["--images", "20", "--batch", "10"]),
     )?;
 
-    for (name, size) in [("a.png", (20, 24)), ("b.png", (24, 20)), ("c.png", (30, 30)), ("d.png", (30, 30))] {
-        fs::create_dir_all(at("photos"))?;
-        let (width, height) = size;
-        image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 99]))
-            .save(at("photos").join(name))?;
+    fs::create_dir_all(at("photos"))?;
+    for (i, (width, height)) in
+        [(20, 24), (24, 20), (30, 30), (30, 30), (30, 30), (30, 30), (30, 30)].into_iter().enumerate()
+    {
+        let image =
+            image::RgbImage::from_fn(width, height, |x, y| image::Rgb([x as u8 * 8, y as u8 * 8, 30 * i as u8]));
+        image.save(at("photos").join(format!("{i}.png")))?;
     }
     let photos =
         |out: &'static str, more: &[&'static str]| and(out, &[&["--task", "photos", "--batch", "1"], more].concat());
     advised(&photos("e", &[]), "--side 64", &photos("e", &["--side", "16"]))?;
-    fs::write(at("photos/e.png"), "no picture")?;
+    fs::write(at("photos/bad.png"), "no picture")?;
     advised(&photos("f", &["--side", "16"]), "--skip-bad", &photos("f", &["--side", "16", "--skip-bad"]))?;
-    fs::remove_file(at("photos/e.png"))?;
+    fs::remove_file(at("photos/bad.png"))?;
     advised(
         &photos("photos/run", &["--side", "16"]),
         "choose another folder with --out",
         &photos("g", &["--side", "16"]),
     )?;
-    fs::remove_file(at("photos/d.png"))?;
+    fs::remove_file(at("photos/3.png"))?;
     let more = photos("g", &["--side", "16", "--epochs", "9"]);
     advised(&more, "--new-data", &[&more[..], &["--new-data"]].concat())?;
 

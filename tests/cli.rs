@@ -392,7 +392,7 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     let card = fs::read_to_string(folder.join("m.md"))?;
     assert!(card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` repeats it"), "{card}");
     let said = run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json")?;
-    for wants in ["Fréchet distance", "95 % interval", "real images among themselves", "accuracy", "copies"] {
+    for wants in ["Fréchet distance", "95 % interval", "baseline", "accuracy", "copies"] {
         assert!(said.contains(wants), "{said} lacks {wants:?}");
     }
     let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("e.json"))?)?;

@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor, safetensors};
 use diffusion_core::metrics::{
-    Answers, FeatureExtractor, Gaussian, InceptionV3, frechet_distance, inception_score, kernel_distance, nearest,
+    Extracted, FeatureExtractor, Gaussian, InceptionV3, frechet_distance, inception_score, kernel_distance, nearest,
     precision_recall, psnr, ssim,
 };
 use diffusion_core::nn::Checkpoint;
@@ -129,7 +129,7 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
     file.save(&path)?;
     let network = InceptionV3::load(&path, &Device::Cpu)?;
     for name in ["grey", "colour"] {
-        let Answers { features, probabilities } = network.look(&golden.tensors[name])?;
+        let Extracted { features, probabilities } = network.extract(&golden.tensors[name])?;
         for (what, ours) in [("features", features), ("logits", probabilities.log()?)] {
             let theirs = &golden.tensors[&format!("{name}.{what}")];
             let off = (ours - theirs)?.abs()?.max_all()?.to_scalar::<f32>()?;
@@ -137,8 +137,8 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
             assert!(off < 1e-4 * size, "{name}.{what}: {off} of {size}");
         }
     }
-    assert!(!network.knows_classes());
-    let flat = network.look(&golden.tensors["grey"].squeeze(1)?);
+    assert!(!network.has_classes());
+    let flat = network.extract(&golden.tensors["grey"].squeeze(1)?);
     assert!(flat.unwrap_err().to_string().contains("x has shape [2, 28, 28]"));
 
     let name = "Mixed_6c.branch7x7_2.conv.weight";

@@ -2,6 +2,7 @@
 import re
 import tomllib
 
+import psutil
 import pytest
 from kernel import DEP, ROOT, CellFailed, Kernel, built
 
@@ -85,6 +86,17 @@ def test_the_versions_are_those_that_the_project_was_tested_with(kernel):
         return {(package["name"], package["version"]) for package in packages}
 
     assert versions(kernel.build_folder) - versions(ROOT) == {("ctx", "1.0.0")}
+
+
+def test_code_analysis_reads_only_what_cells_can_name(kernel):
+    """Of all 240 packages it would take a minute of processor time and 3 GB; see lab/metadata.py."""
+    kernel.run("""
+        use diffusion_core::{anyhow, candle_nn::VarMap, data::Dataset};
+        let pairs = vec![(Some(Tensor::zeros(2, DType::F32, &Device::Cpu)?), VarMap::new())];
+        let problem = Dataset::from_idx("x", "no.gz".as_ref(), "no.gz".as_ref(), &["a"]).map_err(|e| anyhow::anyhow!(e)).err();
+    """)
+    evcxr, = psutil.Process(kernel.manager.provisioner.pid).children()
+    assert 100e6 < evcxr.memory_info().rss < 1.5e9
 
 
 def test_values_show_themselves(kernel):

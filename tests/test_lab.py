@@ -1,6 +1,7 @@
 """`make lab` says what is wrong and what to do before it builds anything, and goes on where it was stopped."""
 import json
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -8,6 +9,7 @@ import time
 import psutil
 import pytest
 from kernel import DEP, NOTEBOOKS, ROOT, built, lab
+import metadata  # in the folder of lab
 from notebooks import code_cells, read
 
 
@@ -170,6 +172,34 @@ def test_the_kernels_cargo_puts_the_projects_lock_in_place(tmp_path, monkeypatch
     tools(commands, rustup="is real")
     environment = lab.with_locked_cargo(base)
     assert run("rustup", "+nightly", "which", "cargo").stdout == "rustup is real\n"
+
+
+def test_code_analysis_sees_what_cells_can_name(tmp_path, capfd):
+    """diffusion-core and the packages that it hands out, and what the reader's own `:dep` needs, with all that is below."""
+    for name, needs in {"ctx": f'diffusion-core = {{ path = "{lab.ROOT}/diffusion-core" }}\nmine = {{ path = "../mine" }}',
+                        "mine": 'plotters = { version = "0.3", default-features = false }'}.items():
+        (tmp_path / name / "src").mkdir(parents=True)
+        (tmp_path / name / "src" / "lib.rs").touch()
+        (tmp_path / name / "Cargo.toml").write_text(
+            f'[package]\nname = "{name}"\nversion = "1.0.0"\nedition = "2024"\n[workspace]\n[dependencies]\n{needs}\n')
+    shutil.copy(lab.ROOT / "Cargo.lock", tmp_path / "ctx")
+    arguments = ["metadata", "--offline", "--format-version", "1", "--manifest-path", str(tmp_path / "ctx" / "Cargo.toml")]
+    assert metadata.main("cargo", arguments) == 0
+    seen = json.loads(capfd.readouterr().out)
+    names = {package["name"] for package in seen["packages"]}
+    assert {"ctx", "mine", "plotters", "plotters-backend", "diffusion-core", "diffusion-data", "candle-core", "candle-nn", "anyhow"} <= names
+    assert not {"gemm", "image", "nalgebra", "rustls"} & names
+    nodes = seen["resolve"]["nodes"]
+    assert {node["id"] for node in nodes} == {package["id"] for package in seen["packages"]}
+    assert {need["pkg"] for node in nodes for need in node["deps"]} < {node["id"] for node in nodes}
+
+
+def test_metadata_of_other_packages_and_errors_pass_unchanged(tmp_path, capfd):
+    assert metadata.main("cargo", ["metadata", "--manifest-path", str(tmp_path / "Cargo.toml")]) == 101
+    assert "does not exist" in capfd.readouterr().err
+    arguments = ["metadata", "--offline", "--format-version", "1", "--no-deps", "--manifest-path", str(lab.ROOT / "Cargo.toml")]
+    assert metadata.main("cargo", arguments) == 0
+    assert capfd.readouterr().out.encode() == subprocess.check_output(["cargo", *arguments])
 
 
 def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypatch, capsys):

@@ -330,8 +330,8 @@ def warm_up():
         sys.exit(INTERRUPTED)
     finally:
         over.set()
-        client.stop_channels()
         manager.shutdown_kernel(now=True)
+        client.stop_channels()
     sys.exit(1 if failed else 0)
 
 
@@ -392,8 +392,11 @@ def with_locked_cargo(base):
     if rustup:  # behind its stand-in, which takes longer
         asked = subprocess.run([rustup, "which", "cargo"], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
         cargo = asked.stdout.strip() if asked.returncode == 0 else cargo
+    home = base.get("CARGO_HOME") or str(Path.home() / ".cargo")
+    # rust-analyzer looks for cargo in $CARGO_HOME/bin before it looks in PATH. bin/cargo puts the true CARGO_HOME back.
     return {**base, "PATH": os.pathsep.join([ours, *path]), "LAB_CARGO": cargo, "LAB_RUSTUP": rustup or "",
-            "LAB_LOCK": str(ROOT / "Cargo.lock")}
+            "CARGO_HOME": str(HERE), "LAB_CARGO_HOME": base["LAB_CARGO_HOME"] if home == str(HERE) else home,
+            "LAB_PYTHON": sys.executable, "LAB_LOCK": str(ROOT / "Cargo.lock")}
 
 
 def run_kernel(ready, command):

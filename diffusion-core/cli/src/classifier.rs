@@ -138,7 +138,7 @@ To use it {place}:
 
 ```rust
 let classifier = Classifier::load(\"{path}\", &device)?;
-let result = classifier.look(&images)?; // features and class probabilities
+let result = classifier.extract(&images)?; // features and class probabilities
 ```
 ",
         megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,

@@ -10,7 +10,7 @@ use diffusion_core::candle::Tensor;
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::{Dataset, Source, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::described;
-use diffusion_core::metrics::{Answers, Classifier, Evaluation, FeatureExtractor, InceptionV3};
+use diffusion_core::metrics::{Classifier, Evaluation, Extracted, FeatureExtractor, InceptionV3};
 use diffusion_core::rng::Rng;
 use serde_json::json;
 use std::fmt;
@@ -274,14 +274,14 @@ impl Features {
 }
 
 impl FeatureExtractor for Features {
-    fn look(&self, x: &Tensor) -> Result<Answers> {
+    fn extract(&self, x: &Tensor) -> Result<Extracted> {
         match self {
-            Self::Classifier(it) => it.look(x),
-            Self::Inception(it, _) => it.look(x),
+            Self::Classifier(it) => it.extract(x),
+            Self::Inception(it, _) => it.extract(x),
         }
     }
 
-    fn knows_classes(&self) -> bool {
+    fn has_classes(&self) -> bool {
         matches!(self, Self::Classifier(_))
     }
 }

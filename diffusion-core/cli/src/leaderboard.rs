@@ -197,7 +197,7 @@ impl Referee {
         let data = source(images).load(Split::Train, 1)?;
         let real = Dataset::sprites(5000, 1_000_001)?;
         let others = Dataset::sprites(samples, 1_000_002)?;
-        let gaussian = |data: &Dataset| Gaussian::fit(&classifier.look_at(data, data.len())?.features);
+        let gaussian = |data: &Dataset| Gaussian::fit(&classifier.extract_from(data, data.len())?.features);
         let (of_real, of_others) = (gaussian(&real)?, gaussian(&others)?);
         Ok(Self { baseline: of_real.frechet(&of_others)?, real: of_real, real_images: real.len(), classifier, data })
     }
@@ -242,7 +242,7 @@ impl Referee {
     }
 
     fn judge(&self, images: &Tensor, labels: &[u32]) -> Result<(f64, f64)> {
-        let seen = self.classifier.look(&images.clamp(-1f32, 1f32)?)?;
+        let seen = self.classifier.extract(&images.clamp(-1f32, 1f32)?)?;
         let frechet = self.real.frechet(&Gaussian::fit(&seen.features)?)?;
         let accuracy = class_accuracy(&seen.probabilities, labels)?.accuracy;
         Ok((frechet, accuracy))

@@ -8,7 +8,7 @@ mod fit;
 
 pub use fit::Fit;
 
-use super::{Answers, FeatureExtractor};
+use super::{Extracted, FeatureExtractor};
 use crate::nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
 use crate::ops::{Activation, Geometry, max_pool2d};
 use crate::rng::Rng;
@@ -135,7 +135,7 @@ impl Classifier {
     /// # Errors
     /// See [`Classifier::logits`]; or a value of the images is not finite.
     pub fn features(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.look(x)?.features)
+        Ok(self.extract(x)?.features)
     }
 
     /// The class probabilities.
@@ -146,7 +146,7 @@ impl Classifier {
     /// # Errors
     /// See [`Classifier::logits`]; or a value of the images is not finite.
     pub fn probabilities(&self, x: &Tensor) -> Result<Tensor> {
-        Ok(self.look(x)?.probabilities)
+        Ok(self.extract(x)?.probabilities)
     }
 
     /// Writes weights and [`About`] to a safetensors file.
@@ -202,7 +202,7 @@ impl Classifier {
 }
 
 impl FeatureExtractor for Classifier {
-    fn look(&self, x: &Tensor) -> Result<Answers> {
+    fn extract(&self, x: &Tensor) -> Result<Extracted> {
         self.check(x)?;
         let n = x.dim(0)?;
         let (mut features, mut probabilities) = (Vec::new(), Vec::new());
@@ -215,10 +215,10 @@ impl FeatureExtractor for Classifier {
             features.push(seen.to_device(&Device::Cpu)?);
             probabilities.push(batch_probabilities.to_device(&Device::Cpu)?);
         }
-        Answers::new(features, probabilities)
+        Extracted::new(features, probabilities)
     }
 
-    fn knows_classes(&self) -> bool {
+    fn has_classes(&self) -> bool {
         true
     }
 }
@@ -302,13 +302,13 @@ mod tests {
         it.save(&path)?;
         let again = Classifier::load(&path, &Device::Cpu)?;
         assert_eq!(again.about, it.about);
-        let (a, b) = (it.look(&x)?, again.look(&x)?);
+        let (a, b) = (it.extract(&x)?, again.extract(&x)?);
         assert_eq!(off(&a.features, &b.features)?, 0.0);
         assert_eq!(a.features.dims(), [300, Classifier::FEATURES]);
         assert_eq!(a.probabilities.dims(), [300, 3]);
         assert!(off(&a.probabilities.sum(1)?, &Tensor::ones(300, DType::F32, &Device::Cpu)?)? < 1e-5);
         // An image's result does not depend on the other images of the batch.
-        let alone = again.look(&x.narrow(0, 299, 1)?)?;
+        let alone = again.extract(&x.narrow(0, 299, 1)?)?;
         assert!(off(&alone.features, &a.features.narrow(0, 299, 1)?)? < 1e-5);
         assert!(off(&a.probabilities, &fresh(2)?.probabilities(&x)?)? > 1e-3);
         Ok(())
@@ -335,10 +335,10 @@ mod tests {
         let path = folder.path().join("c.safetensors");
         let it = fresh(1)?;
         let digits = Tensor::zeros((2, 1, 28, 28), DType::F32, &Device::Cpu)?;
-        let message = it.look(&digits).unwrap_err().to_string();
+        let message = it.extract(&digits).unwrap_err().to_string();
         assert!(message.contains("x has shape [2, 1, 28, 28]; it is for images of tiny"), "{message}");
         let nan = (Tensor::zeros((2, 3, 9, 8), DType::F32, &Device::Cpu)? / 0.0)?;
-        let message = it.look(&nan).unwrap_err().to_string();
+        let message = it.extract(&nan).unwrap_err().to_string();
         assert!(message.contains("NaN or infinity"), "{message}");
         let make = |shape, classes: &[String]| {
             Classifier::new("x", shape, classes, &mut Rng::new(1), &Device::Cpu).unwrap_err().to_string()

@@ -41,7 +41,7 @@ pub struct Reference {
 }
 
 /// Prints
-/// `kernel distance 0.0123, 95 % interval 0.0101 … 0.0145, of 1000 samples against 5000 real images; real images among themselves: 0.0001 (1000 against 4000)`.
+/// `kernel distance 0.0123, 95 % interval 0.0101 … 0.0145, of 1000 samples against 5000 real images; baseline 0.0001 (1000 against 4000)`.
 impl fmt::Display for Estimate {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (real, (low, high)) = (self.real, self.interval);
@@ -55,10 +55,10 @@ impl fmt::Display for Estimate {
             self.samples
         )?;
         match self.real_images {
-            0 => write!(f, "; real images: {} ({})", Short(real.value), real.samples)?,
+            0 => write!(f, "; baseline {} ({})", Short(real.value), real.samples)?,
             images => write!(
                 f,
-                " against {images} real images; real images among themselves: {} ({} against {})",
+                " against {images} real images; baseline {} ({} against {})",
                 Short(real.value),
                 real.samples,
                 real.real_images
@@ -105,13 +105,13 @@ mod tests {
         };
         assert_eq!(
             it.to_string(),
-            "kernel distance 0.0123, 95 % interval -1.23e-4 … 12.35, of 1000 samples against 5000 real images; real images \
-             among themselves: 123457 (999 against 4000); too few"
+            "kernel distance 0.0123, 95 % interval -1.23e-4 … 12.35, of 1000 samples against 5000 real images; baseline \
+             123457 (999 against 4000); too few"
         );
         let alone = Estimate { name: "inception score", real_images: 0, doubt: None, ..it };
         assert_eq!(
             alone.to_string(),
-            "inception score 0.0123, 95 % interval -1.23e-4 … 12.35, of 1000 samples; real images: 123457 (999)"
+            "inception score 0.0123, 95 % interval -1.23e-4 … 12.35, of 1000 samples; baseline 123457 (999)"
         );
     }
 }

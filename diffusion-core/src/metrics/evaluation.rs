@@ -102,8 +102,8 @@ impl Evaluation {
             "evaluation: there are {n} samples and {} real images; at least {fewest} of each are needed",
             real.len()
         );
-        let made = extractor.look(samples)?;
-        let there = extractor.look_at(real, real.len())?;
+        let made = extractor.extract(samples)?;
+        let there = extractor.extract_from(real, real.len())?;
         let (x, y) = (&there.features, &made.features);
         let shares = precision_recall(x, y, NEIGHBOURS, rng)?;
         let mixed = rng.permutation(n).into_iter().map(|i| i as u32);
@@ -119,7 +119,7 @@ impl Evaluation {
             recall: shares.recall,
             inception_score: inception_score(&there.probabilities, &probabilities, splits, rng)?,
             accuracy: labels
-                .filter(|_| extractor.knows_classes())
+                .filter(|_| extractor.has_classes())
                 .map(|labels| class_accuracy(&made.probabilities, labels))
                 .transpose()?,
             copies: Copies::new(extractor, x, train, y)?,
@@ -131,7 +131,7 @@ impl Copies {
     fn new(extractor: &impl FeatureExtractor, real: &Tensor, train: &Dataset, y: &Tensor) -> Result<Self> {
         let through = train.len().min(SEARCHED_THROUGH);
         let of = train.len();
-        let train = extractor.look_at(train, through)?.features;
+        let train = extractor.extract_from(train, through)?.features;
         let distances = |x: &Tensor| -> Result<Vec<f64>> {
             let some = x.narrow(0, 0, x.dim(0)?.min(SEARCHED))?;
             let near = nearest(&some, &train, 1)?;

@@ -16,38 +16,38 @@ pub trait FeatureExtractor {
     ///
     /// # Errors
     /// The images have an unsupported shape or contain values that are not finite.
-    fn look(&self, x: &Tensor) -> Result<Answers>;
+    fn extract(&self, x: &Tensor) -> Result<Extracted>;
 
     /// Whether its classes are those of the data, so that an accuracy can be computed.
-    fn knows_classes(&self) -> bool;
+    fn has_classes(&self) -> bool;
 
-    /// [`FeatureExtractor::look`] for the first `n` images of a data set, or all if it has fewer.
+    /// [`FeatureExtractor::extract`] for the first `n` images of a data set, or all if it has fewer.
     ///
     /// # Errors
-    /// See [`FeatureExtractor::look`].
-    fn look_at(&self, data: &Dataset, n: usize) -> Result<Answers> {
+    /// See [`FeatureExtractor::extract`].
+    fn extract_from(&self, data: &Dataset, n: usize) -> Result<Extracted> {
         let (mut features, mut probabilities) = (Vec::new(), Vec::new());
         let n = n.min(data.len());
         for start in (0..n).step_by(AT_ONCE) {
             let images = data.images(start..n.min(start + AT_ONCE), &Device::Cpu)?;
-            let seen = self.look(&images)?;
+            let seen = self.extract(&images)?;
             features.push(seen.features);
             probabilities.push(seen.probabilities);
         }
-        Answers::new(features, probabilities)
+        Extracted::new(features, probabilities)
     }
 }
 
 /// The features and class probabilities of N images.
 #[derive(Clone, Debug)]
-pub struct Answers {
+pub struct Extracted {
     /// (N, D), f32 on the CPU: the inputs of the last layer.
     pub features: Tensor,
     /// (N, K), f32 on the CPU: the class probabilities; each row sums to 1.
     pub probabilities: Tensor,
 }
 
-impl Answers {
+impl Extracted {
     /// Concatenates the results of batches.
     pub(super) fn new(features: Vec<Tensor>, probabilities: Vec<Tensor>) -> Result<Self> {
         let features = Tensor::cat(&features, 0)?;

@@ -1,6 +1,6 @@
 //! The Inception v3 network, whose features define the FID.
 
-use super::{Answers, FeatureExtractor};
+use super::{Extracted, FeatureExtractor};
 use crate::nn::Checkpoint;
 use crate::ops::{Geometry, conv2d, relu};
 use anyhow::{Context, Result, bail, ensure};
@@ -120,7 +120,7 @@ impl InceptionV3 {
 }
 
 impl FeatureExtractor for InceptionV3 {
-    fn look(&self, x: &Tensor) -> Result<Answers> {
+    fn extract(&self, x: &Tensor) -> Result<Extracted> {
         ensure!(
             matches!(*x.dims(), [n, 1 | 3, h, w] if n > 0 && h > 0 && w > 0),
             "Inception: x has shape {:?}; it must be (N, 1, H, W) or (N, 3, H, W) with N at least 1",
@@ -137,10 +137,10 @@ impl FeatureExtractor for InceptionV3 {
             features.push(seen.to_device(&Device::Cpu)?);
             probabilities.push(batch_probabilities.to_device(&Device::Cpu)?);
         }
-        Answers::new(features, probabilities)
+        Extracted::new(features, probabilities)
     }
 
-    fn knows_classes(&self) -> bool {
+    fn has_classes(&self) -> bool {
         false
     }
 }

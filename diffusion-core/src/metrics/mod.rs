@@ -50,7 +50,7 @@ pub use accuracy::{ClassAccuracy, class_accuracy};
 pub use classifier::{About, Classifier, Fit};
 pub use estimate::{Estimate, Reference};
 pub use evaluation::{Copies, Evaluation};
-pub use extractor::{Answers, FeatureExtractor};
+pub use extractor::{Extracted, FeatureExtractor};
 pub use frechet::{Gaussian, frechet_distance};
 pub use inception::inception_score;
 pub use inception_v3::InceptionV3;

@@ -82,8 +82,8 @@ class Kernel:
         return lab.KERNELS / str(self.manager.provisioner.pid)
 
     def __exit__(self, *_):
-        self.client.stop_channels()
         self.manager.shutdown_kernel(now=True)
+        self.client.stop_channels()
 
     def run(self, code):
         result, began = Result(), time.monotonic()

@@ -44,7 +44,10 @@ def execute(notebook, parameters=None):
         notebook.cells.insert(parameters_at(notebook) + 1, nbformat.v4.new_code_cell(parameters))
     with Kernel() as kernel:
         for count, cell in enumerate(code_cells(notebook), 1):
-            cell.outputs = kernel.run(cell.source).outputs
+            done = kernel.run(cell.source)
+            cell.outputs = done.outputs
+            if done.seconds > 10:
+                print(f"  code cell {count}: {done.seconds:.0f} s", flush=True)
             cell.execution_count = count
             for output in cell.outputs:
                 if output.output_type == "execute_result":

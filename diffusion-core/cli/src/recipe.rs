@@ -79,3 +79,22 @@ pub fn words(run: &RunConfig) -> String {
         counted(it.epochs, "epoch")
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_default_for_digits_trains_as_the_speed_run_does() {
+        let (n, side) = (1000, 28);
+        let digits = Dataset::from_u8("digits", vec![0; n * side * side], [1, side, side], vec![0; n], &["0"]).unwrap();
+        let mut run = RunConfig::default();
+        Recipe::Auto.set(&mut run, &digits, false).unwrap();
+        let mut speedrun = RunConfig::from_toml(include_str!("../../../weights/speedrun.toml")).unwrap();
+        // How long it trains and what it shows meanwhile differ; nothing else does.
+        speedrun.training.epochs = run.training.epochs;
+        speedrun.training.samples = run.training.samples;
+        speedrun.training.sample_every = run.training.sample_every;
+        assert_eq!(run.training, speedrun.training);
+    }
+}

@@ -82,7 +82,7 @@ class Kernel:
         return lab.KERNELS / str(self.manager.provisioner.pid)
 
     def __exit__(self, *_):
-        self.manager.shutdown_kernel(now=True)
+        self.manager.shutdown_kernel()
         self.client.stop_channels()
 
     def run(self, code):

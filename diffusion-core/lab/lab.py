@@ -330,7 +330,7 @@ def warm_up():
         sys.exit(INTERRUPTED)
     finally:
         over.set()
-        manager.shutdown_kernel(now=True)
+        manager.shutdown_kernel()
         client.stop_channels()
     sys.exit(1 if failed else 0)
 

@@ -38,8 +38,8 @@ impl Sampling {
         let Self { skipped, left_out, .. } = self;
         (*skipped > 0).then(|| {
             format!(
-                "{skipped} grids of samples were skipped: at about {left_out:.0} s each, they would have taken more \
-                 than {:.0} % of the time; set sample_share = 1 (or use --sample-every) to skip none",
+                "grids of samples skipped: {skipped}. At about {left_out:.0} s each, they would have taken more than \
+                 {:.0} % of the time; set sample_share = 1 (or use --sample-every) to skip none",
                 100.0 * share
             )
         })

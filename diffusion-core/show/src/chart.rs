@@ -1,6 +1,6 @@
 //! Drawing a plot: plotters draws axes and marks; title, legend and caption go around them.
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use plotters::chart::ChartBuilder;
 use plotters::style::ShapeStyle;
 
@@ -9,9 +9,11 @@ use super::canvas::{FINE, ZOOM, paint};
 use super::frame::Frame;
 use super::legend::{self, colour, text_style};
 use super::marks::{View, elements};
-use super::picture::{FAINT, INK, PADDING, Picture, Rgb, SOFT_INK};
-use super::plot::{Marks, Plot};
+use super::palette::Rgb;
+use super::picture::{CARD, FAINT, INK, PADDING, Picture, SOFT_INK};
+use super::plot::{Marks, Plot, SIDES, WIDTH};
 use super::text::{Font, LABEL, SMALL, line_height};
+use super::{Draw, displayed};
 
 const AXIS: Rgb = [120, 120, 120];
 /// The colour of grid lines between the labelled ones on a logarithmic axis.
@@ -22,12 +24,64 @@ const TOP: usize = 9;
 /// The smallest width and height of the area within the axes.
 const LEAST: usize = 40;
 
+impl Plot {
+    /// Draws the plot in a given size, with or without its legend.
+    pub(super) fn drawn(&self, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
+        if let Some(problem) = &self.problem {
+            anyhow::bail!("{problem}");
+        }
+        ensure!(!self.series.is_empty(), "plot {:?} is empty: add a .line, .scatter or .histogram", self.title);
+        ensure!(
+            SIDES.contains(&width) && SIDES.contains(&height),
+            "plot {:?}: size {width} × {height}; use {} to {} pixels for each",
+            self.title,
+            SIDES.start(),
+            SIDES.end()
+        );
+        ensure!(
+            !(self.equal && (self.x.log || self.y.log)),
+            "plot {:?}: equal_axes needs two linear axes; leave out .log_x and .log_y",
+            self.title
+        );
+        draw(self, (width, height), with_legend)
+    }
+
+    fn at_its_size(&self) -> Result<Picture> {
+        let default = if self.equal { (480, 480) } else { (WIDTH, 400) };
+        self.drawn(self.size.unwrap_or(default), true)
+    }
+
+    fn shown(&self) -> Result<Picture> {
+        to_show(&self.at_its_size()?)
+    }
+}
+
+/// Prepares plots for display in a notebook: centred on a card of width [`WIDTH`], in few colours.
+pub(super) fn to_show(picture: &Picture) -> Result<Picture> {
+    let width = picture.width().max(WIDTH * ZOOM);
+    let mut card = Picture::new(width, picture.height(), CARD, "choose a smaller .size")?;
+    card.paste(picture, ((width - picture.width()) / 2, 0));
+    Ok(card.in_few_colours())
+}
+
+displayed!(Plot);
+
+impl Draw for Plot {
+    fn draw(&self) -> Result<Picture> {
+        Ok(self.at_its_size()?.halved())
+    }
+
+    fn draw_sharp(&self) -> Result<(Picture, usize)> {
+        Ok((self.at_its_size()?.in_few_colours(), ZOOM))
+    }
+}
+
 /// Draws a validated plot in `width` × `height` nominal pixels. The legend, if any, is placed between title and axes,
 /// where it hides no data.
 ///
 /// # Errors
 /// The texts are so many or so long that hardly any room is left.
-pub(super) fn draw(plot: &Plot, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
+fn draw(plot: &Plot, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
     let inside = width - 2 * PADDING;
     let frame = Frame::new((&plot.title, &notes(plot)), (inside, PADDING), ZOOM)?;
     let entries = legend::entries(plot);

@@ -2,8 +2,6 @@
 
 use candle_core::{DType, Result, Tensor, bail};
 
-use super::{Draw, Picture, displayed, sheet};
-
 /// A grid of images with titles around them.
 ///
 /// Values are expected in −1 … 1, from black to white. The builder methods take and return the grid; invalid arguments,
@@ -177,20 +175,6 @@ impl Grid {
     pub fn range(mut self, range: Range) -> Self {
         self.range = range;
         self
-    }
-}
-
-displayed!(Grid);
-
-impl Grid {
-    fn shown(&self) -> anyhow::Result<Picture> {
-        self.draw()
-    }
-}
-
-impl Draw for Grid {
-    fn draw(&self) -> anyhow::Result<Picture> {
-        sheet::draw(self)
     }
 }
 

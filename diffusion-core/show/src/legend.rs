@@ -5,7 +5,8 @@ use plotters::element::{Circle, PathElement, Rectangle};
 use plotters::style::{Color, IntoFont, IntoTextStyle, RGBColor, ShapeStyle, TextStyle};
 
 use super::canvas::{Area, FINE, paint};
-use super::picture::{INK, Picture, Rgb, SOFT_INK};
+use super::palette::Rgb;
+use super::picture::{INK, Picture, SOFT_INK};
 use super::plot::{Marks, Plot};
 use super::text::{Font, SMALL, line_height};
 

@@ -2,7 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::picture::Rgb;
+/// Red, green and blue, 0 … 255.
+pub type Rgb = [u8; 3];
 
 /// A palette, and the index of each colour of the frames in it.
 pub(super) struct Palette {

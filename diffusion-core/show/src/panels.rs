@@ -5,9 +5,10 @@ use std::borrow::Borrow;
 use anyhow::{Result, ensure};
 
 use super::canvas::ZOOM;
+use super::chart::to_show;
 use super::frame::Frame;
 use super::picture::{CARD, PADDING, Picture};
-use super::plot::{WIDTH, to_show};
+use super::plot::WIDTH;
 use super::{Draw, Plot, displayed, legend};
 
 /// Several plots in one picture. If all have the same series, one legend is shown below.

@@ -5,11 +5,8 @@ use std::path::Path;
 use anyhow::{Context, Result, ensure};
 use png::{BitDepth, ColorType, Compression, Filter};
 
-use super::palette::Palette;
+use super::palette::{Palette, Rgb};
 use super::{Draw, displayed};
-
-/// Red, green and blue, 0 … 255.
-pub type Rgb = [u8; 3];
 
 /// The near-white background, which makes a picture readable on light and dark pages.
 pub(super) const CARD: Rgb = [251, 251, 251];

@@ -1,11 +1,7 @@
 //! A plot: lines, points and histograms on a pair of axes. It is drawn in `chart.rs`.
 
-use anyhow::{Result, ensure};
-
+use super::Values;
 use super::axis::{Axis, drawable};
-use super::canvas::ZOOM;
-use super::picture::CARD;
-use super::{Draw, Picture, Values, chart, displayed};
 
 /// A plot of lines, points, histograms and arrows on a pair of axes.
 ///
@@ -32,7 +28,7 @@ pub struct Plot {
     /// Whether both axes have the same scale.
     pub(super) equal: bool,
     /// The first invalid argument.
-    problem: Option<String>,
+    pub(super) problem: Option<String>,
 }
 
 /// A series, with its name in the legend.
@@ -64,7 +60,7 @@ pub(super) struct Bars {
 }
 
 /// The range of a plot's width and height in nominal pixels.
-const SIDES: std::ops::RangeInclusive<usize> = 120..=2400;
+pub(super) const SIDES: std::ops::RangeInclusive<usize> = 120..=2400;
 /// The width of a displayed plot. It is the same for all plots, so that their texts have one size in any column width.
 pub(super) const WIDTH: usize = 960;
 /// The number of points of a function's curve.
@@ -263,56 +259,6 @@ impl Plot {
 
     fn refuse(&mut self, problem: String) {
         self.problem.get_or_insert(problem);
-    }
-
-    /// Draws the plot in a given size, with or without its legend.
-    pub(super) fn drawn(&self, (width, height): (usize, usize), with_legend: bool) -> Result<Picture> {
-        if let Some(problem) = &self.problem {
-            anyhow::bail!("{problem}");
-        }
-        ensure!(!self.series.is_empty(), "plot {:?} is empty: add a .line, .scatter or .histogram", self.title);
-        ensure!(
-            SIDES.contains(&width) && SIDES.contains(&height),
-            "plot {:?}: size {width} × {height}; use {} to {} pixels for each",
-            self.title,
-            SIDES.start(),
-            SIDES.end()
-        );
-        ensure!(
-            !(self.equal && (self.x.log || self.y.log)),
-            "plot {:?}: equal_axes needs two linear axes; leave out .log_x and .log_y",
-            self.title
-        );
-        chart::draw(self, (width, height), with_legend)
-    }
-
-    fn at_its_size(&self) -> Result<Picture> {
-        let default = if self.equal { (480, 480) } else { (WIDTH, 400) };
-        self.drawn(self.size.unwrap_or(default), true)
-    }
-
-    fn shown(&self) -> Result<Picture> {
-        to_show(&self.at_its_size()?)
-    }
-}
-
-/// Prepares plots for display in a notebook: centred on a card of width [`WIDTH`], in few colours.
-pub(super) fn to_show(picture: &Picture) -> Result<Picture> {
-    let width = picture.width().max(WIDTH * ZOOM);
-    let mut card = Picture::new(width, picture.height(), CARD, "choose a smaller .size")?;
-    card.paste(picture, ((width - picture.width()) / 2, 0));
-    Ok(card.in_few_colours())
-}
-
-displayed!(Plot);
-
-impl Draw for Plot {
-    fn draw(&self) -> Result<Picture> {
-        Ok(self.at_its_size()?.halved())
-    }
-
-    fn draw_sharp(&self) -> Result<(Picture, usize)> {
-        Ok((self.at_its_size()?.in_few_colours(), ZOOM))
     }
 }
 

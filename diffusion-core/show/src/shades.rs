@@ -1,7 +1,7 @@
 //! The mapping from image values to shades of grey or colour.
 
 use super::grid::{Grid, Range, Tile};
-use super::picture::Rgb;
+use super::palette::Rgb;
 
 /// The colour of pixels that are not finite.
 pub(super) const MAGENTA: Rgb = [255, 0, 255];

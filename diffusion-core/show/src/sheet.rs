@@ -5,9 +5,11 @@ use anyhow::{Result, ensure};
 use super::arrange::{WIDTH, arrangement};
 use super::frame::Frame;
 use super::grid::{Grid, Tile};
-use super::picture::{CARD, INK, PADDING, Picture, Rgb};
+use super::palette::Rgb;
+use super::picture::{CARD, INK, PADDING, Picture};
 use super::shades::Shades;
 use super::text::{Font, LABEL, SMALL, TITLE, ascent, line_height};
+use super::{Draw, displayed};
 
 /// The outline of tiles, which makes white ones visible.
 const OUTLINE: Rgb = [205, 205, 205];
@@ -19,8 +21,21 @@ const ROW_TITLE_WIDTH: f32 = 200.0;
 /// Minimum widths of a picture with longer texts; few, so that the frames of an animation have one size.
 const TEXT_WIDTHS: [usize; 2] = [180, 360];
 
-/// Draws a grid.
-pub(super) fn draw(grid: &Grid) -> Result<Picture> {
+displayed!(Grid);
+
+impl Grid {
+    fn shown(&self) -> Result<Picture> {
+        self.draw()
+    }
+}
+
+impl Draw for Grid {
+    fn draw(&self) -> Result<Picture> {
+        draw(self)
+    }
+}
+
+fn draw(grid: &Grid) -> Result<Picture> {
     let font = Font::new()?;
     let sheet = Sheet::new(grid, &font)?;
     let shades = Shades::of(grid);

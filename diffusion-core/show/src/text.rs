@@ -7,7 +7,8 @@ use ab_glyph::{Font as _, FontRef, GlyphId, PxScale};
 use anyhow::{Context, Result};
 
 use super::formula::{Level, is_accent, runs};
-use super::picture::{Picture, Rgb};
+use super::palette::Rgb;
+use super::picture::Picture;
 
 /// Font sizes in nominal pixels per em.
 pub(super) const TITLE: f32 = 15.0;

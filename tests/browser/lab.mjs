@@ -43,7 +43,11 @@ for (let i = 0; i < end.cells * 2; i++) {
     await input.focus();
     for (let press = 0; press < 3; press++) await page.keyboard.press("ArrowRight");
     slider = { before, after: await look() };
-    await page.screenshot({ path: `${folder}/slider.png` });
+    for (const name of ["Dark", "Light"]) {
+      await theme(name);
+      await page.waitForTimeout(1000);
+      await page.screenshot({ path: `${folder}/slider-${name.toLowerCase()}.png` });
+    }
   }
   await page.mouse.move(640, 800);
   await page.mouse.wheel(0, 900);

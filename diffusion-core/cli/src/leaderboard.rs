@@ -334,7 +334,7 @@ cosine decay. All samples are drawn with the EMA weights. Measured on {machines}
   image, the MSE of x₀ has weight 1 at every noise level, the MSE of ε has weight SNR(t), and the MSE of v has weight SNR(t) + 1.
   Of the three, x₀-prediction therefore gives the most weight to high noise levels, at which the class and the shape of a sprite are
   decided. Section 4 of notebooks/03_training.ipynb trains all three with the same weighting: the lead of x₀-prediction becomes
-  smaller but remains.
+  smaller in Fréchet distance and disappears in accuracy.
 
 ## The effect of each choice
 

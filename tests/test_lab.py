@@ -200,6 +200,10 @@ def test_metadata_of_other_packages_and_errors_pass_unchanged(tmp_path, capfd):
     arguments = ["metadata", "--offline", "--format-version", "1", "--no-deps", "--manifest-path", str(lab.ROOT / "Cargo.toml")]
     assert metadata.main("cargo", arguments) == 0
     assert capfd.readouterr().out.encode() == subprocess.check_output(["cargo", *arguments])
+    assert metadata.main("cargo", ["metadata", "--help"]) == 0
+    assert "Usage" in capfd.readouterr().out
+    theirs = {"packages": [{"id": "theirs", "name": "diffusion-core", "metadata": None}], "workspace_members": [], "resolve": {"nodes": []}}
+    assert metadata.visible(theirs) is None, "another package of that name"
 
 
 def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypatch, capsys):

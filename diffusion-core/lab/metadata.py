@@ -17,7 +17,7 @@ def visible(metadata):
     """The ids of the packages that a cell can name, or None if the cells do not depend on diffusion-core."""
     packages = {package["id"]: package for package in metadata["packages"]}
     core = next((package for package in packages.values() if package["name"] == CORE), None)
-    if core is None or metadata.get("resolve") is None:
+    if core is None or metadata.get("resolve") is None or "kernel" not in (core["metadata"] or {}):
         return None
     public = core["metadata"]["kernel"]["public"]
 
@@ -47,7 +47,7 @@ def only(metadata, kept):
 
 def main(cargo, arguments):
     done = subprocess.run([cargo, *arguments], stdout=subprocess.PIPE)
-    if done.returncode == 0:
+    if done.stdout.startswith(b"{"):  # not an error, and not a text for people, as of --help
         metadata = json.loads(done.stdout)
         kept = visible(metadata)
         if kept is not None:

@@ -353,6 +353,33 @@ fn a_summary_adds_up() -> Result<()> {
 }
 
 /// A classifier, a model's samples and a file's samples measured, the card, and a small leaderboard that goes on.
+/// Processes without time steps: every command that samples works with them.
+#[test]
+fn continuous_processes_are_trained_and_sampled() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    fs::write(folder.join("c.toml"), CONFIG)?;
+    for process in ["flow", "edm"] {
+        let run = |arguments: &str| -> Result<String> {
+            let arguments = arguments.replace("MODEL", &format!("--checkpoint {process}/model.safetensors --n 4"));
+            let arguments: Vec<&str> = arguments.split_whitespace().collect();
+            let output = diffusion(&arguments, folder).output()?;
+            ensure!(output.status.success(), "{arguments:?}: {}", words(&output));
+            Ok(words(&output))
+        };
+        run(&format!("train --config c.toml --process {process} --out {process} --train-steps 2"))?;
+        for sampler in ["ddim", "ddpm", "heun", "dpm++"] {
+            let said = run(&format!("sample MODEL --sampler {sampler} --steps 3"))?;
+            assert!(said.contains(&format!("{sampler}, 3 steps")), "{said}");
+        }
+        assert!(run("compare MODEL --steps 2 --ddpm-steps 4")?.contains("DDPM: 4 steps"));
+        let model = format!("{process}/model.safetensors");
+        let said = fails(&["sample", "--checkpoint", &model, "--steps", "0"], folder)?;
+        assert!(said.contains("--steps 0: "), "{said}");
+    }
+    Ok(())
+}
+
 #[test]
 fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -401,9 +428,12 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert!(once.contains("model-index:\n- name: m\n"), "{once}");
     assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim, 2 steps, seed 0"));
     assert!(once.starts_with("---\nlicense: cc0-1.0\n"), "{once}");
-    run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --card m.md --out e.json")?;
+    run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --bits 2 --card m.md --out e.json")?;
+    let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("e.json"))?)?;
+    assert!(json["bits_per_dimension"]["mean"].as_f64() > Some(0.0), "{json}");
     let twice = fs::read_to_string(folder.join("m.md"))?;
     assert_eq!(twice.matches("## Evaluation").count(), 1);
+    assert!(twice.contains(" Likelihood: bits per dimension ") && twice.contains(" on 2 held-out images."), "{twice}");
     assert_eq!(twice.matches("model-index").count(), 1);
 
     // As a folder of images of other classes: the samples are measured, and what they show is not judged.

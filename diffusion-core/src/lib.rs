@@ -60,6 +60,8 @@
 //! | [`unet`] | U-Nets, and [`Denoiser`](unet::Denoiser) for your own network | `02_unet` |
 //! | [`train`] | the training loop as an iterator of steps, for any [`Objective`](train::Objective); losses, AdamW, EMA | `03_training` |
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
+//! | [`mixture`] | Gaussian mixtures: data whose score and best prediction are known exactly | `11_score` |
+//! | [`likelihood`] | log-densities and bits per dimension by the probability-flow ODE | `11_score` |
 //! | [`guidance`] | conditional predictions and classifier-free guidance | `05_conditioning` |
 //! | [`edit`] | inpainting, masks, image to image, super-resolution | `08_inpainting`, `09_super_resolution` |
 //! | [`metrics`] | Fréchet and kernel distance, precision and recall, nearest training images, PSNR, SSIM | `10_evaluation` |
@@ -102,7 +104,9 @@ pub mod diffusion;
 pub mod edit;
 pub mod guidance;
 pub mod level;
+pub mod likelihood;
 pub mod metrics;
+pub mod mixture;
 pub mod model;
 pub mod nn;
 pub mod prediction;

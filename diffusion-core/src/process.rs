@@ -239,6 +239,24 @@ impl NoiseProcess {
         t.iter().map(|t| self.level(*t)).collect()
     }
 
+    /// The time with ln(noise/signal) = `z`, or the nearest if there is none; a time step of the discrete process.
+    pub(crate) fn time_at(&self, z: f64) -> f64 {
+        match *self {
+            Self::Vp(ref schedule) => {
+                let ratio = |t: usize| -schedule.level(t).lambda();
+                let all = schedule.alpha_bars();
+                // ᾱ decreases with t, so ln(noise/signal) increases.
+                let alpha_bar = 1.0 / (1.0 + libm::exp(2.0 * z));
+                let above = all.partition_point(|a| *a > alpha_bar).min(all.len() - 1);
+                let below = above.saturating_sub(1);
+                let nearest = if (ratio(above) - z).abs() < (z - ratio(below)).abs() { above } else { below };
+                nearest as f64
+            }
+            Self::Flow { .. } => 1.0 / (1.0 + libm::exp(-z)),
+            Self::Edm { sigma_min, sigma_max, .. } => libm::exp(z).clamp(sigma_min, sigma_max),
+        }
+    }
+
     /// The level at the noisiest time, where sampling starts.
     pub fn noisiest(&self) -> Level {
         match *self {

@@ -1,7 +1,7 @@
 //! `diffusion compare`: DDPM and DDIM from the same noise.
 
 use crate::request::{ModelOptions, counted};
-use crate::sample::{check_steps, prepare};
+use crate::sample::{check_steps, ddpm_steps, prepare};
 use anyhow::Result;
 use clap::Args;
 use diffusion_core::progress::Progress;
@@ -18,7 +18,7 @@ pub struct Options {
     /// The number of DDIM steps
     #[arg(long, default_value_t = 50)]
     steps: usize,
-    /// The number of DDPM steps [default: all time steps of the training]
+    /// The number of DDPM steps [default: all time steps of the training, or 1000 if its process has none]
     #[arg(long)]
     ddpm_steps: Option<usize>,
     /// The picture: one row of images for each sampler
@@ -29,12 +29,12 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "png")?;
     let request = options.model.load(10)?;
-    let (ddim, schedule) = (Sampler::ddim(options.steps), request.model.info.schedule()?);
-    let ddpm = Sampler { steps: options.ddpm_steps.map_or(Steps::All, Steps::Trailing), ..Sampler::ddpm() };
-    check_steps("--steps", options.steps, schedule)?;
-    if let Some(steps) = options.ddpm_steps {
-        check_steps("--ddpm-steps", steps, schedule)?;
-    }
+    let process = &request.model.info.process;
+    let ddpm_steps = options.ddpm_steps.unwrap_or(ddpm_steps(process));
+    check_steps("--steps", options.steps, process)?;
+    check_steps("--ddpm-steps", ddpm_steps, process)?;
+    let ddim = Sampler::ddim(options.steps);
+    let ddpm = Sampler { steps: Steps::Trailing(ddpm_steps), ..Sampler::ddpm() };
     println!("{}, {}", counted(request.n, "image"), request.words);
     let noise = request.model.noise(request.n, &mut Rng::new(options.model.seed))?;
     let (mut rows, mut titles, mut times) = (Vec::new(), Vec::new(), Vec::new());

@@ -4,6 +4,7 @@ use crate::request::{ModelOptions, Request, counted};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::process::NoiseProcess;
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{ImageNoise, Sampler, Solver, State, Steps, key_frames};
@@ -23,6 +24,8 @@ const FRAMES: usize = 30;
 const ANIMATED_SIDE: usize = 84;
 /// The default number of steps.
 const DEFAULT_STEPS: usize = 50;
+/// The default number of DDPM steps for a process without time steps.
+const CONTINUOUS_DDPM_STEPS: usize = 1000;
 
 #[derive(Args)]
 pub struct Options {
@@ -51,7 +54,7 @@ pub struct SamplerOptions {
     /// The sampler
     #[arg(long, value_enum, default_value = "ddim")]
     sampler: Name,
-    /// The number of steps [default: 50; for ddpm all time steps of the training]
+    /// The number of steps [default: 50; for ddpm all time steps of the training, or 1000 if its process has none]
     #[arg(long)]
     steps: Option<usize>,
     /// η of DDIM, in 0 … 1: 0 is deterministic, 1 is DDPM
@@ -83,28 +86,31 @@ impl SamplerOptions {
         Ok(self.batch)
     }
 
-    pub fn sampler(&self) -> Result<Sampler> {
+    /// Returns an error if a flag does not belong to the sampler.
+    pub fn check(&self) -> Result<()> {
+        self.batch()?;
         ensure!(
             self.eta.is_none() || self.sampler == Name::Ddim,
             "--eta is for --sampler ddim only: ddpm has η = 1, the other samplers have η = 0"
         );
-        let n = self.steps.unwrap_or(DEFAULT_STEPS);
-        Ok(match self.sampler {
+        Ok(())
+    }
+
+    /// The sampler for a model's noise process, and its number of steps.
+    pub fn sampler(&self, process: &NoiseProcess) -> Result<(Sampler, usize)> {
+        self.check()?;
+        let n = match self.sampler {
+            Name::Ddpm => self.steps.unwrap_or(ddpm_steps(process)),
+            _ => self.steps.unwrap_or(DEFAULT_STEPS),
+        };
+        check_steps("--steps", n, process)?;
+        let sampler = match self.sampler {
             Name::Ddim => Sampler { solver: Solver::Ddim { eta: self.eta.unwrap_or(0.0) }, ..Sampler::ddim(n) },
             Name::Heun => Sampler::heun(n),
             Name::DpmSolver => Sampler::dpm_solver(n),
-            Name::Ddpm => Sampler { steps: self.steps.map_or(Steps::All, Steps::Trailing), ..Sampler::ddpm() },
-        })
-    }
-
-    /// The number of steps.
-    pub fn steps(&self, schedule: &Schedule) -> Result<usize> {
-        let n = match self.sampler {
-            Name::Ddpm => self.steps.unwrap_or(schedule.timesteps()),
-            _ => self.steps.unwrap_or(DEFAULT_STEPS),
+            Name::Ddpm => Sampler { steps: Steps::Trailing(n), ..Sampler::ddpm() },
         };
-        check_steps("--steps", n, schedule)?;
-        Ok(n)
+        Ok((sampler, n))
     }
 
     /// The sampler as the flags name it: `ddim`, `ddim with η = 0.5`, `dpm++`.
@@ -118,23 +124,30 @@ impl SamplerOptions {
     }
 }
 
-/// Returns an error that names the flag if the schedule has fewer than `n` time steps.
-pub fn check_steps(flag: &str, n: usize, schedule: &Schedule) -> Result<()> {
-    let all = schedule.timesteps();
-    ensure!((1..=all).contains(&n), "{flag} {n}: it must be in 1 … {all}; the model was trained with {all} time steps");
+/// The default number of DDPM steps: all time steps of a discrete process.
+pub fn ddpm_steps(process: &NoiseProcess) -> usize {
+    process.schedule().map_or(CONTINUOUS_DDPM_STEPS, Schedule::timesteps)
+}
+
+/// Returns an error that names the flag if the process does not have `n` steps.
+pub fn check_steps(flag: &str, n: usize, process: &NoiseProcess) -> Result<()> {
+    if let Ok(schedule) = process.schedule() {
+        let all = schedule.timesteps();
+        ensure!((1..=all).contains(&n), "{flag} {n}: it must be in 1 … {all}; the model was trained with {all} time steps");
+    }
+    process.steps(n).with_context(|| format!("{flag} {n}"))?;
     Ok(())
 }
 
 pub fn run(options: &Options) -> Result<()> {
-    options.sampling.batch()?;
-    options.sampling.sampler()?;
+    options.sampling.check()?;
     let files = [(Some(&options.out), "png"), (options.npy.as_ref(), "npy"), (options.gif.as_ref(), "gif")];
     for (path, extension) in files {
         path.map_or(Ok(()), |path| prepare(path, extension))?;
     }
     let request = options.model.load(64)?;
-    let schedule = request.model.info.schedule()?;
-    let steps = options.sampling.steps(schedule)?;
+    let process = &request.model.info.process;
+    let (_, steps) = options.sampling.sampler(process)?;
     println!(
         "{}, {}, {}, {}, seed {}",
         counted(request.n, "image"),
@@ -143,11 +156,11 @@ pub fn run(options: &Options) -> Result<()> {
         counted(steps, "step"),
         options.model.seed
     );
-    if let Some(warning) = schedule.warning() {
+    if let Some(warning) = process.schedule().ok().and_then(Schedule::warning) {
         eprintln!("warning: {warning}");
     }
     let animated = options.gif.is_some();
-    let (images, frames) = draw(&options.sampling, &request, options.model.seed, steps, animated)?;
+    let (images, frames) = draw(&options.sampling, &request, options.model.seed, animated)?;
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
         write_npy(&images.clamp(-1f64, 1f64)?, path)?;
@@ -216,10 +229,10 @@ pub fn draw(
     sampling: &SamplerOptions,
     request: &Request,
     seed: u64,
-    steps: usize,
     animated: bool,
 ) -> Result<(Tensor, Vec<State>)> {
-    let (n, batch, sampler) = (request.n, sampling.batch()?, sampling.sampler()?);
+    let (n, batch) = (request.n, sampling.batch()?);
+    let (sampler, steps) = sampling.sampler(&request.model.info.process)?;
     let [_, height, width] = request.model.info.shape;
     request.model.network.ensure_room(batch.min(n), (height, width), false).context("--batch")?;
     let mut rng = Rng::new(seed);

@@ -90,27 +90,14 @@ impl NoiseProcess {
                 }
             }
             (_, TimeSampling::LogitNormal { mean, std }) => {
-                (0..n).map(|_| self.at_log_ratio(mean + std * rng.normal())).collect()
+                let mut time = || self.time_at(mean + std * rng.normal());
+                match self {
+                    // Before the shift.
+                    Self::Flow { .. } => (0..n).map(|_| self.quantile(time().max(1e-9))).collect(),
+                    _ => (0..n).map(|_| time()).collect(),
+                }
             }
         })
-    }
-
-    /// The time at which ln(noise/signal) = `z`, before flow's shift, or the nearest time if there is none.
-    fn at_log_ratio(&self, z: f64) -> f64 {
-        match *self {
-            Self::Vp(ref schedule) => {
-                let ratio = |t: usize| -schedule.level(t).lambda();
-                let all = schedule.alpha_bars();
-                // ᾱ decreases with t, so ln(noise/signal) increases.
-                let alpha_bar = 1.0 / (1.0 + libm::exp(2.0 * z));
-                let above = all.partition_point(|a| *a > alpha_bar).min(all.len() - 1);
-                let below = above.saturating_sub(1);
-                let nearest = if (ratio(above) - z).abs() < (z - ratio(below)).abs() { above } else { below };
-                nearest as f64
-            }
-            Self::Flow { .. } => self.quantile((1.0 / (1.0 + libm::exp(-z))).max(1e-9)),
-            Self::Edm { sigma_min, sigma_max, .. } => libm::exp(z).clamp(sigma_min, sigma_max),
-        }
     }
 }
 

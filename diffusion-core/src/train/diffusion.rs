@@ -60,7 +60,7 @@ impl Diffusion {
             classes: data.class_names().to_vec(),
             data: data.name().to_owned(),
             images_seen: 0,
-            images: true,
+            images: data.bytes().is_some(),
         };
         let steps = match &config.process {
             NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),

@@ -336,13 +336,8 @@ mod tests {
         assert!(find(none, Prediction::X0, &x).contains("Hutchinson(0)"));
         assert!(find(Likelihood::default(), Prediction::Eps, &x).contains("use velocity"));
         assert!(find(Likelihood::default(), Prediction::X0, &(&x / 0.0)?).contains("image 0 is NaN"));
-        let constant = Likelihood::default().log_density(
-            |x, _| x.zeros_like(),
-            &process,
-            Prediction::X0,
-            &x,
-            &mut Rng::new(1),
-        );
+        let constant =
+            Likelihood::default().log_density(|x, _| x.zeros_like(), &process, Prediction::X0, &x, &mut Rng::new(1));
         assert!(constant.unwrap_err().to_string().contains("no gradient"));
         Ok(())
     }

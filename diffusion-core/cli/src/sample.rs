@@ -133,7 +133,10 @@ pub fn ddpm_steps(process: &NoiseProcess) -> usize {
 pub fn check_steps(flag: &str, n: usize, process: &NoiseProcess) -> Result<()> {
     if let Ok(schedule) = process.schedule() {
         let all = schedule.timesteps();
-        ensure!((1..=all).contains(&n), "{flag} {n}: it must be in 1 … {all}; the model was trained with {all} time steps");
+        ensure!(
+            (1..=all).contains(&n),
+            "{flag} {n}: it must be in 1 … {all}; the model was trained with {all} time steps"
+        );
     }
     process.steps(n).with_context(|| format!("{flag} {n}"))?;
     Ok(())
@@ -225,12 +228,7 @@ fn animation(states: &[State], range: Range) -> Result<Gif> {
 }
 
 /// Samples the images; if `animated`, also returns the states of the first ones.
-pub fn draw(
-    sampling: &SamplerOptions,
-    request: &Request,
-    seed: u64,
-    animated: bool,
-) -> Result<(Tensor, Vec<State>)> {
+pub fn draw(sampling: &SamplerOptions, request: &Request, seed: u64, animated: bool) -> Result<(Tensor, Vec<State>)> {
     let (n, batch) = (request.n, sampling.batch()?);
     let (sampler, steps) = sampling.sampler(&request.model.info.process)?;
     let [_, height, width] = request.model.info.shape;

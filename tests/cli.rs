@@ -428,6 +428,8 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     assert!(once.contains("model-index:\n- name: m\n"), "{once}");
     assert!(once.contains("## Evaluation\n\n12 samples, all classes in turn, ddim, 2 steps, seed 0"));
     assert!(once.starts_with("---\nlicense: cc0-1.0\n"), "{once}");
+    let said = fails(&["evaluate", "--checkpoint", "m.safetensors", "--images", "200", "--bits", "1"], folder)?;
+    assert!(said.contains("--bits 1: it must be in 2 … 20, the number of held-out images"), "{said}");
     run("evaluate --checkpoint m.safetensors --n 12 --steps 2 --images 200 --bits 2 --card m.md --out e.json")?;
     let json: serde_json::Value = serde_json::from_str(&fs::read_to_string(folder.join("e.json"))?)?;
     assert!(json["bits_per_dimension"]["mean"].as_f64() > Some(0.0), "{json}");

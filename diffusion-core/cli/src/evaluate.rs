@@ -65,8 +65,7 @@ pub struct Options {
         default_missing_value = "weights/inception.pth"
     )]
     inception: Option<PathBuf>,
-    /// Also measures the bits per dimension of this many held-out images, by solving the probability-flow ODE; about as slow as
-    /// sampling ten times as many images
+    /// Also measures the bits per dimension of this many held-out images, by solving the probability-flow ODE
     #[arg(long, conflicts_with = "samples")]
     bits: Option<usize>,
     /// A model card to update with the results
@@ -112,6 +111,9 @@ pub fn run(options: &Options) -> Result<()> {
             size(shape),
             size(other)
         );
+    }
+    if let (Some(request), Some(n)) = (&model, options.bits) {
+        check_bits(n, request, &real)?;
     }
     let features = Features::load(options, &source, &real)?;
     if let Some(warning) = features.warning() {
@@ -356,8 +358,8 @@ impl fmt::Display for Bits {
     }
 }
 
-fn bits(options: &Options, request: &Request, real: &Dataset) -> Result<Option<Bits>> {
-    let Some(n) = options.bits else { return Ok(None) };
+/// Checks --bits before anything is sampled.
+fn check_bits(n: usize, request: &Request, real: &Dataset) -> Result<()> {
     let model = &request.model;
     ensure!(
         (2..=real.len()).contains(&n),
@@ -369,14 +371,21 @@ fn bits(options: &Options, request: &Request, real: &Dataset) -> Result<Option<B
         "--bits: bits per dimension are defined for 8-bit images, which this model's data are not; leave --bits out"
     );
     let architecture = model.network.architecture();
-    let (classes, context) = (architecture.classes() > 0, architecture.context() > 0);
     ensure!(
-        !(classes || context) || same_classes(request, real),
+        architecture.classes() + architecture.context() == 0 || same_classes(request, real),
         "--bits: the model is conditioned on the classes {}, but those of {} are {}; name its own data with --data",
         model.info.classes.join(", "),
         real.name(),
         real.class_names().join(", ")
     );
+    Ok(())
+}
+
+fn bits(options: &Options, request: &Request, real: &Dataset) -> Result<Option<Bits>> {
+    let Some(n) = options.bits else { return Ok(None) };
+    let model = &request.model;
+    let architecture = model.network.architecture();
+    let (classes, context) = (architecture.classes() > 0, architecture.context() > 0);
     let (device, rng) = (model.network.device(), &mut Rng::new(options.model.seed));
     let (mut bits, dims) = (Vec::new(), real.shape().iter().product());
     let mut progress = Progress::new(n as u64, "likelihoods");

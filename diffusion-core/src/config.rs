@@ -20,7 +20,7 @@ use crate::choice::name_or_table;
 pub use crate::choice::parse_choice;
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
-use crate::train::{ConditionOn, TrainingConfig, upgrade};
+use crate::train::{ConditionOn, ConsistencyConfig, TrainingConfig, upgrade};
 use crate::unet::{Architecture, Conditioning, SimpleUNet};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -38,8 +38,28 @@ pub struct RunConfig {
     /// The network. Its channels, classes and context size follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
     pub network: Architecture,
+    /// The training objective.
+    #[serde(deserialize_with = "name_or_table", skip_serializing_if = "ObjectiveConfig::is_diffusion")]
+    pub objective: ObjectiveConfig,
     /// The training settings.
     pub training: TrainingConfig,
+}
+
+/// The training objective of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum ObjectiveConfig {
+    /// [`Diffusion`](crate::train::Diffusion): a network is trained from scratch.
+    #[default]
+    Diffusion,
+    /// [`Consistency`](crate::train::Consistency): a trained model becomes one that needs few steps.
+    Consistency(ConsistencyConfig),
+}
+
+impl ObjectiveConfig {
+    fn is_diffusion(&self) -> bool {
+        *self == Self::Diffusion
+    }
 }
 
 impl Default for RunConfig {
@@ -50,6 +70,7 @@ impl Default for RunConfig {
             data: Source::default(),
             condition: ConditionOn::default(),
             network: network.into(),
+            objective: ObjectiveConfig::default(),
             training: TrainingConfig::default(),
         }
     }

@@ -73,7 +73,7 @@
 //! | [`show`] | grids, plots and GIFs that display themselves in a notebook; the live page of a training run | all |
 //! | [`progress`] | progress on a terminal and in a notebook | all |
 //!
-//! The last five and [`ops`] are re-exported from separate packages, which know nothing of diffusion.
+//! The last five, [`ops`] and [`nn`] are re-exported from separate packages, which know nothing of diffusion.
 //!
 //! # Why a `dylib`
 //!
@@ -89,6 +89,8 @@ pub use candle_nn;
 #[doc(inline)]
 pub use diffusion_data as data;
 pub use diffusion_ops::error::message;
+#[doc(inline)]
+pub use diffusion_nn as nn;
 #[doc(inline)]
 pub use diffusion_ops::{device, ops, rng};
 #[doc(inline)]
@@ -108,7 +110,6 @@ pub mod likelihood;
 pub mod metrics;
 pub mod mixture;
 pub mod model;
-pub mod nn;
 pub mod prediction;
 pub mod process;
 pub mod sampler;

@@ -16,6 +16,7 @@
 //! | [DDPM](Solver::Ddpm) | the prediction at t | η = 1, or the variance β | 1 | |
 //! | [Heun](Solver::Heun) | the mean of the predictions at t and, after an Euler step, at s | 0 | 2 | 2 |
 //! | [DPM-Solver++(2M)](Solver::DpmSolver) | extrapolated from the last two predictions | 0 | 1 | 2 |
+//! | [consistency](Solver::Consistency) | the prediction at t | s_s, so that ε̂ drops out | 1 | |
 //!
 //! A sampler only evaluates a function: it does not depend on networks, classes or guidance.
 //!
@@ -83,6 +84,10 @@ pub enum Solver {
     /// DPM-Solver++(2M) ([Lu et al. 2022](https://arxiv.org/abs/2211.01095), algorithm 2): x̂_0 is extrapolated
     /// linearly in λ = ln(a/s). The first and the last step are DDIM steps.
     DpmSolver,
+    /// Multistep sampling of a consistency model ([Song et al. 2023](https://arxiv.org/abs/2303.01469), algorithm 1): x̂_0
+    /// is a complete sample, to which each step adds fresh noise, x_s = a_s x̂_0 + s_s z. With other models the images
+    /// are blurred, since their x̂_0 is an average.
+    Consistency,
 }
 
 /// The variance σ² of ancestral sampling in the step from t to s; the last step draws no noise.
@@ -125,6 +130,11 @@ impl Sampler {
     /// DPM-Solver++(2M) with `n` steps.
     pub fn dpm_solver(n: usize) -> Self {
         Self::new(Solver::DpmSolver, Steps::Trailing(n))
+    }
+
+    /// `n` steps of a consistency model ([`Consistency`](crate::train::Consistency)); 1 maps noise to images directly.
+    pub fn consistency(n: usize) -> Self {
+        Self::new(Solver::Consistency, Steps::Trailing(n))
     }
 
     fn new(solver: Solver, steps: Steps) -> Self {

@@ -2,7 +2,7 @@
 
 use crate::request::{ModelOptions, counted};
 use crate::sample::{check_steps, ddpm_steps, prepare};
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use clap::Args;
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
@@ -29,6 +29,10 @@ pub struct Options {
 pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "png")?;
     let request = options.model.load(10)?;
+    ensure!(
+        !request.model.info.consistency,
+        "--checkpoint: a consistency model has a sampler of its own, so DDPM and DDIM cannot be compared with it"
+    );
     let process = &request.model.info.process;
     let ddpm_steps = options.ddpm_steps.unwrap_or(ddpm_steps(process));
     check_steps("--steps", options.steps, process)?;

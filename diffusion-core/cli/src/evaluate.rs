@@ -98,7 +98,7 @@ pub fn run(options: &Options) -> Result<()> {
         None => Some(options.model.load(10_000)?),
     };
     if let Some(request) = &model {
-        options.sampling.sampler(&request.model.info.process)?;
+        options.sampling.sampler(&request.model.info)?;
     }
     let (source, data_seed) = source(options, model.as_ref())?;
     let seed = options.model.seed;
@@ -328,12 +328,12 @@ fn draw(options: &Options, request: &Request, features: &Features, real: &Datase
     let info = &request.model.info;
     features.check(info.shape, "--checkpoint: the images of this model")?;
     let labels = labels(request, real)?;
-    let (_, steps) = options.sampling.sampler(&info.process)?;
+    let (_, steps) = options.sampling.sampler(info)?;
     let words = format!(
         "{}, {}, {}, {}, seed {}",
         counted(request.n, "sample"),
         request.words,
-        options.sampling.words(),
+        options.sampling.words(info),
         counted(steps, "step"),
         options.model.seed
     );

@@ -11,7 +11,7 @@ use diffusion_core::data::Split;
 use diffusion_core::edit::{Filter, enlarge, reduce};
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
-use diffusion_core::sampler::Sampler;
+use diffusion_core::sampler::{Sampler, Solver, Steps};
 use diffusion_core::show::Grid;
 use diffusion_core::train::{Diffusion, Step, Training};
 use diffusion_core::unet::Condition;
@@ -73,7 +73,7 @@ pub fn run(options: Options) -> Result<()> {
             rows = enlarged(model, &run, each.min(WIDE))?;
         } else {
             let (condition, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
-            rows.push(model.sample(each, condition, &Sampler::ddim(steps(model)), rng)?);
+            rows.push(model.sample(each, condition, &model.info.sampler(), rng)?);
         }
     }
     let (last, picture) = (&models[models.len() - 1].1, options.out.with_extension("png"));
@@ -92,9 +92,17 @@ pub fn run(options: Options) -> Result<()> {
     Ok(())
 }
 
-/// The number of sampling steps of the picture.
-fn steps(model: &Model) -> usize {
-    (model.info.schedule()).map_or(50, |schedule| schedule.timesteps().min(50))
+/// The sampler of the picture, in words and as code.
+fn words(model: &Model) -> (String, String) {
+    let Sampler { solver, steps, .. } = model.info.sampler();
+    match (solver, steps) {
+        (Solver::Consistency, Steps::Trailing(n)) => {
+            (format!("consistency sampling, {}", counted(n, "step")), format!("Sampler::consistency({n})"))
+        }
+        (_, Steps::Trailing(50)) => ("DDIM, 50 steps".to_owned(), "Sampler::default()".to_owned()),
+        (_, Steps::Trailing(n)) => (format!("DDIM, {}", counted(n, "step")), format!("Sampler::ddim({n})")),
+        other => (format!("{other:?}"), "model.info.sampler()".to_owned()),
+    }
 }
 
 /// Held-out images: at low resolution, as sampled by the model, and the originals.
@@ -103,7 +111,7 @@ fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
     let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
     let small = reduce(&x0, factor)?;
     let (condition, rng) = (Condition::low_res(small.clone()), &mut Rng::new(SEED));
-    let sampled = model.sample(x0.dim(0)?, condition, &Sampler::ddim(steps(model)), rng)?;
+    let sampled = model.sample(x0.dim(0)?, condition, &model.info.sampler(), rng)?;
     Ok(vec![enlarge(&small, factor, Filter::Nearest)?, sampled, x0])
 }
 
@@ -195,10 +203,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
         true => "EMA weights, ",
         false => "",
     };
-    let (steps, sampler) = match steps(model) {
-        50 => (50, "Sampler::default()".to_owned()),
-        n => (n, format!("Sampler::ddim({n})")),
-    };
+    let (shown_with, sampler) = words(model);
     Ok(format!(
         "{header}# {name}
 
@@ -211,7 +216,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 | training | {steps} steps with a batch of {batch}, {seen} images in total |
 | training time | {time} on {machine} |
 | loss | {loss:.4}, the mean over the {count} steps of the last epoch |
-| picture | {picture}, {averaged}DDIM, {shown_steps}, seed {SEED} |
+| picture | {picture}, {averaged}{shown_with}, seed {SEED} |
 
 The configuration of the training run{again}
 
@@ -231,7 +236,6 @@ Grid::new(&images)?
         data = info.data,
         classes = info.classes.join(", "),
         steps = log.len(),
-        shown_steps = counted(steps, "step"),
         batch = run.training.batch * run.training.accumulate,
         seen = info.images_seen,
         time = time(last.seconds),

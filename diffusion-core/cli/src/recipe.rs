@@ -7,11 +7,14 @@ use diffusion_core::data::{Augmentation, Dataset};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::TimeSampling;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{Decay, Weighting};
+use diffusion_core::train::{Decay, TrainingConfig, Weighting};
 use diffusion_core::unet::{Architecture, AttentionUNet};
 
 /// The smallest number of optimiser steps.
 const FEWEST_STEPS: usize = 3000;
+/// The steps of `--objective consistency`, in as many epochs as they take.
+const CONSISTENCY_STEPS: usize = 4000;
+const CONSISTENCY_EPOCHS: usize = 1000;
 /// The largest image side for which SimpleUNet is the default network.
 const SMALL: usize = 32;
 
@@ -52,6 +55,13 @@ impl Recipe {
         (training.beta2, training.ema) = (0.99, 0.999);
         Ok(())
     }
+}
+
+/// The defaults of `--objective consistency`.
+pub fn set_consistency(training: &mut TrainingConfig) {
+    (training.lr, training.warmup, training.decay) = (3e-4, 100, Decay::Cosine { floor: 0.0 });
+    (training.beta2, training.ema) = (0.99, 0.998);
+    (training.epochs, training.train_steps) = (CONSISTENCY_EPOCHS, CONSISTENCY_STEPS);
 }
 
 /// A one-line description of a configuration.

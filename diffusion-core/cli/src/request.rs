@@ -171,6 +171,11 @@ impl ModelOptions {
             self.guidance,
             path.display()
         );
+        ensure!(
+            self.guidance == 1.0 || !model.info.consistency,
+            "--guidance {}: the guidance of this consistency model was fixed in training; leave --guidance out",
+            self.guidance
+        );
         let words = match self.guidance {
             1.0 => words,
             w => format!("{words}, guidance {w}"),

@@ -4,6 +4,7 @@ use crate::request::{ModelOptions, Request, counted};
 use anyhow::{Context, Result, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::model::ModelInfo;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::progress::Progress;
 use diffusion_core::rng::Rng;
@@ -24,6 +25,8 @@ const FRAMES: usize = 30;
 const ANIMATED_SIDE: usize = 84;
 /// The default number of steps.
 const DEFAULT_STEPS: usize = 50;
+/// The default number of steps of a consistency model.
+const CONSISTENCY_STEPS: usize = 2;
 /// The default number of DDPM steps for a process without time steps.
 const CONTINUOUS_DDPM_STEPS: usize = 1000;
 
@@ -51,10 +54,11 @@ pub struct Options {
 /// The options of the sampler.
 #[derive(Args)]
 pub struct SamplerOptions {
-    /// The sampler
-    #[arg(long, value_enum, default_value = "ddim")]
-    sampler: Name,
-    /// The number of steps [default: 50; for ddpm all time steps of the training, or 1000 if its process has none]
+    /// The sampler [default: ddim, or consistency for a consistency model]
+    #[arg(long, value_enum)]
+    sampler: Option<Name>,
+    /// The number of steps [default: 50; for ddpm all time steps of the training, or 1000 if its process has none; for a
+    /// consistency model 2]
     #[arg(long)]
     steps: Option<usize>,
     /// η of DDIM, in 0 … 1: 0 is deterministic, 1 is DDPM
@@ -72,6 +76,7 @@ enum Name {
     Heun,
     #[value(name = "dpm++")]
     DpmSolver,
+    Consistency,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -90,21 +95,37 @@ impl SamplerOptions {
     pub fn check(&self) -> Result<()> {
         self.batch()?;
         ensure!(
-            self.eta.is_none() || self.sampler == Name::Ddim,
+            self.eta.is_none() || self.sampler.is_none_or(|it| it == Name::Ddim),
             "--eta is for --sampler ddim only: ddpm has η = 1, the other samplers have η = 0"
         );
         Ok(())
     }
 
-    /// The sampler for a model's noise process, and its number of steps.
-    pub fn sampler(&self, process: &NoiseProcess) -> Result<(Sampler, usize)> {
+    /// The sampler for a model, and its number of steps.
+    pub fn sampler(&self, info: &ModelInfo) -> Result<(Sampler, usize)> {
         self.check()?;
-        let n = match self.sampler {
-            Name::Ddpm => self.steps.unwrap_or(ddpm_steps(process)),
-            _ => self.steps.unwrap_or(DEFAULT_STEPS),
-        };
+        if info.consistency {
+            ensure!(
+                self.name(info) == Name::Consistency && self.eta.is_none(),
+                "--sampler, --eta: this consistency model predicts complete images, not averages, and needs its own sampler; leave \
+                 both out"
+            );
+        } else {
+            ensure!(
+                self.name(info) != Name::Consistency,
+                "--sampler consistency: this is not a consistency model; `diffusion train --objective consistency --from MODEL` makes \
+                 one of it"
+            );
+        }
+        let process = &info.process;
+        let n = self.steps.unwrap_or(match self.name(info) {
+            Name::Ddpm => ddpm_steps(process),
+            Name::Consistency => CONSISTENCY_STEPS,
+            _ => DEFAULT_STEPS,
+        });
         check_steps("--steps", n, process)?;
-        let sampler = match self.sampler {
+        let sampler = match self.name(info) {
+            Name::Consistency => Sampler::consistency(n),
             Name::Ddim => Sampler { solver: Solver::Ddim { eta: self.eta.unwrap_or(0.0) }, ..Sampler::ddim(n) },
             Name::Heun => Sampler::heun(n),
             Name::DpmSolver => Sampler::dpm_solver(n),
@@ -113,9 +134,13 @@ impl SamplerOptions {
         Ok((sampler, n))
     }
 
+    fn name(&self, info: &ModelInfo) -> Name {
+        self.sampler.unwrap_or(if info.consistency { Name::Consistency } else { Name::Ddim })
+    }
+
     /// The sampler as the flags name it: `ddim`, `ddim with η = 0.5`, `dpm++`.
-    pub fn words(&self) -> String {
-        let name = self.sampler.to_possible_value();
+    pub fn words(&self, info: &ModelInfo) -> String {
+        let name = self.name(info).to_possible_value();
         let name = name.map_or_else(String::new, |it| it.get_name().to_owned());
         match self.eta {
             Some(eta) => format!("{name} with η = {eta}"),
@@ -149,17 +174,17 @@ pub fn run(options: &Options) -> Result<()> {
         path.map_or(Ok(()), |path| prepare(path, extension))?;
     }
     let request = options.model.load(64)?;
-    let process = &request.model.info.process;
-    let (_, steps) = options.sampling.sampler(process)?;
+    let info = &request.model.info;
+    let (_, steps) = options.sampling.sampler(info)?;
     println!(
         "{}, {}, {}, {}, seed {}",
         counted(request.n, "image"),
         request.words,
-        options.sampling.words(),
+        options.sampling.words(info),
         counted(steps, "step"),
         options.model.seed
     );
-    if let Some(warning) = process.schedule().ok().and_then(Schedule::warning) {
+    if let Some(warning) = info.schedule().ok().and_then(Schedule::warning) {
         eprintln!("warning: {warning}");
     }
     let animated = options.gif.is_some();
@@ -230,7 +255,7 @@ fn animation(states: &[State], range: Range) -> Result<Gif> {
 /// Samples the images; if `animated`, also returns the states of the first ones.
 pub fn draw(sampling: &SamplerOptions, request: &Request, seed: u64, animated: bool) -> Result<(Tensor, Vec<State>)> {
     let (n, batch) = (request.n, sampling.batch()?);
-    let (sampler, steps) = sampling.sampler(&request.model.info.process)?;
+    let (sampler, steps) = sampling.sampler(&request.model.info)?;
     let [_, height, width] = request.model.info.shape;
     request.model.network.ensure_room(batch.min(n), (height, width), false).context("--batch")?;
     let mut rng = Rng::new(seed);

@@ -4,13 +4,17 @@ use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
-use diffusion_core::config::{RunConfig, parse_choice};
+use diffusion_core::candle::Device;
+use diffusion_core::config::{ObjectiveConfig, RunConfig, parse_choice};
 use diffusion_core::data::{Dataset, Source, TASKS};
 use diffusion_core::device::{Choice, Precision};
+use diffusion_core::model::Model;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{ConditionOn, Existing, State, Training, Weighting};
+use diffusion_core::train::{
+    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting,
+};
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
 use std::fs;
@@ -95,7 +99,7 @@ pub struct Options {
     out: Option<PathBuf>,
     /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every and
     /// --samples may change
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision"])]
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance"])]
     resume: Option<PathBuf>,
     /// Resumes although the data has changed
     #[arg(long, conflicts_with = "start_over")]
@@ -107,9 +111,24 @@ pub struct Options {
     max_steps: Option<usize>,
     #[arg(long, hide = true, value_parser = renamed("--timesteps"))]
     steps: Option<usize>,
+    /// The objective: diffusion trains a network; consistency makes a model for few steps from the one of --from
+    #[arg(long, value_enum)]
+    objective: Option<Objective>,
+    /// The trained model that --objective consistency starts from, the teacher
+    #[arg(long)]
+    from: Option<PathBuf>,
+    /// The teacher's guidance scale, which the new model has built in [default: 1, no guidance]
+    #[arg(long, allow_negative_numbers = true)]
+    guidance: Option<f64>,
     /// The device: auto, cpu, cuda or metal
     #[arg(long, default_value = "auto")]
     device: Choice,
+}
+
+#[derive(Clone, Copy, PartialEq, ValueEnum)]
+enum Objective {
+    Diffusion,
+    Consistency,
 }
 
 #[derive(Clone, Copy, ValueEnum)]
@@ -135,6 +154,7 @@ impl Options {
             (None, Some(path)) => RunConfig::load(path)?,
             (None, None) => RunConfig::default(),
         };
+        let teacher = self.set_objective(&mut run)?;
         set(&mut run.data.task, self.task.clone());
         set(&mut run.data.images, self.images);
         run.data.skip_bad |= self.skip_bad;
@@ -148,15 +168,70 @@ impl Options {
         let (mut data, held_out) = run.data.load_both(run.training.seed)?;
         if self.resume.is_none() && self.config.is_none() {
             let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
-            self.recipe.set(&mut run, &data, photographs)?;
+            match &teacher {
+                Some(_) => recipe::set_consistency(&mut run.training),
+                None => self.recipe.set(&mut run, &data, photographs)?,
+            }
             if self.minutes.is_some() {
                 run.training.epochs = run.training.epochs.max(TIMED_EPOCHS);
             }
             data = data.with_augmentation(run.data.augment.iter().copied());
         }
         self.set_flags(&mut run)?;
+        if let Some(Model { network, info }) = &teacher {
+            (run.training.process, run.training.prediction) = (info.process.clone(), info.prediction);
+            (run.network, run.condition) = (network.architecture().clone(), ConditionOn::of(network.architecture()));
+        }
         run.training.check()?;
         Ok((run, data, held_out))
+    }
+
+    /// Applies the flags of the objective, and returns the teacher if there is one: it determines the data, the noise process, the
+    /// prediction type and the network.
+    fn set_objective(&self, run: &mut RunConfig) -> Result<Option<Model>> {
+        match self.objective {
+            Some(Objective::Diffusion) => run.objective = ObjectiveConfig::Diffusion,
+            Some(Objective::Consistency) if run.objective == ObjectiveConfig::Diffusion => {
+                run.objective = ObjectiveConfig::Consistency(ConsistencyConfig::default());
+            }
+            _ => {}
+        }
+        let ObjectiveConfig::Consistency(settings) = &mut run.objective else {
+            ensure!(
+                self.from.is_none() && self.guidance.is_none(),
+                "--from and --guidance belong to --objective consistency; name it, or leave them out"
+            );
+            return Ok(None);
+        };
+        set(&mut settings.teacher, self.from.clone());
+        set(&mut settings.guidance, self.guidance);
+        settings.check()?;
+        ensure!(
+            !settings.teacher.as_os_str().is_empty(),
+            "--objective consistency: name the trained model to start from with --from, such as weights/mnist.safetensors"
+        );
+        let given = [
+            ("--model", self.model.is_some()),
+            ("--process", self.process.is_some()),
+            ("--prediction", self.prediction.is_some()),
+            ("--timesteps", self.timesteps.is_some()),
+            ("--betas", self.betas.is_some()),
+            ("--condition", self.condition.is_some()),
+        ];
+        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+            bail!("{flag}: the model of --from determines it; leave {flag} out");
+        }
+        let teacher = Model::load(&settings.teacher, &Device::Cpu).context("--from")?;
+        settings.teacher = absolute(&settings.teacher)?;
+        if self.config.is_none() && self.resume.is_none() && self.task.is_none() {
+            let task = &teacher.info.data;
+            ensure!(
+                TASKS.contains(&task.as_str()) || Path::new(task).exists(),
+                "--from: the model was trained on {task}, which is not here; name its training data with --task"
+            );
+            run.data.task.clone_from(task);
+        }
+        Ok(Some(teacher))
     }
 
     /// Applies the flags of the network and the training.
@@ -258,9 +333,12 @@ impl Options {
     }
 }
 
+fn absolute(path: &Path) -> std::io::Result<PathBuf> {
+    fs::canonicalize(path).or_else(|_| std::path::absolute(path))
+}
+
 /// Makes paths absolute, so that the run can be resumed from any folder.
 fn make_absolute(data: &mut Source) -> Result<()> {
-    let absolute = |path: &Path| fs::canonicalize(path).or_else(|_| std::path::absolute(path));
     if !TASKS.contains(&data.task.as_str()) && Path::new(&data.task).exists() {
         let path = absolute(Path::new(&data.task))?;
         data.task = path.into_os_string().into_string().map_err(|path| {
@@ -281,15 +359,33 @@ fn set<T>(field: &mut T, value: Option<T>) {
 
 pub fn run(options: Options) -> Result<ExitCode> {
     let device = crate::device(options.device)?;
-    let limit = options.limit()?;
+    options.limit()?;
     let (run, data, held_out) = options.config()?;
-    let folder = options.folder(&run)?;
-    let architecture = run.architecture(&data);
     println!("{data}");
     if !TASKS.contains(&run.data.task.as_str()) {
         println!("held out: {} (a tenth of all) for the validation loss", counted(held_out.len(), "image"));
     }
-    let mut training = Training::new(run.training.clone(), architecture, &data, &device)?
+    let config = run.training.clone();
+    match &run.objective {
+        ObjectiveConfig::Diffusion => {
+            let training = Training::new(config, run.architecture(&data), &data, &device)?;
+            train(training, &options, &run, held_out)
+        }
+        ObjectiveConfig::Consistency(settings) => {
+            let objective = Consistency::new(&config, settings.clone(), &data, &device)?;
+            train(Training::with_objective(config, objective, &data)?, &options, &run, held_out)
+        }
+    }
+}
+
+fn train<O: ModelObjective>(
+    training: Training<O>,
+    options: &Options,
+    run: &RunConfig,
+    held_out: Dataset,
+) -> Result<ExitCode> {
+    let folder = options.folder(run)?;
+    let mut training = training
         .source(run.data.clone())
         .validate_on(held_out)?
         .in_folder_with(&folder, options.existing())?;
@@ -298,10 +394,10 @@ pub fn run(options: Options) -> Result<ExitCode> {
     {
         training.stop_after(steps);
     }
-    if let Some(limit) = limit {
+    if let Some(limit) = options.limit()? {
         training.end_within(limit);
     }
-    println!("{}", recipe::words(&run));
+    println!("{}", recipe::words(run));
     println!(
         "{}: {} parameters; at most {} steps with batches of {}; {}",
         training.network().architecture().name(),
@@ -324,7 +420,7 @@ pub fn run(options: Options) -> Result<ExitCode> {
 }
 
 /// Stops after the current step at the first Ctrl-C and saves a checkpoint; the second Ctrl-C ends the process.
-fn stop_on_interrupt(training: &Training) -> Result<()> {
+fn stop_on_interrupt<O: ModelObjective>(training: &Training<O>) -> Result<()> {
     let (stop, pressed) = (training.stopper(), AtomicBool::new(false));
     ctrlc::set_handler(move || {
         if pressed.swap(true, Ordering::Relaxed) {

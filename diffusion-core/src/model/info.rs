@@ -3,6 +3,7 @@
 use crate::choice::name_or_table;
 use crate::prediction::Prediction;
 use crate::process::NoiseProcess;
+use crate::sampler::Sampler;
 use crate::schedule::{Betas, Schedule};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
@@ -34,6 +35,10 @@ pub struct ModelInfo {
     /// Whether the data are images in \[−1, 1\], so that samples can be clipped.
     #[serde(default = "yes")]
     pub images: bool,
+    /// Whether it is a consistency model, which is sampled in one or a few steps by
+    /// [`Sampler::consistency`](crate::sampler::Sampler::consistency), without guidance.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub consistency: bool,
 }
 
 fn yes() -> bool {
@@ -63,6 +68,7 @@ impl ModelInfo {
             data: String::new(),
             images_seen: 0,
             images: true,
+            consistency: false,
         }
     }
 
@@ -72,6 +78,13 @@ impl ModelInfo {
     /// The process is continuous.
     pub fn schedule(&self) -> candle_core::Result<&Schedule> {
         self.process.schedule()
+    }
+
+    /// The sampler for this model: two steps for a consistency model, otherwise DDIM in 50 steps, or as many as the
+    /// process has.
+    pub fn sampler(&self) -> Sampler {
+        let steps = self.schedule().map_or(50, |schedule| schedule.timesteps().min(50));
+        if self.consistency { Sampler::consistency(2) } else { Sampler::ddim(steps) }
     }
 
     /// Checks that every field is in its range.

@@ -1,7 +1,7 @@
 //! The training objective of diffusion models: predict the noise, the clean image or a mixture of both from the noisy
 //! image.
 
-use super::{ConditionOn, Loss, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
+use super::{ConditionOn, Loss, ModelObjective, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
 use crate::data::Dataset;
 use crate::level::{Level, perturb, scaled};
 use crate::model::{Model, ModelInfo};
@@ -22,7 +22,7 @@ use std::path::Path;
 /// one.
 #[derive(Debug)]
 pub struct Diffusion {
-    pub(super) model: Model,
+    model: Model,
     loss: Loss,
     weighting: Weighting,
     times: TimeSampling,
@@ -48,11 +48,7 @@ impl Diffusion {
         config.check()?;
         let architecture = architecture.into();
         check_fit(config, &architecture, data)?;
-        let mut network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
-        network.set_precision(config.precision);
-        let [_, height, width] = data.shape();
-        let batch = config.batch.min(data.len());
-        network.ensure_room(batch, (height, width), true).map_err(|problem| crate::whole(problem.into()))?;
+        let network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,
@@ -61,26 +57,38 @@ impl Diffusion {
             data: data.name().to_owned(),
             images_seen: 0,
             images: data.bytes().is_some(),
+            consistency: false,
         };
         let steps = match &config.process {
             NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),
             _ => config.sample_steps,
         };
+        Self::with_model(config, Model { network, info }, data, Sampler::ddim(steps))
+    }
+
+    /// The objective for a given model, whose samples are drawn with `sampler`.
+    pub(super) fn with_model(
+        config: &TrainingConfig,
+        mut model: Model,
+        data: &Dataset,
+        sampler: Sampler,
+    ) -> Result<Self> {
+        config.check()?;
+        check_fit(config, model.network.architecture(), data)?;
+        model.network.set_precision(config.precision);
+        let [_, height, width] = data.shape();
+        let batch = config.batch.min(data.len());
+        model.network.ensure_room(batch, (height, width), true).map_err(|problem| crate::whole(problem.into()))?;
         Ok(Self {
-            model: Model { network, info },
+            model,
             loss: config.loss,
             weighting: config.weighting,
             times: config.times,
             stages: config.stages,
             dropout: config.condition_dropout,
-            sampler: Sampler::ddim(steps),
+            sampler,
             drawn: Default::default(),
         })
-    }
-
-    /// The model with its raw weights, without EMA.
-    pub fn model(&self) -> &Model {
-        &self.model
     }
 
     /// The loss for given times, dropped conditions and noise.
@@ -107,7 +115,7 @@ impl Diffusion {
     }
 
     /// The complete condition of these images.
-    fn condition(&self, batch: &TrainingBatch) -> Result<Condition> {
+    pub(super) fn condition(&self, batch: &TrainingBatch) -> Result<Condition> {
         let conditioning = self.model.network.architecture().conditioning();
         let mut condition = Condition::none();
         if conditioning.classes > 0 {
@@ -122,6 +130,16 @@ impl Diffusion {
             condition.low_res = Some(avg_pool2d(batch.images(), conditioning.low_res)?);
         }
         Ok(condition)
+    }
+}
+
+impl ModelObjective for Diffusion {
+    fn model(&self) -> &Model {
+        &self.model
+    }
+
+    fn into_model(self) -> Model {
+        self.model
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::Noise;
 use crate::data::Dataset;
+use crate::model::Model;
 use crate::nn::Parameters;
 use crate::rng::Rng;
 use anyhow::Result;
@@ -167,6 +168,15 @@ pub trait Objective {
     fn device(&self) -> Device {
         self.parameters().device().clone()
     }
+}
+
+/// An [`Objective`] that trains a diffusion model.
+pub trait ModelObjective: Objective {
+    /// The model with its raw weights, without EMA.
+    fn model(&self) -> &Model;
+
+    /// Converts the objective into its model.
+    fn into_model(self) -> Model;
 }
 
 /// The optimiser step that begins.

@@ -9,7 +9,7 @@ use super::report::{self, Report};
 use super::sampling::Sampling;
 use super::step::{State, Step, recent_mean};
 use super::steps::{NotFinite, Steps, Taken};
-use super::{Diffusion, Objective, TrainingConfig};
+use super::{Diffusion, ModelObjective, Objective, TrainingConfig};
 use crate::data::{Dataset, Source};
 use crate::model::Model;
 use crate::show::Plot;
@@ -91,7 +91,9 @@ impl Training {
         let objective = Diffusion::new(&config, architecture, data, device)?;
         Self::with_objective(config, objective, data)
     }
+}
 
+impl<O: ModelObjective> Training<O> {
     /// The network with its raw weights, without EMA.
     pub fn network(&self) -> &Network {
         &self.steps.objective.model().network
@@ -103,7 +105,7 @@ impl Training {
     /// There is not enough memory.
     pub fn averaged_model(&mut self) -> Result<Model> {
         let Steps { objective, optimiser, .. } = &mut self.steps;
-        let mut model = optimiser.averaged(|| objective.model.copy())?;
+        let mut model = optimiser.averaged(|| objective.model().copy())?;
         model.info.images_seen = self.images_seen();
         Ok(model)
     }
@@ -113,11 +115,13 @@ impl Training {
     /// # Errors
     /// There is not enough memory.
     pub fn into_model(mut self) -> Result<Model> {
-        self.steps.objective.model.info.images_seen = self.images_seen();
+        let images_seen = self.images_seen();
         if let Some(ema) = &mut self.steps.optimiser.ema {
             ema.apply()?;
         }
-        Ok(self.steps.objective.model)
+        let mut model = self.steps.objective.into_model();
+        model.info.images_seen = images_seen;
+        Ok(model)
     }
 
     /// Samples `n` images with the EMA weights, with all classes in turn and always from the same noise.

@@ -20,11 +20,11 @@ pub struct Row {
 
 /// Collects the reports of a network's layers while a summary is made.
 #[derive(Clone, Debug, Default)]
-pub(crate) struct Trace(Arc<Mutex<Option<Vec<Row>>>>);
+pub struct Trace(Arc<Mutex<Option<Vec<Row>>>>);
 
 impl Trace {
     /// Runs `forward` and returns the reports of the layers, in the order of their calls.
-    pub(crate) fn listen<T>(&self, forward: impl FnOnce() -> T) -> (T, Vec<Row>) {
+    pub fn listen<T>(&self, forward: impl FnOnce() -> T) -> (T, Vec<Row>) {
         let set = |rows| std::mem::replace(&mut *self.rows(), rows);
         set(Some(Vec::new()));
         let result = forward();
@@ -38,15 +38,15 @@ impl Trace {
 
 /// Lets a layer report: its name, and where to report.
 #[derive(Clone, Debug)]
-pub(crate) struct Probe {
-    pub(super) name: String,
-    pub(super) trace: Trace,
+pub struct Probe {
+    pub(crate) name: String,
+    pub(crate) trace: Trace,
 }
 
 impl Probe {
     /// Reports the call of a layer, if a summary is being made; `products` is the number of multiply-adds per output
     /// element.
-    pub(crate) fn saw(&self, kind: impl FnOnce() -> String, parameters: &[&Tensor], out: &Tensor, products: usize) {
+    pub fn saw(&self, kind: impl FnOnce() -> String, parameters: &[&Tensor], out: &Tensor, products: usize) {
         if let Some(rows) = self.trace.rows().as_mut() {
             let shape: Vec<usize> = out.dims().iter().skip(1).copied().collect();
             let numbers: usize = shape.iter().product();

@@ -1,7 +1,7 @@
 //! The convolution layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::{Geometry, conv2d, upsample_nearest2x_conv2d, weight_standardize};
+use diffusion_ops::ops::{Geometry, conv2d, upsample_nearest2x_conv2d, weight_standardize};
 use candle_core::{Result, Tensor};
 
 /// The ε added to the variance of standardised weights.

@@ -1,7 +1,7 @@
 //! The group normalisation layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::{Activation, group_norm};
+use diffusion_ops::ops::{Activation, group_norm};
 use candle_core::{Result, Tensor, bail};
 
 /// Group normalisation with a weight and a bias per channel, followed by an activation: [`group_norm`].

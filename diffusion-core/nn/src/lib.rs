@@ -1,7 +1,7 @@
 //! Layers and their named parameters.
 //!
 //! A layer is a plain struct of tensors with a `forward` method, which calls the operation of the same name in
-//! [`ops`](crate::ops). Its parameters are also stored in [`Parameters`], under the names that PyTorch would give them.
+//! [`ops`](diffusion_ops::ops). Its parameters are also stored in [`Parameters`], under the names that PyTorch would give them.
 //! Training and loading change them in place, and the layer sees the change.
 //!
 //! ```
@@ -28,8 +28,7 @@ mod conv;
 mod conv_transpose;
 mod embedding;
 mod file;
-#[cfg(test)]
-pub(crate) mod gradients;
+pub mod gradients;
 mod linear;
 mod norm;
 mod parameters;
@@ -42,20 +41,18 @@ pub use builder::{Builder, Init};
 pub use conv::Conv2d;
 pub use conv_transpose::ConvTranspose2d;
 pub use embedding::Embedding;
-pub use file::Checkpoint;
-pub(crate) use file::write_whole;
+pub use file::{Checkpoint, write_whole};
 pub use linear::Linear;
 pub use norm::GroupNorm;
 pub use parameters::Parameters;
-pub(crate) use trace::Probe;
-pub use trace::Row;
+pub use trace::{Probe, Row, Trace};
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::gradients::{check_params, random};
-    use crate::ops::{Activation, Geometry};
-    use crate::rng::Rng;
+    use crate::gradients::{check_params, random};
+    use diffusion_ops::ops::{Activation, Geometry};
+    use diffusion_ops::rng::Rng;
     use candle_core::{DType, Device, Result};
 
     #[test]

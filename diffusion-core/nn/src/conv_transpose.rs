@@ -1,7 +1,7 @@
 //! The transposed convolution layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::{Geometry, conv_transpose2d};
+use diffusion_ops::ops::{Geometry, conv_transpose2d};
 use candle_core::{Result, Tensor};
 
 /// A transposed convolution with weights and a bias: [`conv_transpose2d`].

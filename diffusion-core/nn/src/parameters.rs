@@ -30,12 +30,12 @@ impl Parameters {
         Self { vars: Vec::new(), buffers: Vec::new(), trace: Trace::default(), dtype, device: device.clone() }
     }
 
-    pub(super) fn add(&mut self, name: String, values: &Tensor, role: Role) -> Result<Var> {
+    pub(crate) fn add(&mut self, name: String, values: &Tensor, role: Role) -> Result<Var> {
         let values = values.to_dtype(self.dtype)?.to_device(&self.device)?;
         Ok(self.keep(name, Var::from_tensor(&values.detach())?, role))
     }
 
-    pub(super) fn keep(&mut self, name: String, var: Var, role: Role) -> Var {
+    pub(crate) fn keep(&mut self, name: String, var: Var, role: Role) -> Var {
         match role {
             Role::Trained => self.vars.push((name, var.clone())),
             Role::Buffer => self.buffers.push((name, var.clone())),
@@ -44,7 +44,7 @@ impl Parameters {
     }
 
     /// The record that layers report to for a summary.
-    pub(crate) fn trace(&self) -> &Trace {
+    pub fn trace(&self) -> &Trace {
         &self.trace
     }
 
@@ -88,7 +88,7 @@ impl Parameters {
         self.vars.iter().map(|(name, var)| (name.as_str(), var))
     }
 
-    /// The parameters by name, as used by [`train`](crate::train). They are shared, not copied.
+    /// The parameters by name, as used by diffusion-core's `train`. They are shared, not copied.
     pub fn by_name(&self) -> BTreeMap<String, Var> {
         self.vars.iter().cloned().collect()
     }
@@ -167,16 +167,16 @@ impl Parameters {
             .try_for_each(|(name, tensor)| check_finite(name, tensor))
             .and_then(|()| self.assign(&file.tensors))
             .with_context(|| format!("cannot load {}", path.display()))
-            .map_err(crate::whole)
+            .map_err(diffusion_ops::error::whole)
     }
 }
 
-pub(super) fn is_float(dtype: DType) -> bool {
+pub(crate) fn is_float(dtype: DType) -> bool {
     matches!(dtype, DType::F16 | DType::BF16 | DType::F32 | DType::F64)
 }
 
 /// Checks that all elements are finite.
-pub(super) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
+pub(crate) fn check_finite(name: &str, tensor: &Tensor) -> Result<()> {
     let numbers = tensor.to_dtype(DType::F64)?.flatten_all()?;
     match numbers.to_vec1::<f64>()?.iter().find(|x| !x.is_finite()) {
         Some(x) => {
@@ -196,7 +196,7 @@ fn list(names: &[String]) -> String {
 
 /// The role of a tensor in training.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Role {
+pub(crate) enum Role {
     Trained,
     Buffer,
 }
@@ -204,8 +204,8 @@ pub(super) enum Role {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::{Init, Linear};
-    use crate::rng::Rng;
+    use crate::{Init, Linear};
+    use diffusion_ops::rng::Rng;
     use std::fs;
 
     fn two_layers(seed: u64, dtype: DType) -> Result<(Parameters, Linear)> {

@@ -1,7 +1,7 @@
 //! The batch normalisation layer, with running statistics.
 
 use super::{Builder, Init, Probe};
-use crate::ops::{Activation, Moments, batch_norm, batch_norm_with};
+use diffusion_ops::ops::{Activation, Moments, batch_norm, batch_norm_with};
 use candle_core::{DType, Result, Tensor, Var, bail};
 
 /// The weight of the batch statistics in the update of the running statistics, as in PyTorch.
@@ -101,9 +101,9 @@ impl BatchNorm2d {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Parameters;
-    use crate::nn::gradients::random;
-    use crate::rng::Rng;
+    use crate::Parameters;
+    use crate::gradients::random;
+    use diffusion_ops::rng::Rng;
     use candle_core::Device;
 
     /// Computed by hand: the mean is 5/2, the variance 5/4, or 5/3 with N − 1.

@@ -1,7 +1,7 @@
 //! The embedding layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::embedding;
+use diffusion_ops::ops::embedding;
 use candle_core::{Result, Tensor};
 
 /// A learned vector for each of N labels: [`embedding`].

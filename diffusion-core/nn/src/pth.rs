@@ -37,7 +37,7 @@ impl Checkpoint {
     /// The file cannot be read, is damaged, or holds something other than named tensors: the message names it.
     pub fn load_pth(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
-        read(path).with_context(|| format!("cannot load {}", path.display())).map_err(crate::whole)
+        read(path).with_context(|| format!("cannot load {}", path.display())).map_err(diffusion_ops::error::whole)
     }
 }
 

@@ -1,7 +1,7 @@
 //! The linear layer.
 
 use super::{Builder, Init, Probe};
-use crate::ops::{conv1x1, linear};
+use diffusion_ops::ops::{conv1x1, linear};
 use candle_core::{Result, Tensor};
 
 /// An affine map with weights and a bias: [`linear`].

@@ -3,7 +3,7 @@
 use super::Parameters;
 use super::parameters::{Role, check_finite, is_float};
 use super::trace::Probe;
-use crate::rng::Rng;
+use diffusion_ops::rng::Rng;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
 use std::collections::HashMap;
 use std::fmt::Display;
@@ -42,7 +42,7 @@ pub enum Init {
 }
 
 impl Init {
-    pub(super) fn values(self, n: usize, rng: &mut Rng) -> impl Iterator<Item = f64> {
+    pub(crate) fn values(self, n: usize, rng: &mut Rng) -> impl Iterator<Item = f64> {
         let draw = move || match self {
             Self::Zeros => 0.0,
             Self::Ones => 1.0,
@@ -103,15 +103,15 @@ impl Parameters {
 }
 
 impl<'a> Builder<'a> {
-    pub(super) fn new(params: &'a mut Parameters, rng: &'a mut Rng) -> Self {
+    pub(crate) fn new(params: &'a mut Parameters, rng: &'a mut Rng) -> Self {
         Self::from(Source::New(params, rng))
     }
 
-    pub(super) fn from_tensors(params: &'a mut Parameters, tensors: &'a HashMap<String, Tensor>) -> Self {
+    pub(crate) fn from_tensors(params: &'a mut Parameters, tensors: &'a HashMap<String, Tensor>) -> Self {
         Self::from(Source::Tensors(params, tensors))
     }
 
-    pub(super) fn constants(params: &'a Parameters) -> Self {
+    pub(crate) fn constants(params: &'a Parameters) -> Self {
         Self::from(Source::Constants(params))
     }
 
@@ -126,7 +126,7 @@ impl<'a> Builder<'a> {
     }
 
     /// A builder for the same part.
-    pub(super) fn here(&mut self) -> Builder<'_> {
+    pub(crate) fn here(&mut self) -> Builder<'_> {
         Builder {
             prefix: self.prefix.clone(),
             source: match &mut self.source {
@@ -138,7 +138,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The parameters that the builder adds to.
-    pub(super) fn parameters(&self) -> &Parameters {
+    pub(crate) fn parameters(&self) -> &Parameters {
         match &self.source {
             Source::New(params, _) | Source::Tensors(params, _) => params,
             Source::Constants(params) => params,
@@ -146,7 +146,7 @@ impl<'a> Builder<'a> {
     }
 
     /// The existing tensor of this name, in the file or among the parameters.
-    pub(super) fn stored(&self, name: &str) -> Option<&Tensor> {
+    pub(crate) fn stored(&self, name: &str) -> Option<&Tensor> {
         let name = format!("{}{name}", self.prefix);
         match &self.source {
             Source::Tensors(_, tensors) => tensors.get(&name),
@@ -185,8 +185,8 @@ impl<'a> Builder<'a> {
         matches!(self.source, Source::Constants(_))
     }
 
-    /// Lets the layer report to a summary.
-    pub(crate) fn probe(&self) -> Probe {
+    /// Lets a layer of your own report to the network's summary: call [`Probe::saw`] in its forward pass.
+    pub fn probe(&self) -> Probe {
         Probe { name: self.prefix.trim_end_matches('.').to_owned(), trace: self.parameters().trace().clone() }
     }
 
@@ -239,7 +239,7 @@ mod tests {
     /// Checks mean, standard deviation and largest value, also of candle's initialisations.
     #[test]
     fn initial_values_have_the_documented_distribution() {
-        use crate::nn::var_builder::to_init;
+        use crate::var_builder::to_init;
         use candle_nn::init::{DEFAULT_KAIMING_NORMAL, DEFAULT_KAIMING_UNIFORM, Init as Theirs};
         let shape = Shape::from((400, 5, 3, 3));
         let of_candle = |init| to_init(init, &shape);

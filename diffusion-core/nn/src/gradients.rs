@@ -1,7 +1,7 @@
-//! Compares gradients of parameters with central differences, for the tests.
+//! Compares gradients of parameters with central differences, also for your own layers.
 
 use super::Parameters;
-pub(crate) use crate::ops::gradients::{check, random};
+pub use diffusion_ops::ops::gradients::{check, random};
 use candle_core::{Device, Result, Tensor};
 
 /// Half the step of a central difference; the truncation error is of order STEP², the rounding error 1e-16 / STEP.
@@ -9,7 +9,7 @@ const STEP: f64 = 1e-5;
 const TOLERANCE: f64 = 1e-6;
 
 /// Asserts that the gradient of `f` with respect to each of `params`, which are f64, equals the central difference.
-pub(crate) fn check_params(what: &str, params: &Parameters, f: impl Fn() -> Result<Tensor>) -> Result<()> {
+pub fn check_params(what: &str, params: &Parameters, f: impl Fn() -> Result<Tensor>) -> Result<()> {
     let weights = random(102, f()?.shape())?;
     let loss = || (f()? * &weights)?.sum_all();
     let grads = loss()?.backward()?;

@@ -11,7 +11,7 @@ impl Builder<'_> {
     /// A `VarBuilder` for layers of candle-nn. Their parameters are initialised from the seeded generator, which candle
     /// does not support, and are trained, saved, loaded and averaged by name like those of diffusion-core's layers.
     ///
-    /// In layers for [evaluation](crate::unet::Network::predict) they are constants without gradients. candle's batch
+    /// In layers for evaluation they are constants without gradients. candle's batch
     /// norm is rejected, since it keeps copies of its running statistics; use [`BatchNorm2d`](super::BatchNorm2d).
     /// Layers without a gradient in candle, such as `LayerNorm` on contiguous tensors, are not trained here either.
     ///
@@ -83,7 +83,7 @@ impl SimpleBackend for Bridge<'_> {
 }
 
 /// The equivalent initialisation for our generator.
-pub(super) fn to_init(init: candle_nn::Init, shape: &Shape) -> Init {
+pub(crate) fn to_init(init: candle_nn::Init, shape: &Shape) -> Init {
     let normal = |mean, std| Init::Gaussian { mean, std };
     let uniform = |low, high| Init::Uniform { low, high };
     match init {
@@ -105,8 +105,8 @@ pub(super) fn to_init(init: candle_nn::Init, shape: &Shape) -> Init {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::nn::Parameters;
-    use crate::rng::Rng;
+    use crate::Parameters;
+    use diffusion_ops::rng::Rng;
     use std::collections::HashMap;
 
     fn layers(mut build: Builder) -> Result<candle_nn::Sequential> {

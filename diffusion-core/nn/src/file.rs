@@ -39,7 +39,7 @@ impl Checkpoint {
             let bytes = in_order(&safetensors::serialize(tensors, metadata)?)?;
             write_whole(path.as_ref(), &bytes)
         };
-        write().with_context(|| format!("cannot write {}", path.as_ref().display())).map_err(crate::whole)
+        write().with_context(|| format!("cannot write {}", path.as_ref().display())).map_err(diffusion_ops::error::whole)
     }
 
     /// Reads a file of [`Checkpoint::save`], or any other safetensors file.
@@ -58,7 +58,7 @@ impl Checkpoint {
                 metadata: header.metadata().clone().unwrap_or_default(),
             })
         };
-        read().with_context(|| format!("cannot load {}", path.as_ref().display())).map_err(crate::whole)
+        read().with_context(|| format!("cannot load {}", path.as_ref().display())).map_err(diffusion_ops::error::whole)
     }
 }
 
@@ -93,7 +93,7 @@ fn in_order(file: &[u8]) -> Result<Vec<u8>> {
 }
 
 /// Writes a file atomically: a crash at any time leaves either the old or the new one, complete.
-pub(crate) fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+pub fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
     let mut unfinished = OsString::from(path);
     unfinished.push(".part");
     let unfinished = PathBuf::from(unfinished);

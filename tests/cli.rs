@@ -352,7 +352,6 @@ fn a_summary_adds_up() -> Result<()> {
     Ok(())
 }
 
-/// A classifier, a model's samples and a file's samples measured, the card, and a small leaderboard that goes on.
 /// Processes without time steps: every command that samples works with them.
 #[test]
 fn continuous_processes_are_trained_and_sampled() -> Result<()> {
@@ -380,6 +379,59 @@ fn continuous_processes_are_trained_and_sampled() -> Result<()> {
     Ok(())
 }
 
+/// A model becomes one for few steps, which is sampled, exported and measured by its own sampler.
+#[test]
+fn a_consistency_model_is_made_of_a_trained_one() -> Result<()> {
+    let folder = tempfile::tempdir()?;
+    let folder = folder.path();
+    let run = |arguments: &str| -> Result<String> {
+        let arguments: Vec<&str> = arguments.split_whitespace().collect();
+        let output = diffusion(&arguments, folder).output()?;
+        ensure!(output.status.success(), "{arguments:?}: {}", words(&output));
+        Ok(words(&output))
+    };
+    fs::write(folder.join("c.toml"), CONFIG)?;
+    run("train --config c.toml --out slow --train-steps 2")?;
+    let train = "train --objective consistency --from slow/model.safetensors";
+    run(&format!("{train} --guidance 2 --images 64 --batch 8 --train-steps 4 --sample-every 0 --out fast"))?;
+    let config = fs::read_to_string(folder.join("fast/config.toml"))?;
+    assert!(config.contains("[objective.consistency]") && config.contains("guidance = 2.0"), "{config}");
+    // Stopped and resumed, and from its file.
+    let said = run("train --resume fast")?;
+    assert!(said.contains("4 steps") || said.contains("nothing"), "{said}");
+    run("train --config fast/config.toml --train-steps 2 --out again")?;
+    let model = "--checkpoint fast/model.safetensors --n 4";
+    assert!(run(&format!("sample {model}"))?.contains("consistency, 2 steps"));
+    assert!(run(&format!("sample {model} --steps 1"))?.contains("consistency, 1 step"));
+    run("export --run fast --out weights/fast.safetensors --samples 4")?;
+    let card = fs::read_to_string(folder.join("weights/fast.md"))?;
+    assert!(
+        card.contains("Sampler::consistency(2)") && card.contains("teacher = \"slow/model.safetensors\""),
+        "{card}"
+    );
+
+    for (arguments, wants) in [
+        ("sample MODEL --guidance 2", "guidance of this consistency model was fixed"),
+        ("sample MODEL --sampler ddim", "needs its own sampler"),
+        ("sample --checkpoint slow/model.safetensors --sampler consistency", "not a consistency model"),
+        ("compare MODEL", "has a sampler of its own"),
+        ("train --objective consistency", "with --from"),
+        ("train --from slow/model.safetensors", "--objective consistency"),
+        ("train --objective consistency --from fast/model.safetensors --images 64", "already is a consistency model"),
+        (
+            "train --objective consistency --from slow/model.safetensors --process flow",
+            "--process: the model of --from",
+        ),
+        ("train --objective consistency --from nowhere.safetensors", "--from"),
+    ] {
+        let arguments = arguments.replace("MODEL", model);
+        let said = fails(&arguments.split_whitespace().collect::<Vec<_>>(), folder)?;
+        assert!(said.contains(wants), "{arguments}: {said}");
+    }
+    Ok(())
+}
+
+/// A classifier, a model's samples and a file's samples measured, the card, and a small leaderboard that goes on.
 #[test]
 fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     let folder = tempfile::tempdir()?;
@@ -461,7 +513,7 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     let said = fails(&inception, folder)?;
     assert!(said.contains("--inception: there is no weights/inception.pth; get"), "{said}");
 
-    let small = "leaderboard --train-steps 1 --base 8 --images 64 --samples 10 --seeds 1";
+    let small = "leaderboard --only combinations --train-steps 1 --base 8 --images 64 --samples 10 --seeds 1";
     run(small)?;
     let table = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
     assert_eq!(table.matches("| DDIM | 25 |").count(), 12, "{table}");
@@ -472,5 +524,16 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     fs::write(&results, kept.join("\n") + "\n{\"budget\"\n")?;
     let said = run(small)?;
     assert!(said.contains("12/12: ") && !said.contains("11/12: "), "{said}");
+
+    // The other part is added below, and each part leaves the other alone.
+    let other = small.replace("combinations", "processes --tasks sprites --csv p.csv");
+    run(&other)?;
+    let both = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
+    assert!(both.starts_with(table.trim_end()) && both.matches("| EDM | DDIM |").count() == 1, "{both}");
+    let csv = fs::read_to_string(folder.join("p.csv"))?;
+    assert_eq!(csv.lines().filter(|line| line.starts_with("sprites,VP v,1,")).count(), 10, "{csv}");
+    run(small)?;
+    assert_eq!(fs::read_to_string(folder.join("LEADERBOARD.md"))?, both);
+    assert!(fails(&["leaderboard", "--tasks", "dogs"], folder)?.contains("choose from sprites, mnist"));
     Ok(())
 }

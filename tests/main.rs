@@ -1,6 +1,7 @@
 //! The tests of `diffusion-core` from outside, as one program.
 
 mod candle_defects;
+mod consistency;
 mod diffusers;
 mod download;
 mod fuzz;

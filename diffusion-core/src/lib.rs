@@ -88,9 +88,9 @@ pub use candle_core as candle;
 pub use candle_nn;
 #[doc(inline)]
 pub use diffusion_data as data;
-pub use diffusion_ops::error::message;
 #[doc(inline)]
 pub use diffusion_nn as nn;
+pub use diffusion_ops::error::message;
 #[doc(inline)]
 pub use diffusion_ops::{device, ops, rng};
 #[doc(inline)]

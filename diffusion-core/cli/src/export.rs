@@ -6,7 +6,7 @@ use crate::sample::prepare;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
-use diffusion_core::config::RunConfig;
+use diffusion_core::config::{ObjectiveConfig, RunConfig};
 use diffusion_core::data::Split;
 use diffusion_core::edit::{Filter, enlarge, reduce};
 use diffusion_core::model::Model;
@@ -50,7 +50,14 @@ pub struct Options {
 
 pub fn run(options: Options) -> Result<()> {
     ensure!(options.samples > 0, "--samples 0: it must be at least 1");
-    let run = RunConfig::load(options.run.join("config.toml"))?;
+    let mut run = RunConfig::load(options.run.join("config.toml"))?;
+    if let ObjectiveConfig::Consistency(settings) = &mut run.objective {
+        ensure!(options.epochs.is_empty(), "--epochs: only the final model of a consistency run can be exported");
+        // As the card may be read on any machine.
+        if let Ok(inside) = settings.teacher.strip_prefix(std::env::current_dir()?) {
+            settings.teacher = inside.to_owned();
+        }
+    }
     prepare(&options.out, "safetensors")?;
     let models = models(&options, &run)?;
     if let (Some(folder), Some((_, model))) = (&options.diffusers, models.last()) {

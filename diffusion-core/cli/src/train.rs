@@ -385,10 +385,8 @@ fn train<O: ModelObjective>(
     held_out: Dataset,
 ) -> Result<ExitCode> {
     let folder = options.folder(run)?;
-    let mut training = training
-        .source(run.data.clone())
-        .validate_on(held_out)?
-        .in_folder_with(&folder, options.existing())?;
+    let mut training =
+        training.source(run.data.clone()).validate_on(held_out)?.in_folder_with(&folder, options.existing())?;
     if options.resume.is_some()
         && let Some(steps) = options.train_steps
     {

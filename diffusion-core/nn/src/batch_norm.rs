@@ -1,8 +1,8 @@
 //! The batch normalisation layer, with running statistics.
 
 use super::{Builder, Init, Probe};
-use diffusion_ops::ops::{Activation, Moments, batch_norm, batch_norm_with};
 use candle_core::{DType, Result, Tensor, Var, bail};
+use diffusion_ops::ops::{Activation, Moments, batch_norm, batch_norm_with};
 
 /// The weight of the batch statistics in the update of the running statistics, as in PyTorch.
 const MOMENTUM: f64 = 0.1;
@@ -103,8 +103,8 @@ mod tests {
     use super::*;
     use crate::Parameters;
     use crate::gradients::random;
-    use diffusion_ops::rng::Rng;
     use candle_core::Device;
+    use diffusion_ops::rng::Rng;
 
     /// Computed by hand: the mean is 5/2, the variance 5/4, or 5/3 with N − 1.
     #[test]

@@ -3,8 +3,8 @@
 use super::Parameters;
 use super::parameters::{Role, check_finite, is_float};
 use super::trace::Probe;
-use diffusion_ops::rng::Rng;
 use candle_core::{DType, Device, Result, Shape, Tensor, Var, bail};
+use diffusion_ops::rng::Rng;
 use std::collections::HashMap;
 use std::fmt::Display;
 

@@ -1,8 +1,8 @@
 //! The convolution layer.
 
 use super::{Builder, Init, Probe};
-use diffusion_ops::ops::{Geometry, conv2d, upsample_nearest2x_conv2d, weight_standardize};
 use candle_core::{Result, Tensor};
+use diffusion_ops::ops::{Geometry, conv2d, upsample_nearest2x_conv2d, weight_standardize};
 
 /// The ε added to the variance of standardised weights.
 const EPS: f64 = 1e-5;

@@ -1,8 +1,8 @@
 //! The transposed convolution layer.
 
 use super::{Builder, Init, Probe};
-use diffusion_ops::ops::{Geometry, conv_transpose2d};
 use candle_core::{Result, Tensor};
+use diffusion_ops::ops::{Geometry, conv_transpose2d};
 
 /// A transposed convolution with weights and a bias: [`conv_transpose2d`].
 #[derive(Clone, Debug)]

@@ -1,8 +1,8 @@
 //! The embedding layer.
 
 use super::{Builder, Init, Probe};
-use diffusion_ops::ops::embedding;
 use candle_core::{Result, Tensor};
+use diffusion_ops::ops::embedding;
 
 /// A learned vector for each of N labels: [`embedding`].
 #[derive(Clone, Debug)]

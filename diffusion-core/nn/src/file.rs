@@ -39,7 +39,9 @@ impl Checkpoint {
             let bytes = in_order(&safetensors::serialize(tensors, metadata)?)?;
             write_whole(path.as_ref(), &bytes)
         };
-        write().with_context(|| format!("cannot write {}", path.as_ref().display())).map_err(diffusion_ops::error::whole)
+        write()
+            .with_context(|| format!("cannot write {}", path.as_ref().display()))
+            .map_err(diffusion_ops::error::whole)
     }
 
     /// Reads a file of [`Checkpoint::save`], or any other safetensors file.

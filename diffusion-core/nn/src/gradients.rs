@@ -1,8 +1,8 @@
 //! Compares gradients of parameters with central differences, also for your own layers.
 
 use super::Parameters;
-pub use diffusion_ops::ops::gradients::{check, random};
 use candle_core::{Device, Result, Tensor};
+pub use diffusion_ops::ops::gradients::{check, random};
 
 /// Half the step of a central difference; the truncation error is of order STEP², the rounding error 1e-16 / STEP.
 const STEP: f64 = 1e-5;

@@ -51,9 +51,9 @@ pub use trace::{Probe, Row, Trace};
 mod tests {
     use super::*;
     use crate::gradients::{check_params, random};
+    use candle_core::{DType, Device, Result};
     use diffusion_ops::ops::{Activation, Geometry};
     use diffusion_ops::rng::Rng;
-    use candle_core::{DType, Device, Result};
 
     #[test]
     fn gradients_of_every_layer_are_correct() -> Result<()> {

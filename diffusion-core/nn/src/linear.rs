@@ -1,8 +1,8 @@
 //! The linear layer.
 
 use super::{Builder, Init, Probe};
-use diffusion_ops::ops::{conv1x1, linear};
 use candle_core::{Result, Tensor};
+use diffusion_ops::ops::{conv1x1, linear};
 
 /// An affine map with weights and a bias: [`linear`].
 #[derive(Clone, Debug)]

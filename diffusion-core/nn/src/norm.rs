@@ -1,8 +1,8 @@
 //! The group normalisation layer.
 
 use super::{Builder, Init, Probe};
-use diffusion_ops::ops::{Activation, group_norm};
 use candle_core::{Result, Tensor, bail};
+use diffusion_ops::ops::{Activation, group_norm};
 
 /// Group normalisation with a weight and a bias per channel, followed by an activation: [`group_norm`].
 #[derive(Clone, Debug)]

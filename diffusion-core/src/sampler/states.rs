@@ -248,9 +248,7 @@ where
                 };
                 self.go(&x0, &eps, next, Sigma { sigma, drawn })?
             }
-            (Solver::Consistency, _) => {
-                self.go(&x0, &eps, next, Sigma { sigma: next.noise, drawn: next.noise })?
-            }
+            (Solver::Consistency, _) => self.go(&x0, &eps, next, Sigma { sigma: next.noise, drawn: next.noise })?,
             (Solver::Heun, Some((s, next))) => {
                 let trial = self.go(&x0, &eps, next, Sigma::ZERO)?;
                 let there = self.estimate(&trial, s, next)?.x0;

@@ -1,6 +1,8 @@
 //! The training objective of consistency models, which jump from any noise level to the clean image.
 
-use super::{Diffusion, Ema, EmaConfig, ModelObjective, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Warmup};
+use super::{
+    Diffusion, Ema, EmaConfig, ModelObjective, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Warmup,
+};
 use crate::data::Dataset;
 use crate::guidance::Guidance;
 use crate::level::{Level, combine, perturb, scaled};
@@ -119,12 +121,7 @@ impl Consistency {
     ///
     /// # Errors
     /// The file is not a model; or see [`Consistency::with_teacher`].
-    pub fn new(
-        config: &TrainingConfig,
-        settings: ConsistencyConfig,
-        data: &Dataset,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(config: &TrainingConfig, settings: ConsistencyConfig, data: &Dataset, device: &Device) -> Result<Self> {
         ensure!(
             !settings.teacher.as_os_str().is_empty(),
             "consistency: no teacher is named; set teacher to a trained model such as weights/mnist.safetensors"
@@ -146,7 +143,10 @@ impl Consistency {
     ) -> Result<Self> {
         settings.check()?;
         let ModelInfo { process, prediction, shape, consistency, .. } = &teacher.info;
-        ensure!(!consistency, "consistency: the teacher already is a consistency model; name the model it was trained from");
+        ensure!(
+            !consistency,
+            "consistency: the teacher already is a consistency model; name the model it was trained from"
+        );
         ensure!(
             *process == config.process && *prediction == config.prediction,
             "consistency: the configuration has the process {} with {:?}-prediction, but the teacher {process} with \
@@ -297,7 +297,8 @@ impl Objective for Consistency {
 
     fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
         let part = |prefix: &str| -> HashMap<String, Tensor> {
-            let stripped = |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()));
+            let stripped =
+                |(name, tensor): (&String, &Tensor)| Some((name.strip_prefix(prefix)?.to_owned(), tensor.clone()));
             state.iter().filter_map(stripped).collect()
         };
         self.teacher.network.parameters().assign(&part(TEACHER)).context("the teacher")?;

@@ -15,6 +15,7 @@
 //! | [`UNet`] | the original U-Net, for CIFAR-10 at 32×32 |
 //! | [`AttentionUNet`] | 64×64 colour images |
 //! | [`UNet2DModel`] | models from or for Hugging Face diffusers |
+//! | [`PointMlp`] | points in the plane |
 //! | [`Architecture::custom`] | your own network: any [`Denoiser`] |
 
 mod architecture;
@@ -26,6 +27,7 @@ mod conditional;
 mod conditioning;
 mod context;
 mod network;
+mod point_mlp;
 mod simple;
 mod summary;
 #[cfg(test)]
@@ -44,6 +46,7 @@ pub use conditional::ConditionalUNet;
 pub use conditioning::Conditioning;
 pub use context::ContextUnet;
 pub use network::Network;
+pub use point_mlp::PointMlp;
 pub use simple::SimpleUNet;
 pub use summary::Summary;
 pub use unet2d::{ActFn, DownBlockType, MidBlockType, SampleSize, TimeScaleShift, UNet2DModel, UpBlockType};

@@ -6,6 +6,7 @@
     lab.py register [--features cuda]   the same as setup, then register the kernel for every Jupyter of this user
     lab.py unregister                   remove that registration
     lab.py toolkit                      install the CUDA toolkit alone, for the command line
+    lab.py cargo COMMAND ...            cargo as the kernel calls it, so that the tests share the kernel's build of the dependencies
     lab.py kernel CACHE KERNEL ...      what Jupyter runs: start the kernel on a copy of the build cache
 
 Everything stays inside the project: .venv (JupyterLab and its kernelspec), .evcxr (the kernel, unless evcxr_jupyter of the
@@ -248,13 +249,29 @@ def is_fresh(folder, features):
 
 def kernels_cargo(folder, features):
     """The command by which the kernel builds diffusion-core in `folder`, without a cell's code, and its environment."""
-    host = re.search(r"^host: (.+)$", rustc_version(), re.M)[1]
+    host, flags = target_and_flags()
     settings = dict(re.findall(r"^:build_env (\w+)=(.*)$", (NOTEBOOKS / "evcxr.toml").read_text(), re.M))
-    mold, lld = (sys.platform != "darwin" and shutil.which(linker) for linker in ("mold", "lld"))
-    flags = "-Cprefer-dynamic" + (" -Clink-arg=-fuse-ld=lld" if lld and not mold else "")
     packages = ["diffusion-core", *(["diffusion-features"] if features else [])]
     command = ["cargo", "build", "--offline", "--target", host, *(part for name in packages for part in ("--package", name))]
     return command, building_environment(features, CARGO_TARGET_DIR="target", CARGO_BUILD_BUILD_DIR="target", RUSTFLAGS=flags, **settings)
+
+
+def target_and_flags():
+    """The target and the RUSTFLAGS with which the kernel builds."""
+    host = re.search(r"^host: (.+)$", rustc_version(), re.M)[1]
+    mold, lld = (sys.platform != "darwin" and shutil.which(linker) for linker in ("mold", "lld"))
+    return host, "-Cprefer-dynamic" + (" -Clink-arg=-fuse-ld=lld" if lld and not mold else "")
+
+
+def run_cargo(features, arguments):
+    """Runs a cargo command on the workspace for the kernel's target and with its flags. If nothing has been built so yet, the
+    kernel's build is copied first: cargo finds the dependencies in it, as their settings in Cargo.toml are the kernel's."""
+    host, flags = target_and_flags()
+    ready, target = cache(features)[0] / "target", ROOT / os.environ.get("CARGO_TARGET_DIR", "target")
+    if ready.is_dir() and not (target / host).exists():
+        copy_cache(ready, target)
+    command = ["cargo", arguments[0], "--target", host, *arguments[1:]]
+    return subprocess.run(command, cwd=ROOT, env=building_environment(features, RUSTFLAGS=flags)).returncode
 
 
 def rustc_version():
@@ -377,7 +394,7 @@ def copy_cache(folder, target):
         return shutil.copy2(source, destination)
 
     leave_out = shutil.ignore_patterns("incremental", "ctx-*", "libctx*", "libcode*", ".cargo-lock", "src")
-    shutil.copytree(folder, target, copy_function=place, ignore=leave_out, symlinks=True)
+    shutil.copytree(folder, target, copy_function=place, ignore=leave_out, symlinks=True, dirs_exist_ok=True)
 
 
 def with_locked_cargo(base):
@@ -435,7 +452,7 @@ def alive(pid):
     return True
 
 
-ACTIONS = ("setup", "open", "register", "unregister", "toolkit", "kernel")
+ACTIONS = ("setup", "open", "register", "unregister", "toolkit", "cargo", "kernel")
 
 
 def main(arguments):
@@ -453,6 +470,8 @@ def main(arguments):
             cuda_toolkit.choose()
         elif action == "setup":
             setup(features)
+        elif action == "cargo":
+            return run_cargo(features, rest)
         elif action == "register":
             register_for_user(features)
         elif action == "unregister":

@@ -20,7 +20,8 @@ use std::fs;
 const TRAIN_STEPS: usize = 1000;
 pub(super) const TASKS: [&str; 2] = ["sprites", "mnist"];
 const EVALUATIONS: [usize; 5] = [2, 4, 8, 16, 32];
-const SAMPLERS: [(&str, fn(usize) -> Sampler); 2] = [("DDIM", Sampler::ddim), ("DPM-Solver++", Sampler::dpm_solver)];
+type MakeSampler = fn(usize) -> Sampler;
+const SAMPLERS: [(&str, MakeSampler); 2] = [("DDIM", Sampler::ddim), ("DPM-Solver++", Sampler::dpm_solver)];
 /// Steps and images of the trajectories whose curvature is measured.
 const FINE: usize = 64;
 const IMAGES: usize = 50;

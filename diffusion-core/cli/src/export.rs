@@ -204,6 +204,8 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     let network = model.network.architecture();
     let turns = match network.classes() + network.context() {
         0 => "",
+        // Its guidance was fixed in training.
+        _ if info.consistency => ", all classes in turn",
         _ => ", all classes in turn, without guidance",
     };
     let averaged = match run.training.ema > 0.0 {

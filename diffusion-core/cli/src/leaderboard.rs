@@ -35,7 +35,7 @@ pub struct Options {
     /// The Markdown file to write
     #[arg(long, default_value = "LEADERBOARD.md")]
     out: PathBuf,
-    /// The measurements of the processes, for notebooks/12_flow_matching.ipynb
+    /// The measurements of the processes as a table of numbers, to write
     #[arg(long, default_value = "weights/processes.csv")]
     csv: PathBuf,
     /// The device: auto, cpu, cuda or metal

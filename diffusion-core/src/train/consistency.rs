@@ -85,8 +85,6 @@ impl ConsistencyConfig {
 /// ([Geng et al. 2024](https://arxiv.org/abs/2406.14548)). The teacher's guidance becomes part of the student, which is
 /// sampled without guidance by [`Sampler::consistency`].
 ///
-/// Built from scratch in `notebooks/13_few_steps.ipynb`.
-///
 /// ```
 /// use diffusion_core::{data::Dataset, model::{Model, ModelInfo}, rng::Rng, sampler::Sampler, unet::{Condition, SimpleUNet}};
 /// use diffusion_core::train::{Consistency, ConsistencyConfig, Training, TrainingConfig};

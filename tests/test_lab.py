@@ -5,6 +5,7 @@ import shutil
 import subprocess
 import sys
 import time
+import tomllib
 
 import psutil
 import pytest
@@ -204,6 +205,12 @@ def test_metadata_of_other_packages_and_errors_pass_unchanged(tmp_path, capfd):
     assert "Usage" in capfd.readouterr().out
     theirs = {"packages": [{"id": "theirs", "name": "diffusion-core", "metadata": None}], "workspace_members": [], "resolve": {"nodes": []}}
     assert metadata.visible(theirs) is None, "another package of that name"
+
+
+def test_the_build_ahead_of_the_kernel_has_the_kernels_settings():
+    ours = tomllib.loads(lab.KERNELS_MANIFEST)
+    kernels = tomllib.loads((lab.cache([])[0] / "Cargo.toml").read_text())
+    assert all(ours[part] == kernels[part] for part in ("package", "lib", "profile")), "the kernel would build everything again"
 
 
 def test_an_interrupted_build_of_the_cache_is_taken_up_again(tmp_path, monkeypatch, capsys):

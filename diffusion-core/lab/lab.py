@@ -116,7 +116,7 @@ def kernel_version(binary):
     return tuple(map(int, found.groups())) if found else None
 
 
-def find_kernel():
+def find_kernel(features):
     """The path of an evcxr_jupyter of the right version: the user's, else the project's own, built if need be."""
     own = EVCXR / "bin" / "evcxr_jupyter"
     for candidate in filter(None, (shutil.which("evcxr_jupyter"), str(own))):
@@ -127,7 +127,13 @@ def find_kernel():
     # The build folder is kept until the end, so that an interrupted build goes on where it was.
     build = EVCXR / "build"
     install = ["cargo", "install", "--locked", "--root", str(EVCXR), "--target-dir", str(build)]
-    subprocess.run(install + ["--version", "^" + dotted(KERNEL), "evcxr_jupyter"], check=True)
+    ahead = build_ahead(features)
+    try:
+        subprocess.run(install + ["--version", "^" + dotted(KERNEL), "evcxr_jupyter"], check=True)
+    except BaseException:
+        if ahead:
+            ahead.terminate()
+        raise
     shutil.rmtree(build, ignore_errors=True)
     return own
 
@@ -181,7 +187,7 @@ def register_for_user(features):
     folder.mkdir(parents=True, exist_ok=True)
     for logo in (JUPYTER / "kernels" / "rust").glob("logo-*.png"):
         shutil.copy(logo, folder)
-    write_kernelspec(folder / "kernel.json", USER_KERNEL_TITLE, find_kernel(), features)
+    write_kernelspec(folder / "kernel.json", USER_KERNEL_TITLE, find_kernel(features), features)
     print(f"The kernel \"{USER_KERNEL_TITLE}\" is registered in {folder}.\n"
           "Choose it in JupyterLab (the kernel's name, top right) or in VS Code (Select Kernel > Jupyter Kernel).\n"
           "It uses the build in this folder: after a change to the crate, or if the folder is moved, run `make kernel` again.\n"
@@ -274,6 +280,53 @@ def run_cargo(features, arguments):
     return subprocess.run(command, cwd=ROOT, env=building_environment(features, RUSTFLAGS=flags)).returncode
 
 
+def build_ahead(features):
+    """Starts cargo on what the kernel will build first, while the kernel itself is built, which keeps two cores busy only part of
+    the time. Later the kernel waits for it and finds everything up to date. Says nothing: what fails here fails there again, visibly."""
+    folder, _ = cache(features)
+    if folder.exists():
+        return None
+    (folder / "src").mkdir(parents=True)
+    (folder / "src" / "lib.rs").write_text("")
+    paths = {"diffusion-core": ROOT / "diffusion-core"}
+    if features:
+        first_lines(features)  # writes the package
+        paths["diffusion-features"] = LAB / "-".join(["features", *features])
+    (folder / "Cargo.toml").write_text(KERNELS_MANIFEST + "".join(
+        f"{name} = {{ path = {json.dumps(str(path))} }}\n" for name, path in paths.items()))
+    shutil.copy(ROOT / "Cargo.lock", folder)
+    command, environment = kernels_cargo(folder, features)
+    command = [part for part in command if part != "--offline"]
+    return subprocess.Popen([*command, "--quiet"], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
+                            stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+# The manifest that evcxr writes, up to its dependencies; the lines of the profile are the same.
+KERNELS_MANIFEST = """[package]
+name = "ctx"
+version = "1.0.0"
+edition = "2024"
+
+[lib]
+crate-type = ["cdylib"]
+path = "src/lib.rs"
+
+[profile.dev]
+opt-level = 3
+debug = false
+strip = "debuginfo"
+rpath = true
+lto = false
+debug-assertions = true
+codegen-units = 16
+panic = 'unwind'
+incremental = true
+overflow-checks = true
+
+[dependencies]
+"""
+
+
 def rustc_version():
     return subprocess.check_output(["rustc", "-vV"]).decode()
 
@@ -358,7 +411,7 @@ def setup(features):
     if "cuda" in features:
         cuda_toolkit.choose()
     make_venv()
-    kernel = find_kernel()
+    kernel = find_kernel(features)
     register_kernel(kernel, features)
     fill_cache(kernel, features)
 

@@ -105,13 +105,14 @@ speedrun: $(TOOLKIT)
 		--license mit --again "make speedrun"
 	$(MAKE) scores NAMES=speedrun
 
-SCORED = sprites-context mnist fashion-mnist speedrun mnist-fast
+SCORED = sprites-context sprites-flow sprites-fast mnist mnist-flow mnist-fast fashion-mnist speedrun
 scores: $(addprefix scores-,$(or $(NAMES),$(SCORED)))
 
 scores-%: weights/%.safetensors $(TOOLKIT)
 	$(DIFFUSION) evaluate --checkpoint $< --card weights/$*.md --out runs/scores/$*.json --n 5000 \
 		$(if $(filter $*,$(FAST)),--steps 2,--sampler dpm++ --steps 20 --guidance $(or $(SCALE_$*),1.5))
 SCALE_sprites-context = 4
+SCALE_sprites-flow = 3
 
 leaderboard: $(TOOLKIT)
 	$(DIFFUSION) leaderboard

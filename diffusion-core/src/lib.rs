@@ -53,12 +53,12 @@
 //! | [`schedule`] | β, ᾱ, SNR: linear, cosine, sigmoid, or your own | `01_forward` |
 //! | [`diffusion`] | q(x_t given x_0) and the posterior in the notation of DDPM | `01_forward` |
 //! | [`level`] | noise levels: the factors of signal and noise | |
-//! | [`process`] | noise processes: variance preserving (DDPM), flow matching, EDM | |
+//! | [`process`] | noise processes: variance preserving (DDPM), flow matching, EDM | `12_flow_matching` |
 //! | [`prediction`] | what a network predicts: ε, x_0, v, velocity, EDM | `02_unet` |
 //! | [`ops`] | differentiable operations: convolution, normalisation, attention, … | `02_unet` |
 //! | [`nn`] | layers and their parameters by name: initialise, save, load; a bridge to candle-nn | `02_unet` |
 //! | [`unet`] | U-Nets, and [`Denoiser`](unet::Denoiser) for your own network | `02_unet` |
-//! | [`train`] | the training loop as an iterator of steps, for any [`Objective`](train::Objective); losses, AdamW, EMA | `03_training` |
+//! | [`train`] | the training loop as an iterator of steps, for any [`Objective`](train::Objective); losses, AdamW, EMA, consistency distillation | `03_training`, `13_few_steps` |
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
 //! | [`mixture`] | Gaussian mixtures: data whose score and best prediction are known exactly | `11_score` |
 //! | [`likelihood`] | log-densities and bits per dimension by the probability-flow ODE | `11_score` |

@@ -33,7 +33,9 @@ pub struct ConsistencyConfig {
     pub first_steps: usize,
     /// N at the end: `first_steps` times a power of 2.
     pub last_steps: usize,
-    /// The decay μ of the average of the student's weights that computes the target; 0 for the weights themselves.
+    /// The decay μ of the exponential moving average of the student's weights that computes the target; 0 for the
+    /// weights themselves. Without it the errors of single training steps go into the targets
+    /// (`notebooks/13_few_steps.ipynb`, section 4).
     pub target_ema: f64,
 }
 
@@ -83,7 +85,7 @@ impl ConsistencyConfig {
 /// ([Song & Dhariwal 2024](https://arxiv.org/abs/2310.14189), section 3.3), divided by √(CHW). N doubles during
 /// training: a coarse grid has a large error but spreads fast
 /// ([Geng et al. 2024](https://arxiv.org/abs/2406.14548)). The teacher's guidance becomes part of the student, which is
-/// sampled without guidance by [`Sampler::consistency`].
+/// sampled without guidance by [`Sampler::consistency`]. Built from scratch in `notebooks/13_few_steps.ipynb`.
 ///
 /// ```
 /// use diffusion_core::{data::Dataset, model::{Model, ModelInfo}, rng::Rng, sampler::Sampler, unet::{Condition, SimpleUNet}};

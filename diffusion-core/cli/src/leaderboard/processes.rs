@@ -184,7 +184,7 @@ schedule, *flow* the velocity, with logit-normal times, *EDM* with its own scali
 - Each cell has the Fréchet distance of {samples} samples and their accuracy, without guidance; ± is the standard deviation over
   {seeds} seeds. The classifiers of the two data sets differ, so that their distances cannot be compared.
 - *Curvature* is the length of the path that x̂₀ takes from noise to image in {FINE} steps of DDIM, as a root mean square over the
-  pixels of {IMAGES} images. On a straight trajectory x̂₀ does not move, and one step is enough.
+  pixels of {IMAGES} images. If x/signal moves straight and at a constant speed in σ, x̂₀ stays in place, and one step is enough.
 - All training runs are short; longer training can change the ranking.
 
 {tables}"

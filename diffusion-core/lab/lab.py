@@ -249,7 +249,7 @@ def is_fresh(folder, features):
     refuse.chmod(0o755)
     command, environment = kernels_cargo(folder, features)
     environment |= {"RUSTC_WRAPPER": str(refuse), "CARGO_CACHE_RUSTC_INFO": "0"}  # what cargo keeps of rustc is without the wrapper
-    return subprocess.run(command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
+    return subprocess.run([*command, "--offline"], cwd=folder, env=environment, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL).returncode == 0
 
 
@@ -258,7 +258,7 @@ def kernels_cargo(folder, features):
     host, flags = target_and_flags()
     settings = dict(re.findall(r"^:build_env (\w+)=(.*)$", (NOTEBOOKS / "evcxr.toml").read_text(), re.M))
     packages = ["diffusion-core", *(["diffusion-features"] if features else [])]
-    command = ["cargo", "build", "--offline", "--target", host, *(part for name in packages for part in ("--package", name))]
+    command = ["cargo", "build", "--target", host, *(part for name in packages for part in ("--package", name))]
     return command, building_environment(features, CARGO_TARGET_DIR="target", CARGO_BUILD_BUILD_DIR="target", RUSTFLAGS=flags, **settings)
 
 
@@ -296,7 +296,6 @@ def build_ahead(features):
         f"{name} = {{ path = {json.dumps(str(path))} }}\n" for name, path in paths.items()))
     shutil.copy(ROOT / "Cargo.lock", folder)
     command, environment = kernels_cargo(folder, features)
-    command = [part for part in command if part != "--offline"]
     return subprocess.Popen([*command, "--quiet"], cwd=folder, env=environment, stdin=subprocess.DEVNULL,
                             stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 

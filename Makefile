@@ -8,7 +8,7 @@
 # make test                     run every check and print the time of each
 # make bench                    measure speed in comparison with stock candle
 #   TORCH=1                     also PyTorch, installed into target/torch-env; TORCH_PYTHON=PATH uses an installed one
-#   ONLY="steps ops"            only some of kernel, steps, sampling, evaluation, ops, scaling; gpu with FEATURES=cuda
+#   ONLY="steps ops"            only some of kernel, steps, sampling, evaluation, ops, scaling, shared; gpu with FEATURES=cuda
 #   ARGS="--threads 4"          options; ARGS=--help lists them
 # make fuzz                     load damaged files of every format
 #   N=1000000                   the number of files

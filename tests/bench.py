@@ -7,6 +7,7 @@
     evaluation  all measures of 10,000 samples
     ops         where each network's training step goes, by operation
     scaling     the steps for growing batches and images
+    shared      two processes at once on the same cores
     gpu         training and sampling on the GPU (FEATURES=cuda), only if it is asked for
 
 All but `kernel` and `evaluation` compare the crate with stock candle's operations (in the same build, whose matrix product
@@ -25,7 +26,7 @@ from pathlib import Path
 from speed import compare
 from speed.sides import REQUIREMENTS, ROOT, Problem, Sides
 
-PARTS = ("kernel", "steps", "sampling", "evaluation", "ops", "scaling")
+PARTS = ("kernel", "steps", "sampling", "evaluation", "ops", "scaling", "shared")
 ON_REQUEST = ("gpu",)
 # So many cores that are busy with something else spoil a measurement.
 BUSY = 0.1
@@ -41,7 +42,7 @@ def parse():
     p.add_argument("--instructions", choices=["avx2"], help="hold every side to these, as on most laptops")
     p.add_argument("--details", action="store_true", help="ops: also each kernel of ours by its shapes")
     p.add_argument("--threads", type=int, default=2, help="for every side (default: %(default)s)")
-    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps and sampling: 5, scaling: 3, evaluation: 1)")
+    p.add_argument("--rounds", type=int, help="how often the sides take turns (steps, sampling and shared: 5, scaling: 3, evaluation: 1)")
     p.add_argument("--torch", action="store_true",
                    help=f"install PyTorch into target/torch-env if it is not there ({REQUIREMENTS.name} names the version)")
     p.add_argument("--torch-python", default=os.environ.get("TORCH_PYTHON"), metavar="PATH",
@@ -118,6 +119,8 @@ def measure(options):
         for base in options.base or [32]:
             for network in options.network or ["simple_unet"]:
                 yield from compare.scaling(sides, network, base, options.rounds or 3)
+    if "shared" in parts:
+        yield from compare.shared(sides, options.rounds or 5)
     if "gpu" in parts:
         yield from compare.gpu(sides, options.rounds or 5, options.batch, "cuda" in options.features)
     if others is not None and (busy := (used_by_others() - others) / (time.monotonic() - began)) > BUSY:

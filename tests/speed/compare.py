@@ -4,6 +4,7 @@ Everything is measured in rounds in which the sides take turns, because the spee
 minute; a time is the median of the rounds. Stock candle, which is slow, takes part in the first round only.
 """
 import statistics
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 
 from .sides import NAMES
@@ -234,6 +235,31 @@ def scaling(sides, network, base, rounds):
             name = f"{network} base {base} batch {batch} {width}x{width} {STEP[purpose]}, scaling"
             per_pixel = seconds["ours"] / (batch * width * width)
             yield entry(name, seconds, sides.threads, peaks, ours_s_per_pixel=per_pixel)
+
+
+# What two processes sample at once: network, base, images, their side, steps of DDIM.
+SHARED = (("context_unet", 64, 2, 16, 200), ("simple_unet", 32, 64, 28, 20))
+
+
+def shared(sides, rounds):
+    """What a process loses if a second one, just like it and with as many threads, works on the same cores."""
+    print(f"\nTwo processes at once, {sides.threads} threads each, rounds: {rounds}; divided by the time of one alone, 2 is ideal; "
+          "PyTorch with channels first")
+    row("", "ours alone", "two at once", "divided", "PyTorch alone", "two at once", "divided")
+    for network, base, images, side, count in SHARED:
+        took = {}
+        for who in (name for name in sides.check(network) if name != "candle"):
+            with sides.start(who, "sample", who, network, base, images, side, 1000) as one, \
+                    sides.start(who, "sample", who, network, base, images, side, 1000) as two, ThreadPoolExecutor(2) as at_once:
+                ask = lambda process: process.ask(f"ddim {count}")["seconds"]  # noqa: E731
+                list(map(ask, (one, two)))  # to warm up
+                times = [(ask(one), max(at_once.map(ask, (one, two)))) for _ in range(rounds)]
+            took[who] = [statistics.median(column) for column in zip(*times, strict=True)]
+        name = f"{network} {base}, {images} images of {side}×{side}, {count} steps"
+        cells = [(duration(alone), duration(both), number(both / alone)) for alone, both in took.values()]
+        row(name, *(cell for cells_of_one in cells for cell in cells_of_one))
+        for i, what in enumerate(("alone", "two processes at once")):
+            yield entry(f"{name}, {what}", {who: times[i] for who, times in took.items()}, sides.threads)
 
 
 # The kernels by what they do.

@@ -20,6 +20,7 @@ pub(in crate::ops) mod planes;
 pub(in crate::ops) mod product;
 pub(in crate::ops) mod scratch;
 pub(in crate::ops) mod sum;
+mod threads;
 pub(in crate::ops) mod vector;
 
 use candle_core::{CpuStorage, DType, Layout, Result, Storage, Tensor, bail};

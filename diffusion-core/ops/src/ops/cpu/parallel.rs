@@ -1,16 +1,15 @@
 //! Distribution of work among threads.
 //!
-//! The threads are those of candle: they wait briefly for more work before they sleep, and two such pools would compete
-//! for the cores. Their number is set by `RAYON_NUM_THREADS`; the default is one for each physical core.
+//! The number of threads is candle's: `RAYON_NUM_THREADS`, by default one for each physical core.
 
-use candle_core::utils::barrier_pool;
+use super::threads::Pool;
 use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// The number of pieces that can be processed at the same time.
 pub(in crate::ops) fn threads() -> usize {
-    barrier_pool().n_workers() + 1
+    Pool::of_process().count()
 }
 
 /// Calls `work(scratch, i)` for each i below `n`, in any order and on any thread. Each thread creates one scratch.
@@ -18,8 +17,8 @@ pub(in crate::ops) fn threads() -> usize {
 /// The result of piece i must not depend on the thread, so that results are the same on every run. `work` must not
 /// distribute work itself, since all threads are busy.
 pub(in crate::ops) fn for_each<S>(n: usize, scratch: impl Fn() -> S + Sync, work: impl Fn(&mut S, usize) + Sync) {
-    if n == 1 {
-        return work(&mut scratch(), 0);
+    if n <= 1 {
+        return (0..n).for_each(|i| work(&mut scratch(), i));
     }
     let next = AtomicUsize::new(0);
     let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|i| *i < n);
@@ -38,7 +37,7 @@ pub(in crate::ops) fn for_each<S>(n: usize, scratch: impl Fn() -> S + Sync, work
     let arch = super::arch::chosen();
     #[cfg(test)]
     let share = || super::arch::within(arch, share);
-    barrier_pool().execute(|_| share());
+    Pool::of_process().run(n - 1, &share);
 }
 
 /// [`for_each`] with piece i of `out` to write to: `size` elements, the last piece possibly fewer.

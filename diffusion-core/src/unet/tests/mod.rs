@@ -37,6 +37,7 @@ fn kinds() -> Vec<Kind> {
         full: (architecture(name, full), count),
     };
     let small = r#""base":4,"groups":2,"classes":3,"heads":2"#;
+    let patches = r#""base":4,"groups":2,"classes":3,"heads":2,"patch":2"#;
     let unet = r#""channels":1,"base":8,"groups":4,"heads":2,"classes":3"#;
     let unet_of_context = r#""base":4,"groups":2,"context":3"#;
     let of_diffusers = r#""block_out_channels":[4,4,8],"norm_num_groups":2,"attention_head_dim":4,"num_class_embeds":4,"null_class":true"#;
@@ -49,6 +50,7 @@ fn kinds() -> Vec<Kind> {
         kind("unet", 8, &labels, unet, r#""heads":4,"classes":10"#, 9_452_419),
         kind("unet", 16, &context, unet_of_context, "", 8_002_691),
         kind("attention-unet", 16, &labels, small, "", 8_432_579),
+        kind("attention-unet", 16, &labels, patches, r#""patch":4,"classes":10"#, 7_384_496),
         kind("unet-2d-model", 8, &labels, of_diffusers, "", 2_736_099),
     ]
 }

@@ -7,6 +7,7 @@ fn errors_name_the_field_out_of_range() {
     let simple = &["simple-unet"][..];
     let context = &["context-unet"][..];
     let heads = &["conditional-unet", "unet", "attention-unet"][..];
+    let attention = &["attention-unet"][..];
     let all = &["simple-unet", "conditional-unet", "unet", "attention-unet"][..];
     for (names, fields, wants) in [
         (all, "\"channels\": 0", "channels = 0"),
@@ -19,6 +20,7 @@ fn errors_name_the_field_out_of_range() {
         (all, "\"classes\": 100001", "classes = 100001"),
         (heads, "\"heads\": 3", "heads = 3 does not divide base = 64"),
         (simple, "\"low_res\": 3", "low_res = 3 must be 2, 4 or 8"),
+        (attention, "\"patch\": 3", "patch = 3 must be 1, 2 or 4"),
         (context, "\"channels\": 0", "channels = 0"),
         (context, "\"n_feat\": 0", "n_feat = 0 must be a multiple of 8"),
         (context, "\"n_feat\": 20", "n_feat = 20"),

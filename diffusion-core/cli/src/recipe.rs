@@ -59,7 +59,7 @@ impl Recipe {
 
 /// The defaults of `--objective consistency`.
 pub fn set_consistency(training: &mut TrainingConfig) {
-    (training.lr, training.warmup, training.decay) = (3e-4, 100, Decay::Cosine { floor: 0.0 });
+    (training.lr, training.warmup, training.decay) = (1e-3, 100, Decay::Cosine { floor: 0.0 });
     (training.beta2, training.ema) = (0.99, 0.998);
     (training.epochs, training.train_steps) = (CONSISTENCY_EPOCHS, CONSISTENCY_STEPS);
 }

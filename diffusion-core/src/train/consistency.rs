@@ -33,15 +33,15 @@ pub struct ConsistencyConfig {
     pub first_steps: usize,
     /// N at the end: `first_steps` times a power of 2.
     pub last_steps: usize,
-    /// The decay μ of the exponential moving average of the student's weights that computes the target; 0 for the
-    /// weights themselves. Without it the errors of single training steps go into the targets
+    /// The decay μ of the exponential moving average of the student's weights that computes the target, 0.95 by default;
+    /// 0 for the weights themselves. Without it the errors of single training steps go into the targets
     /// (`notebooks/13_few_steps.ipynb`, section 4).
     pub target_ema: f64,
 }
 
 impl Default for ConsistencyConfig {
     fn default() -> Self {
-        Self { teacher: PathBuf::new(), guidance: 1.0, first_steps: 4, last_steps: 32, target_ema: 0.0 }
+        Self { teacher: PathBuf::new(), guidance: 1.0, first_steps: 4, last_steps: 32, target_ema: 0.95 }
     }
 }
 

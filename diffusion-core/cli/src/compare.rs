@@ -15,6 +15,9 @@ use std::time::Instant;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
+    /// The number of images [default: one for each of --class, otherwise 10]
+    #[arg(long)]
+    n: Option<usize>,
     /// The number of DDIM steps
     #[arg(long, default_value_t = 50)]
     steps: usize,
@@ -28,7 +31,7 @@ pub struct Options {
 
 pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "png")?;
-    let request = options.model.load(10)?;
+    let request = options.model.load(options.n, 10)?;
     ensure!(
         !request.model.info.consistency,
         "--checkpoint: a consistency model has a sampler of its own, so DDPM and DDIM cannot be compared with it"

@@ -3,7 +3,7 @@
 use crate::card::{self, Header};
 use crate::classifier;
 use crate::request::{ModelOptions, Request, counted, quoted};
-use crate::sample::{self, SamplerOptions, prepare};
+use crate::sample::{self, BatchOption, SamplerOptions, prepare};
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
@@ -32,8 +32,13 @@ const BITS_BATCH: usize = 32;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
+    /// The number of images [default: one for each of --class, otherwise 10000]
+    #[arg(long)]
+    n: Option<usize>,
     #[command(flatten)]
     sampling: SamplerOptions,
+    #[command(flatten)]
+    batch: BatchOption,
     /// An .npy file of samples to measure instead of a model's: float32 (N, C, H, W) in −1 … 1, or uint8
     #[arg(
         long,
@@ -86,6 +91,7 @@ struct Samples {
 
 pub fn run(options: &Options) -> Result<()> {
     prepare(&options.out, "json")?;
+    options.batch.check()?;
     if let Some(path) = &options.card {
         ensure!(
             path.is_file(),
@@ -95,7 +101,7 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let model = match &options.samples {
         Some(_) => None,
-        None => Some(options.model.load(10_000)?),
+        None => Some(options.model.load(options.n, 10_000)?),
     };
     if let Some(request) = &model {
         options.sampling.sampler(&request.model.info)?;
@@ -338,7 +344,7 @@ fn draw(options: &Options, request: &Request, features: &Features, real: &Datase
         options.model.seed
     );
     let began = Instant::now();
-    let (images, _) = sample::draw(&options.sampling, request, options.model.seed, false)?;
+    let (images, _) = sample::draw(&options.sampling, &options.batch, request, options.model.seed, false)?;
     Ok(Samples { images: images.clamp(-1f64, 1f64)?, labels, words, seconds: began.elapsed().as_secs_f64() })
 }
 

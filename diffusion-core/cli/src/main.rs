@@ -21,6 +21,7 @@ mod card;
 mod check;
 mod classifier;
 mod compare;
+mod edit;
 mod evaluate;
 mod export;
 mod leaderboard;
@@ -54,6 +55,12 @@ enum Command {
     Sample(Box<sample::Options>),
     /// Samples with DDPM and with DDIM from the same noise, and shows images and times side by side
     Compare(Box<compare::Options>),
+    /// Fills the unknown part of images with a model that was not trained for it
+    Inpaint(Box<edit::Inpainting>),
+    /// Enlarges images with a super-resolution model
+    Upscale(Box<edit::Upscaling>),
+    /// Samples variations of images, starting from the images with noise added
+    Vary(Box<edit::Varying>),
     /// Measures the quality of a model's samples, or of the samples in a file
     Evaluate(Box<evaluate::Options>),
     /// Exports the model of a run: the weights, a model card and a picture
@@ -114,6 +121,9 @@ fn run(command: Command) -> Result<ExitCode> {
         Command::Train(options) => return train::run(*options),
         Command::Sample(options) => sample::run(&options)?,
         Command::Compare(options) => compare::run(&options)?,
+        Command::Inpaint(options) => edit::inpaint(&options)?,
+        Command::Upscale(options) => edit::upscale(&options)?,
+        Command::Vary(options) => edit::vary(&options)?,
         Command::Export(options) => export::run(options)?,
         Command::Evaluate(options) => evaluate::run(&options)?,
         Command::Classifier(options) => classifier::run(options)?,

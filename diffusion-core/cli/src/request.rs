@@ -1,4 +1,4 @@
-//! The options that `diffusion sample`, `compare` and `evaluate` share: the model, the number of images and the condition.
+//! The options that `diffusion sample`, `compare`, `evaluate`, `inpaint`, `upscale` and `vary` share: the model and the condition.
 
 use crate::card;
 use anyhow::{Context, Result, bail, ensure};
@@ -15,9 +15,6 @@ pub struct ModelOptions {
     /// The model: a file such as weights/mnist.safetensors, or a folder saved by Hugging Face diffusers
     #[arg(long)]
     checkpoint: Option<PathBuf>,
-    /// The number of images [default: one for each of --class, otherwise 64 for sample, 10 for compare and 10000 for evaluate]
-    #[arg(long)]
-    n: Option<usize>,
     /// The classes of the images, as numbers or names, repeated in turn: 7,7,3. Repeat the option for a name that contains a comma
     #[arg(long, conflicts_with = "context")]
     class: Vec<String>,
@@ -96,6 +93,13 @@ impl Request {
     }
 }
 
+/// The condition if no flag names one.
+#[derive(Clone, Copy)]
+pub enum Usual {
+    AllClasses,
+    NoCondition,
+}
+
 impl ModelOptions {
     /// The folder that contains the model.
     pub fn folder(&self) -> Option<&Path> {
@@ -103,25 +107,38 @@ impl ModelOptions {
         Some(path.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new(".")))
     }
 
-    /// Loads the model. Without --n and --class, `usual` images are requested.
-    pub fn load(&self, usual: usize) -> Result<Request> {
-        let path = self.checkpoint.as_ref().context(
+    fn path(&self) -> Result<&Path> {
+        self.checkpoint.as_deref().context(
             "--checkpoint is missing: name a model such as weights/mnist.safetensors or runs/mnist/model.safetensors",
-        )?;
-        let mut model = Model::load(path, &crate::device(self.device)?).context("--checkpoint")?;
+        )
+    }
+
+    /// Loads the model.
+    pub fn open(&self) -> Result<Model> {
+        let mut model = Model::load(self.path()?, &crate::device(self.device)?).context("--checkpoint")?;
         model.network.set_precision(self.precision);
-        let architecture = model.network.architecture();
+        Ok(model)
+    }
+
+    /// Loads a model that samples from noise. Without `n` and --class, `usual` images are requested.
+    pub fn load(&self, n: Option<usize>, usual: usize) -> Result<Request> {
+        let model = self.open()?;
+        let low_res = model.network.architecture().low_res();
         ensure!(
-            architecture.low_res() == 0,
-            "--checkpoint {}: this super-resolution model enlarges images ×{} and needs a low-resolution image as its condition, \
-             which this command cannot pass; use it from Rust, as notebooks/09_super_resolution.ipynb does",
-            path.display(),
-            architecture.low_res()
+            low_res == 0,
+            "--checkpoint {}: this super-resolution model enlarges images ×{low_res}; `diffusion upscale` uses it",
+            self.path()?.display()
         );
+        let requested = self.classes(&model).len();
+        self.request(model, n.unwrap_or(if requested > 0 { requested } else { usual }), Usual::AllClasses)
+    }
+
+    /// The request for `n` images of a model, conditioned as the flags say, and otherwise as `usual` does.
+    pub fn request(&self, model: Model, n: usize, usual: Usual) -> Result<Request> {
+        let path = self.path()?;
+        let architecture = model.network.architecture();
         let requested = self.classes(&model);
         let turn = if requested.is_empty() { classes_of(&model) } else { requested.len() };
-        let count = if requested.is_empty() { usual } else { requested.len() };
-        let n = self.n.unwrap_or(count);
         ensure!(n > 0, "--n 0: it must be at least 1");
         model.ensure_room(n).with_context(|| format!("--n {n}"))?;
         let (classes, k) = (architecture.classes(), architecture.context());
@@ -158,11 +175,18 @@ impl ModelOptions {
             let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
             (Condition::context(rows), format!("context {:?}", self.context))
         } else {
-            let words = match classes + k {
-                0 => "unconditional",
-                _ => "all classes in turn",
-            };
-            (model.conditions(n)?, words.to_owned())
+            match (classes + k, usual) {
+                (0, _) => (Condition::none(), "unconditional".to_owned()),
+                (_, Usual::AllClasses) => (model.conditions(n)?, "all classes in turn".to_owned()),
+                (_, Usual::NoCondition) => {
+                    ensure!(
+                        self.guidance == 1.0,
+                        "--guidance {}: it guides towards a condition; name one with --class or --context",
+                        self.guidance
+                    );
+                    (Condition::none(), "without a condition".to_owned())
+                }
+            }
         };
         ensure!(self.guidance.is_finite(), "--guidance {}: it must be finite", self.guidance);
         ensure!(

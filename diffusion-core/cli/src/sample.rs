@@ -34,8 +34,13 @@ const CONTINUOUS_DDPM_STEPS: usize = 1000;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
+    /// The number of images [default: one for each of --class, otherwise 64]
+    #[arg(long)]
+    n: Option<usize>,
     #[command(flatten)]
     sampling: SamplerOptions,
+    #[command(flatten)]
+    batch: BatchOption,
     /// The picture: a grid of the images
     #[arg(long, default_value = "samples.png")]
     out: PathBuf,
@@ -64,9 +69,21 @@ pub struct SamplerOptions {
     /// η of DDIM, in 0 … 1: 0 is deterministic, 1 is DDPM
     #[arg(long, allow_negative_numbers = true)]
     eta: Option<f64>,
+}
+
+/// The size of the batches in which many images are sampled.
+#[derive(Args)]
+pub struct BatchOption {
     /// The largest batch
     #[arg(long, default_value_t = 256)]
     batch: usize,
+}
+
+impl BatchOption {
+    pub fn check(&self) -> Result<()> {
+        ensure!(self.batch > 0, "--batch 0: it must be at least 1");
+        Ok(())
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, ValueEnum)]
@@ -86,14 +103,8 @@ enum Shades {
 }
 
 impl SamplerOptions {
-    pub fn batch(&self) -> Result<usize> {
-        ensure!(self.batch > 0, "--batch 0: it must be at least 1");
-        Ok(self.batch)
-    }
-
     /// Returns an error if a flag does not belong to the sampler.
     pub fn check(&self) -> Result<()> {
-        self.batch()?;
         ensure!(
             self.eta.is_none() || self.sampler.is_none_or(|it| it == Name::Ddim),
             "--eta is for --sampler ddim only: ddpm has η = 1, the other samplers have η = 0"
@@ -169,11 +180,12 @@ pub fn check_steps(flag: &str, n: usize, process: &NoiseProcess) -> Result<()> {
 
 pub fn run(options: &Options) -> Result<()> {
     options.sampling.check()?;
+    options.batch.check()?;
     let files = [(Some(&options.out), "png"), (options.npy.as_ref(), "npy"), (options.gif.as_ref(), "gif")];
     for (path, extension) in files {
         path.map_or(Ok(()), |path| prepare(path, extension))?;
     }
-    let request = options.model.load(64)?;
+    let request = options.model.load(options.n, 64)?;
     let info = &request.model.info;
     let (_, steps) = options.sampling.sampler(info)?;
     println!(
@@ -188,7 +200,7 @@ pub fn run(options: &Options) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     let animated = options.gif.is_some();
-    let (images, frames) = draw(&options.sampling, &request, options.model.seed, animated)?;
+    let (images, frames) = draw(&options.sampling, &options.batch, &request, options.model.seed, animated)?;
     let images = images.to_device(&Device::Cpu)?.to_dtype(DType::F32)?;
     if let Some(path) = &options.npy {
         write_npy(&images.clamp(-1f64, 1f64)?, path)?;
@@ -220,7 +232,7 @@ pub fn run(options: &Options) -> Result<()> {
 }
 
 /// Writes to a temporary name first, so that a full disk does not leave half a file.
-fn write_npy(values: &Tensor, path: &Path) -> Result<()> {
+pub fn write_npy(values: &Tensor, path: &Path) -> Result<()> {
     let unfinished = path.with_extension("npy.part");
     let written = values.write_npy(&unfinished).map_err(anyhow::Error::from);
     written.and_then(|()| Ok(fs::rename(&unfinished, path)?)).with_context(|| {
@@ -253,8 +265,14 @@ fn animation(states: &[State], range: Range) -> Result<Gif> {
 }
 
 /// Samples the images; if `animated`, also returns the states of the first ones.
-pub fn draw(sampling: &SamplerOptions, request: &Request, seed: u64, animated: bool) -> Result<(Tensor, Vec<State>)> {
-    let (n, batch) = (request.n, sampling.batch()?);
+pub fn draw(
+    sampling: &SamplerOptions,
+    batch: &BatchOption,
+    request: &Request,
+    seed: u64,
+    animated: bool,
+) -> Result<(Tensor, Vec<State>)> {
+    let (n, batch) = (request.n, batch.batch);
     let (sampler, steps) = sampling.sampler(&request.model.info)?;
     let [_, height, width] = request.model.info.shape;
     request.model.network.ensure_room(batch.min(n), (height, width), false).context("--batch")?;

@@ -1,5 +1,6 @@
 //! `diffusion train`.
 
+use crate::edit::Way;
 use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
 use anyhow::{Context, Result, bail, ensure};
@@ -82,6 +83,9 @@ pub struct Options {
     /// The height and width in pixels to which images are cropped and resized
     #[arg(long)]
     side: Option<usize>,
+    /// How pictures of a folder with other proportions become squares [default: crop]
+    #[arg(long, value_enum)]
+    fit: Option<Way>,
     /// Lists image files that cannot be read, and leaves them out
     #[arg(long)]
     skip_bad: bool,
@@ -99,7 +103,7 @@ pub struct Options {
     out: Option<PathBuf>,
     /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every and
     /// --samples may change
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance"])]
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "fit", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance"])]
     resume: Option<PathBuf>,
     /// Resumes although the data has changed
     #[arg(long, conflicts_with = "start_over")]
@@ -161,6 +165,7 @@ impl Options {
         if self.side.is_some() {
             run.data.side = self.side;
         }
+        set(&mut run.data.fit, self.fit.map(Way::fit));
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
         // Report a wrong flag before reading the images.

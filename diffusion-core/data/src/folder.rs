@@ -1,67 +1,74 @@
 //! Image folders, with subfolders as classes.
 
-mod picture;
+mod listing;
 
+use std::collections::HashMap;
 use std::ffi::OsStr;
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, anyhow, bail, ensure};
+use listing::Listing;
 use rayon::prelude::*;
+use serde::Deserialize;
 
-use super::resize::{check_bytes, check_side, to_channels_first};
+use super::picture::Picture;
+use super::resize::{Fit, check_bytes, check_side};
 use super::{Dataset, MAX_CLASSES};
 use diffusion_show::progress::{Progress, Unit};
-use picture::Picture;
-
-/// The file extensions of images.
-const EXTENSIONS: [&str; 6] = ["png", "jpg", "jpeg", "bmp", "gif", "webp"];
 
 impl Dataset {
     /// Loads the images in a folder, resized to `side` pixels high and wide (1 … 1024).
     ///
     /// PNG, JPEG, BMP, GIF (its first frame) and WebP are supported. If the folder contains folders of images, each of
-    /// them is a class, in alphabetical order; if it contains images, they form one class with the folder's name.
-    /// Deeper folders are ignored, as are hidden files (`.name`). The number of other skipped files and folders is
-    /// displayed with the data set.
+    /// them is a class, in alphabetical order; if it contains images, they form one class with the folder's name. If it
+    /// contains a folder `train` and one of `val`, `validation` and `test`, the images of both are loaded, those of
+    /// `train` first. Deeper folders are ignored, as are hidden files (`.name`). The number of other skipped files and
+    /// folders is displayed with the data set.
     ///
-    /// The central square of each image is resized by a weighted mean of neighbouring pixels. Transparent pixels are
-    /// blended with white. The images are RGB, or greyscale if all files are.
+    /// A caption is the content of `NAME.txt` beside `NAME.png`, or the `text` of a line of `metadata.jsonl` in the
+    /// folder, such as `{"file_name": "cats/1.png", "text": "a sleeping cat"}`. If there are captions, images without
+    /// one have an empty caption.
+    ///
+    /// The central square of each image is resized by a weighted mean of neighbouring pixels ([`Source::fit`] offers
+    /// other ways). Transparent pixels are blended with white. The images are RGB, or greyscale if all files are.
     ///
     /// # Errors
     /// The folder cannot be read, contains no image, or mixes images and folders of images; an image file cannot be
-    /// decoded or takes more than 256 MiB; there are more than [`MAX_CLASSES`] folders, or more than
+    /// decoded or takes more than 256 MiB; a line of `metadata.jsonl` is wrong or names no image; the held-out images
+    /// have a class that the others lack; there are more than [`MAX_CLASSES`] folders, or more than
     /// [`MAX_BYTES`](super::MAX_BYTES) of pixels.
+    ///
+    /// [`Source::fit`]: super::Source::fit
     pub fn from_folder(path: &Path, side: usize) -> Result<Self> {
         check_side(side)?;
-        Self::read_folder(path, Some(side), false)
+        Ok(Self::read_folder(path, Some(side), Fit::Crop, false)?.0)
     }
 
-    /// [`Dataset::from_folder`] with options. Without a `side`, images that all have the same size keep it. With
-    /// `skip_bad`, unreadable files are listed on standard error and skipped.
-    pub(super) fn read_folder(path: &Path, side: Option<usize>, skip_bad: bool) -> Result<Self> {
-        let mut found = find(path)?;
+    /// [`Dataset::from_folder`] with options, and the number of images that are held out by their folder, which come
+    /// last. Without a `side`, images that all have the same size keep it. With `skip_bad`, unreadable files are listed
+    /// on standard error and skipped.
+    pub(super) fn read_folder(path: &Path, side: Option<usize>, fit: Fit, skip_bad: bool) -> Result<(Self, usize)> {
+        let mut found = Found::in_folder(path)?;
         if skip_bad {
             found.leave_out_bad()?;
         }
-        let files: Vec<&PathBuf> = found.classes.iter().flat_map(|(_, files)| files).collect();
-        let pictures = read_all(&found.name, &files, side)?;
+        let files: Vec<&PathBuf> = found.images.iter().map(|image| &image.path).collect();
+        let pictures = read_all(&found.name, &files, side, fit)?;
         let (height, width) = (pictures[0].height, pictures[0].width);
         let channels = if pictures.iter().all(|picture| picture.grey) { 1 } else { 3 };
         let mut pixels = Vec::with_capacity(files.len() * channels * height * width);
-        for picture in pictures {
-            if picture.grey {
-                (0..channels).for_each(|_| pixels.extend_from_slice(&picture.pixels));
-            } else {
-                pixels.extend(to_channels_first(&picture.pixels, 3, height * width));
-            }
+        pictures.into_iter().for_each(|picture| pixels.extend(picture.planes(channels)));
+        let labels = found.images.iter().map(|image| image.class as u32).collect();
+        let names: Vec<&str> = found.classes.iter().map(|name| &name[..]).collect();
+        let mut all = Self::from_u8(&found.name, pixels, [channels, height, width], labels, &names)?;
+        if found.images.iter().any(|image| image.caption.is_some()) {
+            let captions = found.images.iter().map(|image| image.caption.clone().unwrap_or_default());
+            all = all.with_captions(captions.collect())?;
         }
-        let labels = found.classes.iter().zip(0..);
-        let labels = labels.flat_map(|((_, files), class)| vec![class; files.len()]);
-        let names: Vec<&str> = found.classes.iter().map(|(name, _)| &name[..]).collect();
-        let all = Self::from_u8(&found.name, pixels, [channels, height, width], labels.collect(), &names)?;
-        Ok(Self { skipped: found.skipped, ..all })
+        let held_out = found.images.iter().filter(|image| image.held_out).count();
+        Ok((Self { skipped: found.skipped, ..all }, held_out))
     }
 }
 
@@ -76,73 +83,174 @@ pub(super) fn name_of(path: &Path) -> String {
 struct Found {
     /// The name of the folder.
     name: String,
-    /// The name and the files of each class; there is at least one of each.
-    classes: Vec<(String, Vec<PathBuf>)>,
+    /// The names of the classes; there is at least one, and each has an image that is not held out.
+    classes: Vec<String>,
+    /// The images that are not held out, class by class, and then the others.
+    images: Vec<Image>,
     /// The number of other files and folders.
     skipped: usize,
 }
 
+struct Image {
+    path: PathBuf,
+    /// An index into the names of the classes.
+    class: usize,
+    caption: Option<String>,
+    held_out: bool,
+}
+
+/// The names of a folder of training images, and of those beside it whose images are held out, the first that is there.
+const TRAIN: &str = "train";
+const HELD_OUT: [&str; 4] = ["val", "valid", "validation", "test"];
+
 impl Found {
-    /// Lists and removes the unreadable files.
-    fn leave_out_bad(&mut self) -> Result<()> {
-        for (_, files) in &mut self.classes {
-            let bad: Vec<Option<String>> = files.par_iter().map(|file| Picture::problem(file)).collect();
-            for problem in bad.iter().flatten() {
-                let _ = writeln!(std::io::stderr(), "skipped: {problem}");
-            }
-            self.skipped += bad.iter().flatten().count();
-            let mut bad = bad.iter();
-            files.retain(|_| bad.next().is_none_or(Option::is_none));
+    /// Finds the images of a folder, or those of `train` and `val` in it.
+    fn in_folder(path: &Path) -> Result<Self> {
+        let top = Listing::read(path)?;
+        let named = |name: &str| top.folders.iter().find(|folder| name_of(folder).eq_ignore_ascii_case(name));
+        let held_out = HELD_OUT.iter().find_map(|name| named(name));
+        let (Some(train), Some(val)) = (named(TRAIN), held_out) else {
+            return Self::of_classes(path, top);
+        };
+        let (flat, mut it) =
+            (!Listing::read(train)?.images.is_empty(), Self::of_classes(train, Listing::read(train)?)?);
+        let held_out = Self::of_classes(val, Listing::read(val)?)?;
+        let others = top.folders.len() - 2 + top.others;
+        it.skipped += held_out.skipped + others;
+        if flat {
+            it.classes = vec![name_of(path)];
         }
-        self.classes.retain(|(_, files)| !files.is_empty());
-        ensure!(!self.classes.is_empty(), "{}: none of its images can be read", self.name);
+        for image in held_out.images {
+            let class = match flat {
+                true => Some(0),
+                false => it.classes.iter().position(|name| *name == held_out.classes[image.class]),
+            };
+            let class = class.with_context(|| {
+                format!(
+                    "{} has the class {:?}, of which there is no image in {}",
+                    val.display(),
+                    held_out.classes[image.class],
+                    train.display()
+                )
+            })?;
+            it.images.push(Image { class, held_out: true, ..image });
+        }
+        it.add_metadata(path, top.metadata)?;
+        Ok(Self { name: name_of(path), ..it })
+    }
+
+    /// Finds the images of a folder whose listing is `top`, and of the folders in it, which are classes.
+    fn of_classes(path: &Path, top: Listing) -> Result<Self> {
+        let at = path.display();
+        let mut it = Self { name: name_of(path), classes: Vec::new(), images: Vec::new(), skipped: top.others };
+        for folder in &top.folders {
+            let inside = Listing::read(folder)?;
+            it.skipped += inside.others + inside.folders.len();
+            if !inside.images.is_empty() {
+                it.add_class(folder, inside)?;
+            }
+        }
+        if !top.images.is_empty() {
+            ensure!(
+                it.classes.is_empty(),
+                "{at} contains both {} images and folders of images; move the images into a folder, so that every \
+                 folder is a class",
+                top.images.len()
+            );
+            it.add_class(path, top)?;
+        } else {
+            it.add_metadata(path, top.metadata)?;
+        }
+        if it.classes.is_empty()
+            && let Some(deeper) = with_classes(path)?
+        {
+            bail!(
+                "there is no image in {at} or in its folders; but there are images in the folders of {}, so perhaps \
+                 use that folder",
+                deeper.display()
+            )
+        }
+        ensure!(
+            !it.classes.is_empty(),
+            "there is no image in {at} or in its folders; PNG, JPEG, BMP, GIF and WebP are supported; {} other files \
+             or folders were skipped",
+            it.skipped
+        );
+        ensure!(
+            it.classes.len() <= MAX_CLASSES,
+            "{at} holds {} folders of images; at most {MAX_CLASSES} classes are supported",
+            it.classes.len()
+        );
+        Ok(it)
+    }
+
+    fn add_class(&mut self, folder: &Path, inside: Listing) -> Result<()> {
+        let class = self.classes.len();
+        self.classes.push(name_of(folder));
+        for path in inside.images {
+            let text = path.with_extension("txt");
+            let caption = match inside.texts.contains(&text) {
+                true => Some(fs::read_to_string(&text).with_context(|| format!("cannot read {}", text.display()))?),
+                false => None,
+            };
+            let caption = caption.map(|text| text.trim().to_owned());
+            self.images.push(Image { path, class, caption, held_out: false });
+        }
+        self.add_metadata(folder, inside.metadata)
+    }
+
+    /// Sets the captions of the images that lines of `metadata.jsonl` in this folder name.
+    fn add_metadata(&mut self, folder: &Path, metadata: Option<PathBuf>) -> Result<()> {
+        let Some(path) = metadata else { return Ok(()) };
+        let at = path.display();
+        let text = fs::read_to_string(&path).with_context(|| format!("cannot read {at}"))?;
+        let mut by_path: HashMap<PathBuf, &mut Image> =
+            self.images.iter_mut().map(|image| (image.path.clone(), image)).collect();
+        for (i, line) in text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
+            let line: Metadata = serde_json::from_str(line).with_context(|| {
+                format!("{at}, line {}: it must be like {{\"file_name\": \"1.png\", \"text\": \"a cat\"}}", i + 1)
+            })?;
+            let image = by_path.get_mut(&folder.join(&line.file_name)).with_context(|| {
+                format!("{at}, line {}: there is no image {:?} in {}", i + 1, line.file_name, folder.display())
+            })?;
+            image.caption = Some(line.text.trim().to_owned());
+        }
+        Ok(())
+    }
+
+    /// Lists and removes the unreadable files, and classes without other files.
+    fn leave_out_bad(&mut self) -> Result<()> {
+        let bad: Vec<Option<String>> = self.images.par_iter().map(|image| Picture::problem(&image.path)).collect();
+        for problem in bad.iter().flatten() {
+            let _ = writeln!(std::io::stderr(), "skipped: {problem}");
+        }
+        self.skipped += bad.iter().flatten().count();
+        let mut bad = bad.iter();
+        self.images.retain(|_| bad.next().is_none_or(Option::is_none));
+        let kept: Vec<usize> = (0..self.classes.len())
+            .filter(|class| self.images.iter().any(|image| image.class == *class && !image.held_out))
+            .collect();
+        ensure!(!kept.is_empty(), "{}: none of its images can be read", self.name);
+        let before = self.images.len();
+        self.images.retain(|image| kept.contains(&image.class));
+        self.skipped += before - self.images.len();
+        for image in &mut self.images {
+            image.class = kept.iter().position(|class| *class == image.class).unwrap_or(0);
+        }
+        self.classes = kept.iter().map(|class| self.classes[*class].clone()).collect();
         Ok(())
     }
 }
 
-fn find(path: &Path) -> Result<Found> {
-    let at = path.display();
-    let top = Listing::read(path)?;
-    let (mut classes, mut skipped) = (Vec::new(), top.others);
-    for folder in top.folders {
-        let inside = Listing::read(&folder)?;
-        skipped += inside.others + inside.folders.len();
-        if !inside.images.is_empty() {
-            classes.push((name_of(&folder), inside.images));
-        }
-    }
-    if !top.images.is_empty() {
-        ensure!(
-            classes.is_empty(),
-            "{at} contains both {} images and folders of images; move the images into a folder, so that every folder \
-             is a class",
-            top.images.len()
-        );
-        classes.push((name_of(path), top.images));
-    }
-    if classes.is_empty()
-        && let Some(deeper) = with_classes(path)?
-    {
-        bail!(
-            "there is no image in {at} or in its folders; but there are images in the folders of {}, so perhaps use \
-             that folder",
-            deeper.display()
-        )
-    }
-    ensure!(
-        !classes.is_empty(),
-        "there is no image in {at} or in its folders; PNG, JPEG, BMP, GIF and WebP are supported; {skipped} other \
-         files or folders were skipped"
-    );
-    ensure!(
-        classes.len() <= MAX_CLASSES,
-        "{at} holds {} folders of images; at most {MAX_CLASSES} classes are supported",
-        classes.len()
-    );
-    Ok(Found { name: name_of(path), classes, skipped })
+/// A line of `metadata.jsonl`, as the image folders of Hugging Face have it.
+#[derive(Deserialize)]
+struct Metadata {
+    file_name: PathBuf,
+    #[serde(alias = "caption")]
+    text: String,
 }
 
-/// Finds a subfolder that contains folders of images, such as `train` next to `val`: the one with the most images.
+/// Finds a subfolder that contains folders of images, such as `train` without `val`: the one with the most images.
 fn with_classes(path: &Path) -> Result<Option<PathBuf>> {
     let mut found = Vec::new();
     for folder in Listing::read(path)?.folders {
@@ -156,50 +264,14 @@ fn with_classes(path: &Path) -> Result<Option<PathBuf>> {
     Ok(most.map(|(_, folder)| folder))
 }
 
-/// The visible entries of a folder in alphabetical order.
-struct Listing {
-    images: Vec<PathBuf>,
-    folders: Vec<PathBuf>,
-    others: usize,
-}
-
-impl Listing {
-    fn read(path: &Path) -> Result<Self> {
-        let cannot = || format!("cannot read the folder {}", path.display());
-        let (mut images, mut folders, mut others) = (Vec::new(), Vec::new(), 0);
-        for entry in fs::read_dir(path).with_context(cannot)? {
-            let entry = entry.with_context(cannot)?;
-            if entry.file_name().as_encoded_bytes().starts_with(b".") {
-                continue;
-            }
-            let path = entry.path();
-            if path.is_dir() {
-                folders.push(path);
-            } else if path.is_file() && is_named_as_image(&path) {
-                images.push(path);
-            } else {
-                others += 1;
-            }
-        }
-        images.sort();
-        folders.sort();
-        Ok(Self { images, folders, others })
-    }
-}
-
-fn is_named_as_image(path: &Path) -> bool {
-    let extension = path.extension().unwrap_or_default();
-    EXTENSIONS.iter().any(|e| extension.eq_ignore_ascii_case(e))
-}
-
 /// Reads at least one file into pictures of one size.
-fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>) -> Result<Vec<Picture>> {
+fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>, fit: Fit) -> Result<Vec<Picture>> {
     let unit = Unit::Items("images".to_owned());
     let mut progress = Progress::new(files.len() as u64, name).unit(unit);
     let mut pictures: Vec<Picture> = Vec::new();
     // In chunks, so that an error is found early.
     for piece in files.chunks(64) {
-        let read = piece.par_iter().map(|file| Picture::read(file, side));
+        let read = piece.par_iter().map(|file| Picture::read(file, side.map(|side| (side, side)), fit));
         let read: Result<Vec<Picture>> = read.collect();
         let read = read.map_err(|bad| {
             anyhow!("{bad:#}. To leave out all files that cannot be used: --skip-bad (`skip_bad = true` in a file or in Source)")
@@ -277,7 +349,8 @@ mod tests {
     fn images_without_folders_are_one_class_and_grey_if_all_are() {
         let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
         let grey = folder(&files);
-        let d = Dataset::read_folder(&grey.path().join("pile"), None, false).unwrap();
+        let (d, held_out) = Dataset::read_folder(&grey.path().join("pile"), None, Fit::Crop, false).unwrap();
+        assert_eq!(held_out, 0);
         assert_eq!((d.shape(), d.name()), ([1, 3, 3], "pile"));
         assert_eq!((d.class_names(), d.class_counts()), (&["pile".to_owned()][..], vec![2]));
         assert_eq!(d.bytes().unwrap()[8..10], [9, 8]);
@@ -287,6 +360,49 @@ mod tests {
         let d = Dataset::from_folder(&mixed.path().join("pile"), 3).unwrap();
         assert_eq!(d.shape(), [3, 3, 3]);
         assert!(d.bytes().unwrap()[..27].iter().all(|&p| p == 9));
+    }
+
+    #[test]
+    fn train_and_val_are_kept_apart_with_and_without_classes() {
+        let files = [
+            ("train/a/1.png", [1; 3], [3, 4]),
+            ("train/b/1.png", [2; 3], [3, 4]),
+            ("Val/b/1.png", [3; 3], [3, 4]),
+            ("Val/a/1.png", [4; 3], [3, 4]),
+            ("extra/a/1.png", [5; 3], [3, 4]),
+        ];
+        let dir = folder(&files);
+        let (d, held_out) = Dataset::read_folder(dir.path(), Some(1), Fit::Crop, false).unwrap();
+        assert_eq!(
+            (d.bytes().unwrap(), d.labels(), held_out),
+            (&[1, 1, 1, 2, 2, 2, 4, 4, 4, 3, 3, 3][..], &[0, 1, 0, 1][..], 2)
+        );
+        assert_eq!(d.class_names(), ["a", "b"]);
+        let flat = folder(&[("pile/train/1.png", [1; 3], [3, 4]), ("pile/test/1.png", [2; 3], [3, 4])]);
+        let (d, held_out) = Dataset::read_folder(&flat.path().join("pile"), Some(1), Fit::Crop, false).unwrap();
+        assert_eq!((d.class_names(), d.labels(), held_out), (&["pile".to_owned()][..], &[0, 0][..], 1));
+        // A class of which no training image can be read goes with its held-out images.
+        fs::write(dir.path().join("train/a/1.png"), "no image").unwrap();
+        let (d, held_out) = Dataset::read_folder(dir.path(), Some(1), Fit::Crop, true).unwrap();
+        assert_eq!((d.class_names(), d.len(), held_out), (&["b".to_owned()][..], 2, 1));
+    }
+
+    #[test]
+    fn captions_come_from_texts_and_from_metadata() {
+        let dir = folder(&[
+            ("cats/1.png", [0; 3], [3, 4]),
+            ("cats/2.png", [0; 3], [3, 4]),
+            ("dogs/1.png", [0; 3], [3, 4]),
+            ("dogs/3.jpg", [0; 3], [3, 4]),
+        ]);
+        assert_eq!(Dataset::from_folder(dir.path(), 2).unwrap().captions(), None);
+        fs::write(dir.path().join("cats/1.txt"), "a cat\n").unwrap();
+        fs::write(dir.path().join("cats/notes.txt"), "").unwrap();
+        let lines = "{\"file_name\": \"dogs/1.png\", \"text\": \"a dog\", \"more\": 1}\n{\"file_name\": \"dogs/3.jpg\", \"caption\": \"two\"}\n";
+        fs::write(dir.path().join("metadata.jsonl"), lines).unwrap();
+        let d = Dataset::from_folder(dir.path(), 2).unwrap();
+        assert_eq!(d.captions().unwrap(), ["a cat", "", "a dog", "two"]);
+        assert!(d.to_string().contains("1 other files or folders skipped"), "{d}");
     }
 
     #[test]
@@ -305,21 +421,33 @@ mod tests {
             (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),
             (&none.path().join("missing"), Some(2), ["folder", "missing"]),
         ] {
-            let message = format!("{:#}", Dataset::read_folder(dir, side, false).unwrap_err());
+            let message =
+                format!("{:#}", Dataset::read_folder(dir, side, Fit::Crop, false).map(|it| it.0).unwrap_err());
             for fact in facts {
                 assert!(message.contains(fact), "no {fact:?} in {message}");
             }
         }
         // The readable file remains.
-        let d = Dataset::read_folder(damaged.path(), Some(2), true).unwrap();
+        let (d, _) = Dataset::read_folder(damaged.path(), Some(2), Fit::Crop, true).unwrap();
         assert_eq!((d.len(), d.to_string().contains("1 other files or folders skipped")), (1, true));
         let splits = folder(&[
-            ("val/a/1.png", [0; 3], [3, 4]),
+            ("raw/a/1.png", [0; 3], [3, 4]),
             ("train/a/1.png", [0; 3], [3, 4]),
             ("train/b/1.png", [0; 3], [3, 4]),
         ]);
         let message = Dataset::from_folder(splits.path(), 2).unwrap_err().to_string();
         assert!(message.contains("train, so perhaps use that folder"), "{message}");
+        let odd = folder(&[("train/a/1.png", [0; 3], [3, 4]), ("val/b/1.png", [0; 3], [3, 4])]);
+        let message = Dataset::from_folder(odd.path(), 2).unwrap_err().to_string();
+        assert!(message.contains("val has the class \"b\", of which there is no image in"), "{message}");
+        let named = folder(&[("1.png", [0; 3], [3, 4])]);
+        for (line, wants) in
+            [("{\"file_name\": \"2.png\", \"text\": \"x\"}", "no image \"2.png\""), ("1.png,x", "like {\"file_name\"")]
+        {
+            fs::write(named.path().join("metadata.jsonl"), format!("\n{line}\n")).unwrap();
+            let message = format!("{:#}", Dataset::from_folder(named.path(), 2).unwrap_err());
+            assert!(message.contains("metadata.jsonl, line 2") && message.contains(wants), "{message}");
+        }
         for side in [0, 1025, usize::MAX] {
             let message = Dataset::from_folder(sizes.path(), side).unwrap_err();
             assert!(message.to_string().contains("1 … 1024"), "{message}");

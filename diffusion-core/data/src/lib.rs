@@ -16,6 +16,7 @@ mod idx;
 mod locate;
 mod mnist;
 mod npy;
+mod picture;
 mod resize;
 mod source;
 
@@ -30,7 +31,8 @@ pub use fingerprint::Facts;
 pub use locate::{DOWNLOADS, fetch};
 pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
 pub use npy::{labels_from_npy, samples_from_npy};
-pub use resize::Resize;
+pub use picture::{read_image, write_image};
+pub use resize::{Fit, Resize};
 pub use source::{Source, TASKS};
 
 use std::fmt;

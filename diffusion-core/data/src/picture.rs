@@ -1,55 +1,102 @@
-//! Reading an image file as 8-bit pixels of a given size.
+//! Reading and writing image files.
+
+use crate::resize::{Fit, check_side, to_channels_first};
 
 use std::fs;
 use std::io::Cursor;
 use std::path::Path;
 
 use anyhow::{Context, Result, bail, ensure};
-use image::imageops::{self, FilterType};
+use candle_core::{DType, Device, Tensor};
 use image::metadata::Orientation;
-use image::{DynamicImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
+use image::{DynamicImage, GrayImage, ImageDecoder, ImageFormat, ImageReader, Limits, RgbImage};
 
 /// The largest size of a file and of a decoded image.
 const MAX_BYTES: u64 = 256 << 20;
 
+/// Reads an image file and brings it to the shape (C, H, W), with C = 1 for greyscale or 3 for RGB, as a tensor
+/// (1, C, H, W) in \[−1, 1\].
+///
+/// # Errors
+/// The file cannot be read or decoded, or C is neither 1 nor 3: the message names it.
+pub fn read_image(path: impl AsRef<Path>, [channels, height, width]: [usize; 3], fit: Fit) -> Result<Tensor> {
+    let path = path.as_ref();
+    ensure!([1, 3].contains(&channels), "{}: an image has 1 or 3 channels, but {channels} are wanted", path.display());
+    check_side(height)?;
+    check_side(width)?;
+    let pixels = Picture::read(path, Some((width, height)), fit)?.planes(channels);
+    let bytes = Tensor::from_vec(pixels, (1, channels, height, width), &Device::Cpu)?;
+    Ok(bytes.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?)
+}
+
+/// Writes an image (C, H, W) or (1, C, H, W) as a PNG file of W×H pixels, greyscale if C = 1 and RGB if C = 3; values
+/// beyond −1 … 1 are clipped.
+///
+/// # Errors
+/// The shape is another one, or the file cannot be written: the message names it.
+pub fn write_image(image: &Tensor, path: impl AsRef<Path>) -> Result<()> {
+    let path = path.as_ref();
+    let (channels, height, width) = match *image.dims() {
+        [c, h, w] | [1, c, h, w] if [1, 3].contains(&c) => (c, h, w),
+        _ => bail!("{}: shape {:?} is not that of one greyscale or RGB image", path.display(), image.dims()),
+    };
+    let image = image.to_device(&Device::Cpu)?.to_dtype(DType::F32)?.reshape((channels, height, width))?;
+    let values = image.permute((1, 2, 0))?.flatten_all()?.to_vec1::<f32>()?;
+    let bytes = values.iter().map(|value| ((value.clamp(-1.0, 1.0) + 1.0) * 127.5).round() as u8).collect();
+    let (w, h) = (width as u32, height as u32);
+    let image = match channels {
+        1 => GrayImage::from_raw(w, h, bytes).map(DynamicImage::from),
+        _ => RgbImage::from_raw(w, h, bytes).map(DynamicImage::from),
+    };
+    let image = image.context("the pixels of an image")?;
+    image.save_with_format(path, ImageFormat::Png).with_context(|| format!("cannot write {}", path.display()))
+}
+
 /// A decoded image: greyscale, or RGB with interleaved channels.
-pub(super) struct Picture {
-    pub(super) grey: bool,
-    pub(super) width: usize,
-    pub(super) height: usize,
-    pub(super) pixels: Vec<u8>,
+pub(crate) struct Picture {
+    pub(crate) grey: bool,
+    pub(crate) width: usize,
+    pub(crate) height: usize,
+    pub(crate) pixels: Vec<u8>,
 }
 
 impl Picture {
-    /// Reads a file; with a `side`, its central square resized to `side` pixels.
-    pub(super) fn read(path: &Path, side: Option<usize>) -> Result<Self> {
+    /// Reads a file; with a size (width, height), brought to it.
+    pub(crate) fn read(path: &Path, size: Option<(usize, usize)>, fit: Fit) -> Result<Self> {
         let image = decode(path)
             .with_context(|| format!("cannot read the image {}", path.display()))
             .map_err(diffusion_ops::error::whole)?;
-        Ok(Self::new(image, side))
+        Ok(Self::new(image, size, fit))
     }
 
     /// Why a file cannot be read, or `None` if it can.
-    pub(super) fn problem(path: &Path) -> Option<String> {
-        Self::read(path, Some(1)).err().map(|problem| diffusion_ops::error::message(&problem))
+    pub(crate) fn problem(path: &Path) -> Option<String> {
+        Self::read(path, Some((1, 1)), Fit::Stretch).err().map(|problem| diffusion_ops::error::message(&problem))
     }
 
-    fn new(mut image: DynamicImage, side: Option<usize>) -> Self {
-        if side.is_some() {
-            let (width, height) = (image.width(), image.height());
-            let square = width.min(height);
-            let (left, top) = ((width - square) / 2, (height - square) / 2);
-            image = image.crop_imm(left, top, square, square);
-        }
-        let size = side.map_or((image.width(), image.height()), |side| (side as u32, side as u32));
+    fn new(image: DynamicImage, size: Option<(usize, usize)>, fit: Fit) -> Self {
         let grey = !image.color().has_color();
         let flat = on_white(image);
-        let resized = imageops::resize(&flat, size.0, size.1, FilterType::Triangle).into_raw();
+        let (width, height) = size.unwrap_or((flat.width() as usize, flat.height() as usize));
+        let resized = fit.apply(&flat, width as u32, height as u32).into_raw();
         let pixels = match grey {
             true => resized.into_iter().step_by(3).collect(),
             false => resized,
         };
-        Self { grey, width: size.0 as usize, height: size.1 as usize, pixels }
+        Self { grey, width, height, pixels }
+    }
+
+    /// The pixels as `channels` planes: colours as their luma if there is one plane, grey repeated if there are three.
+    pub(crate) fn planes(self, channels: usize) -> Vec<u8> {
+        let Self { grey, width, height, pixels } = self;
+        match (grey, channels) {
+            (true, _) => pixels.repeat(channels),
+            (false, 1) => {
+                let rgb = RgbImage::from_raw(width as u32, height as u32, pixels).unwrap_or_default();
+                DynamicImage::from(rgb).into_luma8().into_raw()
+            }
+            (false, _) => to_channels_first(&pixels, 3, width * height),
+        }
     }
 }
 
@@ -159,10 +206,11 @@ mod tests {
     }
 
     fn read(name: &str, bytes: &[u8], side: Option<usize>) -> Result<Picture> {
+        let size = side.map(|side| (side, side));
         let dir = tempfile::tempdir()?;
         let path = dir.path().join(name);
         fs::write(&path, bytes)?;
-        Picture::read(&path, side)
+        Picture::read(&path, size, Fit::Crop)
     }
 
     /// Red at the left, green in the middle, blue at the right: 2 + 4 + 2 columns, 4 rows.
@@ -201,7 +249,7 @@ mod tests {
         read("x.jpg", &[&previewed[..], b"and more"].concat(), None)?;
         assert!(read("x.jpg", &previewed[..previewed.len() / 2], None).is_err());
         // A progressive one (a ramp of grey, written by Pillow) has several scans, each of which may be the last that is there.
-        let progressive = include_bytes!("../../../../tests/golden/progressive.jpg");
+        let progressive = include_bytes!("../../../tests/golden/progressive.jpg");
         read("x.jpg", progressive, None)?;
         for end in 0..progressive.len() {
             assert!(read("x.jpg", &progressive[..end], None).is_err(), "cut off after {end} bytes");
@@ -253,10 +301,10 @@ mod tests {
     #[test]
     fn transparent_pixels_become_white() {
         let rgba = RgbaImage::from_vec(3, 1, vec![10, 20, 30, 0, 10, 20, 30, 255, 0, 100, 200, 51]);
-        let picture = Picture::new(rgba.unwrap().into(), None);
+        let picture = Picture::new(rgba.unwrap().into(), None, Fit::Crop);
         assert_eq!(picture.pixels, [255, 255, 255, 10, 20, 30, 204, 224, 244]);
         let grey = GrayAlphaImage::from_vec(2, 1, vec![7, 0, 7, 255]).unwrap();
-        let picture = Picture::new(grey.into(), None);
+        let picture = Picture::new(grey.into(), None, Fit::Crop);
         assert_eq!((picture.grey, picture.pixels), (true, vec![255, 7]));
     }
 
@@ -303,5 +351,27 @@ mod tests {
                 check(&bytes);
             }
         }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        let path = folder.path().join("x.png");
+        for channels in [1, 3] {
+            let bytes: Vec<u8> = (0..channels * 12).map(|i| (i * 7) as u8).collect();
+            let image = Tensor::new(bytes, &Device::Cpu)?.reshape((1, channels, 3, 4))?;
+            let image = image.to_dtype(DType::F32)?.affine(2.0 / 255.0, -1.0)?;
+            write_image(&image, &path)?;
+            let again = read_image(&path, [channels, 3, 4], Fit::Crop)?;
+            assert_eq!(again.flatten_all()?.to_vec1::<f32>()?, image.flatten_all()?.to_vec1::<f32>()?);
+            // Grey as three channels, and colours as their luma.
+            assert_eq!(read_image(&path, [4 - channels, 3, 4], Fit::Crop)?.dims(), [1, 4 - channels, 3, 4]);
+        }
+        let message = read_image(&path, [2, 3, 4], Fit::Crop).unwrap_err().to_string();
+        assert!(message.contains("x.png") && message.contains("2 are wanted"), "{message}");
+        let image = Tensor::zeros((2, 3, 4, 4), DType::F32, &Device::Cpu)?;
+        let message = write_image(&image, &path).unwrap_err().to_string();
+        assert!(message.contains("[2, 3, 4, 4] is not that of one"), "{message}");
+        Ok(())
     }
 }

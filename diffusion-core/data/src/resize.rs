@@ -1,8 +1,9 @@
 //! Resizing images, and converting between channel orders.
 
 use anyhow::{Context, Result, ensure};
-use image::GrayImage;
 use image::imageops::{self, FilterType};
+use image::{GrayImage, Rgb, RgbImage};
+use serde::{Deserialize, Serialize};
 
 use super::{Dataset, MAX_BYTES, Pixels};
 use diffusion_ops::device::available_memory;
@@ -17,6 +18,48 @@ pub enum Resize {
     Bilinear,
     /// The nearest pixel, which keeps the hard edges of pixel art.
     Nearest,
+}
+
+/// How a picture with other proportions is brought to the size of the images.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Fit {
+    /// The whole height or width, whichever is shorter, and as much of the other around the centre.
+    #[default]
+    Crop,
+    /// The whole picture in the centre, with white at two sides.
+    Pad,
+    /// The whole picture with changed proportions.
+    Stretch,
+}
+
+impl Fit {
+    /// The picture in this size, each pixel a weighted mean of neighbouring ones.
+    pub(super) fn apply(self, picture: &RgbImage, width: u32, height: u32) -> RgbImage {
+        let resize = |picture: &RgbImage, width, height| imageops::resize(picture, width, height, FilterType::Triangle);
+        let (w, h) = (u64::from(picture.width()), u64::from(picture.height()));
+        // The largest part with the proportions width : height, and the largest size with the proportions w : h.
+        let part =
+            |whole: u64, other: u64, a: u32, b: u32| whole.min((other * u64::from(a) / u64::from(b)).max(1)) as u32;
+        match self {
+            Self::Stretch => resize(picture, width, height),
+            Self::Crop => {
+                let (inner_w, inner_h) = (part(w, h, width, height), part(h, w, height, width));
+                let (x, y) = ((w as u32 - inner_w) / 2, (h as u32 - inner_h) / 2);
+                resize(&imageops::crop_imm(picture, x, y, inner_w, inner_h).to_image(), width, height)
+            }
+            Self::Pad => {
+                let scaled = |side: u32, other: u32, a: u64, b: u64| {
+                    u64::from(side).min((u64::from(other) * a).div_ceil(b)) as u32
+                };
+                let inner = resize(picture, scaled(width, height, w, h), scaled(height, width, h, w));
+                let mut padded = RgbImage::from_pixel(width, height, Rgb([255; 3]));
+                let (x, y) = ((width - inner.width()) / 2, (height - inner.height()) / 2);
+                imageops::replace(&mut padded, &inner, x.into(), y.into());
+                padded
+            }
+        }
+    }
 }
 
 impl Dataset {
@@ -89,6 +132,32 @@ mod tests {
         assert!(check_bytes(60_000, [1, 1024, 1024]).is_err());
         assert!(check_bytes(8192, [1, 1024, 1024]).is_ok());
         assert!(check_bytes(8193, [1, 1024, 1024]).is_err());
+    }
+
+    /// A red, a green and a blue column of 4×4 pixels each.
+    #[test]
+    fn pictures_are_cropped_padded_or_stretched() {
+        let flag = RgbImage::from_fn(12, 4, |x, _| Rgb([0, 1, 2].map(|c| if x / 4 == c { 255 } else { 0 })));
+        let row = |fit: Fit, width, height, y| -> Vec<[u8; 3]> {
+            let image = fit.apply(&flag, width, height);
+            assert_eq!(image.dimensions(), (width, height));
+            (0..width).map(|x| image.get_pixel(x, y).0).collect()
+        };
+        let [red, green, blue, white] = [[255, 0, 0], [0, 255, 0], [0, 0, 255], [255; 3]];
+        assert_eq!(row(Fit::Crop, 4, 4, 2), [green; 4]);
+        assert_eq!(row(Fit::Crop, 12, 4, 2), [[red; 4], [green; 4], [blue; 4]].concat());
+        assert_eq!(row(Fit::Crop, 12, 2, 0)[4..8], [green; 4]);
+        assert_eq!(
+            [0, 3, 4, 7, 8, 11].map(|y| row(Fit::Pad, 12, 12, y)[5]),
+            [white, white, green, green, white, white]
+        );
+        assert_eq!([0, 1, 6, 11].map(|x| row(Fit::Stretch, 12, 12, 11)[x]), [red, red, green, blue]);
+        // Extreme proportions leave at least one pixel.
+        let line = RgbImage::from_pixel(1, 1000, Rgb([9; 3]));
+        for fit in [Fit::Crop, Fit::Pad, Fit::Stretch] {
+            assert_eq!(fit.apply(&line, 8, 8).get_pixel(3, 4).0, [9; 3], "{fit:?}");
+            assert_eq!(fit.apply(&flag, 1, 1024).dimensions(), (1, 1024));
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::name_of;
 use super::resize::check_side;
-use super::{Augmentation, Dataset, MAX_SPRITES, Resize, Split};
+use super::{Augmentation, Dataset, Fit, MAX_SPRITES, Resize, Split};
 use diffusion_ops::rng::Rng;
 
 /// The names for [`Source::task`], besides the path of a folder or file.
@@ -39,6 +39,10 @@ pub struct Source {
     /// The height and width to resize images to, 1 … 1024. Without it they keep their size, which must be the same for
     /// all images of a folder. Sprites keep their hard edges ([`Resize::Nearest`]); other images are smoothed.
     pub side: Option<usize>,
+    /// How pictures of a folder with other proportions become squares of `side` pixels: `crop` (the default), `pad` or
+    /// `stretch`.
+    #[serde(skip_serializing_if = "is_default")]
+    pub fit: Fit,
     /// The `.npy` file of labels for images from an `.npy` file.
     pub labels: Option<PathBuf>,
     /// Whether unreadable files of a folder are listed and skipped; otherwise the first one is an error. Default false.
@@ -49,12 +53,17 @@ pub struct Source {
     pub augment: Vec<Augmentation>,
 }
 
+fn is_default(fit: &Fit) -> bool {
+    *fit == Fit::default()
+}
+
 impl Default for Source {
     fn default() -> Self {
         Self {
             task: "sprites".to_owned(),
             images: 10_000,
             side: None,
+            fit: Fit::Crop,
             labels: None,
             skip_bad: false,
             augment: Vec::new(),
@@ -66,7 +75,8 @@ impl Source {
     /// Loads the images of a split.
     ///
     /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. For a folder or array,
-    /// `seed` chooses a tenth of the images that is held out for [`Split::Test`]. Sprites are drawn from `seed`; their
+    /// `seed` chooses a tenth of the images that is held out for [`Split::Test`], unless the folder itself contains
+    /// `train` and `val`. Sprites are drawn from `seed`; their
     /// test set is a tenth as large, drawn from a different seed, and contains no image of the training set. Only
     /// training images are augmented.
     ///
@@ -78,7 +88,7 @@ impl Source {
         let all = match self.named(split, seed)? {
             Some(named) => named,
             None => {
-                let (train, test) = halves(self.read(Path::new(&self.task))?, seed)?;
+                let (train, test) = self.halves(seed)?;
                 if split == Split::Train { train } else { test }
             }
         };
@@ -96,13 +106,20 @@ impl Source {
                 let test = self.named(Split::Test, seed)?;
                 (train, test.context("the test images")?)
             }
-            None => halves(self.read(Path::new(&self.task))?, seed)?,
+            None => self.halves(seed)?,
         };
         Ok((self.prepared(train, Split::Train)?, self.prepared(test, Split::Test)?))
     }
 
     fn check(&self) -> Result<()> {
         self.side.map_or(Ok(()), check_side)?;
+        ensure!(
+            is_default(&self.fit) || !TASKS.contains(&&self.task[..]),
+            "fit = {:?} is for folders of pictures; the images of {} are squares",
+            self.fit,
+            self.task
+        );
+        ensure!(is_default(&self.fit) || self.side.is_some(), "fit = {:?} needs a side, such as side = 64", self.fit);
         if let Some(labels) = &self.labels
             && TASKS.contains(&&self.task[..])
         {
@@ -158,15 +175,27 @@ impl Source {
         test.select(new.map(|(i, _)| i))
     }
 
-    /// Loads all images of a folder or array.
-    fn read(&self, path: &Path) -> Result<Dataset> {
+    /// Loads a folder or array, and splits off the images that are held out: those of a folder `val` beside `train`, or a
+    /// tenth.
+    fn halves(&self, seed: u64) -> Result<(Dataset, Dataset)> {
+        let (all, held_out) = self.read(Path::new(&self.task))?;
+        let train = all.len() - held_out;
+        if held_out > 0 {
+            return Ok((all.select(0..train)?, all.select(train..all.len())?));
+        }
+        ensure!(train >= 5, "{} has {train} images; at least 5 are needed to hold out a tenth", all.name());
+        all.split(TEST, &mut Rng::new(seed))
+    }
+
+    /// Loads all images of a folder or array, and the number that are held out by their folder, which come last.
+    fn read(&self, path: &Path) -> Result<(Dataset, usize)> {
         let is_array = |path: &Path| {
             let extension = path.extension().unwrap_or_default();
             extension.eq_ignore_ascii_case("npy") && path.is_file()
         };
         if is_array(path) {
             let name = name_of(path.with_extension("").as_path());
-            return Dataset::from_npy(&name, path, self.labels.as_deref(), &[]);
+            return Ok((Dataset::from_npy(&name, path, self.labels.as_deref(), &[])?, 0));
         }
         ensure!(
             path.exists(),
@@ -188,7 +217,7 @@ impl Source {
         }
         if !arrays.is_empty() {
             let (images, labels) = self.pair(arrays)?;
-            return Dataset::from_npy(&name_of(path), &images, labels.as_deref(), &[]);
+            return Ok((Dataset::from_npy(&name_of(path), &images, labels.as_deref(), &[])?, 0));
         }
         if let Some(labels) = &self.labels {
             bail!(
@@ -196,7 +225,7 @@ impl Source {
                 self.task
             );
         }
-        Dataset::read_folder(path, self.side, self.skip_bad)
+        Dataset::read_folder(path, self.side, self.fit, self.skip_bad)
     }
 
     /// Finds the images and the labels among the arrays in a folder.
@@ -220,12 +249,6 @@ impl Source {
             ),
         }
     }
-}
-
-/// Splits off the tenth that is held out.
-fn halves(all: Dataset, seed: u64) -> Result<(Dataset, Dataset)> {
-    ensure!(all.len() >= 5, "{} has {} images; at least 5 are needed to hold out a tenth", all.name(), all.len());
-    all.split(TEST, &mut Rng::new(seed))
 }
 
 #[cfg(test)]
@@ -323,6 +346,16 @@ mod tests {
         let (train, test) = (square.load(Split::Train, 1)?, square.load(Split::Test, 1)?);
         assert_eq!((train.shape(), train.len(), test.len()), ([1, 8, 8], 9, 1));
         assert_ne!(test.bytes(), square.load(Split::Test, 2)?.bytes());
+        // A folder may hold out images itself.
+        for (folder, images) in [("train", 0..7u8), ("val", 7..10)] {
+            fs::create_dir(dir.path().join(folder))?;
+            for i in images {
+                fs::rename(dir.path().join(format!("{i}.png")), dir.path().join(format!("{folder}/{i}.png")))?;
+            }
+        }
+        let (train, test) = square.load_both(1)?;
+        assert_eq!((train.len(), test.len(), train.class_names().len()), (7, 3, 1));
+        assert!(test.bytes().unwrap().iter().all(|pixel| (7..10).contains(pixel)));
         Ok(())
     }
 

@@ -2,9 +2,9 @@
 
 use crate::guidance::Guidance;
 use crate::level::perturb;
-use crate::model::Model;
+use crate::model::{Model, Predict};
 use crate::rng::Rng;
-use crate::sampler::{ImageNoise, Sampler, Steps};
+use crate::sampler::{ImageNoise, Sampler, States, Steps};
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
 
@@ -35,6 +35,24 @@ pub fn image_to_image(
     sampler: &Sampler,
     rng: &mut Rng,
 ) -> Result<Tensor> {
+    Ok(image_to_image_states(model, x0, strength, guidance, sampler, rng)?.finish()?)
+}
+
+/// The steps of [`image_to_image`] as an iterator.
+///
+/// # Shapes
+/// See [`image_to_image`].
+///
+/// # Errors
+/// See [`image_to_image`].
+pub fn image_to_image_states<'a>(
+    model: &'a Model,
+    x0: &Tensor,
+    strength: f64,
+    guidance: impl Into<Guidance>,
+    sampler: &Sampler,
+    rng: &mut Rng,
+) -> Result<States<'a, Predict<'a>, ImageNoise>> {
     ensure!(
         strength > 0.0 && strength <= 1.0,
         "image to image: strength = {strength} is a fraction of the steps and must be in (0, 1]"
@@ -48,7 +66,7 @@ pub fn image_to_image(
     let eps = rng.randn_like(&x0)?;
     let xt = perturb(&x0, &vec![process.level(path[0])?; x0.dim(0)?], &eps)?;
     let sampler = Sampler { steps: Steps::Given(path), ..sampler.clone() };
-    Ok(model.states_with(&xt, guidance, &sampler, steps)?.finish()?)
+    model.states_with(&xt, guidance, &sampler, steps)
 }
 
 #[cfg(test)]

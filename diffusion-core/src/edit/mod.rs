@@ -12,7 +12,7 @@ mod inpaint;
 mod mask;
 mod resize;
 
-pub use image_to_image::image_to_image;
+pub use image_to_image::{image_to_image, image_to_image_states};
 pub use inpaint::{Inpaint, Inpainting};
 pub use mask::{Mask, Side};
 pub use resize::{Filter, enlarge, reduce};

@@ -166,7 +166,8 @@ def write_kernelspec(spec, title, kernel, features):
         "language": "rust",
         "interrupt_mode": "message",
         # CARGO_FOLDER: an editor that was started from a menu may have a PATH without cargo.
-        "env": {"EVCXR_CONFIG_DIR": str(config), "JUPYTER_PATH": str(JUPYTER),
+        # CANDLE_NUM_THREADS: the threads of candle's elementwise operations would take the cores from those of diffusion-core.
+        "env": {"EVCXR_CONFIG_DIR": str(config), "JUPYTER_PATH": str(JUPYTER), "CANDLE_NUM_THREADS": "1",
                 "CARGO_FOLDER": str(Path(shutil.which("cargo")).parent)},
     }, indent=2))
 

@@ -2,7 +2,7 @@
 
 use super::{Architecture, Condition, Conditioning, Denoiser, TimeEmbedding};
 use crate::nn::{Builder, Linear};
-use crate::ops::silu;
+use crate::ops::{add, silu};
 use candle_core::{Result, Tensor};
 
 /// The features of each layer.
@@ -52,7 +52,7 @@ impl Denoiser for PointMlp {
         // Multiplied, so that close points can be told apart.
         let mut x = self.first.forward(&(xt.flatten_from(1)? * 8.0)?)?;
         for (layer, time_layer) in &self.hidden {
-            x = layer.forward(&silu(&(x + time_layer.forward(&e)?)?)?)?;
+            x = layer.forward(&silu(&add(&x, &time_layer.forward(&e)?, 1.0)?)?)?;
         }
         self.last.forward(&silu(&x)?)?.reshape(xt.shape())
     }

@@ -3,6 +3,9 @@
 //! An operation takes between microseconds and milliseconds, so threads that have done their part wait briefly for the
 //! next one before they sleep. The caller never waits for a thread that has not begun: on a machine with other work to
 //! do, which may hold a thread back for milliseconds, the caller does that thread's part itself.
+//!
+//! candle's own elementwise operations use a second pool, whose threads would take the cores from these; the notebooks'
+//! kernel therefore sets `CANDLE_NUM_THREADS` to 1, which leaves that pool empty.
 
 use std::any::Any;
 use std::cell::UnsafeCell;

@@ -15,8 +15,10 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 
-/// How often a thread looks for work, or the caller for the end, before it sleeps: some tens of microseconds.
-const LOOKS: u32 = 2_000;
+/// How often a thread looks for work before it sleeps: about a tenth of a millisecond.
+const LOOKS: u32 = 5_000;
+/// How often the caller looks whether the others have finished before it sleeps: longer, since it has nothing else to do.
+const WAITS: u32 = 20_000;
 
 // The state of a pool is one number: the serial number of the call, the number of threads that are inside it, whether
 // its caller sleeps until they have left, and whether more may enter.
@@ -107,7 +109,7 @@ impl Pool {
     /// Nobody may enter any more; waits until all have left.
     fn close(&self) {
         let mut state = self.state.fetch_and(!OPEN, Ordering::Acquire);
-        for _ in 0..LOOKS {
+        for _ in 0..WAITS {
             if state & INSIDE == 0 {
                 return;
             }

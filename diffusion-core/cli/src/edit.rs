@@ -278,7 +278,9 @@ pub fn upscale(options: &Upscaling) -> Result<()> {
     let small = files.read([channels, height / factor, width / factor])?;
     let mut request = model.request(opened, files.total(), Usual::NoCondition)?;
     let low_res = files.repeated(&small)?.to_device(request.model.network.device())?;
-    for (_, condition) in &mut request.guidance.towards {
+    // With --guidance only the class is left out on the other side, not the image.
+    let guidance = &mut request.guidance;
+    for condition in guidance.towards.iter_mut().map(|(_, condition)| condition).chain([&mut guidance.away]) {
         *condition = condition.clone().and(Condition::low_res(low_res.clone()));
     }
     let (sampler, steps) = sampling.sampler(&request.model.info)?;

@@ -83,14 +83,16 @@ fuzz:
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)
 
-TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
+# Others train photos-64.
+TRAINED = $(filter-out speedrun photos-64,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
 # The students after their teachers.
 FAST = $(filter %-fast,$(TRAINED))
-CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist
+CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist classifier-cifar10
+CLASSIFIER_cifar10 = --side 64 --epochs 12
 weights: $(addprefix weights-,$(or $(NAMES),$(CLASSIFIERS) $(filter-out $(FAST),$(TRAINED)) $(FAST)))
 
 weights-classifier-%: $(TOOLKIT)
-	$(DIFFUSION) classifier --task $* --images 50000 --license mit \
+	$(DIFFUSION) classifier --task $* --images 50000 --license mit $(CLASSIFIER_$*) \
 		--out weights/classifier-$*.safetensors
 
 weights-%: weights/%.toml $(TOOLKIT)

@@ -172,7 +172,7 @@ impl Options {
         self.set_flags(&mut run.clone())?;
         let (mut data, held_out) = run.data.load_both(run.training.seed)?;
         if self.resume.is_none() && self.config.is_none() {
-            let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
+            let photographs = run.data.is_photographs();
             match &teacher {
                 Some(_) => recipe::set_consistency(&mut run.training),
                 None => self.recipe.set(&mut run, &data, photographs)?,

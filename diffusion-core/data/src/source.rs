@@ -111,6 +111,11 @@ impl Source {
         Ok((self.prepared(train, Split::Train)?, self.prepared(test, Split::Test)?))
     }
 
+    /// Whether the images are photographs, which stay plausible when they are mirrored: CIFAR-10, a folder or an array.
+    pub fn is_photographs(&self) -> bool {
+        self.task == "cifar10" || !TASKS.contains(&&self.task[..])
+    }
+
     fn check(&self) -> Result<()> {
         self.side.map_or(Ok(()), check_side)?;
         ensure!(

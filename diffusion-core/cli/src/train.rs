@@ -3,6 +3,7 @@
 use crate::edit::Way;
 use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
+use crate::tensorboard::Events;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::Device;
@@ -101,6 +102,10 @@ pub struct Options {
     /// Optimiser steps between measurements of the loss on held-out images; 0 for none [default: 128 with batches of 64]
     #[arg(long)]
     validate_every: Option<usize>,
+    /// Also writes the log and the grids of samples into the run's folder as events for TensorBoard. A run that has such events
+    /// continues them without this flag
+    #[arg(long)]
+    tensorboard: bool,
     /// The folder of the run [default: runs/TASK]. A run that is already there is resumed
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
@@ -414,8 +419,16 @@ fn train<O: ModelObjective>(
         0 => println!("held out: {images}; no validation loss"),
         every => println!("held out: {images}; validation loss every {}", counted(every, "step")),
     }
+    let mut events = Events::begin(&training, options.tensorboard, options.start_over)?;
+    if events.is_some() {
+        println!("to follow it: tensorboard --logdir {}", quoted(&folder));
+    }
     stop_on_interrupt(&training)?;
-    let report = training.run()?;
+    let report = training.run_with(|training, step| {
+        if let Some(events) = &mut events {
+            events.step(training, step);
+        }
+    })?;
     println!("{report}");
     println!("model: {}", folder.join("model.safetensors").display());
     if report.state == State::Stopped {

@@ -15,7 +15,7 @@ fn teacher() -> Result<Model> {
     Model::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/sprites-epochs-31.safetensors"), &Device::Cpu)
 }
 
-fn training(config: TrainingConfig, settings: ConsistencyConfig) -> Result<Training<Consistency>> {
+pub(crate) fn training(config: TrainingConfig, settings: ConsistencyConfig) -> Result<Training<Consistency>> {
     let teacher = teacher()?;
     let config = TrainingConfig {
         process: teacher.info.process.clone(),

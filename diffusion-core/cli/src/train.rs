@@ -3,6 +3,7 @@
 use crate::edit::Way;
 use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
+use crate::tensorboard::Events;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::Device;
@@ -98,11 +99,18 @@ pub struct Options {
     /// The number of images in a grid of samples
     #[arg(long)]
     samples: Option<usize>,
+    /// Optimiser steps between measurements of the loss on held-out images; 0 for none [default: 128 with batches of 64]
+    #[arg(long)]
+    validate_every: Option<usize>,
+    /// Also writes the log and the grids of samples into the run's folder as events for TensorBoard. A run that has such events
+    /// continues them without this flag
+    #[arg(long)]
+    tensorboard: bool,
     /// The folder of the run [default: runs/TASK]. A run that is already there is resumed
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every and
-    /// --samples may change
+    /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every,
+    /// --samples and --validate-every may change
     #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "fit", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance"])]
     resume: Option<PathBuf>,
     /// Resumes although the data has changed
@@ -256,6 +264,7 @@ impl Options {
             set(&mut training.train_steps, self.train_steps);
         }
         set(&mut training.samples, self.samples);
+        training.validate_every = self.validate_every.or(training.validate_every);
         if let Some(epochs) = self.sample_every {
             (training.sample_every, training.sample_share) = (epochs, 1.0);
         }
@@ -367,9 +376,6 @@ pub fn run(options: Options) -> Result<ExitCode> {
     options.limit()?;
     let (run, data, held_out) = options.config()?;
     println!("{data}");
-    if !TASKS.contains(&run.data.task.as_str()) {
-        println!("held out: {} (a tenth of all) for the validation loss", counted(held_out.len(), "image"));
-    }
     let config = run.training.clone();
     match &run.objective {
         ObjectiveConfig::Diffusion => {
@@ -389,7 +395,7 @@ fn train<O: ModelObjective>(
     run: &RunConfig,
     held_out: Dataset,
 ) -> Result<ExitCode> {
-    let folder = options.folder(run)?;
+    let (folder, images) = (options.folder(run)?, counted(held_out.len(), "image"));
     let mut training =
         training.source(run.data.clone()).validate_on(held_out)?.in_folder_with(&folder, options.existing())?;
     if options.resume.is_some()
@@ -409,8 +415,20 @@ fn train<O: ModelObjective>(
         training.config().batch * training.config().accumulate,
         folder.display()
     );
+    match training.validate_every() {
+        0 => println!("held out: {images}; no validation loss"),
+        every => println!("held out: {images}; validation loss every {}", counted(every, "step")),
+    }
+    let mut events = Events::begin(&training, options.tensorboard, options.start_over)?;
+    if events.is_some() {
+        println!("to follow it: tensorboard --logdir {}", quoted(&folder));
+    }
     stop_on_interrupt(&training)?;
-    let report = training.run()?;
+    let report = training.run_with(|training, step| {
+        if let Some(events) = &mut events {
+            events.step(training, step);
+        }
+    })?;
     println!("{report}");
     println!("model: {}", folder.join("model.safetensors").display());
     if report.state == State::Stopped {

@@ -91,6 +91,13 @@ impl Diffusion {
         })
     }
 
+    /// Draws times for `n` images, and which of their conditions are dropped.
+    fn draw(&self, n: usize, times: TimeSampling, rng: &mut Rng) -> Result<(Vec<f64>, Vec<bool>)> {
+        let times = self.model.info.process.draw(n, times, rng)?;
+        let dropped = times.iter().map(|_| rng.uniform() < self.dropout).collect();
+        Ok((times, dropped))
+    }
+
     /// The loss for given times, dropped conditions and noise.
     fn loss_of(
         &self,
@@ -178,17 +185,14 @@ impl Objective for Diffusion {
     }
 
     fn begin_step(&mut self, step: StepInfo, rng: &mut Rng) -> Result<()> {
-        let process = &self.model.info.process;
-        let mut times = process.draw(step.images, self.times, rng)?;
-        if let NoiseProcess::Vp(schedule) = process {
+        self.drawn = self.draw(step.images, self.times, rng)?;
+        if let NoiseProcess::Vp(schedule) = &self.model.info.process {
             let done = step.index as f64 / step.total.max(1) as f64;
             let stride = stride(self.stages, done, schedule.timesteps());
-            for t in &mut times {
+            for t in &mut self.drawn.0 {
                 *t = on_grid(*t as usize, stride, schedule.timesteps()) as f64;
             }
         }
-        let dropped = times.iter().map(|_| rng.uniform() < self.dropout);
-        self.drawn = (times.clone(), dropped.collect());
         Ok(())
     }
 
@@ -199,12 +203,16 @@ impl Objective for Diffusion {
         self.loss_of(batch, (t, dropped), &eps, |x, times, condition| network.forward(x, times, condition))
     }
 
-    fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
-        let Model { network, info } = &self.model;
-        let times = info.process.draw(batch.len(), TimeSampling::Stratified, rng)?;
+    fn validation_loss(&mut self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        // Stratified times have the same distribution and vary less.
+        let times = match self.times {
+            TimeSampling::Uniform => TimeSampling::Stratified,
+            times => times,
+        };
+        let (t, dropped) = self.draw(batch.len(), times, rng)?;
         let eps = rng.randn_like(batch.images())?;
-        let drawn = (&times[..], &vec![false; batch.len()][..]);
-        let loss = self.loss_of(batch, drawn, &eps, |x, times, condition| network.predict(x, times, condition))?;
+        let network = &self.model.network;
+        let loss = self.loss_of(batch, (&t, &dropped), &eps, |x, t, condition| network.predict(x, t, condition))?;
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 

@@ -3,7 +3,6 @@
 use super::lock::Lock;
 use super::step::Step;
 use super::upgrade::upgrade;
-use super::validation::Measured;
 use crate::device::described;
 use crate::nn::Checkpoint;
 use crate::show::{Grid, Live, LiveState};
@@ -18,6 +17,7 @@ use std::sync::Arc;
 
 const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
+/// Validation losses of earlier versions, measured with the EMA weights; today they are in the log.
 const VALIDATION: &str = "validation.jsonl";
 const MACHINE: &str = "machine.txt";
 const CHANGES: &str = "changes.txt";
@@ -30,12 +30,13 @@ const WRITTEN: [&str; 8] = [CONFIG, LOG, VALIDATION, MACHINE, CHANGES, CHECKPOIN
 
 /// The keys that may change when a run is resumed. More epochs continue where the old ones ended, and a new learning
 /// rate is noted. The data may have moved; its fingerprint tells whether it is the same.
-const MAY_DIFFER: [&str; 12] = [
+const MAY_DIFFER: [&str; 13] = [
     "epochs",
     "train_steps",
     "lr",
     "checkpoint_every",
     "keep",
+    "validate_every",
     "sample_every",
     "samples",
     "sample_steps",
@@ -279,14 +280,6 @@ impl RunFolder {
             none => none.insert(OpenOptions::new().create(true).append(true).open(&path)?),
         };
         log.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
-    }
-
-    /// Adds a line to the log, also if the same step was measured before an interruption.
-    pub(super) fn log_validation(&self, measured: Measured) -> Result<()> {
-        let path = self.path.join(VALIDATION);
-        let line = serde_json::to_string(&measured)? + "\n";
-        let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes());
-        append().with_context(|| format!("cannot write {}", path.display()))
     }
 
     /// Reads the first `steps` steps from the log. Later steps were lost in an interruption; they are removed from the

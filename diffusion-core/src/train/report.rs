@@ -18,7 +18,7 @@ pub struct Report {
     pub total: usize,
     /// The mean loss over the last 50 steps (all, if there are fewer): [`Training::loss`](super::Training::loss).
     pub loss: f64,
-    /// The latest loss on held-out images, if there are any: [`Training::validate_on`](super::Training::validate_on).
+    /// The latest loss on held-out images: [`Training::validation_loss`](super::Training::validation_loss).
     pub validation: Option<f64>,
     /// Training time in seconds, including earlier sessions.
     pub seconds: f64,
@@ -72,7 +72,7 @@ pub(super) fn epoch_losses(history: &[Step], per_epoch: usize) -> Vec<f64> {
     epochs.filter(|epoch| epoch.len() == per_epoch).map(mean).collect()
 }
 
-/// The loss curve: each step's loss, and the means over 50 equal parts.
+/// The loss curve: each step's loss, the means over 50 equal parts, and the validation loss where it was measured.
 pub(super) fn loss_curve(history: &[Step]) -> Plot {
     let size = history.len().div_ceil(50).max(1);
     let (mut at, mut means) = (Vec::new(), Vec::new());
@@ -82,7 +82,9 @@ pub(super) fn loss_curve(history: &[Step]) -> Plot {
     }
     let (steps, losses): (Vec<_>, Vec<_>) = history.iter().map(|s| (s.index, s.loss)).unzip();
     let plot = Plot::new("Loss").x("step").log_y();
-    plot.scatter("each step", steps, losses).line("mean", at, means)
+    let plot = plot.scatter("each step", steps, losses).line("mean", at, means);
+    let (at, losses): (Vec<_>, Vec<_>) = history.iter().filter_map(|s| Some((s.index, s.validation_loss?))).unzip();
+    if at.is_empty() { plot } else { plot.line("validation", at, losses) }
 }
 
 fn mean(steps: &[Step]) -> f64 {

@@ -39,15 +39,23 @@ impl Lines {
         Self { progress }
     }
 
-    /// Updates the line after a step; `loss` is the recent mean, `validation` the loss on held-out images.
-    pub(super) fn step(&mut self, step: &Step, (loss, validation): (f64, Option<f64>), deadline: Option<Instant>) {
+    /// Updates the line after a step; `loss` is the recent mean, `validation` the loss on held-out images, `memory` the
+    /// bytes in use.
+    pub(super) fn step(
+        &mut self,
+        step: &Step,
+        (loss, validation): (f64, Option<f64>),
+        memory: Option<u64>,
+        deadline: Option<Instant>,
+    ) {
+        let memory = memory.map_or_else(String::new, |bytes| format!(", {:.1} GB", bytes as f64 / 1e9));
         let validation = validation.map_or_else(String::new, |loss| format!(", validation {loss:.4}"));
         let left = deadline.map_or_else(String::new, |at| {
             let left = at.saturating_duration_since(Instant::now());
             format!(", {:.0} s left", left.as_secs_f64())
         });
         self.progress.message(format!(
-            "epoch {}, mean loss {loss:.4}{validation}, lr {:.1e}, {:.0} images/s{left}",
+            "epoch {}, mean loss {loss:.4}{validation}, lr {:.1e}, {:.0} images/s{memory}{left}",
             step.epoch + 1,
             step.lr,
             step.images_per_second

@@ -12,6 +12,7 @@ use super::steps::{NotFinite, Steps, Taken};
 use super::validation::HeldOut;
 use super::{Diffusion, ModelObjective, Objective, TrainingConfig};
 use crate::data::{Dataset, Source};
+use crate::device::used_memory;
 use crate::model::Model;
 use crate::show::Plot;
 use crate::unet::{Architecture, Network};
@@ -313,7 +314,7 @@ impl<O: Objective> Training<O> {
             let (losses, deadline) = ((self.loss(), self.validation), self.deadline);
             let step = step.inspect_err(|_| self.lines = None)?;
             if let Some(lines) = &mut self.lines {
-                lines.step(&step, losses, deadline);
+                lines.step(&step, losses, used_memory(&self.steps.objective.device()), deadline);
             }
             each(self, &step);
         }

@@ -40,6 +40,8 @@ pub struct LiveState {
     pub seconds: f64,
     /// The norm of all gradients at the last step, before clipping.
     pub grad_norm: Option<f64>,
+    /// The memory in use, in bytes.
+    pub memory: Option<u64>,
     /// Step and loss, as measured; the page draws a smooth line through them. About 400 points at most: see [`thin`].
     pub curve: Vec<(usize, f64)>,
     /// Step and loss on held-out images; empty if it is not measured. See [`thin`].

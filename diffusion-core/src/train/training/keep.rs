@@ -6,6 +6,7 @@ use super::super::sampling::Interrupted;
 use super::super::step::recent_mean;
 use super::super::steps::Steps;
 use super::{Objective, State, Step, Training, TrainingConfig};
+use crate::device::used_memory;
 use crate::show::LiveState;
 use anyhow::{Context, Error, Result};
 use candle_core::Tensor;
@@ -149,6 +150,7 @@ impl<O: Objective> Training<O> {
             if let Some(folder) = &self.folder {
                 folder.write_live(|| LiveState {
                     message: problem.unwrap_or_default().to_owned(),
+                    memory: used_memory(&self.steps.objective.device()),
                     lr: self.history.last().map_or(self.steps.config.lr, |step| step.lr),
                     ..live_state(self.state, &self.history, counts, folder.last_samples())
                 });

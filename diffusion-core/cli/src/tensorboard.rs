@@ -139,10 +139,14 @@ impl Events {
     }
 
     fn write_step(&mut self, wall_time: f64, step: &Step) -> Result<()> {
-        let Step { loss, lr, grad_norm, images_per_second, validation_loss, .. } = *step;
-        let mut scalars =
-            vec![("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("images_per_second", images_per_second)];
-        scalars.extend(validation_loss.map(|loss| ("validation_loss", loss)));
+        // TensorBoard shows tags with the same first part side by side.
+        let mut scalars = vec![
+            ("loss/train", step.loss),
+            ("training/lr", step.lr),
+            ("training/grad_norm", step.grad_norm),
+            ("training/images_per_second", step.images_per_second),
+        ];
+        scalars.extend(step.validation_loss.map(|loss| ("loss/validation", loss)));
         let value = |(tag, value): (&str, f64)| Value::new(tag, Content::Scalar(value as f32));
         let values = scalars.into_iter().map(value).collect();
         self.write(wall_time, step.index, What::Summary(Summary { values }))

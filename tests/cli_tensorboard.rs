@@ -117,8 +117,14 @@ fn logged(run: &Path) -> Result<BTreeMap<(String, u64), f32>> {
     for line in fs::read_to_string(run.join("log.jsonl"))?.lines() {
         let step: Step = serde_json::from_str(line)?;
         let json: serde_json::Value = serde_json::from_str(line)?;
-        for tag in ["loss", "lr", "grad_norm", "images_per_second", "validation_loss"] {
-            if let Some(value) = json[tag].as_f64() {
+        for (tag, key) in [
+            ("loss/train", "loss"),
+            ("loss/validation", "validation_loss"),
+            ("training/lr", "lr"),
+            ("training/grad_norm", "grad_norm"),
+            ("training/images_per_second", "images_per_second"),
+        ] {
+            if let Some(value) = json[key].as_f64() {
                 scalars.insert((tag.to_owned(), step.index as u64), value as f32);
             }
         }
@@ -149,8 +155,8 @@ fn tensorboard_shows_the_log_also_of_a_resumed_run() -> Result<()> {
     assert_eq!((event_files(&run)?.len(), &all.starts[..]), (2, &[15][..]));
     assert_eq!(all.scalars, logged(&run)?);
     let of = |tag: &str| all.scalars.keys().filter(|(t, _)| t == tag).map(|(_, step)| *step).collect::<Vec<_>>();
-    assert_eq!(of("loss"), Vec::from_iter(0..32));
-    assert_eq!(of("validation_loss"), [2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 31]);
+    assert_eq!(of("loss/train"), Vec::from_iter(0..32));
+    assert_eq!(of("loss/validation"), [2, 5, 8, 11, 14, 17, 20, 23, 26, 29, 31]);
     assert!(all.times.is_sorted(), "{:?}", all.times);
     assert_eq!(Vec::from_iter(all.images.keys().copied()), [7, 15, 23, 31]);
     for (epoch, image) in all.images.values().enumerate() {

@@ -104,7 +104,7 @@ impl Events {
         if !wanted && earlier.is_empty() {
             return Ok(None);
         }
-        let began = seconds_of(earlier.last()).map_or(0, |last| last + 1).max(now() as u64);
+        let began = seconds_of(earlier.last()).map_or(0, |last| last.saturating_add(1)).max(now() as u64);
         let path = folder.join(format!("{NAME}{began:010}.diffusion"));
         let mut events = Self { file: None, path, samples: None };
         events.write_start(training, earlier.is_empty()).with_context(|| events.cannot_write())?;
@@ -139,10 +139,14 @@ impl Events {
     }
 
     fn write_step(&mut self, wall_time: f64, step: &Step) -> Result<()> {
-        let Step { loss, lr, grad_norm, images_per_second, validation_loss, .. } = *step;
-        let mut scalars =
-            vec![("loss", loss), ("lr", lr), ("grad_norm", grad_norm), ("images_per_second", images_per_second)];
-        scalars.extend(validation_loss.map(|loss| ("validation_loss", loss)));
+        // TensorBoard shows tags with the same first part side by side.
+        let mut scalars = vec![
+            ("loss/train", step.loss),
+            ("training/lr", step.lr),
+            ("training/grad_norm", step.grad_norm),
+            ("training/images_per_second", step.images_per_second),
+        ];
+        scalars.extend(step.validation_loss.map(|loss| ("loss/validation", loss)));
         let value = |(tag, value): (&str, f64)| Value::new(tag, Content::Scalar(value as f32));
         let values = scalars.into_iter().map(value).collect();
         self.write(wall_time, step.index, What::Summary(Summary { values }))
@@ -229,6 +233,7 @@ fn seconds_of(path: Option<&PathBuf>) -> Option<u64> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use diffusion_core::{candle::Device, data::Dataset, train::TrainingConfig, unet::SimpleUNet};
 
     #[test]
     fn the_bytes_are_those_that_tensorboard_writes() -> Result<()> {
@@ -251,6 +256,19 @@ mod tests {
         });
         assert_eq!(written.concat(), golden);
         assert!(Image::new(b"no picture".to_vec()).is_err());
+        Ok(())
+    }
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn a_full_disk_does_not_stop_the_training() -> Result<()> {
+        let config = TrainingConfig { batch: 4, train_steps: 3, sample_every: 0, ..Default::default() };
+        let net = SimpleUNet { channels: 3, base: 4, groups: 2, ..Default::default() };
+        let mut training = Training::new(config, net, &Dataset::sprites(8, 1)?, &Device::Cpu)?;
+        let full = File::options().write(true).open("/dev/full")?;
+        let mut events = Events { path: "/dev/full".into(), file: Some(full), samples: None };
+        let report = training.run_with(|training, step| events.step(training, step))?;
+        assert_eq!(report.steps, 3);
+        assert!(events.file.is_none());
         Ok(())
     }
 }

@@ -87,7 +87,8 @@ impl<O: Objective> Steps<O> {
     }
 
     /// Takes step `first` of `total`; on a CUDA device also the next few steps before step `until`, when other work is
-    /// due, so that it need not wait for the CPU. Returns the steps taken and the error that prevented the next one, if any.
+    /// due, so that it need not wait for the CPU. Returns the steps taken and the error that prevented the next one, if
+    /// any.
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
     pub(super) fn take(&mut self, first: usize, total: usize, until: usize) -> (Vec<Taken>, Option<Error>) {
         #[cfg(feature = "cuda")]

@@ -293,8 +293,8 @@ impl<O: Objective> Training<O> {
 
     /// Does what [`Training::run`] does, and calls `each` after every step, for example to write a log of one's own.
     ///
-    /// A CUDA device takes several steps before it reports the first of them. The training is then that after the last
-    /// one.
+    /// A CUDA device takes several steps before it reports the first of them. `each` then sees the training as it is
+    /// after the last one.
     ///
     /// # Errors
     /// See [`Training::run`].

@@ -8,7 +8,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Source, TASKS, labels_from_npy, samples_from_npy};
+use diffusion_core::data::{Cache, Dataset, Source, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::described;
 use diffusion_core::likelihood::{Likelihood, bits_per_dimension, dequantize};
 use diffusion_core::metrics::{Classifier, Evaluation, Extracted, FeatureExtractor, InceptionV3};
@@ -106,9 +106,12 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(request) = &model {
         options.sampling.sampler(&request.model.info)?;
     }
-    let (source, data_seed) = source(options, model.as_ref())?;
+    let (source, data_seed, cache) = source(options, model.as_ref())?;
     let seed = options.model.seed;
-    let (train, real) = source.load_both(data_seed)?;
+    let (train, real) = match cache {
+        Some(cache) => source.load_both_cached(data_seed, &cache)?,
+        None => source.load_both(data_seed)?,
+    };
     if let Some(request) = &model {
         let ([shape, other], at) = ([request.model.info.shape, real.shape()], &source.task);
         ensure!(
@@ -185,8 +188,8 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The data set to compare with, at the size of the model's images, and the seed of its split.
-fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
+/// The data set to compare with, at the size of the model's images, the seed of its split, and the decoded pictures of the run.
+fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64, Option<Cache>)> {
     let known = TASKS.join(", ");
     let there = |task: &str| {
         let path = Path::new(task);
@@ -201,16 +204,24 @@ fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
         Some([_, height, width]) if height == width => Some(height),
         _ => None,
     };
+    let source = |task: &str| Source {
+        task: task.to_owned(),
+        images: options.images.unwrap_or(SPRITES),
+        side,
+        ..Source::default()
+    };
     let source = match (&options.data, run, model) {
         (Some(task), _, _) => {
             ensure!(
                 there(task),
                 "--data {task}: there is no such folder, .npy file or data set; the data sets are {known}"
             );
-            Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
+            source(task)
         }
         (None, Some(run), Some(_)) if there(&run.data.task) => {
-            Source { images: options.images.unwrap_or(run.data.images), ..run.data }
+            // Its images have the size of the model's.
+            let source = Source { images: options.images.unwrap_or(run.data.images), ..run.data };
+            return Ok((source, seed, options.model.folder().map(Cache::in_folder)));
         }
         (None, _, Some(request)) => {
             let task = &request.model.info.data;
@@ -218,11 +229,11 @@ fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
                 there(task),
                 "the model was trained on {task}, which is not here: name a folder or .npy file with --data, or one of {known}"
             );
-            Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
+            source(task)
         }
         (None, _, None) => bail!("--samples: name the data set to compare with, using --data"),
     };
-    Ok((Source { side: side.or(source.side), ..source }, seed))
+    Ok((source, seed, None))
 }
 
 /// The network whose features are compared.
@@ -373,7 +384,7 @@ fn check_bits(n: usize, request: &Request, real: &Dataset) -> Result<()> {
         real.len()
     );
     ensure!(
-        model.info.images && real.bytes().is_some(),
+        model.info.images && real.is_8_bit(),
         "--bits: bits per dimension are defined for 8-bit images, which this model's data are not; leave --bits out"
     );
     let architecture = model.network.architecture();

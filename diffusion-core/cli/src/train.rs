@@ -7,14 +7,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::Device;
 use diffusion_core::config::{ObjectiveConfig, RunConfig, parse_choice};
-use diffusion_core::data::{Dataset, Source, TASKS};
+use diffusion_core::data::{Cache, Dataset, Source, TASKS};
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::model::Model;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::train::{
-    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting,
+    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting, check_source,
 };
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
@@ -168,9 +168,10 @@ impl Options {
         set(&mut run.data.fit, self.fit.map(Way::fit));
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
-        // Report a wrong flag before reading the images.
+        // Report what is wrong before reading the images.
         self.set_flags(&mut run.clone())?;
-        let (mut data, held_out) = run.data.load_both(run.training.seed)?;
+        let cache = self.check_data(&run)?;
+        let (mut data, held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
             let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
             match &teacher {
@@ -319,6 +320,28 @@ impl Options {
             );
         }
         Ok(folder)
+    }
+
+    /// Checks what can be known of the data before it is read, and returns the file for decoded pictures.
+    fn check_data(&self, run: &RunConfig) -> Result<Cache> {
+        let (folder, task) = (self.folder(run)?, &run.data.task);
+        if let Some(resumed) = &self.resume {
+            ensure!(
+                TASKS.contains(&task.as_str()) || Path::new(task).exists(),
+                "--resume {}: its training data {task} is not there. If it has moved, resume with: cargo diffusion train --config \
+                 {} --task NEW_PATH --out {}",
+                resumed.display(),
+                quoted(&resumed.join("config.toml")),
+                quoted(resumed)
+            );
+        }
+        let there = RunConfig::load(folder.join("config.toml")).ok().filter(|_| !self.start_over);
+        if !self.start_over {
+            check_source(&folder, &run.data)?;
+        }
+        // The run of other data in this folder, which will be refused, keeps its decoded pictures.
+        let other = there.is_some_and(|there| there.data.task != *task) && !self.new_data;
+        Ok(Cache { replace: !other, ..Cache::in_folder(folder) })
     }
 
     fn limit(&self) -> Result<Option<Duration>> {

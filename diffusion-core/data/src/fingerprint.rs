@@ -1,5 +1,6 @@
 //! Fingerprints of data sets, and descriptions of their differences.
 
+use anyhow::Result;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -56,27 +57,29 @@ impl Dataset {
     /// A fingerprint of 16 hexadecimal digits, which changes with the images, their order, labels or captions, the
     /// class names or the augmentation. A resumed run uses it to notice that its data has changed.
     ///
-    /// It is the start of a SHA-256. The name of the data set does not count.
+    /// It is the start of a SHA-256. The name of the data set does not count, nor whether images are in memory or in a
+    /// [`Cache`](super::Cache).
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
     /// let sprites = Dataset::sprites(100, 42)?;
-    /// assert_eq!(sprites.fingerprint(), Dataset::sprites(100, 42)?.fingerprint());
-    /// assert_ne!(sprites.fingerprint(), Dataset::sprites(100, 43)?.fingerprint());
+    /// assert_eq!(sprites.fingerprint()?, Dataset::sprites(100, 42)?.fingerprint()?);
+    /// assert_ne!(sprites.fingerprint()?, Dataset::sprites(100, 43)?.fingerprint()?);
     /// # Ok::<(), anyhow::Error>(())
     /// ```
-    pub fn fingerprint(&self) -> String {
+    ///
+    /// # Errors
+    /// The file of a cache cannot be read.
+    pub fn fingerprint(&self) -> Result<String> {
         let number = |hasher: &mut Sha256, n: usize| hasher.update((n as u64).to_le_bytes());
         let mut hasher = Sha256::new();
         number(&mut hasher, self.len());
         self.shape.iter().for_each(|&d| number(&mut hasher, d));
-        match &self.pixels {
-            Pixels::U8(pixels) => hasher.update(pixels),
-            Pixels::F32(values) => {
-                hasher.update("f32");
-                values.iter().for_each(|x| hasher.update(x.to_le_bytes()));
-            }
+        if let Pixels::F32(values) = &self.pixels {
+            hasher.update("f32");
+            values.iter().for_each(|x| hasher.update(x.to_le_bytes()));
         }
+        self.pixels.each(0..self.len(), self.shape.iter().product(), |image| hasher.update(image))?;
         for label in self.labels.iter() {
             hasher.update(label.to_le_bytes());
         }
@@ -94,7 +97,7 @@ impl Dataset {
                 Augmentation::HorizontalFlip => "horizontal-flip",
             });
         }
-        digits(hasher)
+        Ok(digits(hasher))
     }
 
     /// The facts that a run records to describe later changes of its data.
@@ -126,7 +129,7 @@ mod tests {
     #[test]
     fn every_difference_changes_the_fingerprint() {
         let new = |name, pixels: [u8; 4], shape, labels: &[u32], classes: &[&str]| {
-            Dataset::from_u8(name, pixels.to_vec(), shape, labels.to_vec(), classes).unwrap().fingerprint()
+            Dataset::from_u8(name, pixels.to_vec(), shape, labels.to_vec(), classes).unwrap().fingerprint().unwrap()
         };
         let captions = |[a, b]: [&str; 2]| {
             let d = Dataset::from_u8("x", vec![1, 2], [1, 1, 1], vec![0, 0], &["a"]).unwrap();
@@ -145,10 +148,10 @@ mod tests {
             new("x", [1, 2, 3, 4], [1, 2, 2], &[0], &["ab", "c"]),
             new("x", [1, 2, 3, 4], [1, 2, 2], &[0], &["a"]),
             new("x", [1, 2, 3, 4], [1, 1, 2], &[0, 0], &["a", "bc"]),
-            captions(["ab", "c"]).fingerprint(),
-            captions(["a", "bc"]).fingerprint(),
-            flipped.fingerprint(),
-            floats.fingerprint(),
+            captions(["ab", "c"]).fingerprint().unwrap(),
+            captions(["a", "bc"]).fingerprint().unwrap(),
+            flipped.fingerprint().unwrap(),
+            floats.fingerprint().unwrap(),
         ];
         assert_eq!(different.iter().collect::<HashSet<_>>().len(), 11);
         assert!(different.iter().all(|digits| digits.len() == 16));
@@ -177,6 +180,6 @@ mod tests {
     #[test]
     fn the_fingerprint_is_unchanged() {
         let d = Dataset::from_u8("x", vec![1, 2, 3, 4], [1, 2, 2], vec![0], &["a", "b"]).unwrap();
-        assert_eq!(d.fingerprint(), "0242d6a5a88e5110");
+        assert_eq!(d.fingerprint().unwrap(), "0242d6a5a88e5110");
     }
 }

@@ -8,6 +8,7 @@
 //! [`Dataset::from_f32`]). [`Source`] names any of them in a configuration.
 
 mod augment;
+mod cache;
 mod cifar;
 pub mod download;
 mod fingerprint;
@@ -17,6 +18,7 @@ mod locate;
 mod mnist;
 mod npy;
 mod picture;
+mod pixels;
 mod resize;
 mod source;
 
@@ -26,8 +28,10 @@ pub use diffusion_sprites as sprites;
 mod tests;
 
 pub use augment::Augmentation;
+pub use cache::Cache;
 pub use cifar::CIFAR10_CLASSES;
 pub use fingerprint::Facts;
+pub use folder::PictureSizes;
 pub use locate::{DOWNLOADS, fetch};
 pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
 pub use npy::{labels_from_npy, samples_from_npy};
@@ -42,6 +46,7 @@ use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
 use diffusion_ops::rng::Rng;
+use pixels::{Pixels, gather};
 use resize::to_channels_first;
 
 /// The largest number of sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
@@ -86,14 +91,6 @@ pub struct Dataset {
     augmentation: Vec<Augmentation>,
     /// The number of entries of a folder that are not images.
     skipped: usize,
-}
-
-/// The values of all images, (N, C, H, W).
-#[derive(Clone)]
-enum Pixels {
-    /// 0 … 255, which represent −1 … 1.
-    U8(Arc<[u8]>),
-    F32(Arc<[f32]>),
 }
 
 impl Dataset {
@@ -141,8 +138,7 @@ impl Dataset {
     /// There is no image, the number of channels is out of range, the pixels do not fill N images, or a label has no
     /// class name.
     pub fn from_u8(name: &str, pixels: Vec<u8>, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
-        let len = pixels.len();
-        Self::build(name, Pixels::U8(pixels.into()), len, shape, labels, classes)
+        Self::build(name, Pixels::U8(pixels.into()), shape, labels, classes)
     }
 
     /// Creates a data set of f32 values without a fixed range, such as the latents of an autoencoder.
@@ -170,19 +166,12 @@ impl Dataset {
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
             bail!("{name}: value {i} is {}, not a finite number", values[i])
         }
-        let len = values.len();
-        Self::build(name, Pixels::F32(values.into()), len, shape, labels, classes)
+        Self::build(name, Pixels::F32(values.into()), shape, labels, classes)
     }
 
-    fn build(
-        name: &str,
-        pixels: Pixels,
-        len: usize,
-        shape: [usize; 3],
-        labels: Vec<u32>,
-        classes: &[&str],
-    ) -> Result<Self> {
+    fn build(name: &str, pixels: Pixels, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
         let [channels, height, width] = shape;
+        let len = pixels.len(shape.iter().fold(1, |size, n| size.saturating_mul(*n)));
         ensure!((1..=MAX_CHANNELS).contains(&channels), "{name}: channels = {channels} must be in 1 … {MAX_CHANNELS}");
         let want = [channels, height, width, labels.len()].iter().try_fold(1usize, |a, b| a.checked_mul(*b));
         ensure!(
@@ -271,11 +260,16 @@ impl Dataset {
         counts
     }
 
-    /// The pixels of 8-bit images, (N, C, H, W); `None` if the values are f32.
+    /// Whether the values are 8-bit pixels, which [`Dataset::images`] returns in \[−1, 1\], and not f32 values.
+    pub fn is_8_bit(&self) -> bool {
+        !matches!(self.pixels, Pixels::F32(_))
+    }
+
+    /// The pixels of 8-bit images, (N, C, H, W); `None` if the values are f32, or if they are read from a [`Cache`].
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.pixels {
             Pixels::U8(pixels) => Some(pixels),
-            Pixels::F32(_) => None,
+            Pixels::F32(_) | Pixels::File(..) => None,
         }
     }
 
@@ -286,22 +280,11 @@ impl Dataset {
     /// (B, C, H, W) for B `indices`: a range such as `0..8`, or a `Vec` or array of `usize` in any order.
     ///
     /// # Errors
-    /// There is no index, or one is not below [`Dataset::len`].
+    /// There is no index, or one is not below [`Dataset::len`]; or the file of a [`Cache`] cannot be read.
     pub fn images(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
         let indices = self.checked(indices)?;
         let [channels, height, width] = self.shape;
-        let size = channels * height * width;
-        let values = match &self.pixels {
-            Pixels::U8(pixels) => {
-                let mut values = Vec::with_capacity(indices.len() * size);
-                for i in &indices {
-                    let bytes = pixels[i * size..][..size].iter();
-                    values.extend(bytes.map(|&byte| f32::from(byte) / 127.5 - 1.0));
-                }
-                values
-            }
-            Pixels::F32(values) => gather(values, &indices, size),
-        };
+        let values = self.pixels.values(&indices, channels * height * width)?;
         let shape = (indices.len(), channels, height, width);
         Ok(Tensor::from_vec(values, shape, device)?)
     }
@@ -352,10 +335,7 @@ impl Dataset {
         let size = self.shape.iter().product();
         let captions = self.captions.as_deref();
         Ok(Self {
-            pixels: match &self.pixels {
-                Pixels::U8(pixels) => Pixels::U8(gather(pixels, &indices, size).into()),
-                Pixels::F32(values) => Pixels::F32(gather(values, &indices, size).into()),
-            },
+            pixels: self.pixels.select(&indices, size),
             labels: gather(&self.labels, &indices, 1).into(),
             captions: captions.map(|captions| gather(captions, &indices, 1).into()),
             ..self.clone()
@@ -384,15 +364,6 @@ impl Dataset {
     }
 }
 
-/// Collects the values of these images, `size` for each.
-fn gather<T: Clone>(values: &[T], indices: &[usize], size: usize) -> Vec<T> {
-    let mut gathered = Vec::with_capacity(indices.len() * size);
-    for i in indices {
-        gathered.extend_from_slice(&values[i * size..][..size]);
-    }
-    gathered
-}
-
 /// Prints `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and the number of skipped files.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -403,6 +374,9 @@ impl fmt::Display for Dataset {
         write!(f, "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})", counted.join(", "))?;
         if self.captions.is_some() {
             write!(f, "; with captions")?;
+        }
+        if let Pixels::File(file, _) = &self.pixels {
+            write!(f, "; read from {}", file.path().display())?;
         }
         match self.skipped {
             0 => Ok(()),

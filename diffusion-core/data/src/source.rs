@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::folder::name_of;
+use super::folder::{Found, PictureSizes, name_of};
 use super::resize::check_side;
-use super::{Augmentation, Dataset, Fit, MAX_SPRITES, Resize, Split};
+use super::{Augmentation, Cache, Dataset, Fit, MAX_SPRITES, Resize, Split};
 use diffusion_ops::rng::Rng;
 
 /// The names for [`Source::task`], besides the path of a folder or file.
@@ -88,7 +88,7 @@ impl Source {
         let all = match self.named(split, seed)? {
             Some(named) => named,
             None => {
-                let (train, test) = self.halves(seed)?;
+                let (train, test) = self.halves(seed, None)?;
                 if split == Split::Train { train } else { test }
             }
         };
@@ -100,15 +100,44 @@ impl Source {
     /// # Errors
     /// See [`Source::load`].
     pub fn load_both(&self, seed: u64) -> Result<(Dataset, Dataset)> {
+        self.both(seed, None)
+    }
+
+    /// [`Source::load_both`] with the decoded pictures of a folder in a file. The second time they are not decoded again,
+    /// and they may be larger than memory. Other data sets do not use the file.
+    ///
+    /// # Errors
+    /// See [`Source::load`]; or the file cannot be written.
+    pub fn load_both_cached(&self, seed: u64, cache: &Cache) -> Result<(Dataset, Dataset)> {
+        self.both(seed, Some(cache))
+    }
+
+    fn both(&self, seed: u64, cache: Option<&Cache>) -> Result<(Dataset, Dataset)> {
         self.check()?;
         let (train, test) = match self.named(Split::Train, seed)? {
             Some(train) => {
                 let test = self.named(Split::Test, seed)?;
                 (train, test.context("the test images")?)
             }
-            None => self.halves(seed)?,
+            None => self.halves(seed, cache)?,
         };
         Ok((self.prepared(train, Split::Train)?, self.prepared(test, Split::Test)?))
+    }
+
+    /// The sizes of the pictures of a folder that is loaded without a `side`, from the headers of the files; `None` for
+    /// other data.
+    ///
+    /// # Errors
+    /// See [`Source::load`].
+    pub fn picture_sizes(&self) -> Result<Option<PictureSizes>> {
+        self.check()?;
+        if self.side.is_some() || TASKS.contains(&&self.task[..]) {
+            return Ok(None);
+        }
+        match self.place()? {
+            Place::Arrays(..) => Ok(None),
+            Place::Folder(path) => Ok(Some(Found::in_folder(path)?.pictures(None, self.fit, self.skip_bad).sizes()?)),
+        }
     }
 
     fn check(&self) -> Result<()> {
@@ -177,8 +206,11 @@ impl Source {
 
     /// Loads a folder or array, and splits off the images that are held out: those of a folder `val` beside `train`, or a
     /// tenth.
-    fn halves(&self, seed: u64) -> Result<(Dataset, Dataset)> {
-        let (all, held_out) = self.read(Path::new(&self.task))?;
+    fn halves(&self, seed: u64, cache: Option<&Cache>) -> Result<(Dataset, Dataset)> {
+        let (all, held_out) = match self.place()? {
+            Place::Arrays(name, images, labels) => (Dataset::from_npy(&name, &images, labels.as_deref(), &[])?, 0),
+            Place::Folder(path) => Dataset::read_folder(path, self.side, self.fit, self.skip_bad, cache)?,
+        };
         let train = all.len() - held_out;
         if held_out > 0 {
             return Ok((all.select(0..train)?, all.select(train..all.len())?));
@@ -187,15 +219,16 @@ impl Source {
         all.split(TEST, &mut Rng::new(seed))
     }
 
-    /// Loads all images of a folder or array, and the number that are held out by their folder, which come last.
-    fn read(&self, path: &Path) -> Result<(Dataset, usize)> {
+    /// Finds out what the path is.
+    fn place(&self) -> Result<Place<'_>> {
+        let path = Path::new(&self.task);
         let is_array = |path: &Path| {
             let extension = path.extension().unwrap_or_default();
             extension.eq_ignore_ascii_case("npy") && path.is_file()
         };
         if is_array(path) {
             let name = name_of(path.with_extension("").as_path());
-            return Ok((Dataset::from_npy(&name, path, self.labels.as_deref(), &[])?, 0));
+            return Ok(Place::Arrays(name, path.to_owned(), self.labels.clone()));
         }
         ensure!(
             path.exists(),
@@ -217,7 +250,7 @@ impl Source {
         }
         if !arrays.is_empty() {
             let (images, labels) = self.pair(arrays)?;
-            return Ok((Dataset::from_npy(&name_of(path), &images, labels.as_deref(), &[])?, 0));
+            return Ok(Place::Arrays(name_of(path), images, labels));
         }
         if let Some(labels) = &self.labels {
             bail!(
@@ -225,7 +258,7 @@ impl Source {
                 self.task
             );
         }
-        Dataset::read_folder(path, self.side, self.fit, self.skip_bad)
+        Ok(Place::Folder(path))
     }
 
     /// Finds the images and the labels among the arrays in a folder.
@@ -249,6 +282,13 @@ impl Source {
             ),
         }
     }
+}
+
+/// What the path of a task is.
+enum Place<'a> {
+    /// The name of the data set, the images and the labels.
+    Arrays(String, PathBuf, Option<PathBuf>),
+    Folder(&'a Path),
 }
 
 #[cfg(test)]
@@ -282,7 +322,7 @@ mod tests {
     fn test_sprites_are_not_in_the_training_set() -> Result<()> {
         let source = Source { images: 2000, ..Source::default() };
         let (train, test) = (source.load(Split::Train, 1)?, source.load(Split::Test, 1)?);
-        assert_eq!(train.fingerprint(), Dataset::sprites(2000, 1)?.fingerprint());
+        assert_eq!(train.fingerprint()?, Dataset::sprites(2000, 1)?.fingerprint()?);
         assert!((190..=200).contains(&test.len()), "{}", test.len());
         let images =
             |d: &Dataset| -> HashSet<Vec<u8>> { d.bytes().unwrap().chunks_exact(768).map(<[u8]>::to_vec).collect() };

@@ -56,7 +56,7 @@ impl Diffusion {
             classes: data.class_names().to_vec(),
             data: data.name().to_owned(),
             images_seen: 0,
-            images: data.bytes().is_some(),
+            images: data.is_8_bit(),
             consistency: false,
         };
         let steps = match &config.process {

@@ -87,6 +87,72 @@ fn a_resumed_run_does_not_decode_again() -> Result<()> {
     Ok(())
 }
 
+/// The size of the pictures is known before they are decoded, which would fail here, and the advice is right.
+#[test]
+fn sizes_that_cannot_be_trained_on_are_named_before_anything_is_decoded() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let folder = temp.path();
+    fs::write(folder.join("run.toml"), CONFIG.replace("epochs = 4", "epochs = 4\ntrain_steps = 1"))?;
+    for (name, sizes) in [("large", [(300, 200); 9]), ("odd", [(50, 50); 9]), ("mixed", MIXED)] {
+        fs::create_dir(folder.join(name))?;
+        for (i, (width, height)) in sizes.into_iter().enumerate() {
+            let path = folder.join(format!("{name}/{i}.png"));
+            RgbImage::from_fn(width, height, |x, y| Rgb([x as u8, (x * y) as u8, i as u8])).save(&path)?;
+            if i > 6 {
+                // The header of the picture is there, and little else.
+                let bytes = fs::read(&path)?;
+                fs::write(&path, &bytes[..60])?;
+            }
+        }
+    }
+    let train = ["train", "--device", "cpu"];
+    let simple = [&train[..], &["--config", "run.toml"]].concat();
+    for (task, more, wants) in [
+        ("large", &train[..], "the pictures of large have 300×200 pixels, and training on more than 128×128"),
+        ("large", &train, "Set a side: --side 64"),
+        ("large", &[&train[..], &["--model", "context-unet"]].concat(), "Set a side: --side 16"),
+        ("large", &[&simple[..], &["--model", "unet"]].concat(), "warning: the pictures of large have 300×200"),
+        (
+            "large",
+            &[&simple[..], &["--model", "unet"]].concat(),
+            "unet: the image is 200×300, but its sides are halved",
+        ),
+        ("odd", &train, "the pictures of odd have 50×50 pixels: simple-unet: the image is 50×50"),
+        ("odd", &simple, "(--side 48, or"),
+        (
+            "odd",
+            &[&train[..], &["--model", "context-unet"]].concat(),
+            "the network is for 16×16, 20×20, 24×24 or 28×28",
+        ),
+        ("odd", &[&train[..], &["--model", "conditional-unet"]].concat(), "(--side 48, or"),
+        (
+            "odd",
+            &[&train[..], &["--model", "attention-unet", "--side", "50"]].concat(),
+            "side = 50: attention-unet: the image is 50×50",
+        ),
+        ("mixed", &train, "mixed/2.png has 9×50 pixels, "),
+        ("mixed", &train, "mixed/1.png has 60×20. Set a side (--side 64"),
+        ("mixed", &[&train[..], &["--model", "context-unet"]].concat(), "Set a side (--side 16"),
+    ] {
+        let said = fails(&[more, &["--task", task]].concat(), folder)?;
+        assert!(said.contains(wants), "{more:?}, {task}: {said:?} lacks {wants:?}");
+    }
+    assert!(!folder.join("runs").exists(), "nothing was decoded");
+    for (task, side) in [("large", "64"), ("odd", "48"), ("mixed", "64"), ("mixed", "16")] {
+        for i in 7..9 {
+            fs::copy(folder.join(format!("{task}/0.png")), folder.join(format!("{task}/{i}.png")))?;
+        }
+        let more = ["--task", task, "--side", side, "--batch", "1", "--start-over"];
+        let output = diffusion(&[&simple[..], &more].concat(), folder).output()?;
+        ensure!(output.status.success(), words(&output));
+    }
+    Ok(())
+}
+
+/// Pictures of different sizes, of which the second is the largest.
+const MIXED: [(u32, u32); 9] =
+    [(20, 24), (60, 20), (9, 50), (30, 30), (30, 30), (30, 30), (30, 30), (30, 30), (30, 30)];
+
 /// The largest size of a process's address space in kB, while it runs.
 #[cfg(target_os = "linux")]
 fn address_space(arguments: &[&str], folder: &Path) -> Result<u64> {

@@ -1,5 +1,7 @@
 //! `diffusion train`.
 
+mod size;
+
 use crate::edit::Way;
 use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
@@ -80,7 +82,7 @@ pub struct Options {
     /// The number of training sprites [default: 10000]
     #[arg(long)]
     images: Option<usize>,
-    /// The height and width in pixels to which images are cropped and resized
+    /// The height and width in pixels to which images are cropped and resized [default: their own, at most 128]
     #[arg(long)]
     side: Option<usize>,
     /// How pictures of a folder with other proportions become squares [default: crop]
@@ -169,8 +171,9 @@ impl Options {
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
         // Report what is wrong before reading the images.
-        self.set_flags(&mut run.clone())?;
-        let cache = self.check_data(&run)?;
+        let mut flagged = run.clone();
+        self.set_flags(&mut flagged)?;
+        let cache = self.check_data(&flagged, teacher.is_some())?;
         let (mut data, held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
             let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
@@ -323,7 +326,7 @@ impl Options {
     }
 
     /// Checks what can be known of the data before it is read, and returns the file for decoded pictures.
-    fn check_data(&self, run: &RunConfig) -> Result<Cache> {
+    fn check_data(&self, run: &RunConfig, has_teacher: bool) -> Result<Cache> {
         let (folder, task) = (self.folder(run)?, &run.data.task);
         if let Some(resumed) = &self.resume {
             ensure!(
@@ -338,6 +341,9 @@ impl Options {
         let there = RunConfig::load(folder.join("config.toml")).ok().filter(|_| !self.start_over);
         if !self.start_over {
             check_source(&folder, &run.data)?;
+        }
+        if self.resume.is_none() && !has_teacher {
+            size::check(run, self.config.is_some() || there.is_some())?;
         }
         // The run of other data in this folder, which will be refused, keeps its decoded pictures.
         let other = there.is_some_and(|there| there.data.task != *task) && !self.new_data;

@@ -1,5 +1,6 @@
 //! The command line as a user calls it.
 
+mod cli_celeba;
 mod cli_edit;
 mod cli_models;
 mod cli_photos;

@@ -152,7 +152,7 @@ fn a_run_whose_data_has_changed_is_not_lost() -> Result<()> {
     let before = contents(folder)?;
     for (data, wants) in [
         (Dataset::sprites(61, 1)?, "it had 60 images and now has 61"),
-        (Dataset::sprites(60, 2)?, "images, their order or their captions have changed"),
+        (Dataset::sprites(60, 2)?, "images, their order, captions or attributes have changed"),
     ] {
         let said = begin(&data, Existing::Resume).unwrap_err().to_string();
         for wants in [wants, "sprites is not the data", "--new-data", "--start-over"] {

@@ -77,15 +77,14 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network, adapted to the images and classes of `data` and to the times of the noise process.
+    /// The network, adapted to the images, classes and attributes of `data` and to the times of the noise process.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
-        let classes = data.class_names().len();
         let conditioning = self.network.conditioning();
         let (classes, context) = match self.condition {
             // Super-resolution networks from before conditions could be combined.
             _ if conditioning.low_res > 0 => (0, 0),
-            ConditionOn::Classes => (classes, 0),
-            ConditionOn::Context => (0, classes),
+            ConditionOn::Classes => (data.class_names().len(), 0),
+            ConditionOn::Context => (0, data.context_names().len()),
             ConditionOn::None => (0, 0),
         };
         let [channels, height, _] = data.shape();

@@ -48,8 +48,8 @@ pub struct Options {
     /// An .npy file with the class number of each of --samples
     #[arg(long, requires = "samples")]
     labels: Option<PathBuf>,
-    /// The data set to compare with: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file [default: the
-    /// training data of the model, from the config.toml beside it]
+    /// The data set to compare with: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
+    /// [default: the training data of the model, from the config.toml beside it]
     #[arg(long)]
     data: Option<String>,
     /// The number of training sprites; a tenth as many are held out for comparison [default: as in the run, otherwise 50000]
@@ -390,10 +390,10 @@ fn check_bits(n: usize, request: &Request, real: &Dataset) -> Result<()> {
     let architecture = model.network.architecture();
     ensure!(
         architecture.classes() + architecture.context() == 0 || same_classes(request, real),
-        "--bits: the model is conditioned on the classes {}, but those of {} are {}; name its own data with --data",
-        model.info.classes.join(", "),
+        "--bits: the model is conditioned on {}, but {} has {}; name its own data with --data",
+        model.info.context_names().join(", "),
         real.name(),
-        real.class_names().join(", ")
+        real.context_names().join(", ")
     );
     Ok(())
 }
@@ -424,11 +424,12 @@ fn bits(options: &Options, request: &Request, real: &Dataset) -> Result<Option<B
     Ok(Some(Bits { mean, standard_error: (variance / n as f64).sqrt(), images: n }))
 }
 
-/// Whether the classes of the model are those of the data.
+/// Whether the classes of the model are those of the data, and the attributes if it is conditioned on them.
 fn same_classes(request: &Request, real: &Dataset) -> bool {
-    let (of_model, names) = (&request.model.info.classes, real.class_names());
+    let (info, names) = (&request.model.info, real.class_names());
+    let of_model = &info.classes;
     match request.names_known {
-        true => of_model == names,
+        true => of_model == names && (info.context.is_empty() || info.context == real.attribute_names()),
         false => of_model.len() == names.len(),
     }
 }

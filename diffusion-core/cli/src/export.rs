@@ -209,6 +209,8 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     let network = model.network.architecture();
     let turns = match network.classes() + network.context() {
         0 => "",
+        // They are unknown in the picture.
+        _ if !info.context.is_empty() => "",
         // Its guidance was fixed in training.
         _ if info.consistency => ", all classes in turn",
         _ => ", all classes in turn, without guidance",
@@ -226,7 +228,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 | | |
 |---|---|
 {files}| network | {architecture}, {parameters} parameters |
-| data | {data}, {c}×{h}×{w}, classes {classes} |
+| data | {data}, {c}×{h}×{w}, classes {classes}{attributes} |
 | training | {steps} steps with a batch of {batch}, {seen} images in total |
 | training time | {time} on {machine} |
 | loss | {loss:.4}, the mean over the {count} steps of the last epoch |
@@ -249,6 +251,10 @@ Grid::new(&images)?
         parameters = model.network.parameters().count(),
         data = info.data,
         classes = info.classes.join(", "),
+        attributes = match &info.context[..] {
+            [] => String::new(),
+            names => format!("; conditioned on the attributes {}", names.join(", ")),
+        },
         steps = log.len(),
         batch = run.training.batch * run.training.accumulate,
         seen = info.images_seen,

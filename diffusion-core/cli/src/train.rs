@@ -32,9 +32,12 @@ const INTERRUPTED: u8 = 130;
 /// The smallest number of epochs with --minutes, so that the time limit ends the training.
 const TIMED_EPOCHS: usize = 1000;
 
+/// The tasks whose images must not be mirrored, unlike photographs.
+const DRAWN: [&str; 3] = ["sprites", "mnist", "fashion-mnist"];
+
 #[derive(Args)]
 pub struct Options {
-    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
     #[arg(long)]
     task: Option<String>,
     /// A TOML file with the data, the network and the training; flags override it
@@ -76,13 +79,13 @@ pub struct Options {
     /// The prediction type: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
     #[arg(long)]
     prediction: Option<String>,
-    /// What the network is conditioned on [default: classes]
+    /// What the network is conditioned on [default: classes, or the attributes of celeba as a context]
     #[arg(long, value_enum)]
     condition: Option<Condition>,
     /// The number of training sprites [default: 10000]
     #[arg(long)]
     images: Option<usize>,
-    /// The height and width in pixels to which images are cropped and resized [default: their own, at most 128]
+    /// The height and width in pixels to which images are cropped and resized [default: their own, at most 128; celeba: 64]
     #[arg(long)]
     side: Option<usize>,
     /// How pictures of a folder with other proportions become squares [default: crop]
@@ -176,7 +179,7 @@ impl Options {
         let cache = self.check_data(&flagged, teacher.is_some())?;
         let (mut data, held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
-            let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
+            let photographs = !DRAWN.contains(&run.data.task.as_str());
             match &teacher {
                 Some(_) => recipe::set_consistency(&mut run.training),
                 None => self.recipe.set(&mut run, &data, photographs)?,

@@ -20,7 +20,7 @@ pub struct Facts {
 impl Facts {
     /// Describes how the data has changed to `now`, for example `it had 540 images and now has 541`.
     ///
-    /// Pixels and captions are not recorded; they are named if nothing else has changed.
+    /// Pixels, captions and attributes are not recorded; they are named if nothing else has changed.
     ///
     /// ```
     /// use diffusion_core::data::Dataset;
@@ -47,15 +47,15 @@ impl Facts {
             changes.push(format!("its augmentation was {:?} and is now {:?}", self.augmentation, now.augmentation));
         }
         if changes.is_empty() {
-            changes.push("images, their order or their captions have changed".to_owned());
+            changes.push("images, their order, captions or attributes have changed".to_owned());
         }
         changes.join("; ")
     }
 }
 
 impl Dataset {
-    /// A fingerprint of 16 hexadecimal digits, which changes with the images, their order, labels or captions, the
-    /// class names or the augmentation. A resumed run uses it to notice that its data has changed.
+    /// A fingerprint of 16 hexadecimal digits, which changes with the images, their order, labels, captions or attributes,
+    /// the class names or the augmentation. A resumed run uses it to notice that its data has changed.
     ///
     /// It is the start of a SHA-256. The name of the data set does not count, nor whether images are in memory or in a
     /// [`Cache`](super::Cache).
@@ -92,6 +92,11 @@ impl Dataset {
             number(&mut hasher, caption.len());
             hasher.update(caption);
         }
+        for name in self.attribute_names() {
+            number(&mut hasher, name.len());
+            hasher.update(name);
+        }
+        self.attributes().iter().for_each(|value| hasher.update(value.to_le_bytes()));
         for augmentation in &self.augmentation {
             hasher.update(match augmentation {
                 Augmentation::HorizontalFlip => "horizontal-flip",
@@ -136,6 +141,8 @@ mod tests {
             d.with_captions(vec![a.to_owned(), b.to_owned()]).unwrap()
         };
         let flipped = captions(["ab", "c"]).with_augmentation([Augmentation::HorizontalFlip]);
+        let attributes =
+            |values, name| captions(["ab", "c"]).with_attributes(values, &[name]).unwrap().fingerprint().unwrap();
         let bits = f32::from_bits(u32::from_le_bytes([1, 2, 3, 4]));
         let floats = Dataset::from_f32("x", vec![bits], [1, 1, 1], vec![0], &["a"]).unwrap();
         let first = new("x", [1, 2, 3, 4], [1, 2, 2], &[0], &["a", "bc"]);
@@ -152,8 +159,11 @@ mod tests {
             captions(["a", "bc"]).fingerprint().unwrap(),
             flipped.fingerprint().unwrap(),
             floats.fingerprint().unwrap(),
+            attributes(vec![1.0, -1.0], "x"),
+            attributes(vec![1.0, 1.0], "x"),
+            attributes(vec![1.0, 1.0], "y"),
         ];
-        assert_eq!(different.iter().collect::<HashSet<_>>().len(), 11);
+        assert_eq!(different.iter().collect::<HashSet<_>>().len(), 14);
         assert!(different.iter().all(|digits| digits.len() == 16));
     }
 
@@ -168,7 +178,7 @@ mod tests {
             (new(&[1, 2, 3, 4], [1, 2, 1], &[0, 1], &["a", "b"]), "its images were 1×1×2 and are now 1×2×1"),
             (new(&[1, 2, 3, 4], [1, 1, 2], &[0, 1], &["a", "c"]), "its classes were a, b and are now a, c"),
             (new(&[1, 2, 3, 4], [1, 1, 2], &[1, 0], &["a", "b"]), "labels have changed"),
-            (new(&[1, 2, 3, 5], [1, 1, 2], &[0, 1], &["a", "b"]), "images, their order or their captions"),
+            (new(&[1, 2, 3, 5], [1, 1, 2], &[0, 1], &["a", "b"]), "images, their order, captions or attributes"),
             (two.clone().with_augmentation([Augmentation::HorizontalFlip]), "its augmentation was []"),
         ] {
             let said = two.facts().changes(&now.facts());

@@ -43,20 +43,7 @@ impl Dataset {
     /// [`Source::fit`]: super::Source::fit
     pub fn from_folder(path: &Path, side: usize) -> Result<Self> {
         check_side(side)?;
-        Ok(Self::read_folder(path, Some(side), Fit::Crop, false, None)?.0)
-    }
-
-    /// [`Dataset::from_folder`] with options, and the number of images that are held out by their folder, which come
-    /// last. Without a `side`, images that all have the same size keep it. With `skip_bad`, unreadable files are listed
-    /// on standard error and skipped.
-    pub(super) fn read_folder(
-        path: &Path,
-        side: Option<usize>,
-        fit: Fit,
-        skip_bad: bool,
-        cache: Option<&Cache>,
-    ) -> Result<(Self, usize)> {
-        Found::in_folder(path)?.load(side, fit, skip_bad, cache)
+        Ok(Found::in_folder(path)?.load(Some(side), Fit::Crop, false, None)?.0)
     }
 }
 
@@ -70,22 +57,26 @@ pub(super) fn name_of(path: &Path) -> String {
 /// The contents of a folder of images.
 pub(super) struct Found {
     /// The name of the data set.
-    name: String,
-    folder: PathBuf,
+    pub(super) name: String,
+    pub(super) folder: PathBuf,
     /// The names of the classes; there is at least one, and each has an image that is not held out.
-    classes: Vec<String>,
+    pub(super) classes: Vec<String>,
     /// The images that are not held out, class by class, and then the others.
-    images: Vec<Image>,
+    pub(super) images: Vec<Image>,
+    /// The names of the attributes, if there are any.
+    pub(super) attributes: Vec<String>,
     /// The number of other files and folders.
-    skipped: usize,
+    pub(super) skipped: usize,
 }
 
-struct Image {
-    path: PathBuf,
+pub(super) struct Image {
+    pub(super) path: PathBuf,
     /// An index into the names of the classes.
-    class: usize,
-    caption: Option<String>,
-    held_out: bool,
+    pub(super) class: usize,
+    pub(super) caption: Option<String>,
+    /// A value for each attribute.
+    pub(super) attributes: Vec<i8>,
+    pub(super) held_out: bool,
 }
 
 /// The names of a folder of training images, and of those beside it whose images are held out, the first that is there.
@@ -132,7 +123,8 @@ impl Found {
     fn of_classes(path: &Path, top: Listing) -> Result<Self> {
         let at = path.display();
         let (name, folder) = (name_of(path), path.to_owned());
-        let mut it = Self { name, folder, classes: Vec::new(), images: Vec::new(), skipped: top.others };
+        let (classes, images, attributes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut it = Self { name, folder, classes, images, attributes, skipped: top.others };
         for folder in &top.folders {
             let inside = Listing::read(folder)?;
             it.skipped += inside.others + inside.folders.len();
@@ -184,7 +176,7 @@ impl Found {
                 false => None,
             };
             let caption = caption.map(|text| text.trim().to_owned());
-            self.images.push(Image { path, class, caption, held_out: false });
+            self.images.push(Image { path, class, caption, attributes: Vec::new(), held_out: false });
         }
         self.add_metadata(folder, inside.metadata)
     }
@@ -214,8 +206,10 @@ impl Found {
         Pictures { name: &self.name, folder: &self.folder, files, side, fit, skip_bad }
     }
 
-    /// Decodes the images, or reads them from the cache; also returns how many are held out.
-    fn load(
+    /// Decodes the images, or reads them from the cache; also returns how many are held out, which come last. Without a
+    /// `side`, pictures that all have the same size keep it. With `skip_bad`, unreadable files are listed on standard error
+    /// and left out.
+    pub(super) fn load(
         mut self,
         side: Option<usize>,
         fit: Fit,
@@ -234,6 +228,11 @@ impl Found {
             let captions = self.images.iter().map(|image| image.caption.clone().unwrap_or_default());
             all = all.with_captions(captions.collect())?;
         }
+        if !self.attributes.is_empty() {
+            let values = self.images.iter().flat_map(|image| image.attributes.iter().copied().map(f32::from));
+            let names: Vec<&str> = self.attributes.iter().map(|name| &name[..]).collect();
+            all = all.with_attributes(values.collect(), &names)?;
+        }
         let held_out = self.images.iter().filter(|image| image.held_out).count();
         Ok((Dataset { skipped: self.skipped, ..all }, held_out))
     }
@@ -241,6 +240,9 @@ impl Found {
     /// Removes the images in these places, and classes without other images. Returns the places of those that are kept,
     /// counted without the former.
     fn leave_out(&mut self, bad: &[(usize, String)]) -> Result<Vec<usize>> {
+        if bad.is_empty() {
+            return Ok((0..self.images.len()).collect());
+        }
         let bad: HashSet<usize> = bad.iter().map(|(place, _)| *place).collect();
         let mut places = 0..;
         self.images.retain(|_| places.next().is_none_or(|place| !bad.contains(&place)));
@@ -305,6 +307,10 @@ mod tests {
         dir
     }
 
+    fn read(path: &Path, side: Option<usize>, skip_bad: bool) -> Result<(Dataset, usize)> {
+        Found::in_folder(path)?.load(side, Fit::Crop, skip_bad, None)
+    }
+
     #[test]
     fn folders_are_classes_in_the_order_of_their_names() {
         let dir = folder(&[
@@ -335,7 +341,7 @@ mod tests {
     fn images_without_folders_are_one_class_and_grey_if_all_are() {
         let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
         let grey = folder(&files);
-        let (d, held_out) = Dataset::read_folder(&grey.path().join("pile"), None, Fit::Crop, false, None).unwrap();
+        let (d, held_out) = read(&grey.path().join("pile"), None, false).unwrap();
         assert_eq!(held_out, 0);
         assert_eq!((d.shape(), d.name()), ([1, 3, 3], "pile"));
         assert_eq!((d.class_names(), d.class_counts()), (&["pile".to_owned()][..], vec![2]));
@@ -358,18 +364,18 @@ mod tests {
             ("extra/a/1.png", [5; 3], [3, 4]),
         ];
         let dir = folder(&files);
-        let (d, held_out) = Dataset::read_folder(dir.path(), Some(1), Fit::Crop, false, None).unwrap();
+        let (d, held_out) = read(dir.path(), Some(1), false).unwrap();
         assert_eq!(
             (d.bytes().unwrap(), d.labels(), held_out),
             (&[1, 1, 1, 2, 2, 2, 4, 4, 4, 3, 3, 3][..], &[0, 1, 0, 1][..], 2)
         );
         assert_eq!(d.class_names(), ["a", "b"]);
         let flat = folder(&[("pile/train/1.png", [1; 3], [3, 4]), ("pile/test/1.png", [2; 3], [3, 4])]);
-        let (d, held_out) = Dataset::read_folder(&flat.path().join("pile"), Some(1), Fit::Crop, false, None).unwrap();
+        let (d, held_out) = read(&flat.path().join("pile"), Some(1), false).unwrap();
         assert_eq!((d.class_names(), d.labels(), held_out), (&["pile".to_owned()][..], &[0, 0][..], 1));
         // A class of which no training image can be read goes with its held-out images.
         fs::write(dir.path().join("train/a/1.png"), "no image").unwrap();
-        let (d, held_out) = Dataset::read_folder(dir.path(), Some(1), Fit::Crop, true, None).unwrap();
+        let (d, held_out) = read(dir.path(), Some(1), true).unwrap();
         assert_eq!((d.class_names(), d.len(), held_out), (&["b".to_owned()][..], 2, 1));
     }
 
@@ -407,14 +413,13 @@ mod tests {
             (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),
             (&none.path().join("missing"), Some(2), ["folder", "missing"]),
         ] {
-            let message =
-                format!("{:#}", Dataset::read_folder(dir, side, Fit::Crop, false, None).map(|it| it.0).unwrap_err());
+            let message = format!("{:#}", read(dir, side, false).map(|it| it.0).unwrap_err());
             for fact in facts {
                 assert!(message.contains(fact), "no {fact:?} in {message}");
             }
         }
         // The readable file remains.
-        let (d, _) = Dataset::read_folder(damaged.path(), Some(2), Fit::Crop, true, None).unwrap();
+        let (d, _) = read(damaged.path(), Some(2), true).unwrap();
         assert_eq!((d.len(), d.to_string().contains("1 other files or folders skipped")), (1, true));
         let splits = folder(&[
             ("raw/a/1.png", [0; 3], [3, 4]),

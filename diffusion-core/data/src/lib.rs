@@ -1,15 +1,18 @@
-//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, image folders and latents.
+//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, CelebA, NumPy arrays, image folders and latents.
 //!
 //! A [`Dataset`] of 8-bit images returns tensors in \[−1, 1\], the range of diffusion models; one of f32 values, such
 //! as the latents of an autoencoder, returns them unchanged. The built-in sprites ([`Dataset::sprites`]) need no file
 //! and no network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into [`download::data_dir`], or ahead
 //! of time with [`fetch`]. Your own images come from a folder ([`Dataset::from_folder`]), from NumPy
 //! ([`Dataset::from_npy`]), from IDX files ([`Dataset::from_idx`]) or from memory ([`Dataset::from_u8`],
-//! [`Dataset::from_f32`]). [`Source`] names any of them in a configuration.
+//! [`Dataset::from_f32`]). [`Source`] names any of them in a configuration, and a [`Cache`] keeps the decoded pictures of
+//! a folder in a file. CelebA ([`Dataset::celeba`]) is read from files that you have downloaded.
 
 mod augment;
 mod cache;
+mod celeba;
 mod cifar;
+mod context;
 pub mod download;
 mod fingerprint;
 mod folder;
@@ -45,6 +48,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
+use context::Attributes;
 use diffusion_ops::rng::Rng;
 use pixels::{Pixels, gather};
 use resize::to_channels_first;
@@ -88,6 +92,7 @@ pub struct Dataset {
     labels: Arc<[u32]>,
     class_names: Arc<[String]>,
     captions: Option<Arc<[String]>>,
+    attributes: Option<Attributes>,
     augmentation: Vec<Augmentation>,
     /// The number of entries of a folder that are not images.
     skipped: usize,
@@ -190,6 +195,7 @@ impl Dataset {
             labels: labels.into(),
             class_names: classes.iter().map(|c| (*c).to_owned()).collect(),
             captions: None,
+            attributes: None,
             augmentation: Vec::new(),
             skipped: 0,
         })
@@ -289,23 +295,6 @@ impl Dataset {
         Ok(Tensor::from_vec(values, shape, device)?)
     }
 
-    /// The classes of the images with these indices as one-hot vectors, the context of a conditional model.
-    ///
-    /// # Shapes
-    /// (B, K) f32 for B `indices` and K classes.
-    ///
-    /// # Errors
-    /// See [`Dataset::images`].
-    pub fn context(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
-        let indices = self.checked(indices)?;
-        let classes = self.class_names.len();
-        let mut values = vec![0f32; indices.len() * classes];
-        for (row, i) in values.chunks_mut(classes).zip(&indices) {
-            row[self.labels[*i] as usize] = 1.0;
-        }
-        Ok(Tensor::from_vec(values, (indices.len(), classes), device)?)
-    }
-
     /// Checks that there are indices and all are in range.
     fn checked(&self, indices: impl IntoIterator<Item = usize>) -> Result<Vec<usize>> {
         let indices: Vec<usize> = indices.into_iter().collect();
@@ -338,6 +327,7 @@ impl Dataset {
             pixels: self.pixels.select(&indices, size),
             labels: gather(&self.labels, &indices, 1).into(),
             captions: captions.map(|captions| gather(captions, &indices, 1).into()),
+            attributes: self.attributes.as_ref().map(|attributes| attributes.select(&indices)),
             ..self.clone()
         })
     }
@@ -374,6 +364,9 @@ impl fmt::Display for Dataset {
         write!(f, "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})", counted.join(", "))?;
         if self.captions.is_some() {
             write!(f, "; with captions")?;
+        }
+        if !self.attribute_names().is_empty() {
+            write!(f, "; with {} attributes", self.attribute_names().len())?;
         }
         if let Pixels::File(file, _) = &self.pixels {
             write!(f, "; read from {}", file.path().display())?;

@@ -7,13 +7,15 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
+use super::celeba;
+use super::download::data_dir;
 use super::folder::{Found, PictureSizes, name_of};
 use super::resize::check_side;
 use super::{Augmentation, Cache, Dataset, Fit, MAX_SPRITES, Resize, Split};
 use diffusion_ops::rng::Rng;
 
 /// The names for [`Source::task`], besides the path of a folder or file.
-pub const TASKS: [&str; 4] = ["sprites", "mnist", "fashion-mnist", "cifar10"];
+pub const TASKS: [&str; 5] = ["sprites", "mnist", "fashion-mnist", "cifar10", celeba::NAME];
 
 /// The fraction of a folder or array that is held out as the test set.
 const TEST: f64 = 0.1;
@@ -30,14 +32,15 @@ const TEST: f64 = 0.1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Source {
-    /// `sprites` (the default), `mnist`, `fashion-mnist`, `cifar10`, or the path of a folder of images
+    /// `sprites` (the default), `mnist`, `fashion-mnist`, `cifar10`, `celeba`, or the path of a folder of images
     /// ([`Dataset::from_folder`]), of an `.npy` file ([`Dataset::from_npy`]), or of a folder with one `.npy` file of
-    /// images and optionally one with `label` in its name. A folder with one of the four names is written `./mnist`.
+    /// images and optionally one with `label` in its name. A folder with one of the five names is written `./mnist`.
     pub task: String,
     /// The number of training sprites, 1 … 1,000,000. Default 10,000. Other data sets have a fixed number of images.
     pub images: usize,
     /// The height and width to resize images to, 1 … 1024. Without it they keep their size, which must be the same for
-    /// all images of a folder. Sprites keep their hard edges ([`Resize::Nearest`]); other images are smoothed.
+    /// all images of a folder; those of `celeba` get 64. Sprites keep their hard edges ([`Resize::Nearest`]); other images
+    /// are smoothed.
     pub side: Option<usize>,
     /// How pictures of a folder with other proportions become squares of `side` pixels: `crop` (the default), `pad` or
     /// `stretch`.
@@ -74,7 +77,7 @@ impl Default for Source {
 impl Source {
     /// Loads the images of a split.
     ///
-    /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. For a folder or array,
+    /// MNIST, Fashion-MNIST, CIFAR-10 and CelebA have their own test images and do not depend on `seed`. For a folder or array,
     /// `seed` chooses a tenth of the images that is held out for [`Split::Test`], unless the folder itself contains
     /// `train` and `val`. Sprites are drawn from `seed`; their
     /// test set is a tenth as large, drawn from a different seed, and contains no image of the training set. Only
@@ -103,8 +106,8 @@ impl Source {
         self.both(seed, None)
     }
 
-    /// [`Source::load_both`] with the decoded pictures of a folder in a file. The second time they are not decoded again,
-    /// and they may be larger than memory. Other data sets do not use the file.
+    /// [`Source::load_both`] with the decoded pictures of a folder, or of CelebA, in a file. The second time they are not
+    /// decoded again, and they may be larger than memory. Other data sets do not use the file.
     ///
     /// # Errors
     /// See [`Source::load`]; or the file cannot be written.
@@ -134,17 +137,17 @@ impl Source {
         if self.side.is_some() || TASKS.contains(&&self.task[..]) {
             return Ok(None);
         }
-        match self.place()? {
-            Place::Arrays(..) => Ok(None),
-            Place::Folder(path) => Ok(Some(Found::in_folder(path)?.pictures(None, self.fit, self.skip_bad).sizes()?)),
-        }
+        Ok(match self.place()? {
+            Place::Arrays(..) => None,
+            Place::Pictures(found) => Some(found.pictures(None, self.fit, self.skip_bad).sizes()?),
+        })
     }
 
     fn check(&self) -> Result<()> {
         self.side.map_or(Ok(()), check_side)?;
         ensure!(
             is_default(&self.fit) || !TASKS.contains(&&self.task[..]),
-            "fit = {:?} is for folders of pictures; the images of {} are squares",
+            "fit = {:?} is for folders of pictures, not for {}; leave it out",
             self.fit,
             self.task
         );
@@ -204,12 +207,15 @@ impl Source {
         test.select(new.map(|(i, _)| i))
     }
 
-    /// Loads a folder or array, and splits off the images that are held out: those of a folder `val` beside `train`, or a
-    /// tenth.
+    /// Loads CelebA, a folder or an array, and splits off the images that are held out: the official test images, those of a
+    /// folder `val` beside `train`, or a tenth.
     fn halves(&self, seed: u64, cache: Option<&Cache>) -> Result<(Dataset, Dataset)> {
         let (all, held_out) = match self.place()? {
             Place::Arrays(name, images, labels) => (Dataset::from_npy(&name, &images, labels.as_deref(), &[])?, 0),
-            Place::Folder(path) => Dataset::read_folder(path, self.side, self.fit, self.skip_bad, cache)?,
+            Place::Pictures(found) => {
+                let side = self.side.or((self.task == celeba::NAME).then_some(celeba::SIDE));
+                found.load(side, self.fit, self.skip_bad, cache)?
+            }
         };
         let train = all.len() - held_out;
         if held_out > 0 {
@@ -219,8 +225,11 @@ impl Source {
         all.split(TEST, &mut Rng::new(seed))
     }
 
-    /// Finds out what the path is.
-    fn place(&self) -> Result<Place<'_>> {
+    /// Finds the files.
+    fn place(&self) -> Result<Place> {
+        if self.task == celeba::NAME {
+            return Ok(Place::Pictures(celeba::found(&data_dir().join(celeba::NAME))?));
+        }
         let path = Path::new(&self.task);
         let is_array = |path: &Path| {
             let extension = path.extension().unwrap_or_default();
@@ -258,7 +267,7 @@ impl Source {
                 self.task
             );
         }
-        Ok(Place::Folder(path))
+        Ok(Place::Pictures(Found::in_folder(path)?))
     }
 
     /// Finds the images and the labels among the arrays in a folder.
@@ -284,11 +293,11 @@ impl Source {
     }
 }
 
-/// What the path of a task is.
-enum Place<'a> {
+/// Files of a data set.
+enum Place {
     /// The name of the data set, the images and the labels.
     Arrays(String, PathBuf, Option<PathBuf>),
-    Folder(&'a Path),
+    Pictures(Found),
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ const PHOTOGRAPHS_BASE: usize = 64;
 
 #[derive(Args)]
 pub struct Options {
-    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
     #[arg(long)]
     task: String,
     /// The output file NAME.safetensors; a model card NAME.md is written beside it

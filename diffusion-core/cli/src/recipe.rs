@@ -7,7 +7,7 @@ use diffusion_core::data::{Augmentation, Dataset};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::TimeSampling;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{Decay, TrainingConfig, Weighting};
+use diffusion_core::train::{ConditionOn, Decay, TrainingConfig, Weighting};
 use diffusion_core::unet::{Architecture, AttentionUNet};
 
 /// The smallest number of optimiser steps.
@@ -39,6 +39,9 @@ impl Recipe {
             if large.check_size(height, width).is_ok() {
                 run.network = large;
             }
+        }
+        if !data.attribute_names().is_empty() {
+            run.condition = ConditionOn::Context;
         }
         if channels == 3 && flips {
             run.data.augment = vec![Augmentation::HorizontalFlip];

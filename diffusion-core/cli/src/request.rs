@@ -1,5 +1,7 @@
 //! The options that `diffusion sample`, `compare`, `evaluate`, `inpaint`, `upscale` and `vary` share: the model and the condition.
 
+mod context;
+
 use crate::card;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -18,9 +20,10 @@ pub struct ModelOptions {
     /// The classes of the images, as numbers or names, repeated in turn: 7,7,3. Repeat the option for a name that contains a comma
     #[arg(long, conflicts_with = "context")]
     class: Vec<String>,
-    /// The context vector of all images, one number for each class: 1,0,0.6,0,0
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
-    context: Vec<f32>,
+    /// The context of all images: values by name, the others 0, as in Smiling=1,Eyeglasses=-1, or one number for each class or
+    /// attribute, as in 1,0,0.6,0,0
+    #[arg(long, allow_hyphen_values = true)]
+    context: Vec<String>,
     /// The scale w of classifier-free guidance: 1 is the plain conditional model, 0 the unconditional one
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
@@ -74,7 +77,9 @@ impl Request {
         let [(_, condition)] = &self.guidance.towards[..] else {
             return Ok(None);
         };
+        let attributes = !self.model.info.context.is_empty();
         Ok(match (&condition.labels, &condition.context) {
+            (_, Some(_)) if attributes => None,
             (Some(labels), _) => {
                 let number = |label: &Option<usize>| label.map(|label| label as u32);
                 labels.iter().map(number).collect()
@@ -143,7 +148,16 @@ impl ModelOptions {
         model.ensure_room(n).with_context(|| format!("--n {n}"))?;
         let (classes, k) = (architecture.classes(), architecture.context());
         let (condition, words) = if !requested.is_empty() {
-            ensure!(classes > 0 || k > 0, "--class: {} is an unconditional model; leave --class out", path.display());
+            ensure!(
+                classes_of(&model) > 0,
+                "--class: {} is {}",
+                path.display(),
+                match model.info.context.first() {
+                    Some(name) =>
+                        format!("conditioned on attributes; name them with --context, as in --context {name}=1"),
+                    None => "an unconditional model; leave --class out".to_owned(),
+                }
+            );
             let labels = requested.iter().map(|word| self.label(word, &model));
             let labels = labels.collect::<Result<Vec<_>>>()?;
             let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
@@ -164,21 +178,16 @@ impl ModelOptions {
                     "an unconditional model; leave --context out"
                 }
             );
-            ensure!(
-                self.context.len() == k,
-                "--context: {} numbers were given, but the model takes {k}, one for each of {}",
-                self.context.len(),
-                model.info.classes.join(", ")
-            );
-            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: all numbers must be finite");
-            let rows = self.context.repeat(n);
-            let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
-            (Condition::context(rows), format!("context {:?}", self.context))
+            let (row, words) = context::parse(&self.context, model.info.context_names(), k)?;
+            let rows = Tensor::from_vec(row.repeat(n), (n, k), model.network.device())?;
+            (Condition::context(rows), words)
         } else {
             match (classes + k, usual) {
                 (0, _) => (Condition::none(), "unconditional".to_owned()),
-                (_, Usual::AllClasses) => (model.conditions(n)?, "all classes in turn".to_owned()),
-                (_, Usual::NoCondition) => {
+                (_, Usual::AllClasses) if classes_of(&model) > 0 => {
+                    (model.conditions(n)?, "all classes in turn".to_owned())
+                }
+                _ => {
                     ensure!(
                         self.guidance == 1.0,
                         "--guidance {}: it guides towards a condition; name one with --class or --context",
@@ -242,7 +251,10 @@ impl ModelOptions {
 /// The number of classes that the model is conditioned on.
 fn classes_of(model: &Model) -> usize {
     let architecture = model.network.architecture();
-    architecture.classes().max(architecture.context())
+    match model.info.context.is_empty() {
+        true => architecture.classes().max(architecture.context()),
+        false => architecture.classes(),
+    }
 }
 
 fn name(model: &Model, label: usize) -> String {

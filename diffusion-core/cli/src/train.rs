@@ -1,5 +1,7 @@
 //! `diffusion train`.
 
+mod size;
+
 use crate::edit::Way;
 use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
@@ -8,14 +10,14 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::Device;
 use diffusion_core::config::{ObjectiveConfig, RunConfig, parse_choice};
-use diffusion_core::data::{Dataset, Source, TASKS};
+use diffusion_core::data::{Cache, Dataset, Source, TASKS};
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::model::Model;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::train::{
-    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting,
+    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting, check_source,
 };
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
@@ -33,7 +35,7 @@ const TIMED_EPOCHS: usize = 1000;
 
 #[derive(Args)]
 pub struct Options {
-    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
     #[arg(long)]
     task: Option<String>,
     /// A TOML file with the data, the network and the training; flags override it
@@ -75,13 +77,13 @@ pub struct Options {
     /// The prediction type: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
     #[arg(long)]
     prediction: Option<String>,
-    /// What the network is conditioned on [default: classes]
+    /// What the network is conditioned on [default: classes, or the attributes of celeba as a context]
     #[arg(long, value_enum)]
     condition: Option<Condition>,
     /// The number of training sprites [default: 10000]
     #[arg(long)]
     images: Option<usize>,
-    /// The height and width in pixels to which images are cropped and resized
+    /// The height and width in pixels to which images are cropped and resized [default: their own, at most 128; celeba: 64]
     #[arg(long)]
     side: Option<usize>,
     /// How pictures of a folder with other proportions become squares [default: crop]
@@ -176,9 +178,11 @@ impl Options {
         set(&mut run.data.fit, self.fit.map(Way::fit));
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
-        // Report a wrong flag before reading the images.
-        self.set_flags(&mut run.clone())?;
-        let (mut data, held_out) = run.data.load_both(run.training.seed)?;
+        // Report what is wrong before reading the images.
+        let mut flagged = run.clone();
+        self.set_flags(&mut flagged)?;
+        let cache = self.check_data(&flagged, teacher.is_some())?;
+        let (mut data, held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
             let photographs = run.data.is_photographs();
             match &teacher {
@@ -328,6 +332,31 @@ impl Options {
             );
         }
         Ok(folder)
+    }
+
+    /// Checks what can be known of the data before it is read, and returns the file for decoded pictures.
+    fn check_data(&self, run: &RunConfig, has_teacher: bool) -> Result<Cache> {
+        let (folder, task) = (self.folder(run)?, &run.data.task);
+        if let Some(resumed) = &self.resume {
+            ensure!(
+                TASKS.contains(&task.as_str()) || Path::new(task).exists(),
+                "--resume {}: its training data {task} is not there. If it has moved, resume with: cargo diffusion train --config \
+                 {} --task NEW_PATH --out {}",
+                resumed.display(),
+                quoted(&resumed.join("config.toml")),
+                quoted(resumed)
+            );
+        }
+        let there = RunConfig::load(folder.join("config.toml")).ok().filter(|_| !self.start_over);
+        if !self.start_over {
+            check_source(&folder, &run.data)?;
+        }
+        if self.resume.is_none() && !has_teacher {
+            size::check(run, self.config.is_some() || there.is_some())?;
+        }
+        // The run of other data in this folder, which will be refused, keeps its decoded pictures.
+        let other = there.is_some_and(|there| there.data.task != *task) && !self.new_data;
+        Ok(Cache { replace: !other, ..Cache::in_folder(folder) })
     }
 
     fn limit(&self) -> Result<Option<Duration>> {

@@ -48,15 +48,17 @@ impl Diffusion {
         config.check()?;
         let architecture = architecture.into();
         check_fit(config, &architecture, data)?;
+        let context = if architecture.context() > 0 { data.attribute_names().to_vec() } else { Vec::new() };
         let network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,
             shape: data.shape(),
             classes: data.class_names().to_vec(),
+            context,
             data: data.name().to_owned(),
             images_seen: 0,
-            images: data.bytes().is_some(),
+            images: data.is_8_bit(),
             consistency: false,
         };
         let steps = match &config.process {
@@ -75,6 +77,14 @@ impl Diffusion {
     ) -> Result<Self> {
         config.check()?;
         check_fit(config, model.network.architecture(), data)?;
+        if model.network.architecture().context() > 0 {
+            let (names, there) = (model.info.context.join(", "), data.attribute_names().join(", "));
+            ensure!(
+                names == there,
+                "the model's context has the attributes ({names}), but {} has ({there}); use the data it was trained on",
+                data.name()
+            );
+        }
         model.network.set_precision(config.precision);
         let [_, height, width] = data.shape();
         let batch = config.batch.min(data.len());
@@ -152,7 +162,7 @@ impl ModelObjective for Diffusion {
 
 /// Checks that the network fits the images and classes of the data and the times of the process.
 fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Dataset) -> Result<()> {
-    let ([channels, height, width], classes) = (data.shape(), data.class_names().len());
+    let [channels, height, width] = data.shape();
     let conditioning = architecture.conditioning();
     ensure!(
         channels == conditioning.channels,
@@ -160,10 +170,14 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
         conditioning.channels,
         data.name()
     );
-    for (field, known) in [("classes", conditioning.classes), ("context", conditioning.context)] {
+    let (classes, context) = (data.class_names().len(), data.context_names().len());
+    let values = if data.attribute_names().is_empty() { "classes" } else { "attributes" };
+    for (field, known, there, what) in
+        [("classes", conditioning.classes, classes, "classes"), ("context", conditioning.context, context, values)]
+    {
         ensure!(
-            known == 0 || known == classes,
-            "the network has {field} = {known}, but {} has {classes} classes: set {field} = {classes}, or 0 for none",
+            known == 0 || known == there,
+            "the network has {field} = {known}, but {} has {there} {what}: set {field} = {there}, or 0 for none",
             data.name()
         );
     }
@@ -216,7 +230,8 @@ impl Objective for Diffusion {
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
-    /// Samples of all classes in turn, or super-resolved versions of the first images of the data.
+    /// Samples of all classes in turn, or with the attributes of the first images of the data, or super-resolved versions
+    /// of them.
     fn samples(
         &self,
         n: usize,
@@ -226,8 +241,11 @@ impl Objective for Diffusion {
     ) -> Result<Option<Tensor>> {
         let mut condition = self.model.conditions(n)?;
         let low_res = self.model.network.architecture().conditioning().low_res;
+        let first = (0..n).map(|i| i % data.len());
+        if !self.model.info.context.is_empty() {
+            condition.context = Some(data.context(first.clone(), &self.device())?);
+        }
         if low_res > 0 {
-            let first = (0..n).map(|i| i % data.len());
             let images = data.images(first, &self.device())?;
             condition.low_res = Some(avg_pool2d(&images, low_res)?);
         }
@@ -243,7 +261,8 @@ impl Objective for Diffusion {
     /// The number of columns for which each column has one class.
     fn sample_columns(&self) -> usize {
         let conditioning = self.model.network.architecture().conditioning();
-        columns_of(conditioning.classes.max(conditioning.context)).unwrap_or(8)
+        let classes = if self.model.info.context.is_empty() { conditioning.context } else { 0 };
+        columns_of(conditioning.classes.max(classes)).unwrap_or(8)
     }
 
     fn describe(&self) -> Result<toml::Table> {

@@ -3,6 +3,7 @@
 use super::lock::Lock;
 use super::step::Step;
 use super::upgrade::upgrade;
+use crate::data::Source;
 use crate::device::described;
 use crate::nn::Checkpoint;
 use crate::show::{Grid, Live, LiveState};
@@ -144,17 +145,9 @@ impl RunFolder {
                 remove_run(path)?;
             }
             fs::create_dir_all(path.join(CHECKPOINTS))?;
-            let config = path.join(CONFIG);
-            let mut there = None;
-            if config.is_file() {
-                let mut table: toml::Table = toml::from_str(&fs::read_to_string(&config)?)
-                    .with_context(|| format!("{CONFIG} is damaged; {WHAT_TO_DO}"))?;
-                upgrade(&mut table)?;
-                there = Some(table);
-            }
             anyhow::Ok(Self {
                 path: path.to_owned(),
-                there,
+                there: config_in(path)?,
                 log: None,
                 last_saved: None,
                 last_samples: None,
@@ -326,6 +319,32 @@ impl RunFolder {
             let _ = state.write(&self.path);
         }
     }
+}
+
+/// The configuration of the run in a folder, if there is one.
+fn config_in(folder: &Path) -> Result<Option<toml::Table>> {
+    let config = folder.join(CONFIG);
+    if !config.is_file() {
+        return Ok(None);
+    }
+    let mut table: toml::Table =
+        toml::from_str(&fs::read_to_string(&config)?).with_context(|| format!("{CONFIG} is damaged; {WHAT_TO_DO}"))?;
+    upgrade(&mut table)?;
+    Ok(Some(table))
+}
+
+/// Checks that the run in a folder, if there is one, can be resumed with this source of data, before any of it is read.
+///
+/// # Errors
+/// The run has another source: the message names what differs.
+pub fn check_source(folder: impl AsRef<Path>, source: &Source) -> Result<()> {
+    let folder = folder.as_ref();
+    let check = || {
+        let here = [("data".to_owned(), toml::Value::try_from(source)?)];
+        let there = config_in(folder)?;
+        there.map_or(Ok(()), |there| changes(&there, &here.into_iter().collect(), true).map(drop))
+    };
+    check().with_context(|| in_use(folder)).map_err(crate::whole)
 }
 
 /// Notes the machine, on one line for each machine that the run has used.

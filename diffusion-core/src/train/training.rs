@@ -149,7 +149,7 @@ impl<O: Objective> Training<O> {
         let total = steps.config.total_steps(data.len());
         Ok(Self {
             steps,
-            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint(), facts: Some(data.facts()) },
+            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint()?, facts: Some(data.facts()) },
             total,
             history: Vec::new(),
             state: State::Running,

@@ -33,8 +33,10 @@ pub fn parse(given: &[String], names: &[String], k: usize) -> Result<(Vec<f32>, 
     for (i, part) in parts.iter().enumerate() {
         let Some((name, value)) = part.rsplit_once('=') else {
             let example = names.iter().find(|name| name == part).or(names.first()).map_or("NAME", |name| name);
+            // Quoted for the shell.
+            let example = if example.contains(' ') { format!("'{example}=1'") } else { format!("{example}=1") };
             bail!(
-                "--context {part}: give a name and its value, as in {example}=1, or one number for each of {}",
+                "--context {part}: give a name and its value, as in {example}, or one number for each of {}",
                 names.join(", ")
             )
         };
@@ -111,6 +113,8 @@ mod tests {
             (&["Smiling=yes"], "\"yes\" is not a finite number"),
             (&["1,0,0,NaN"], "\"NaN\" is not a finite number"),
             (&["No_Beard"], "as in No_Beard=1"),
+            (&["cats, old"], "--context cats: give a name and its value, as in Smiling=1"),
+            (&["Smiling=1,cats old"], "as in Smiling=1"),
             (&["="], "the nearest are"),
         ] {
             let said = read(given).unwrap_err().to_string();

@@ -83,16 +83,14 @@ fuzz:
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)
 
-# Others train photos-64.
-TRAINED = $(filter-out speedrun photos-64,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
+TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
 # The students after their teachers.
 FAST = $(filter %-fast,$(TRAINED))
-CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist classifier-cifar10
-CLASSIFIER_cifar10 = --side 64 --epochs 12
+CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist
 weights: $(addprefix weights-,$(or $(NAMES),$(CLASSIFIERS) $(filter-out $(FAST),$(TRAINED)) $(FAST)))
 
 weights-classifier-%: $(TOOLKIT)
-	$(DIFFUSION) classifier --task $* --images 50000 --license mit $(CLASSIFIER_$*) \
+	$(DIFFUSION) classifier --task $* --images 50000 --license mit \
 		--out weights/classifier-$*.safetensors
 
 weights-%: weights/%.toml $(TOOLKIT)

@@ -70,7 +70,8 @@ pub fn run(options: Options) -> Result<()> {
     let steps = (train.len() / batch.max(1)).max(1);
     let epochs = options.epochs.unwrap_or(usual.epochs.max(FEWEST_STEPS.div_ceil(steps)));
     let base = options.base.unwrap_or(if photographs { PHOTOGRAPHS_BASE } else { usual.base });
-    let fit = Fit { epochs, batch, base, lr: options.lr, seed: options.seed, ..usual };
+    let shift = if photographs { train.shape()[1] / 8 } else { usual.shift };
+    let fit = Fit { epochs, batch, base, shift, lr: options.lr, seed: options.seed, ..usual };
     let started = Instant::now();
     let classifier = fit.run(&train, &test, &device)?;
     let seconds = started.elapsed().as_secs_f64();
@@ -133,7 +134,7 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, (flips, seconds):
 |---|---|
 | [{file}]({file}) | {megabytes:.1} MB, weights as f32 |
 | purpose | features of an image ({features} numbers) and class probabilities for {metrics} |
-| network | base {base}: five 3×3 convolutions with batch norm and SiLU, global average pooling, a linear layer; {parameters} parameters |
+| network | base {base}: {convolutions} 3×3 convolutions with batch norm and SiLU, global average pooling, a linear layer; {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
 | training | {steps} steps with a batch of {batch}, {seen} images in total, shifted at random by up to {shift} pixels{flips}; seed {seed} |
 | training time | {minutes:.1} minutes on {machine} |
@@ -155,6 +156,7 @@ let result = classifier.extract(&images)?; // features and class probabilities
         megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,
         features = about.features(),
         base = about.base,
+        convolutions = about.convolutions(),
         flips = if flips { ", mirrored at random" } else { "" },
         parameters = classifier.parameters().count(),
         data = about.data,

@@ -23,11 +23,12 @@ const METADATA: &str = "classifier";
 /// The number of images in a batch.
 const AT_ONCE: usize = 256;
 
-/// The channels of the five convolutions as multiples of [`About::base`]; height and width are halved after the first and
-/// the third.
-const WIDTHS: [usize; 5] = [1, 2, 2, 3, 3];
+/// The channels of the convolutions as multiples of [`About::base`]; small images do without the last two. Height and
+/// width are halved after the first of them, after the third, and before the last two.
+const WIDTHS: [usize; 7] = [1, 2, 2, 3, 3, 4, 4];
+const OF_SMALL: usize = 5;
 
-/// Images whose height and width are both at least this are first halved, by averaging.
+/// Images whose height and width are both at least this are large, and are halved by averaging until they are smaller.
 const LARGE: usize = 48;
 
 /// The training data of a [`Classifier`] and its accuracy.
@@ -40,7 +41,7 @@ pub struct About {
     pub classes: Vec<String>,
     /// The shape (C, H, W) of an image.
     pub shape: [usize; 3],
-    /// The channels of the first convolution; an image has three times as many features.
+    /// The channels of the first convolution; a small image has three times as many features, a large one four times.
     #[serde(default = "usual_base")]
     pub base: usize,
     /// The number of training steps.
@@ -74,7 +75,7 @@ mod share {
 
 /// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer.
 ///
-/// It halves images from 48×48 pixels on by averaging until they are smaller.
+/// Images from 48×48 pixels on are halved by averaging until they are smaller, and have seven convolutions.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::{Dataset, Split}, metrics::Classifier};
@@ -247,7 +248,17 @@ impl FeatureExtractor for Classifier {
 impl About {
     /// The number of features of an image before the last layer.
     pub fn features(&self) -> usize {
-        self.base * WIDTHS[WIDTHS.len() - 1]
+        self.base * self.widths()[self.widths().len() - 1]
+    }
+
+    /// The number of 3×3 convolutions.
+    pub fn convolutions(&self) -> usize {
+        self.widths().len()
+    }
+
+    fn widths(&self) -> &'static [usize] {
+        let [_, height, width] = self.shape;
+        if height.min(width) < LARGE { &WIDTHS[..OF_SMALL] } else { &WIDTHS }
     }
 
     fn check(&self) -> Result<()> {
@@ -277,7 +288,8 @@ struct Layers {
 impl Layers {
     fn new(mut build: Builder, about: &About) -> candle_core::Result<Self> {
         let (mut convs, mut inputs) = (Vec::new(), about.shape[0]);
-        for (i, width) in WIDTHS.map(|times| times * about.base).into_iter().enumerate() {
+        for (i, times) in about.widths().iter().enumerate() {
+            let width = times * about.base;
             let conv = build.at(format!("conv{}", i + 1));
             let conv = Conv2d::new(conv, inputs, width, 3, Geometry::same(3))?;
             let norm = build.at(format!("norm{}", i + 1));
@@ -296,7 +308,7 @@ impl Layers {
         }
         for (i, (conv, norm)) in self.convs.iter().enumerate() {
             x = norm.forward(&conv.forward(&x)?)?;
-            if i == 0 || i == 2 {
+            if i == 0 || i == 2 || i + 3 == self.convs.len() {
                 x = max_pool2d(&x, 2)?;
             }
         }
@@ -392,6 +404,17 @@ mod tests {
         file.metadata.insert(METADATA.to_owned(), "{}".to_owned());
         file.save(&path)?;
         assert!(fail().contains("cannot read its description"), "{}", fail());
+        Ok(())
+    }
+
+    #[test]
+    fn large_images_have_more_convolutions() -> Result<()> {
+        for (side, convolutions, features) in [(16, 5, 24), (47, 5, 24), (48, 7, 32), (64, 7, 32)] {
+            let it = Classifier::new("x", [3, side, side], &["a".to_owned()], 8, &mut Rng::new(1), &Device::Cpu)?;
+            let x = Tensor::zeros((2, 3, side, side), DType::F32, &Device::Cpu)?;
+            assert_eq!(it.features(&x)?.dims(), [2, features], "{side}");
+            assert_eq!((it.about.convolutions(), it.about.features()), (convolutions, features));
+        }
         Ok(())
     }
 

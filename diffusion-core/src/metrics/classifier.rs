@@ -4,8 +4,10 @@
 //! 28×28 or 16×16, a classifier trained on the data set itself is more informative. Its values are only comparable for
 //! the same weights, so a [`Classifier`] is saved in a file, and its card states its accuracy.
 
+mod attributes;
 mod fit;
 
+pub use attributes::{Attribute, AttributeAccuracy};
 pub use fit::Fit;
 
 use super::{Extracted, FeatureExtractor};
@@ -45,10 +47,13 @@ pub struct About {
     pub test_accuracy: f64,
     /// The number of held-out images.
     pub test_images: usize,
+    /// What else it classifies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<Attribute>,
 }
 
 /// Writes NaN as null, since JSON has no NaN.
-mod share {
+pub(super) mod share {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub fn serialize<S: Serializer>(share: &f64, to: S) -> Result<S::Ok, S::Error> {
@@ -60,7 +65,8 @@ mod share {
     }
 }
 
-/// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer.
+/// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer. A second
+/// linear layer classifies [attributes](Attribute), if there are any.
 ///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::{Dataset, Split}, metrics::Classifier};
@@ -89,6 +95,17 @@ impl Classifier {
     /// # Errors
     /// There is no class or no channel, or the height or width is below 4, so it cannot be halved twice.
     pub fn new(data: &str, shape: [usize; 3], classes: &[String], rng: &mut Rng, device: &Device) -> Result<Self> {
+        Self::with_attributes(data, shape, classes, Vec::new(), rng, device)
+    }
+
+    fn with_attributes(
+        data: &str,
+        shape: [usize; 3],
+        classes: &[String],
+        attributes: Vec<Attribute>,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<Self> {
         let about = About {
             data: data.to_owned(),
             classes: classes.to_vec(),
@@ -97,6 +114,7 @@ impl Classifier {
             images_seen: 0,
             test_accuracy: f64::NAN,
             test_images: 0,
+            attributes,
         };
         let mut params = Parameters::new(DType::F32, device);
         about.check()?;
@@ -114,17 +132,22 @@ impl Classifier {
         &self.params
     }
 
-    /// The logits of the classes in training mode, with batch statistics in the batch norms.
+    /// The logits of the classes, and after them those of the values of each attribute, in training mode, with batch
+    /// statistics in the batch norms.
     ///
     /// # Shapes
-    /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, K).
+    /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, K + all values).
     ///
     /// # Errors
     /// The images do not have the shape [`About::shape`].
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        let features = self.layers.features(x)?;
-        Ok(self.layers.last.forward(&features)?)
+        let map = self.layers.map(x)?;
+        let logits = self.layers.last.forward(&pooled(&map)?)?;
+        Ok(match &self.layers.attributes {
+            Some(attributes) => Tensor::cat(&[logits, attributes.forward(&map.flatten_from(1)?)?], 1)?,
+            None => logits,
+        })
     }
 
     /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate::metrics).
@@ -209,7 +232,7 @@ impl FeatureExtractor for Classifier {
         for start in (0..n).step_by(AT_ONCE) {
             let part = x.narrow(0, start, AT_ONCE.min(n - start))?;
             let part = part.to_dtype(DType::F32)?.to_device(self.params.device())?;
-            let seen = self.constant.features(&part)?;
+            let seen = pooled(&self.constant.map(&part)?)?;
             let logits = self.constant.last.forward(&seen)?;
             let batch_probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?;
             features.push(seen.to_device(&Device::Cpu)?);
@@ -237,7 +260,7 @@ impl About {
             "classifier: {classes} classes are not supported; there must be 1 … {}",
             crate::data::MAX_CLASSES
         );
-        Ok(())
+        self.attributes.iter().try_for_each(Attribute::check)
     }
 }
 
@@ -245,6 +268,13 @@ impl About {
 struct Layers {
     convs: Vec<(Conv2d, BatchNorm2d)>,
     last: Linear,
+    /// From all positions, since a small part of the image decides.
+    attributes: Option<Linear>,
+}
+
+/// (B, FEATURES, h, w) → (B, FEATURES).
+fn pooled(map: &Tensor) -> candle_core::Result<Tensor> {
+    map.flatten_from(2)?.mean(2)
 }
 
 impl Layers {
@@ -258,11 +288,16 @@ impl Layers {
             inputs = width;
         }
         let last = Linear::new(build.at("last"), inputs, about.classes.len())?;
-        Ok(Self { convs, last })
+        let [_, height, width] = about.shape;
+        let attributes = match about.attributes.iter().map(|it| it.values.len()).sum() {
+            0 => None,
+            values => Some(Linear::new(build.at("attributes"), inputs * (height / 4) * (width / 4), values)?),
+        };
+        Ok(Self { convs, last, attributes })
     }
 
-    /// (B, C, H, W) → (B, FEATURES).
-    fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    /// (B, C, H, W) → (B, FEATURES, H/4, W/4).
+    fn map(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = x.clone();
         for (i, (conv, norm)) in self.convs.iter().enumerate() {
             x = norm.forward(&conv.forward(&x)?)?;
@@ -270,7 +305,7 @@ impl Layers {
                 x = max_pool2d(&x, 2)?;
             }
         }
-        x.flatten_from(2)?.mean(2)
+        Ok(x)
     }
 }
 

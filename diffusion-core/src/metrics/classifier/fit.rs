@@ -1,7 +1,8 @@
 //! Training of a classifier.
 
-use super::Classifier;
+use super::{Attribute, Classifier};
 use crate::data::Dataset;
+use crate::data::sprites::Sprites;
 use crate::metrics::class_accuracy;
 use crate::ops::backward;
 use crate::progress::Progress;
@@ -45,6 +46,37 @@ impl Fit {
     /// The data sets differ in shape or classes, a value is out of range, there are fewer images than in a batch, or
     /// the loss becomes NaN or infinite.
     pub fn run(&self, train: &Dataset, test: &Dataset, device: &Device) -> Result<Classifier> {
+        self.run_with(train, test, Vec::new(), &[], device)
+    }
+
+    /// Trains a classifier of the classes and of all attributes of sprites; `test` is used once, at the end.
+    ///
+    /// # Errors
+    /// See [`Fit::run`].
+    pub fn run_attributes(&self, train: &Sprites, test: &Sprites, device: &Device) -> Result<Classifier> {
+        let attributes = Attribute::of(&train.attributes);
+        let labels = attributes.iter().map(|it| it.labels(&train.attributes)).collect::<Result<Vec<_>>>()?;
+        let [train, test_images] = [Dataset::from_sprites(train)?, Dataset::from_sprites(test)?];
+        let mut it = self.run_with(&train, &test_images, attributes, &labels, device)?;
+        let x = test_images.images(0..test_images.len(), &Device::Cpu)?;
+        for (name, accuracy) in it.attribute_accuracy(&x, &test.attributes)?.each {
+            let mut attributes = it.about.attributes.iter_mut();
+            if let Some(attribute) = attributes.find(|it| it.name == name) {
+                attribute.test_accuracy = accuracy.accuracy;
+            }
+        }
+        Ok(it)
+    }
+
+    /// `labels` are those of each attribute.
+    fn run_with(
+        &self,
+        train: &Dataset,
+        test: &Dataset,
+        attributes: Vec<Attribute>,
+        labels: &[Vec<u32>],
+        device: &Device,
+    ) -> Result<Classifier> {
         ensure!(
             train.shape() == test.shape() && train.class_names() == test.class_names(),
             "classifier: {train} and {test} differ in shape or classes"
@@ -56,7 +88,7 @@ impl Fit {
         }
         let mut rng = Rng::new(self.seed);
         let (shape, classes) = (train.shape(), train.class_names());
-        let mut it = Classifier::new(train.name(), shape, classes, &mut rng, device)?;
+        let mut it = Classifier::with_attributes(train.name(), shape, classes, attributes, &mut rng, device)?;
         let config = AdamWConfig { lr: self.lr, weight_decay: self.weight_decay, ..Default::default() };
         let mut adam = AdamW::new(&it.params.by_name(), config)?;
         // A batch norm learns nothing from the few images that may remain.
@@ -67,7 +99,7 @@ impl Fit {
             for indices in rng.permutation(train.len()).chunks_exact(self.batch) {
                 let share = Decay::Cosine { floor: 0.0 }.share(it.about.steps, steps, steps / 10);
                 adam.set_lr(self.lr * share)?;
-                let loss = self.step(&it, &mut adam, train, indices, &mut rng, device)?;
+                let loss = self.step(&it, &mut adam, (train, labels), indices, &mut rng, device)?;
                 ensure!(
                     loss.is_finite(),
                     "classifier: the loss is {loss} at step {}; use a learning rate below {}",
@@ -90,16 +122,22 @@ impl Fit {
         &self,
         it: &Classifier,
         adam: &mut AdamW,
-        train: &Dataset,
+        (train, of_attributes): (&Dataset, &[Vec<u32>]),
         indices: &[usize],
         rng: &mut Rng,
         device: &Device,
     ) -> Result<f32> {
         let images = train.images(indices.iter().copied(), &Device::Cpu)?;
         let x = shifted(&images, self.shift, rng)?.to_device(device)?;
-        let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();
-        let labels = Tensor::from_vec(labels, indices.len(), device)?;
-        let loss = cross_entropy(&it.logits(&x)?, &labels)?;
+        let logits = it.logits(&x)?;
+        let entropy = |(start, count): (usize, usize), all: &[u32]| {
+            let labels: Vec<u32> = indices.iter().map(|i| all[*i]).collect();
+            cross_entropy(&logits.narrow(1, start, count)?, &Tensor::from_vec(labels, indices.len(), device)?)
+        };
+        let mut loss = entropy((0, it.about.classes.len()), train.labels())?;
+        for (range, labels) in it.about.ranges(it.about.classes.len()).zip(of_attributes) {
+            loss = (loss + entropy(range, labels)?)?;
+        }
         adam.step(&backward(&loss)?)?;
         Ok(loss.to_scalar()?)
     }

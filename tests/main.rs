@@ -13,6 +13,7 @@ mod runs;
 mod samplers;
 mod schedules;
 mod simple_unet;
+mod text;
 mod training;
 mod unets;
 

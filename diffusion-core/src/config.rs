@@ -20,6 +20,7 @@ use crate::choice::name_or_table;
 pub use crate::choice::parse_choice;
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
+use crate::text::Vocabulary;
 use crate::train::{ConditionOn, ConsistencyConfig, TrainingConfig, upgrade};
 use crate::unet::{Architecture, Conditioning, SimpleUNet};
 use anyhow::{Context, Result};
@@ -77,7 +78,7 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network, adapted to the images and classes of `data` and to the times of the noise process.
+    /// The network, adapted to the images, classes and captions of `data` and to the times of the noise process.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let classes = data.class_names().len();
         let conditioning = self.network.conditioning();
@@ -86,7 +87,14 @@ impl RunConfig {
             _ if conditioning.low_res > 0 => (0, 0),
             ConditionOn::Classes => (classes, 0),
             ConditionOn::Context => (0, classes),
-            ConditionOn::None => (0, 0),
+            ConditionOn::None | ConditionOn::Text => (0, 0),
+        };
+        let (tokens, vocabulary) = match self.condition {
+            // Without captions the training fails and says so.
+            ConditionOn::Text => {
+                Vocabulary::of(data.captions().unwrap_or_default()).map_or((1, 1), |it| (it.length(), it.words().len()))
+            }
+            _ => (0, 0),
         };
         let [channels, height, _] = data.shape();
         let mut network = self.network.clone();
@@ -94,7 +102,7 @@ impl RunConfig {
             it.height = height;
             it.timesteps = self.training.process.max_network_time();
         }
-        network.with(Conditioning { channels, classes, context, ..conditioning })
+        network.with(Conditioning { channels, classes, context, tokens, vocabulary, ..conditioning })
     }
 
     /// Reads a configuration file; missing keys have their default values.
@@ -118,10 +126,12 @@ impl RunConfig {
     pub fn from_toml(text: &str) -> Result<Self> {
         let mut table: toml::Table = toml::from_str(text)?;
         // Today's format is parsed directly, so that errors name its lines.
-        match upgrade(&mut table)? {
-            true => Ok(table.try_into()?),
-            false => Ok(toml::from_str(text)?),
-        }
+        let mut run: Self = match upgrade(&mut table)? {
+            true => table.try_into()?,
+            false => toml::from_str(text)?,
+        };
+        run.data.captions |= run.condition == ConditionOn::Text;
+        Ok(run)
     }
 
     /// The text of a file with all keys.

@@ -62,6 +62,7 @@
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
 //! | [`mixture`] | Gaussian mixtures: data whose score and best prediction are known exactly | `11_score` |
 //! | [`likelihood`] | log-densities and bits per dimension by the probability-flow ODE | `11_score` |
+//! | [`text`] | the words that a model knows, and sentences as their numbers | |
 //! | [`guidance`] | conditional predictions and classifier-free guidance | `05_conditioning` |
 //! | [`edit`] | inpainting, masks, image to image, super-resolution | `08_inpainting`, `09_super_resolution` |
 //! | [`metrics`] | Fréchet and kernel distance, precision and recall, nearest training images, PSNR, SSIM | `10_evaluation` |
@@ -114,5 +115,6 @@ pub mod prediction;
 pub mod process;
 pub mod sampler;
 pub mod schedule;
+pub mod text;
 pub mod train;
 pub mod unet;

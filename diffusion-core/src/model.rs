@@ -212,7 +212,20 @@ impl Model {
         Ok(Condition::context(rows))
     }
 
-    /// Conditions for `n` images, with all classes in turn; no condition for an unconditional network.
+    /// A text as the condition of each image, for example `model.prompt(["a red dragon"; 8])`; a text without words is
+    /// the null condition.
+    ///
+    /// # Errors
+    /// The model does not read text; a word is unknown: the message names it and the nearest known words; or a text is
+    /// too long.
+    pub fn prompt<S: AsRef<str>>(&self, texts: impl IntoIterator<Item = S>) -> Result<Condition> {
+        let vocabulary = self.info.vocabulary.as_ref();
+        let vocabulary = vocabulary.context("the model is not conditioned on text, so it cannot be prompted")?;
+        Ok(Condition::tokens(vocabulary.tokens(texts)?))
+    }
+
+    /// Conditions for `n` images, with all classes or some captions of the training data in turn; no condition for an
+    /// unconditional network.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -227,6 +240,9 @@ impl Model {
             let rows: Vec<f32> = (0..n * k).map(|i| f32::from(i / k % k == i % k)).collect();
             let rows = Tensor::from_vec(rows, (n, k), self.network.device())?;
             return Ok(Condition::context(rows));
+        }
+        if let Some(vocabulary) = &self.info.vocabulary {
+            return Ok(Condition::tokens(vocabulary.known(vocabulary.examples().iter().cycle().take(n))));
         }
         Ok(Condition::none())
     }
@@ -320,6 +336,10 @@ impl Model {
             network.architecture().channels()
         );
         network.architecture().check_size(height, width)?;
+        if let Some(words) = info.vocabulary.as_ref().map(|vocabulary| vocabulary.words().len()) {
+            let known = network.architecture().conditioning().vocabulary;
+            ensure!(words == known, "it has {words} words, but its network reads {known}");
+        }
         Ok(Self { network, info })
     }
 }

@@ -127,12 +127,23 @@ impl Source {
             self.task
         );
         ensure!(is_default(&self.fit) || self.side.is_some(), "fit = {:?} needs a side, such as side = 64", self.fit);
+        // Before anything is downloaded.
+        let named = TASKS.contains(&&self.task[..]);
+        ensure!(!self.captions || !named || self.task == "sprites", "{}", self.without_captions());
         if let Some(labels) = &self.labels
-            && TASKS.contains(&&self.task[..])
+            && named
         {
             bail!("labels = {labels:?} cannot be set, since {} has its own labels", self.task);
         }
         Ok(())
+    }
+
+    fn without_captions(&self) -> String {
+        format!(
+            "{} has no captions. A text model needs the sprites, or a folder of pictures with texts: NAME.txt beside NAME.jpg, or \
+             lines such as {{\"file_name\": \"1.jpg\", \"text\": \"a sleeping cat\"}} in metadata.jsonl",
+            self.task
+        )
     }
 
     /// Loads a split of the built-in data set with this name, if there is one.
@@ -148,12 +159,7 @@ impl Source {
 
     /// Resizes the images, and adds the augmentation to training images.
     fn prepared(&self, all: Dataset, split: Split) -> Result<Dataset> {
-        ensure!(
-            !self.captions || all.captions().is_some(),
-            "{} has no captions. A text model needs the sprites, or a folder of pictures with texts: NAME.txt beside NAME.jpg, or \
-             lines such as {{\"file_name\": \"1.jpg\", \"text\": \"a sleeping cat\"}} in metadata.jsonl",
-            self.task
-        );
+        ensure!(!self.captions || all.captions().is_some(), "{}", self.without_captions());
         let [_, height, width] = all.shape();
         let how = match &self.task[..] {
             "sprites" => Resize::Nearest,
@@ -326,6 +332,8 @@ mod tests {
         assert_eq!(test.captions().unwrap()[0], seen(1, !1)?.captions().unwrap()[0]);
         assert_ne!(train.bytes(), Dataset::sprites(500, 1)?.bytes());
         assert_eq!(Source::default().load(Split::Train, 1)?.captions(), None);
+        let message = Source { captions: true, ..task("mnist") }.load(Split::Train, 1).unwrap_err().to_string();
+        assert!(message.contains("mnist has no captions"), "{message}");
         let dir = tempfile::tempdir()?;
         for i in 0..10 {
             GrayImage::from_pixel(4, 4, Luma([i])).save(dir.path().join(format!("{i}.png")))?;

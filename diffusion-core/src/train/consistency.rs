@@ -163,7 +163,7 @@ impl Consistency {
         process.steps(settings.last_steps).context("consistency: last_steps")?;
         let conditioning = teacher.network.architecture().conditioning();
         ensure!(
-            settings.guidance == 1.0 || conditioning.classes + conditioning.context > 0,
+            settings.guidance == 1.0 || conditioning.is_guidable(),
             "consistency: guidance = {}, but the teacher is an unconditional model; set guidance = 1",
             settings.guidance
         );

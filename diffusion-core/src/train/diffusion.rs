@@ -10,11 +10,15 @@ use crate::ops::avg_pool2d;
 use crate::process::{NoiseProcess, TimeSampling};
 use crate::rng::Rng;
 use crate::sampler::Sampler;
+use crate::text::Vocabulary;
 use crate::unet::{Architecture, Condition, Network};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
+
+/// The name of the words in a checkpoint.
+const VOCABULARY: &str = "vocabulary";
 
 /// Denoising score matching in its usual form: sample a time t and noise ε for each image, perturb the image to the
 /// level at t, and compare the network's output with the target of its [`Prediction`](crate::prediction::Prediction)
@@ -37,8 +41,8 @@ impl Diffusion {
     /// Creates a network with random weights from the seed of `config`, to be trained on the images of `data`.
     ///
     /// # Errors
-    /// A value of `config` or of the architecture is out of range, or the network does not fit the images or the number
-    /// of classes of `data`.
+    /// A value of `config` or of the architecture is out of range, or the network does not fit the images, the number of
+    /// classes or the captions of `data`.
     pub fn new(
         config: &TrainingConfig,
         architecture: impl Into<Architecture>,
@@ -48,7 +52,6 @@ impl Diffusion {
         config.check()?;
         let architecture = architecture.into();
         check_fit(config, &architecture, data)?;
-        let network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,
@@ -58,7 +61,9 @@ impl Diffusion {
             images_seen: 0,
             images: data.bytes().is_some(),
             consistency: false,
+            vocabulary: vocabulary(&architecture, data)?,
         };
+        let network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         let steps = match &config.process {
             NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),
             _ => config.sample_steps,
@@ -129,6 +134,10 @@ impl Diffusion {
         if conditioning.low_res > 0 {
             condition.low_res = Some(avg_pool2d(batch.images(), conditioning.low_res)?);
         }
+        if let Some(vocabulary) = &self.model.info.vocabulary {
+            let captions = captions(batch.data)?;
+            condition.tokens = Some(vocabulary.known(batch.indices.iter().map(|i| &captions[*i])));
+        }
         Ok(condition)
     }
 }
@@ -160,6 +169,9 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
             data.name()
         );
     }
+    if conditioning.tokens > 0 {
+        captions(data)?;
+    }
     architecture.check_size(height, width)?;
     if let Some(known) = architecture.timesteps() {
         let timesteps = config.process.max_network_time();
@@ -170,6 +182,30 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
         );
     }
     Ok(())
+}
+
+/// The captions, which a network that reads text needs.
+fn captions(data: &Dataset) -> Result<&[String]> {
+    data.captions().with_context(|| {
+        format!("the network reads text, but {} has no captions: give it some with Dataset::with_captions", data.name())
+    })
+}
+
+/// The words of the captions, if the network reads text.
+fn vocabulary(architecture: &Architecture, data: &Dataset) -> Result<Option<Vocabulary>> {
+    let conditioning = architecture.conditioning();
+    if conditioning.tokens == 0 {
+        return Ok(None);
+    }
+    let it = Vocabulary::of(captions(data)?).with_context(|| data.name().to_owned())?;
+    let (words, known) = (it.words().len(), conditioning.vocabulary);
+    ensure!(
+        words == known,
+        "the network has vocabulary = {known}, but the captions of {} have {words} different words: set vocabulary = \
+         {words}",
+        data.name()
+    );
+    Ok(Some(it.with_length(conditioning.tokens)))
 }
 
 impl Objective for Diffusion {
@@ -201,6 +237,9 @@ impl Objective for Diffusion {
 
     fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
         let Model { network, info } = &self.model;
+        if info.vocabulary.is_some() && batch.data.captions().is_none() {
+            return Ok(None);
+        }
         let times = info.process.draw(batch.len(), TimeSampling::Stratified, rng)?;
         let eps = rng.randn_like(batch.images())?;
         let drawn = (&times[..], &vec![false; batch.len()][..]);
@@ -208,7 +247,8 @@ impl Objective for Diffusion {
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
-    /// Samples of all classes in turn, or super-resolved versions of the first images of the data.
+    /// Samples of all classes in turn, or of the first captions of the data, or super-resolved versions of its first
+    /// images.
     fn samples(
         &self,
         n: usize,
@@ -223,6 +263,9 @@ impl Objective for Diffusion {
             let images = data.images(first, &self.device())?;
             condition.low_res = Some(avg_pool2d(&images, low_res)?);
         }
+        if let Some(vocabulary) = &self.model.info.vocabulary {
+            condition.tokens = Some(vocabulary.known(captions(data)?.iter().cycle().take(n)));
+        }
         let noise = self.model.noise(n, rng)?;
         let mut states = self.model.states(&noise, &condition, &self.sampler, rng)?;
         let steps = states.len() as f64;
@@ -236,6 +279,20 @@ impl Objective for Diffusion {
     fn sample_columns(&self) -> usize {
         let conditioning = self.model.network.architecture().conditioning();
         columns_of(conditioning.classes.max(conditioning.context)).unwrap_or(8)
+    }
+
+    /// The words, whose order the embeddings depend on.
+    fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let Some(vocabulary) = &self.model.info.vocabulary else { return Ok(HashMap::new()) };
+        let words = vocabulary.words().join("\n").into_bytes();
+        Ok([(VOCABULARY.to_owned(), Tensor::new(words, &Device::Cpu)?)].into())
+    }
+
+    fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let bytes = |state: &HashMap<String, Tensor>| state.get(VOCABULARY).map(Tensor::to_vec1::<u8>).transpose();
+        let same = bytes(state)? == bytes(&self.state()?)?;
+        ensure!(same, "the captions of the data no longer have the words that the network has learned");
+        Ok(())
     }
 
     fn describe(&self) -> Result<toml::Table> {

@@ -2,6 +2,7 @@
 
 mod cli_edit;
 mod cli_models;
+mod cli_text;
 mod cli_train;
 
 use anyhow::{Context, Result, ensure};

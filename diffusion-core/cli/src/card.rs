@@ -30,9 +30,10 @@ const CLASS_CONDITIONAL: &str = "class-conditional-image-generation";
 /// The task of a model as the Hub calls it.
 pub fn task(model: &Model) -> &'static str {
     let conditioning = model.network.architecture().conditioning();
-    match (conditioning.low_res, conditioning.classes + conditioning.context) {
-        (1.., _) => "image-to-image",
-        (_, 0) => "unconditional-image-generation",
+    match (conditioning.low_res, conditioning.tokens, conditioning.is_guidable()) {
+        (1.., _, _) => "image-to-image",
+        (_, 1.., _) => "text-to-image",
+        (_, _, false) => "unconditional-image-generation",
         _ => CLASS_CONDITIONAL,
     }
 }

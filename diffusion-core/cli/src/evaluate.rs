@@ -1,5 +1,6 @@
 //! `diffusion evaluate`.
 
+use crate::attributes::Test;
 use crate::card::{self, Header};
 use crate::classifier;
 use crate::request::{ModelOptions, Request, counted, quoted};
@@ -42,7 +43,9 @@ pub struct Options {
     /// An .npy file of samples to measure instead of a model's: float32 (N, C, H, W) in −1 … 1, or uint8
     #[arg(
         long,
-        conflicts_with_all = ["checkpoint", "n", "class", "context", "guidance", "sampler", "steps", "eta", "batch"]
+        conflicts_with_all = [
+            "checkpoint", "n", "class", "context", "prompt", "prompts", "negative", "guidance", "sampler", "steps", "eta", "batch"
+        ]
     )]
     samples: Option<PathBuf>,
     /// An .npy file with the class number of each of --samples
@@ -62,6 +65,10 @@ pub struct Options {
     /// The classifier whose features are compared [default: classifier-DATA.safetensors beside the checkpoint or in weights/]
     #[arg(long)]
     classifier: Option<PathBuf>,
+    /// The classifier of attributes for a text model of sprites [default: classifier-sprites-attributes.safetensors beside the
+    /// checkpoint or in weights/]
+    #[arg(long, conflicts_with = "samples")]
+    attributes: Option<PathBuf>,
     /// Compares the features of Inception v3, as the FID does. The file of its weights is not part of this project
     #[arg(
         long,
@@ -99,7 +106,7 @@ pub fn run(options: &Options) -> Result<()> {
             path.display()
         );
     }
-    let model = match &options.samples {
+    let mut model = match &options.samples {
         Some(_) => None,
         None => Some(options.model.load(options.n, 10_000)?),
     };
@@ -125,6 +132,8 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(warning) = features.warning() {
         eprintln!("warning: {warning}");
     }
+    let begin = |request| Test::begin(request, &options.model, options.attributes.as_deref(), &real);
+    let test = model.as_mut().map_or(Ok(None), begin)?;
     let samples = match (&options.samples, &model) {
         (Some(path), _) => read(path, options.labels.as_deref(), &features, &real)?,
         (None, Some(request)) => draw(options, request, &features, &real)?,
@@ -136,6 +145,10 @@ pub fn run(options: &Options) -> Result<()> {
     let it = Evaluation::new(&features, &real, &train, &samples.images, labels, rng)?;
     let seconds = began.elapsed().as_secs_f64();
     println!("{it}\n{features}; measured in {seconds:.0} s");
+    let attributes = match (&test, &mut model) {
+        (Some(test), Some(it)) => Some(test.run(it, &samples.images, |it| draw_images(options, it))?),
+        _ => None,
+    };
     let bits = model.as_ref().map_or(Ok(None), |request| bits(options, request, &real))?;
     if let Some(bits) = &bits {
         println!("{bits}");
@@ -157,6 +170,7 @@ pub fn run(options: &Options) -> Result<()> {
         "features": features.to_string(),
         "measures": it,
         "bits_per_dimension": bits,
+        "attributes": attributes,
     });
     fs::write(&options.out, serde_json::to_string_pretty(&report)? + "\n")
         .with_context(|| format!("cannot write {}", options.out.display()))?;
@@ -178,6 +192,7 @@ pub fn run(options: &Options) -> Result<()> {
             real.len(),
             samples.seconds,
             bits.map_or_else(String::new, |bits| format!(" Likelihood: {bits}."))
+                + &attributes.map_or_else(String::new, |it| format!("\n\n{}", it.table()))
         );
         card::measured(path, &header, &it, &words)?;
         println!("{}", path.display());
@@ -222,7 +237,8 @@ fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
         }
         (None, _, None) => bail!("--samples: name the data set to compare with, using --data"),
     };
-    Ok((Source { side: side.or(source.side), ..source }, seed))
+    let captions = model.is_some_and(|request| request.model.network.architecture().tokens() > 0);
+    Ok((Source { side: side.or(source.side), captions, ..source }, seed))
 }
 
 /// The network whose features are compared.
@@ -326,7 +342,7 @@ impl fmt::Display for Features {
     }
 }
 
-fn size([c, h, w]: [usize; 3]) -> String {
+pub fn size([c, h, w]: [usize; 3]) -> String {
     format!("{c}×{h}×{w}")
 }
 
@@ -344,8 +360,12 @@ fn draw(options: &Options, request: &Request, features: &Features, real: &Datase
         options.model.seed
     );
     let began = Instant::now();
+    Ok(Samples { images: draw_images(options, request)?, labels, words, seconds: began.elapsed().as_secs_f64() })
+}
+
+fn draw_images(options: &Options, request: &Request) -> Result<Tensor> {
     let (images, _) = sample::draw(&options.sampling, &options.batch, request, options.model.seed, false)?;
-    Ok(Samples { images: images.clamp(-1f64, 1f64)?, labels, words, seconds: began.elapsed().as_secs_f64() })
+    Ok(images.clamp(-1f64, 1f64)?)
 }
 
 /// Bits per dimension of held-out images.

@@ -202,12 +202,13 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
         None => ", for `cargo diffusion train --config`:".to_owned(),
     };
     let network = model.network.architecture();
-    let turns = match network.classes() + network.context() {
-        0 => "",
-        // Its guidance was fixed in training.
-        _ if info.consistency => ", all classes in turn",
-        _ => ", all classes in turn, without guidance",
+    let turns = match (network.tokens(), network.conditioning().is_guidable()) {
+        (_, false) => String::new(),
+        (0, _) => ", all classes in turn".to_owned(),
+        _ => ", captions of the training data in turn".to_owned(),
     };
+    // That of a consistency model was fixed in training.
+    let guided = if turns.is_empty() || info.consistency { "" } else { ", without guidance" };
     let averaged = match run.training.ema > 0.0 {
         true => "EMA weights, ",
         false => "",
@@ -252,7 +253,7 @@ Grid::new(&images)?
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
         picture = match factor {
-            0 => counted(options.samples, "image") + turns,
+            0 => counted(options.samples, "image") + &turns + guided,
             _ => format!(
                 "held-out images at 1/{factor} of their resolution, samples conditioned on them, and the originals"
             ),

@@ -7,7 +7,7 @@ use diffusion_core::data::{Augmentation, Dataset};
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::TimeSampling;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{Decay, TrainingConfig, Weighting};
+use diffusion_core::train::{ConditionOn, Decay, TrainingConfig, Weighting};
 use diffusion_core::unet::{Architecture, AttentionUNet};
 
 /// The smallest number of optimiser steps.
@@ -34,13 +34,14 @@ impl Recipe {
             return Ok(());
         }
         let ([channels, height, width], images) = (data.shape(), data.len());
-        if height.max(width) > SMALL {
+        if height.max(width) > SMALL && run.condition != ConditionOn::Text {
             let large = Architecture::from(AttentionUNet { base: 32, ..Default::default() });
             if large.check_size(height, width).is_ok() {
                 run.network = large;
             }
         }
-        if channels == 3 && flips {
+        // A caption may say where something is.
+        if channels == 3 && flips && run.condition != ConditionOn::Text {
             run.data.augment = vec![Augmentation::HorizontalFlip];
         }
         let training = &mut run.training;

@@ -8,6 +8,7 @@ use diffusion_core::device::{Choice, Precision};
 use diffusion_core::guidance::Guidance;
 use diffusion_core::model::Model;
 use diffusion_core::unet::Condition;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 #[derive(Args)]
@@ -16,11 +17,21 @@ pub struct ModelOptions {
     #[arg(long)]
     checkpoint: Option<PathBuf>,
     /// The classes of the images, as numbers or names, repeated in turn: 7,7,3. Repeat the option for a name that contains a comma
-    #[arg(long, conflicts_with = "context")]
+    #[arg(long, conflicts_with_all = ["context", "prompt", "prompts"])]
     class: Vec<String>,
     /// The context vector of all images, one number for each class: 1,0,0.6,0,0
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true)]
+    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, conflicts_with_all = ["prompt", "prompts"])]
     context: Vec<f32>,
+    /// The text that the images of a text model should show: "a red dragon with blue wings". Repeat the option for several texts,
+    /// which are used in turn
+    #[arg(long)]
+    prompt: Vec<String>,
+    /// A file with a text in each line
+    #[arg(long, conflicts_with = "prompt")]
+    prompts: Option<PathBuf>,
+    /// A text to guide away from, in place of no text; it needs a --guidance other than 1
+    #[arg(long)]
+    negative: Option<String>,
     /// The scale w of classifier-free guidance: 1 is the plain conditional model, 0 the unconditional one
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     guidance: f64,
@@ -50,6 +61,9 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
+/// What the images of a text model show if no flag says it.
+const CAPTIONS: &str = "captions of the training data in turn";
+
 /// A model, loaded, and the images to sample from it.
 pub struct Request {
     pub model: Model,
@@ -64,6 +78,15 @@ pub struct Request {
 }
 
 impl Request {
+    /// Conditions the images on captions in turn; `words` says which.
+    pub fn caption(&mut self, captions: &[String], words: &str) -> Result<()> {
+        let vocabulary = self.model.info.vocabulary.as_ref().context("the model reads no text")?;
+        let condition = Condition::tokens(vocabulary.known(captions.iter().cycle().take(self.n)));
+        self.words = self.words.replacen(CAPTIONS, words, 1);
+        self.guidance.towards = vec![(1.0, condition)];
+        Ok(())
+    }
+
     /// The model's task as the Hugging Face Hub calls it.
     pub fn task(&self) -> &'static str {
         card::task(&self.model)
@@ -129,21 +152,71 @@ impl ModelOptions {
             "--checkpoint {}: this super-resolution model enlarges images ×{low_res}; `diffusion upscale` uses it",
             self.path()?.display()
         );
-        let requested = self.classes(&model).len();
+        let requested = self.classes(&model).len().max(self.texts()?.len());
         self.request(model, n.unwrap_or(if requested > 0 { requested } else { usual }), Usual::AllClasses)
+    }
+
+    /// Whether it is left to the command what the images show.
+    pub fn leaves_open(&self) -> bool {
+        self.class.is_empty() && self.context.is_empty() && self.prompt.is_empty() && self.prompts.is_none()
+    }
+
+    /// The texts of --prompt or of the lines of --prompts.
+    fn texts(&self) -> Result<Vec<String>> {
+        let Some(path) = &self.prompts else {
+            return Ok(self.prompt.clone());
+        };
+        let text = fs::read_to_string(path).with_context(|| format!("--prompts: cannot read {}", path.display()))?;
+        let lines: Vec<String> =
+            text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect();
+        ensure!(!lines.is_empty(), "--prompts {}: there is no text in it; write one in each line", path.display());
+        Ok(lines)
+    }
+
+    /// The tokens of a text, with an error that names the flag.
+    fn prompt(&self, model: &Model, text: &str) -> Result<Condition> {
+        let flag = || match &self.prompts {
+            Some(path) => format!("--prompts {}: {text:?}", path.display()),
+            None => format!("--prompt {text:?}"),
+        };
+        model.prompt([text]).with_context(flag)
     }
 
     /// The request for `n` images of a model, conditioned as the flags say, and otherwise as `usual` does.
     pub fn request(&self, model: Model, n: usize, usual: Usual) -> Result<Request> {
         let path = self.path()?;
         let architecture = model.network.architecture();
-        let requested = self.classes(&model);
-        let turn = if requested.is_empty() { classes_of(&model) } else { requested.len() };
+        let (requested, texts) = (self.classes(&model), self.texts()?);
+        let turn = match requested.len().max(texts.len()) {
+            0 => classes_of(&model),
+            some => some,
+        };
         ensure!(n > 0, "--n 0: it must be at least 1");
         model.ensure_room(n).with_context(|| format!("--n {n}"))?;
         let (classes, k) = (architecture.classes(), architecture.context());
-        let (condition, words) = if !requested.is_empty() {
-            ensure!(classes > 0 || k > 0, "--class: {} is an unconditional model; leave --class out", path.display());
+        let guidable = architecture.conditioning().is_guidable();
+        let tokens = architecture.tokens();
+        let check = |flag: &str, fits: bool| -> Result<()> {
+            let instead = match () {
+                () if classes > 0 => "conditioned on classes; use --class",
+                () if k > 0 => "conditioned on a context; use --context or --class",
+                () if tokens > 0 => "conditioned on text; use --prompt",
+                () => "an unconditional model",
+            };
+            ensure!(fits, "{flag}: {} is {instead}; leave {flag} out", path.display());
+            Ok(())
+        };
+        let (condition, words) = if !texts.is_empty() {
+            check(if self.prompts.is_some() { "--prompts" } else { "--prompt" }, tokens > 0)?;
+            let each = texts.iter().map(|text| self.prompt(&model, text)).collect::<Result<Vec<_>>>()?;
+            let turns: Vec<(&Condition, usize)> = each.iter().cycle().take(n).map(|it| (it, 1)).collect();
+            let words = match &texts[..] {
+                [one] => format!("{one:?}"),
+                some => counted(some.len(), "prompt"),
+            };
+            (Condition::cat(&turns)?, words)
+        } else if !requested.is_empty() {
+            check("--class", classes + k > 0)?;
             let labels = requested.iter().map(|word| self.label(word, &model));
             let labels = labels.collect::<Result<Vec<_>>>()?;
             let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
@@ -154,16 +227,7 @@ impl ModelOptions {
             };
             (condition, format!("classes {}", names.join(", ")))
         } else if !self.context.is_empty() {
-            ensure!(
-                k > 0,
-                "--context: {} is {}",
-                path.display(),
-                if classes > 0 {
-                    "conditioned on classes; use --class"
-                } else {
-                    "an unconditional model; leave --context out"
-                }
-            );
+            check("--context", k > 0)?;
             ensure!(
                 self.context.len() == k,
                 "--context: {} numbers were given, but the model takes {k}, one for each of {}",
@@ -175,13 +239,14 @@ impl ModelOptions {
             let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
             (Condition::context(rows), format!("context {:?}", self.context))
         } else {
-            match (classes + k, usual) {
-                (0, _) => (Condition::none(), "unconditional".to_owned()),
+            match (guidable, usual) {
+                (false, _) => (Condition::none(), "unconditional".to_owned()),
+                (_, Usual::AllClasses) if classes + k == 0 => (model.conditions(n)?, CAPTIONS.to_owned()),
                 (_, Usual::AllClasses) => (model.conditions(n)?, "all classes in turn".to_owned()),
                 (_, Usual::NoCondition) => {
                     ensure!(
                         self.guidance == 1.0,
-                        "--guidance {}: it guides towards a condition; name one with --class or --context",
+                        "--guidance {}: it guides towards a condition; name one with --class, --context or --prompt",
                         self.guidance
                     );
                     (Condition::none(), "without a condition".to_owned())
@@ -190,7 +255,7 @@ impl ModelOptions {
         };
         ensure!(self.guidance.is_finite(), "--guidance {}: it must be finite", self.guidance);
         ensure!(
-            self.guidance == 1.0 || classes + k > 0,
+            self.guidance == 1.0 || guidable,
             "--guidance {}: {} is an unconditional model, which cannot be guided; leave --guidance out",
             self.guidance,
             path.display()
@@ -200,18 +265,22 @@ impl ModelOptions {
             "--guidance {}: the guidance of this consistency model was fixed in training; leave --guidance out",
             self.guidance
         );
-        let words = match self.guidance {
+        let mut words = match self.guidance {
             1.0 => words,
             w => format!("{words}, guidance {w}"),
         };
-        Ok(Request {
-            guidance: Guidance::new(condition, self.guidance),
-            model,
-            n,
-            turn,
-            words,
-            names_known: !path.is_dir(),
-        })
+        let mut guidance = Guidance::new(condition, self.guidance);
+        if let Some(text) = &self.negative {
+            check("--negative", tokens > 0)?;
+            ensure!(
+                self.guidance != 1.0,
+                "--negative: at guidance 1 it has no effect; choose a stronger one, such as --guidance 3"
+            );
+            let away = model.prompt([text]).with_context(|| format!("--negative {text:?}"))?;
+            guidance = guidance.away_from(Condition::cat(&vec![(&away, 1); n])?);
+            words += &format!(" away from {text:?}");
+        }
+        Ok(Request { guidance, model, n, turn, words, names_known: !path.is_dir() })
     }
 
     /// The requested classes. Lists are split at their commas, except where the whole text is the name of a class.

@@ -139,8 +139,21 @@ enum Objective {
 enum Condition {
     Classes,
     Context,
+    /// The captions of the images
+    Text,
     #[value(alias = "nothing")]
     None,
+}
+
+impl Condition {
+    fn on(self) -> ConditionOn {
+        match self {
+            Self::Classes => ConditionOn::Classes,
+            Self::Context => ConditionOn::Context,
+            Self::Text => ConditionOn::Text,
+            Self::None => ConditionOn::None,
+        }
+    }
 }
 
 /// The parser of a flag of an earlier version: an error that gives the new name.
@@ -168,6 +181,11 @@ impl Options {
         set(&mut run.data.fit, self.fit.map(Way::fit));
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
+        set(&mut run.condition, self.condition.map(Condition::on));
+        if let Some(teacher) = &teacher {
+            run.condition = ConditionOn::of(teacher.network.architecture());
+        }
+        run.data.captions = run.condition == ConditionOn::Text;
         // Report a wrong flag before reading the images.
         self.set_flags(&mut run.clone())?;
         let (mut data, held_out) = run.data.load_both(run.training.seed)?;
@@ -185,7 +203,7 @@ impl Options {
         self.set_flags(&mut run)?;
         if let Some(Model { network, info }) = &teacher {
             (run.training.process, run.training.prediction) = (info.process.clone(), info.prediction);
-            (run.network, run.condition) = (network.architecture().clone(), ConditionOn::of(network.architecture()));
+            run.network = network.architecture().clone();
         }
         run.training.check()?;
         Ok((run, data, held_out))
@@ -262,12 +280,6 @@ impl Options {
         set(&mut training.batch, self.batch);
         set(&mut training.lr, self.lr);
         set(&mut training.precision, self.precision);
-        let condition = self.condition.map(|condition| match condition {
-            Condition::Classes => ConditionOn::Classes,
-            Condition::Context => ConditionOn::Context,
-            Condition::None => ConditionOn::None,
-        });
-        set(&mut run.condition, condition);
         Ok(())
     }
 
@@ -373,7 +385,21 @@ pub fn run(options: Options) -> Result<ExitCode> {
     let config = run.training.clone();
     match &run.objective {
         ObjectiveConfig::Diffusion => {
-            let training = Training::new(config, run.architecture(&data), &data, &device)?;
+            let architecture = run.architecture(&data);
+            if run.condition == ConditionOn::Text {
+                ensure!(
+                    architecture.tokens() > 0,
+                    "--condition text: the network {} reads no text; use --model simple-unet",
+                    architecture.name()
+                );
+                let (words, longest) = (architecture.conditioning().vocabulary, architecture.tokens());
+                println!(
+                    "captions of {}, the longest of {}",
+                    counted(words, "different word"),
+                    counted(longest, "word")
+                );
+            }
+            let training = Training::new(config, architecture, &data, &device)?;
             train(training, &options, &run, held_out)
         }
         ObjectiveConfig::Consistency(settings) => {

@@ -1,20 +1,117 @@
-//! Text models: trained, resumed, saved, prompted and guided.
+//! Text models: words, the encoder, training, prompts and guidance.
 
 use crate::training::{bits, config};
 use anyhow::{Context, Result};
-use diffusion_core::candle::{DType, Device, Tensor};
+use diffusion_core::candle::{self, DType, Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::Dataset;
 use diffusion_core::data::sprites::Combinations;
 use diffusion_core::guidance::Guidance;
 use diffusion_core::model::Model;
-use diffusion_core::nn::Checkpoint;
+use diffusion_core::nn::gradients::{check, check_params, random};
+use diffusion_core::nn::{Checkpoint, Parameters};
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
 use diffusion_core::text::Vocabulary;
 use diffusion_core::train::{ConditionOn, Consistency, ConsistencyConfig, Existing, Training, TrainingConfig};
-use diffusion_core::unet::{Condition, SimpleUNet};
+use diffusion_core::unet::{Condition, Conditioning, EncodedText, Network, SimpleUNet, TextBlock, TextEncoder, Tokens};
 use std::path::Path;
+
+#[test]
+fn texts_are_words_in_lower_case_without_punctuation() -> Result<()> {
+    let known = Vocabulary::of(&["Red-caped knight, holding an axe!", "the KNIGHT’s 2 dogs … 'quoted'", ""])?;
+    let words = ["2", "an", "axe", "caped", "dogs", "holding", "knight", "knight's", "quoted", "red", "the"];
+    assert_eq!(known.words(), words);
+    assert_eq!((known.length(), known.examples().len()), (6, 2));
+    assert_eq!(known.encode("\n(an) AXE;")?, [1, 2]);
+    assert_eq!(known.encode(" -- ")?, [0; 0]);
+    assert_eq!(known.tokens(["axe", ""])?.rows(), [vec![2], vec![]]);
+    assert_eq!(known.known(["an old axe", &"red ".repeat(9)]).rows(), [vec![1, 2], vec![9; 6]]);
+    let long = Vocabulary::of(&["word ".repeat(1000)])?;
+    assert_eq!(long.length(), 64);
+    assert_eq!(Vocabulary::of(&["…", ""]).unwrap_err().to_string(), "there is no word in the captions");
+    Ok(())
+}
+
+#[test]
+fn errors_name_the_unknown_word_and_the_nearest_ones() -> Result<()> {
+    let known = Vocabulary::of(&["a red dragon with wings", "a wagon", "the kitten"])?;
+    for (word, nearest) in
+        [("Dragn", "dragon, wagon, "), ("sitten", "kitten, "), ("thé", "the, "), ("agons", "wagon, ")]
+    {
+        let message = known.encode(&format!("a red {word}")).unwrap_err().to_string();
+        let wants = format!("{:?}; the nearest words that it knows are {nearest}", word.to_lowercase());
+        assert!(message.contains(&wants), "{message} lacks {wants}");
+    }
+    let message = known.encode(&"red ".repeat(6)).unwrap_err().to_string();
+    assert!(message.contains("the text has 6 words, but the model reads at most 5"), "{message}");
+    Ok(())
+}
+
+#[test]
+fn gradients_of_a_block_of_the_encoder_are_correct() -> Result<()> {
+    let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
+    let block = TextBlock::new(params.builder(&mut rng), 4, 2)?;
+    let x = random(1, (2, 3, 4))?;
+    let mask = Tensor::new(&[[1f64, 1.0, 0.0], [1.0; 3]], &Device::Cpu)?;
+    check("block", std::slice::from_ref(&x), |x| block.forward(&x[0], &mask))?;
+    check_params("block", &params, || block.forward(&x, &mask))?;
+    Ok(())
+}
+
+fn off(a: &Tensor, b: &Tensor) -> candle::Result<f32> {
+    (a - b)?.abs()?.max_all()?.to_scalar::<f32>()
+}
+
+/// Order matters, padding and the other texts do not, and no tokens are the null prompt.
+#[test]
+fn texts_are_encoded_in_their_order_and_alone() -> Result<()> {
+    let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F32, &Device::Cpu));
+    let conditioning = Conditioning { tokens: 4, vocabulary: 5, ..Default::default() };
+    let encoder = TextEncoder::new(params.builder(&mut rng), conditioning, 8, 2)?;
+    let encode = |rows: &[&[u32]]| encoder.forward(Some(&Tokens::new(rows.iter().map(|r| r.to_vec()))), rows.len());
+    let all = encode(&[&[1, 2], &[2, 1], &[4, 3, 2, 1], &[]])?;
+    assert_eq!((all.features.dims(), all.mask.dims()), (&[4, 5, 8][..], &[4, 5][..]));
+    assert_eq!(all.mask.sum(1)?.to_vec1::<f32>()?, [3.0, 3.0, 5.0, 1.0]);
+    let first = |it: &EncodedText, i: usize| it.features.narrow(0, i, 1)?.narrow(1, 0, 1);
+    assert!(off(&first(&all, 0)?, &first(&all, 1)?)? > 1e-2);
+    assert!(off(&first(&all, 0)?, &first(&encode(&[&[1, 2]])?, 0)?)? < 1e-6);
+    assert!(off(&first(&all, 3)?, &first(&encoder.forward(None, 1)?, 0)?)? < 1e-6);
+    let message = encoder.forward(Some(&Tokens::new([vec![]])), 2).unwrap_err().to_string();
+    assert!(message.contains("1 texts for 2 images"), "{message}");
+    assert!(encode(&[&[6]]).is_err());
+    Ok(())
+}
+
+/// A text has an effect and a map for each block and token, the null prompt is the text without words, and files of
+/// networks without text do not mention it.
+#[test]
+fn pixels_attend_to_texts() -> Result<()> {
+    let small = SimpleUNet { base: 4, groups: 2, tokens: 3, vocabulary: 5, ..Default::default() };
+    let net = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
+    let last = net.parameters().get("conv_out.weight").context("the last layer")?;
+    last.set(&last.ones_like()?)?;
+    let x = Rng::new(2).randn((2, 1, 8, 8), &Device::Cpu)?;
+    let text = |rows: [Vec<u32>; 2]| Condition::tokens(Tokens::new(rows));
+    let output = |condition: &Condition| -> Result<Vec<f32>> {
+        Ok(net.predict(&x, &[5.0, 900.0], condition)?.flatten_all()?.to_vec1()?)
+    };
+    let one = output(&text([vec![4, 1], vec![2]]))?;
+    let other = output(&text([vec![1, 4], vec![2]]))?;
+    let null = output(&text([vec![], vec![]]))?;
+    assert!(one[..64] != other[..64] && one[..64] != null[..64]);
+    assert_eq!(null, output(&Condition::none())?);
+    let maps = net.attention_maps(&x, &[5.0, 900.0], &text([vec![4, 1], vec![2]]))?;
+    let shapes: Vec<&[usize]> = maps.iter().map(Tensor::dims).collect();
+    assert_eq!(shapes, [&[2, 3, 4, 4][..], &[2, 3, 2, 2], &[2, 3, 4, 4]]);
+    for map in &maps {
+        let sum = map.sum(1)?;
+        assert!(off(&sum, &sum.ones_like()?)? < 1e-5);
+    }
+    let file = toml::to_string(&SimpleUNet::default())?;
+    assert!(!file.contains("tokens") && !file.contains("vocabulary"), "{file}");
+    Ok(())
+}
 
 fn sprites() -> Result<Dataset> {
     Dataset::captioned_sprites(60, 1, Combinations::Seen)
@@ -65,6 +162,11 @@ fn a_text_model_trains_resumes_to_the_bit_and_loads() -> Result<()> {
     damaged.save(temp.path().join("damaged.safetensors"))?;
     let message = Model::load(temp.path().join("damaged.safetensors"), &Device::Cpu).unwrap_err().to_string();
     assert!(message.contains("words, but its network reads"), "{message}");
+    let info = damaged.metadata.get_mut("model").context("the description")?;
+    *info = info.replacen("\"words\":[\"a\",", "\"words\":[\"z\",", 1);
+    damaged.save(temp.path().join("damaged.safetensors"))?;
+    let message = Model::load(temp.path().join("damaged.safetensors"), &Device::Cpu).unwrap_err().to_string();
+    assert!(message.contains("in alphabetical order"), "{message}");
     Ok(())
 }
 

@@ -33,7 +33,7 @@ const BITS_BATCH: usize = 32;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// The number of images [default: one for each of --class, otherwise 10000]
+    /// The number of images [default: one for each of --class or of the texts, otherwise 10000]
     #[arg(long)]
     n: Option<usize>,
     #[command(flatten)]

@@ -34,7 +34,7 @@ const CONTINUOUS_DDPM_STEPS: usize = 1000;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// The number of images [default: one for each of --class, otherwise 64]
+    /// The number of images [default: one for each of --class or of the texts, otherwise 64]
     #[arg(long)]
     n: Option<usize>,
     #[command(flatten)]

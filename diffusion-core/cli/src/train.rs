@@ -74,7 +74,7 @@ pub struct Options {
     /// The prediction type: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
     #[arg(long)]
     prediction: Option<String>,
-    /// What the network is conditioned on [default: classes]
+    /// What the network is conditioned on; with text, on the captions of the images [default: classes]
     #[arg(long, value_enum)]
     condition: Option<Condition>,
     /// The number of training sprites [default: 10000]
@@ -139,7 +139,6 @@ enum Objective {
 enum Condition {
     Classes,
     Context,
-    /// The captions of the images
     Text,
     #[value(alias = "nothing")]
     None,

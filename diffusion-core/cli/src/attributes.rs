@@ -15,9 +15,11 @@ const CLASSIFIER: &str = "classifier-sprites-attributes.safetensors";
 /// The seed of the captions that are sampled.
 const SEED: u64 = 1_000_003;
 
-/// Sprites to train and to test a classifier of attributes.
+/// Sprites to train and to test a classifier of attributes; no image is in both.
 pub fn sprites(images: usize, seed: u64) -> (Sprites, Sprites) {
-    (generate(images, seed), generate((images / 10).max(1), !seed))
+    let (train, test) = (generate(images, seed), generate((images / 10).max(1), !seed));
+    let test = test.without(&train);
+    (train, test)
 }
 
 /// Captions to sample, and the classifier that looks at the samples.

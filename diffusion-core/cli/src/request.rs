@@ -7,7 +7,7 @@ use diffusion_core::candle::Tensor;
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::guidance::Guidance;
 use diffusion_core::model::Model;
-use diffusion_core::unet::Condition;
+use diffusion_core::unet::{Condition, ConditionPart};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -61,9 +61,6 @@ pub fn quoted(path: &Path) -> String {
     }
 }
 
-/// What the images of a text model show if no flag says it.
-const CAPTIONS: &str = "captions of the training data in turn";
-
 /// A model, loaded, and the images to sample from it.
 pub struct Request {
     pub model: Model,
@@ -73,6 +70,8 @@ pub struct Request {
     pub turn: usize,
     /// The condition and the guidance in words.
     pub words: String,
+    /// Only the guidance, with a comma before it.
+    guided: String,
     /// Whether the model names its data set and classes; a diffusers folder does not.
     pub names_known: bool,
 }
@@ -82,7 +81,7 @@ impl Request {
     pub fn caption(&mut self, captions: &[String], words: &str) -> Result<()> {
         let vocabulary = self.model.info.vocabulary.as_ref().context("the model reads no text")?;
         let condition = Condition::tokens(vocabulary.known(captions.iter().cycle().take(self.n)));
-        self.words = self.words.replacen(CAPTIONS, words, 1);
+        self.words = format!("{words}{}", self.guided);
         self.guidance.towards = vec![(1.0, condition)];
         Ok(())
     }
@@ -185,77 +184,16 @@ impl ModelOptions {
     /// The request for `n` images of a model, conditioned as the flags say, and otherwise as `usual` does.
     pub fn request(&self, model: Model, n: usize, usual: Usual) -> Result<Request> {
         let path = self.path()?;
-        let architecture = model.network.architecture();
-        let (requested, texts) = (self.classes(&model), self.texts()?);
-        let turn = match requested.len().max(texts.len()) {
+        ensure!(n > 0, "--n 0: it must be at least 1");
+        model.ensure_room(n).with_context(|| format!("--n {n}"))?;
+        let turn = match self.classes(&model).len().max(self.texts()?.len()) {
             0 => classes_of(&model),
             some => some,
         };
-        ensure!(n > 0, "--n 0: it must be at least 1");
-        model.ensure_room(n).with_context(|| format!("--n {n}"))?;
-        let (classes, k) = (architecture.classes(), architecture.context());
-        let guidable = architecture.conditioning().is_guidable();
-        let tokens = architecture.tokens();
-        let check = |flag: &str, fits: bool| -> Result<()> {
-            let instead = match () {
-                () if classes > 0 => "conditioned on classes; use --class",
-                () if k > 0 => "conditioned on a context; use --context or --class",
-                () if tokens > 0 => "conditioned on text; use --prompt",
-                () => "an unconditional model",
-            };
-            ensure!(fits, "{flag}: {} is {instead}; leave {flag} out", path.display());
-            Ok(())
-        };
-        let (condition, words) = if !texts.is_empty() {
-            check(if self.prompts.is_some() { "--prompts" } else { "--prompt" }, tokens > 0)?;
-            let each = texts.iter().map(|text| self.prompt(&model, text)).collect::<Result<Vec<_>>>()?;
-            let turns: Vec<(&Condition, usize)> = each.iter().cycle().take(n).map(|it| (it, 1)).collect();
-            let words = match &texts[..] {
-                [one] => format!("{one:?}"),
-                some => counted(some.len(), "prompt"),
-            };
-            (Condition::cat(&turns)?, words)
-        } else if !requested.is_empty() {
-            check("--class", classes + k > 0)?;
-            let labels = requested.iter().map(|word| self.label(word, &model));
-            let labels = labels.collect::<Result<Vec<_>>>()?;
-            let names: Vec<String> = labels.iter().map(|label| name(&model, *label)).collect();
-            let turns = || (0..n).map(|i| labels[i % labels.len()]);
-            let condition = match classes {
-                0 => one_hot(turns(), k, &model)?,
-                _ => Condition::labels(turns()),
-            };
-            (condition, format!("classes {}", names.join(", ")))
-        } else if !self.context.is_empty() {
-            check("--context", k > 0)?;
-            ensure!(
-                self.context.len() == k,
-                "--context: {} numbers were given, but the model takes {k}, one for each of {}",
-                self.context.len(),
-                model.info.classes.join(", ")
-            );
-            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: all numbers must be finite");
-            let rows = self.context.repeat(n);
-            let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
-            (Condition::context(rows), format!("context {:?}", self.context))
-        } else {
-            match (guidable, usual) {
-                (false, _) => (Condition::none(), "unconditional".to_owned()),
-                (_, Usual::AllClasses) if classes + k == 0 => (model.conditions(n)?, CAPTIONS.to_owned()),
-                (_, Usual::AllClasses) => (model.conditions(n)?, "all classes in turn".to_owned()),
-                (_, Usual::NoCondition) => {
-                    ensure!(
-                        self.guidance == 1.0,
-                        "--guidance {}: it guides towards a condition; name one with --class, --context or --prompt",
-                        self.guidance
-                    );
-                    (Condition::none(), "without a condition".to_owned())
-                }
-            }
-        };
+        let (condition, words) = self.condition(&model, n, usual)?;
         ensure!(self.guidance.is_finite(), "--guidance {}: it must be finite", self.guidance);
         ensure!(
-            self.guidance == 1.0 || guidable,
+            self.guidance == 1.0 || model.network.architecture().conditioning().is_guidable(),
             "--guidance {}: {} is an unconditional model, which cannot be guided; leave --guidance out",
             self.guidance,
             path.display()
@@ -265,22 +203,103 @@ impl ModelOptions {
             "--guidance {}: the guidance of this consistency model was fixed in training; leave --guidance out",
             self.guidance
         );
-        let mut words = match self.guidance {
-            1.0 => words,
-            w => format!("{words}, guidance {w}"),
+        let mut guided = match self.guidance {
+            1.0 => String::new(),
+            w => format!(", guidance {w}"),
         };
         let mut guidance = Guidance::new(condition, self.guidance);
         if let Some(text) = &self.negative {
-            check("--negative", tokens > 0)?;
+            self.check(&model, "--negative", ConditionPart::Tokens)?;
             ensure!(
                 self.guidance != 1.0,
                 "--negative: at guidance 1 it has no effect; choose a stronger one, such as --guidance 3"
             );
             let away = model.prompt([text]).with_context(|| format!("--negative {text:?}"))?;
             guidance = guidance.away_from(Condition::cat(&vec![(&away, 1); n])?);
-            words += &format!(" away from {text:?}");
+            guided += &format!(" away from {text:?}");
         }
-        Ok(Request { guidance, model, n, turn, words, names_known: !path.is_dir() })
+        Ok(Request { guidance, model, n, turn, words: words + &guided, guided, names_known: !path.is_dir() })
+    }
+
+    /// The condition of `n` images, and what it is in words.
+    fn condition(&self, model: &Model, n: usize, usual: Usual) -> Result<(Condition, String)> {
+        let architecture = model.network.architecture();
+        let (classes, k) = (architecture.classes(), architecture.context());
+        let (requested, texts) = (self.classes(model), self.texts()?);
+        if !texts.is_empty() {
+            let flag = if self.prompts.is_some() { "--prompts" } else { "--prompt" };
+            self.check(model, flag, ConditionPart::Tokens)?;
+            let each = texts.iter().map(|text| self.prompt(model, text)).collect::<Result<Vec<_>>>()?;
+            let turns: Vec<(&Condition, usize)> = each.iter().cycle().take(n).map(|it| (it, 1)).collect();
+            let words = match &texts[..] {
+                [one] => format!("{one:?}"),
+                some => counted(some.len(), "prompt"),
+            };
+            return Ok((Condition::cat(&turns)?, words));
+        }
+        if !requested.is_empty() {
+            self.check(model, "--class", ConditionPart::Labels)?;
+            let labels = requested.iter().map(|word| self.label(word, model));
+            let labels = labels.collect::<Result<Vec<_>>>()?;
+            let names: Vec<String> = labels.iter().map(|label| name(model, *label)).collect();
+            let turns = || (0..n).map(|i| labels[i % labels.len()]);
+            let condition = match classes {
+                0 => one_hot(turns(), k, model)?,
+                _ => Condition::labels(turns()),
+            };
+            return Ok((condition, format!("classes {}", names.join(", "))));
+        }
+        if !self.context.is_empty() {
+            self.check(model, "--context", ConditionPart::Context)?;
+            ensure!(
+                self.context.len() == k,
+                "--context: {} numbers were given, but the model takes {k}, one for each of {}",
+                self.context.len(),
+                model.info.classes.join(", ")
+            );
+            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: all numbers must be finite");
+            let rows = self.context.repeat(n);
+            let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
+            return Ok((Condition::context(rows), format!("context {:?}", self.context)));
+        }
+        Ok(match (architecture.conditioning().is_guidable(), usual) {
+            (false, _) => (Condition::none(), "unconditional".to_owned()),
+            (_, Usual::AllClasses) => {
+                let words =
+                    if classes + k > 0 { "all classes in turn" } else { "captions of the training data in turn" };
+                (model.conditions(n)?, words.to_owned())
+            }
+            (_, Usual::NoCondition) => {
+                ensure!(
+                    self.guidance == 1.0,
+                    "--guidance {}: it guides towards a condition; name one with --class, --context or --prompt",
+                    self.guidance
+                );
+                (Condition::none(), "without a condition".to_owned())
+            }
+        })
+    }
+
+    /// Returns an error that names what would be right if the model cannot be conditioned as `flag` says.
+    fn check(&self, model: &Model, flag: &str, part: ConditionPart) -> Result<()> {
+        let it = model.network.architecture().conditioning();
+        let fits = match part {
+            ConditionPart::Labels => it.classes + it.context > 0,
+            ConditionPart::Context => it.context > 0,
+            ConditionPart::Tokens => it.tokens > 0,
+            ConditionPart::LowRes => it.low_res > 0,
+        };
+        let instead = if it.classes > 0 {
+            "conditioned on classes; use --class"
+        } else if it.context > 0 {
+            "conditioned on a context; use --context or --class"
+        } else if it.tokens > 0 {
+            "conditioned on text; use --prompt"
+        } else {
+            "an unconditional model"
+        };
+        ensure!(fits, "{flag}: {} is {instead}; leave {flag} out", self.path()?.display());
+        Ok(())
     }
 
     /// The requested classes. Lists are split at their commas, except where the whole text is the name of a class.

@@ -25,6 +25,7 @@ pub use attributes::{Attributes, HELD_OUT};
 pub use rng::Rng;
 
 use canvas::{Canvas, Finish, Line};
+use std::collections::HashSet;
 
 /// The width and the height of a sprite in pixels.
 pub const SIDE: usize = 16;
@@ -73,6 +74,22 @@ pub struct Sprites {
     pub captions: Vec<String>,
     /// The attributes that each caption mentions.
     pub mentioned: Vec<Attributes>,
+}
+
+impl Sprites {
+    /// The sprites whose image is not among `others`.
+    pub fn without(&self, others: &Self) -> Self {
+        let known: HashSet<&[u8]> = others.pixels.chunks_exact(BYTES).collect();
+        let image = |i: usize| &self.pixels[i * BYTES..][..BYTES];
+        let kept: Vec<usize> = (0..self.labels.len()).filter(|i| !known.contains(image(*i))).collect();
+        Self {
+            pixels: kept.iter().flat_map(|i| image(*i)).copied().collect(),
+            labels: kept.iter().map(|i| self.labels[*i]).collect(),
+            attributes: kept.iter().map(|i| self.attributes[*i]).collect(),
+            captions: kept.iter().map(|i| self.captions[*i].clone()).collect(),
+            mentioned: kept.iter().map(|i| self.mentioned[*i]).collect(),
+        }
+    }
 }
 
 /// Which combinations of attributes are drawn.
@@ -193,8 +210,6 @@ fn chance(rng: &mut Rng, percent: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     /// The hash FNV-1a.
@@ -225,6 +240,17 @@ mod tests {
         let alone = draw(2, &mut Rng::new(5).fork(8)).unwrap();
         assert_eq!(alone.pixels[..], many.pixels[7 * BYTES..8 * BYTES]);
         assert_eq!((alone.caption, alone.attributes), (many.captions[7].clone(), many.attributes[7]));
+    }
+
+    #[test]
+    fn sprites_without_others_have_other_images() {
+        let (few, many) = (generate(33, 5), generate(120, 5));
+        let rest = many.without(&few);
+        assert_eq!(rest.labels.len(), rest.captions.len());
+        assert!((85..=87).contains(&rest.labels.len()), "{}", rest.labels.len());
+        let last = |it: &Sprites| (it.attributes.last().copied(), it.pixels[it.pixels.len() - BYTES..].to_vec());
+        assert_eq!(last(&rest), last(&many));
+        assert!(many.without(&many).labels.is_empty());
     }
 
     #[test]

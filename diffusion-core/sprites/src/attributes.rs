@@ -39,7 +39,7 @@ attributes! {
     facing
     /// The main colour, of a person that of the garment.
     colour
-    /// A second part of something that is not a person: `wings`, `spots`, `icing`, …
+    /// A second part of something that is not a person, of more than a few pixels: `wings`, `shell`, `icing`, …
     part
     /// The colour of that part.
     part_colour
@@ -53,7 +53,7 @@ attributes! {
     hair
     /// The colour of the hair, unless a hat hides it, or of the beard.
     hair_colour
-    /// `short beard` or `long beard`.
+    /// `short beard` or `long beard`, unless a shield hides its end.
     beard
     /// The colour of the cape.
     cape
@@ -150,6 +150,7 @@ impl Attributes {
             Hat::Band => Some("headband"),
         };
         let beard = match who.beard {
+            _ if facing != "front" && who.shield.is_some() => None,
             Beard::None => None,
             Beard::Short => Some("short beard"),
             Beard::Long => Some("long beard"),

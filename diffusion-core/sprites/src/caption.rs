@@ -85,8 +85,6 @@ fn adjective(part: &str) -> Option<String> {
     let (before, noun) = part.rsplit_once(' ').map_or(("", part), |(colour, noun)| (colour, noun));
     let ending = match noun {
         "wings" => "winged",
-        "spots" => "spotted",
-        "eyes" => "eyed",
         "legs" => "legged",
         "tentacles" => "tentacled",
         "fins" => "finned",

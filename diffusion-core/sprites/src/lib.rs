@@ -347,8 +347,6 @@ mod tests {
     fn stem(word: &str) -> &str {
         match word {
             "winged" => "wings",
-            "spotted" => "spots",
-            "eyed" => "eyes",
             "legged" => "legs",
             "tentacled" => "tentacles",
             "finned" => "fins",

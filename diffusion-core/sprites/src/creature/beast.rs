@@ -51,8 +51,7 @@ pub(super) fn snake(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', pick(rng, &[BONE, YELLOW])), ('T', RED)]);
     let count = rng.below(3) * 4;
     canvas.speckle(rng, count, body, Dot::of(mark, Tone::Mid));
-    let snake = Attributes::of("snake", body);
-    canvas.titled(if count > 0 { snake.with("spots", mark) } else { snake })
+    canvas.titled(Attributes::of("snake", body))
 }
 
 pub(super) fn dragon(rng: &mut Rng) -> Drawing {

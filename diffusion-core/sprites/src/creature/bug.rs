@@ -24,7 +24,7 @@ pub(super) fn spider(rng: &mut Rng) -> Drawing {
         1 => [(7, 9), (8, 9), (7, 12), (8, 12)].iter().for_each(|&(x, y)| canvas.set(x, y, Dot::of(mark, Tone::Mid))),
         _ => canvas.speckle(rng, 4, body, Dot::of(mark, Tone::Light)),
     }
-    canvas.titled(Attributes::of("spider", body).with("eyes", mark))
+    canvas.titled(Attributes::of("spider", body))
 }
 
 pub(super) fn crab(rng: &mut Rng) -> Drawing {

@@ -123,9 +123,7 @@ pub(super) fn myconid(rng: &mut Rng) -> Drawing {
     let art = Art::even(&rows).squeezed(rng, &[11, 4, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', stem), ('C', WOOD)]);
     canvas.speckle(rng, 6, cap, Dot::of(spot, Tone::Light));
-    // The highlight of both is white.
-    let spot = if spot == BONE { SNOW } else { spot };
-    canvas.titled(Attributes::of("mushroom monster", cap).with("spots", spot))
+    canvas.titled(Attributes::of("mushroom monster", cap))
 }
 
 pub(super) fn skull(rng: &mut Rng) -> Drawing {

@@ -5,6 +5,7 @@ use crate::data::sprites::Attributes;
 use crate::metrics::ClassAccuracy;
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Tensor};
+use candle_nn::loss::cross_entropy;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 
@@ -53,6 +54,23 @@ impl Attribute {
         };
         let labels: Option<_> = sprites.iter().map(label).collect();
         labels.with_context(|| format!("classifier: a sprite has a new value of the attribute {}", self.name))
+    }
+
+    /// The cross-entropy of a batch plus that of the images with this attribute alone, which may be few.
+    ///
+    /// # Shapes
+    /// `logits` (B, values); B `labels`.
+    pub(super) fn loss(&self, logits: &Tensor, labels: Vec<u32>) -> candle_core::Result<Tensor> {
+        let has = |label: &u32| self.values[*label as usize] != NONE;
+        let some: Vec<u32> = (0u32..).zip(&labels).filter(|(_, label)| has(label)).map(|(i, _)| i).collect();
+        let labels = Tensor::new(labels, logits.device())?;
+        let all = cross_entropy(logits, &labels)?;
+        if some.is_empty() {
+            return Ok(all);
+        }
+        let some = Tensor::new(some, logits.device())?;
+        let logits = logits.contiguous()?.index_select(&some, 0)?;
+        all + cross_entropy(&logits, &labels.index_select(&some, 0)?)?
     }
 
     /// The position among the attributes of sprites.

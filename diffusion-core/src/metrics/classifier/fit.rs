@@ -130,13 +130,13 @@ impl Fit {
         let images = train.images(indices.iter().copied(), &Device::Cpu)?;
         let x = shifted(&images, self.shift, rng)?.to_device(device)?;
         let logits = it.logits(&x)?;
-        let entropy = |(start, count): (usize, usize), all: &[u32]| {
+        let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();
+        let classes = it.about.classes.len();
+        let labels = Tensor::from_vec(labels, indices.len(), device)?;
+        let mut loss = cross_entropy(&logits.narrow(1, 0, classes)?, &labels)?;
+        for ((attribute, range), all) in it.about.attributes.iter().zip(it.about.ranges(classes)).zip(of_attributes) {
             let labels: Vec<u32> = indices.iter().map(|i| all[*i]).collect();
-            cross_entropy(&logits.narrow(1, start, count)?, &Tensor::from_vec(labels, indices.len(), device)?)
-        };
-        let mut loss = entropy((0, it.about.classes.len()), train.labels())?;
-        for (range, labels) in it.about.ranges(it.about.classes.len()).zip(of_attributes) {
-            loss = (loss + entropy(range, labels)?)?;
+            loss = (loss + attribute.loss(&logits.narrow(1, range.0, range.1)?, labels)?)?;
         }
         adam.step(&backward(&loss)?)?;
         Ok(loss.to_scalar()?)

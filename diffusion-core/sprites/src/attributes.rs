@@ -1,7 +1,11 @@
 //! What a sprite shows, as values of named attributes.
 
+use super::canvas::Canvas;
 use super::palette::{Ramp, name};
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
+
+/// The smallest number of pixels of a garment whose colour is described: of a vest from the side, little is seen.
+const FEWEST: usize = 10;
 
 macro_rules! attributes {
     ($count:literal: $($(#[$doc:meta])* $field:ident)*) => {
@@ -37,7 +41,7 @@ attributes! {
     14:
     /// Where a person looks: `front`, `left` or `right`.
     facing
-    /// The main colour, of a person that of the garment.
+    /// The main colour, of a person that of the garment unless too little of it is seen.
     colour
     /// A second part of something that is not a person, of more than a few pixels: `wings`, `shell`, `icing`, …
     part
@@ -77,7 +81,7 @@ pub const HELD_OUT: [(&str, &str); 40] = [
     ("lady", "blue"),
     ("wizard", "green"),
     ("youth", "orange"),
-    ("viking", "red"),
+    ("king", "green"),
     ("villager", "purple"),
     ("slime", "blue"),
     ("snake", "purple"),
@@ -128,8 +132,8 @@ impl Attributes {
         Self { part: Some(part), part_colour: Some(name(colour)), ..self }
     }
 
-    /// The attributes of a person that can be seen.
-    pub(super) fn of_person(trade: &'static str, who: &Person, facing: &'static str) -> Self {
+    /// The attributes of a person that can be seen on the canvas.
+    pub(super) fn of_person(trade: &'static str, who: &Person, facing: &'static str, canvas: &Canvas) -> Self {
         let (garment, cloth) = match who.garment {
             (Garment::Tunic, cloth) => ("tunic", cloth),
             (Garment::Armour, cloth) => ("armour", cloth),
@@ -170,7 +174,7 @@ impl Attributes {
         Self {
             thing: trade,
             facing: Some(facing),
-            colour: Some(name(cloth)),
+            colour: (canvas.count(cloth) >= FEWEST).then(|| name(cloth)),
             garment: Some(garment),
             hat,
             hat_colour: hat.filter(|hat| !["crown", "straw hat"].contains(hat)).map(|_| name(who.hat.1)),

@@ -131,6 +131,11 @@ impl Canvas {
         Drawing { canvas: self, attributes }
     }
 
+    /// The number of pixels of a material.
+    pub(super) fn count(&self, ramp: Ramp) -> usize {
+        self.dots.iter().flatten().flatten().filter(|dot| dot.ramp == ramp).count()
+    }
+
     /// Removes the outline of everything painted so far.
     pub(super) fn bare(&mut self) {
         self.dots.iter_mut().flatten().flatten().for_each(|dot| dot.edge = Edge::Bare);

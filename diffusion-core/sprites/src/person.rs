@@ -43,7 +43,8 @@ fn front(trade: &'static str, who: &Person, rng: &mut Rng) -> Drawing {
     hair(&mut canvas, who, y, &materials);
     hat(&mut canvas, who.hat.0, y, &materials);
     hold(&mut canvas, who, y, &materials);
-    canvas.titled(Attributes::of_person(trade, who, "front"))
+    let attributes = Attributes::of_person(trade, who, "front", &canvas);
+    canvas.titled(attributes)
 }
 
 fn clothes(garment: Garment) -> &'static [&'static str] {

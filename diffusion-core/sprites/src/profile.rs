@@ -87,7 +87,8 @@ fn side(trade: &'static str, who: &Person, rng: &mut Rng) -> Drawing {
             &[('A', STEEL), ('B', shield)],
         );
     }
-    canvas.titled(Attributes::of_person(trade, who, "right"))
+    let attributes = Attributes::of_person(trade, who, "right", &canvas);
+    canvas.titled(attributes)
 }
 
 fn torso(garment: Garment) -> &'static [&'static str] {

@@ -1,7 +1,10 @@
 //! The command line as a user calls it.
 
+mod cli_celeba;
 mod cli_edit;
 mod cli_models;
+mod cli_photos;
+mod cli_tensorboard;
 mod cli_text;
 mod cli_train;
 
@@ -344,11 +347,13 @@ fn what_does_not_fit_into_memory_is_refused() -> Result<()> {
         "conditional-unet",
         "--batch",
         "18",
+        "--side",
+        "1024",
         "--device",
         "cpu",
     ];
     let said = fails(&train, temp.path())?;
-    assert!(said.contains("18 images of 1200×1600 at a time") && said.contains("--side"), "{said}");
+    assert!(said.contains("18 images of 1024×1024 at a time") && said.contains("--side"), "{said}");
     Ok(())
 }
 

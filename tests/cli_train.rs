@@ -124,7 +124,8 @@ fn a_folder_of_ones_own_is_trained_on_and_measured() -> Result<()> {
     let said = fails(&train, &at)?;
     assert!(said.contains("the image is 21×24") && said.contains("--side 20"), "{said}");
     let said = run(&at, &[&train[..], &["--side", "16", "--epochs", "1"]].concat())?;
-    assert!(said.contains("held out: 10 images (a tenth of all)") && said.contains("validation loss"), "{said}");
+    assert!(said.contains("held out: 10 images; validation loss every 40 steps"), "{said}");
+    assert!(said.contains("s, mean loss over the last 50 steps") && said.contains(", validation loss "), "{said}");
     let resume = ["train", "--resume", "my work/runs/my photos", "--epochs", "2", "--device", "cpu"];
     let said = run(temp.path(), &resume)?;
     assert!(said.contains("changed: training.epochs was 1 and is now 2") && said.contains("done: 22 of 22"), "{said}");

@@ -8,14 +8,14 @@ use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
 use diffusion_core::train::{Consistency, ConsistencyConfig, Training, TrainingConfig};
-use diffusion_core::unet::Condition;
+use diffusion_core::unet::{Condition, Network, SimpleUNet};
 use std::path::Path;
 
 fn teacher() -> Result<Model> {
     Model::load(concat!(env!("CARGO_MANIFEST_DIR"), "/../weights/sprites-epochs-31.safetensors"), &Device::Cpu)
 }
 
-fn training(config: TrainingConfig, settings: ConsistencyConfig) -> Result<Training<Consistency>> {
+pub(crate) fn training(config: TrainingConfig, settings: ConsistencyConfig) -> Result<Training<Consistency>> {
     let teacher = teacher()?;
     let config = TrainingConfig {
         process: teacher.info.process.clone(),
@@ -113,6 +113,16 @@ fn what_a_teacher_cannot_teach_is_named() -> Result<()> {
     let small = sprites.resize(8, diffusion_core::data::Resize::Bilinear)?;
     let said = message(fitting()?, teacher()?, &small);
     assert!(said.contains("[3, 16, 16]") && said.contains("[3, 8, 8]"), "{said}");
+    // Its context has the attributes of other data.
+    let net = SimpleUNet { channels: 3, base: 4, groups: 2, context: 2, ..Default::default() };
+    let mut of_attributes = teacher()?;
+    of_attributes.network = Network::new(net, &mut Rng::new(1), &Device::Cpu)?;
+    of_attributes.info.context = vec!["round".to_owned(), "red".to_owned()];
+    let others = sprites.clone().with_attributes(vec![1.0; 128], &["red", "round"])?;
+    let said = message(fitting()?, of_attributes.copy()?, &others);
+    assert!(said.contains("the attributes (round, red), but sprites has (red, round)"), "{said}");
+    let said = message(fitting()?, of_attributes, &sprites);
+    assert!(said.contains("the network has context = 2, but sprites has 5 classes: set context = 5"), "{said}");
     let config = fitting()?;
     let said = Consistency::new(&config, ConsistencyConfig::default(), &sprites, &Device::Cpu).unwrap_err().to_string();
     assert!(said.contains("no teacher is named"), "{said}");

@@ -115,6 +115,12 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
     fs::create_dir_all(at("pictures"))?;
     let cifar = diffusion_core::data::download::data_dir().join("cifar-10-batches-bin");
     fs::create_dir_all(&cifar)?;
+    let celeba = diffusion_core::data::download::data_dir().join("celeba");
+    fs::create_dir_all(celeba.join("img_align_celeba"))?;
+    for name in ["1.jpg", "2.jpg"] {
+        picture.save(celeba.join("img_align_celeba").join(name))?;
+    }
+    let [attributes, partitions] = ["2\nSmiling Young\n1.jpg  1 -1\n2.jpg -1  1\n", "1.jpg 0\n2.jpg 2\n"];
 
     // A run of two checkpoints, whose log, configuration or newest checkpoint is damaged.
     let quick = || TrainingConfig { epochs: 1, sample_every: 0, ..config() };
@@ -155,7 +161,18 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
         Ok(format(name, share, vec![seed], path, move |_| Model::load(&to, &Device::Cpu).map(drop)))
     };
     Ok(vec![
-        format("IDX", 12, vec![idx_images], at("images.idx"), move |path| {
+        format("CelebA", 4, vec![attributes.into(), partitions.into()], celeba.join("list"), move |path| {
+            // Either list, and the other one as it should be.
+            let damaged = fs::read(path)?;
+            let is_attributes = damaged.len() > 30;
+            for (name, good) in [("list_attr_celeba.txt", attributes), ("list_eval_partition.txt", partitions)] {
+                let content =
+                    if is_attributes == (name == "list_attr_celeba.txt") { &damaged } else { good.as_bytes() };
+                fs::write(celeba.join(name), content)?;
+            }
+            Dataset::celeba(Split::Test, 8).map(drop)
+        }),
+        format("IDX", 10, vec![idx_images], at("images.idx"), move |path| {
             Dataset::from_idx("x", path, &labels, &["a", "b", "c"]).map(drop)
         }),
         format(
@@ -185,7 +202,7 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
             Model::load(path, &Device::Cpu).map(drop)
         }),
         format("pth", 6, pth_seeds, at("x.pth"), |path| Checkpoint::load_pth(path).map(drop)),
-        format("TOML", 10, vec![toml.into_bytes()], at("x.toml"), |path| RunConfig::load(path).map(drop)),
+        format("TOML", 8, vec![toml.into_bytes()], at("x.toml"), |path| RunConfig::load(path).map(drop)),
         diffusers("config.json", "unet/config.json", 4)?,
         diffusers("scheduler_config.json", "scheduler/scheduler_config.json", 4)?,
         resume("log.jsonl", 2),

@@ -16,6 +16,7 @@ mod simple_unet;
 mod text;
 mod training;
 mod unets;
+mod validation;
 
 /// Whether this process is for the test of this name alone. If not, one is started that is, and its failure is an error: what is
 /// measured of a process is not that of other tests then. It can have a data folder of its own.

@@ -188,7 +188,8 @@ fn attributes_are_learned_and_compared() -> Result<()> {
 
     let message = it.attribute_accuracy(&x, &thing[..2]).unwrap_err().to_string();
     assert!(message.contains("60 images and 2 lists of attributes"), "{message}");
-    let plain = Classifier::new("sprites", [3, 16, 16], &CLASSES.map(str::to_owned), &mut Rng::new(1), &Device::Cpu)?;
+    let plain =
+        Classifier::new("sprites", [3, 16, 16], &CLASSES.map(str::to_owned), 32, &mut Rng::new(1), &Device::Cpu)?;
     let message = plain.attribute_accuracy(&x, &thing).unwrap_err().to_string();
     assert!(message.contains("was not trained on attributes"), "{message}");
     Ok(())

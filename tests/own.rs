@@ -3,6 +3,7 @@
 use crate::training::{bits, config, sprites};
 use anyhow::{Context, Result};
 use diffusion_core::candle::{self, DType, Device, Tensor};
+use diffusion_core::data::Dataset;
 use diffusion_core::model::Model;
 use diffusion_core::nn::{Conv2d, Linear, Parameters};
 use diffusion_core::ops::{Geometry, silu};
@@ -42,6 +43,12 @@ impl Objective for Autoencoder {
         let decoded = self.decoder.forward(&self.encoder.forward(&noised)?)?;
         Ok((decoded - x)?.sqr()?.mean_all()?)
     }
+
+    /// The loss has no state of its own.
+    fn validation_loss(&mut self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        let loss = self.loss(batch, &mut Noise::new(rng.split(), &Device::Cpu)?)?;
+        Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
+    }
 }
 
 #[test]
@@ -50,7 +57,7 @@ fn another_objective_trains_stops_and_resumes_to_the_bit() -> Result<()> {
     let begin = |folder: &str| -> Result<Training<Autoencoder>> {
         let config = TrainingConfig { epochs: 6, lr: 1e-2, ..config() };
         let training = Training::with_objective(config, Autoencoder::new()?, &sprites()?)?;
-        training.in_folder(temp.path().join(folder))
+        training.validate_on(Dataset::sprites(8, 2)?)?.in_folder(temp.path().join(folder))
     };
     let mut whole = begin("whole")?;
     let all: Vec<Step> = whole.by_ref().collect::<Result<_>>()?;

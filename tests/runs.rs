@@ -4,7 +4,7 @@ use crate::training::{begin, checkpoints, config, cosine, net, same_end, sprites
 use anyhow::{Context, Result};
 use diffusion_core::candle::Device;
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Split};
+use diffusion_core::data::{Augmentation, Cache, Dataset, Source, Split};
 use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::prediction::Prediction;
@@ -152,7 +152,7 @@ fn a_run_whose_data_has_changed_is_not_lost() -> Result<()> {
     let before = contents(folder)?;
     for (data, wants) in [
         (Dataset::sprites(61, 1)?, "it had 60 images and now has 61"),
-        (Dataset::sprites(60, 2)?, "images, their order or their captions have changed"),
+        (Dataset::sprites(60, 2)?, "images, their order, captions or attributes have changed"),
     ] {
         let said = begin(&data, Existing::Resume).unwrap_err().to_string();
         for wants in [wants, "sprites is not the data", "--new-data", "--start-over"] {
@@ -322,4 +322,41 @@ fn a_run_of_version_0_1_resumes() -> Result<()> {
     assert_eq!(model.info.process, cosine());
     assert_eq!(model.info.images_seen, 64);
     Ok(())
+}
+
+/// Images that are read from a file train as those in memory, to the bit, and a run can change from one to the other.
+#[test]
+fn images_in_a_file_train_as_those_in_memory() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let at = |name: &str| temp.path().join(name);
+    fs::create_dir(at("photos"))?;
+    for i in 0..30u8 {
+        let image = image::RgbImage::from_fn(12, 9, |x, y| image::Rgb([8 * i, 20 * x as u8, 25 * y as u8]));
+        image.save(at("photos").join(format!("{i}.png")))?;
+    }
+    let source = Source {
+        task: at("photos").to_str().context("a path")?.to_owned(),
+        side: Some(8),
+        augment: vec![Augmentation::HorizontalFlip],
+        ..Source::default()
+    };
+    let memory = source.load_both(1)?;
+    let file = source.load_both_cached(1, &Cache { in_memory: 0, ..Cache::in_folder(temp.path()) })?;
+    assert!(memory.0.bytes().is_some() && file.0.bytes().is_none());
+    let begin = |(train, held_out): &(Dataset, Dataset), folder: &str| -> Result<Training> {
+        let net = SimpleUNet { classes: 1, ..net() };
+        let training = Training::new(config(), net, train, &Device::Cpu)?.source(source.clone());
+        training.validate_on(held_out.clone())?.in_folder(at(folder))
+    };
+    let (mut of_memory, mut of_file) = (begin(&memory, "memory")?, begin(&file, "file")?);
+    steps(&mut of_memory, 100)?;
+    steps(&mut of_file, 100)?;
+    same_end(&at("memory"), &at("file"))?;
+    assert!(of_memory.validation_loss().is_some());
+    assert_eq!(of_memory.validation_loss(), of_file.validation_loss());
+    steps(&mut begin(&memory, "both")?, 3)?;
+    let mut training = begin(&file, "both")?;
+    assert_eq!(training.resumed().context("a checkpoint")?.steps, 3);
+    steps(&mut training, 100)?;
+    same_end(&at("memory"), &at("both"))
 }

@@ -3,7 +3,7 @@ import shutil
 
 import nbformat
 import pytest
-from kernel import DEP, NOTEBOOKS
+from kernel import DEP, NOTEBOOKS, ROOT
 
 STEPS = 4000
 CELLS = [
@@ -60,3 +60,15 @@ def test_the_page_moves_while_the_next_cell_trains_and_stops_it(browser, lab, sc
     # The same in a window that is opened later, without a cell being run.
     assert seen["reloaded"] == seen["after"]
     assert not (set(seen["paths"]) - {"runs/live_test"}), "a path of one machine"
+
+
+def test_the_page_shows_the_validation_loss_of_a_run_that_measures_it(browser, screenshots):
+    seen = browser("live_page.mjs", ROOT / "diffusion-core/show/src/live/page.html", screenshots, minutes=2)
+    assert seen["errors"] == []
+    without, measured = seen["without"], seen["with"]
+    assert without == {"visible": False, "figure": "–", "dots": 0, "pieces": 0, "lowest": 0.5}
+    # Its own dots and lines, with a gap where it is not a number, and within the axis.
+    assert measured["visible"] and measured["figure"] == "0.0500"
+    assert (measured["dots"], measured["pieces"]) == (3, 2)
+    assert measured["lowest"] == 0.05
+    assert seen["pointed"] == "validation loss at step 150: 0.1000"

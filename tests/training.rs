@@ -3,7 +3,7 @@
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Resize};
+use diffusion_core::data::Dataset;
 use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::ops::avg_pool2d;
@@ -216,31 +216,6 @@ fn samples_take_a_share_of_the_time() -> Result<()> {
     assert_eq!(training.run()?.state, State::Stopped);
     watcher.join().map_err(|_| anyhow::anyhow!("the watcher"))?;
     assert!(began.elapsed().as_secs() < 60);
-    Ok(())
-}
-
-#[test]
-fn the_loss_on_held_out_images_is_measured() -> Result<()> {
-    let temp = tempfile::tempdir()?;
-    let held_out = Dataset::sprites(20, 9)?;
-    let run = |folder: &str, held_out: Option<&Dataset>| -> Result<Training> {
-        let mut training = Training::new(config(), net(), &sprites()?, &Device::Cpu)?;
-        if let Some(held_out) = held_out {
-            training = training.validate_on(held_out.clone())?;
-        }
-        let mut training = training.in_folder(temp.path().join(folder))?;
-        steps(&mut training, 100)?;
-        Ok(training)
-    };
-    let (with, without) = (run("with", Some(&held_out))?, run("without", None)?);
-    same_end(&temp.path().join("with"), &temp.path().join("without"))?;
-    let loss = with.validation_loss().context("a loss")?;
-    assert!(loss > 0.0 && loss < 2.0, "{loss}");
-    assert_eq!(without.validation_loss(), None);
-    assert_eq!(fs::read_to_string(temp.path().join("with/validation.jsonl"))?.lines().count(), 2);
-    let wrong =
-        Training::new(config(), net(), &sprites()?, &Device::Cpu)?.validate_on(held_out.resize(8, Resize::Nearest)?);
-    assert!(wrong.unwrap_err().to_string().contains("[3, 8, 8]"));
     Ok(())
 }
 

@@ -78,15 +78,15 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network, adapted to the images, classes and captions of `data` and to the times of the noise process.
+    /// The network, adapted to the images, classes, attributes and captions of `data` and to the times of the noise
+    /// process.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
-        let classes = data.class_names().len();
         let conditioning = self.network.conditioning();
         let (classes, context) = match self.condition {
             // Super-resolution networks from before conditions could be combined.
             _ if conditioning.low_res > 0 => (0, 0),
-            ConditionOn::Classes => (classes, 0),
-            ConditionOn::Context => (0, classes),
+            ConditionOn::Classes => (data.class_names().len(), 0),
+            ConditionOn::Context => (0, data.context_names().len()),
             ConditionOn::None | ConditionOn::Text => (0, 0),
         };
         let (tokens, vocabulary) = match self.condition {
@@ -97,12 +97,25 @@ impl RunConfig {
             _ => (0, 0),
         };
         let [channels, height, _] = data.shape();
+        self.of_height(height).with(Conditioning { channels, classes, context, tokens, vocabulary, ..conditioning })
+    }
+
+    /// Checks that the network suits images of this size, for example before they are loaded.
+    ///
+    /// # Errors
+    /// It does not: the message names a size that it suits.
+    pub fn check_size(&self, height: usize, width: usize) -> Result<()> {
+        Ok(self.of_height(height).check_size(height, width)?)
+    }
+
+    /// The network, adapted to the height of the images and to the times of the noise process.
+    fn of_height(&self, height: usize) -> Architecture {
         let mut network = self.network.clone();
         if let Architecture::ContextUnet(it) = &mut network {
             it.height = height;
             it.timesteps = self.training.process.max_network_time();
         }
-        network.with(Conditioning { channels, classes, context, tokens, vocabulary, ..conditioning })
+        network
     }
 
     /// Reads a configuration file; missing keys have their default values.
@@ -214,6 +227,20 @@ mod tests {
         let mixed = "[training]\nprediction = \"v\"\nsteps = 500";
         let message = RunConfig::from_toml(mixed).unwrap_err().to_string();
         assert!(message.contains("training.steps is now called training.process.vp.timesteps"), "{message}");
+        Ok(())
+    }
+    #[test]
+    fn the_advised_side_suits_the_network() -> Result<()> {
+        for name in Architecture::NAMES {
+            let run = RunConfig { network: parse_choice(name)?, ..RunConfig::default() };
+            for (height, width) in [(50, 50), (202, 301), (9, 30), (1, 1)] {
+                let message = run.check_size(height, width).unwrap_err().to_string();
+                assert!(message.contains(&format!("{name}: the image is {height}×{width}")), "{message}");
+                let side = message.split("--side ").nth(1).and_then(|rest| rest.split(',').next());
+                let side: usize = side.context("advice")?.parse()?;
+                run.check_size(side, side)?;
+            }
+        }
         Ok(())
     }
 }

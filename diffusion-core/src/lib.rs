@@ -118,3 +118,8 @@ pub mod schedule;
 pub mod text;
 pub mod train;
 pub mod unet;
+
+/// The Rust code of the README is compiled with the examples of the documentation.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+struct Readme;

@@ -193,19 +193,20 @@ impl Model {
         Sampler { threshold: sampler.threshold.for_images(self.info.images), ..sampler.clone() }
     }
 
-    /// A context for `n` images that mixes classes with weights: `[("human", 1.0), ("food", 0.6)]`.
+    /// A context for `n` images that mixes classes with weights, `[("human", 1.0), ("food", 0.6)]`, or sets attributes,
+    /// `[("Smiling", 1.0), ("Eyeglasses", -1.0)]`. All others are 0.
     ///
     /// # Errors
-    /// The network takes no context, or a class does not exist: the message lists the classes.
+    /// The network takes no context, or a name does not exist: the message lists the names.
     pub fn mixed(&self, parts: &[(&str, f32)], n: usize) -> Result<Condition> {
-        let (k, classes) = (self.network.architecture().context(), &self.info.classes);
+        let (k, names) = (self.network.architecture().context(), self.info.context_names());
         ensure!(k > 0, "the network takes no context, so classes cannot be mixed");
+        let what = if self.info.context.is_empty() { ("class", "classes") } else { ("attribute", "attributes") };
         let mut row = vec![0f32; k];
         for (name, weight) in parts {
-            let at = classes.iter().position(|class| class == name);
+            let at = names.iter().position(|known| known == name).filter(|at| *at < k);
             let at = at
-                .filter(|at| *at < k)
-                .with_context(|| format!("there is no class {name:?}; the classes are {}", classes.join(", ")))?;
+                .with_context(|| format!("there is no {} {name:?}; the {} are {}", what.0, what.1, names.join(", ")))?;
             row[at] += weight;
         }
         let rows = Tensor::from_vec(row.repeat(n), (n, k), self.network.device())?;
@@ -225,7 +226,7 @@ impl Model {
     }
 
     /// Conditions for `n` images, with all classes or some captions of the training data in turn; no condition for an
-    /// unconditional network.
+    /// unconditional network or one that is conditioned on attributes.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -236,7 +237,7 @@ impl Model {
         if classes > 0 {
             return Ok(Condition::labels((0..n).map(|i| i % classes)));
         }
-        if k > 0 && n > 0 {
+        if k > 0 && n > 0 && self.info.context.is_empty() {
             let rows: Vec<f32> = (0..n * k).map(|i| f32::from(i / k % k == i % k)).collect();
             let rows = Tensor::from_vec(rows, (n, k), self.network.device())?;
             return Ok(Condition::context(rows));
@@ -340,6 +341,12 @@ impl Model {
             let known = network.architecture().conditioning().vocabulary;
             ensure!(words == known, "it has {words} words, but its network reads {known}");
         }
+        ensure!(
+            [0, network.architecture().context()].contains(&info.context.len()),
+            "it names {} context values, but its network takes {}",
+            info.context.len(),
+            network.architecture().context()
+        );
         Ok(Self { network, info })
     }
 }

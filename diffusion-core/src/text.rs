@@ -123,7 +123,7 @@ impl Vocabulary {
     /// The three known words with the smallest edit distance to `word`.
     fn nearest(&self, word: &str) -> Vec<&str> {
         let mut all: Vec<&str> = self.words.iter().map(String::as_str).collect();
-        all.sort_by_cached_key(|known| edits(known, word));
+        all.sort_by_cached_key(|known| strsim::levenshtein(known, word));
         all.truncate(3);
         all
     }
@@ -143,20 +143,4 @@ fn split(text: &str) -> impl Iterator<Item = String> {
     let text = text.to_lowercase().replace('’', "'");
     let words = text.split(|c: char| !c.is_alphanumeric() && c != '\'').map(|word| word.trim_matches('\'').to_owned());
     words.filter(|word| !word.is_empty()).collect::<Vec<_>>().into_iter()
-}
-
-/// The Levenshtein distance: the smallest number of inserted, deleted and replaced characters between two words.
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.chars().enumerate() {
-        let mut diagonal = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let replaced = diagonal + usize::from(x != *y);
-            diagonal = row[j + 1];
-            row[j + 1] = replaced.min(diagonal + 1).min(row[j] + 1);
-        }
-    }
-    row[b.len()]
 }

@@ -32,7 +32,7 @@ impl Measuring {
         };
         let (real, train, samples) = (noise(REAL)?, noise(TRAIN)?, noise(n)?);
         let (shape, classes) = (real.shape(), real.class_names());
-        let classifier = Classifier::new("noise", shape, classes, &mut Rng::new(2), &Device::Cpu)?;
+        let classifier = Classifier::new("noise", shape, classes, 32, &mut Rng::new(2), &Device::Cpu)?;
         Ok(Self {
             labels: samples.labels().to_vec(),
             samples: samples.images(0..n, &Device::Cpu)?,

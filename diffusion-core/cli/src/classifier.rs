@@ -5,7 +5,7 @@ use crate::card::{self, Header};
 use crate::sample::prepare;
 use anyhow::{Context, Result, ensure};
 use clap::Args;
-use diffusion_core::data::Source;
+use diffusion_core::data::{Augmentation, Source};
 use diffusion_core::device::{Choice, described};
 use diffusion_core::metrics::{Classifier, Fit};
 use std::fs;
@@ -15,9 +15,12 @@ use std::time::Instant;
 /// The smallest number of training steps.
 const FEWEST_STEPS: usize = 300;
 
+/// The channels of the first convolution for photographs.
+const PHOTOGRAPHS_BASE: usize = 64;
+
 #[derive(Args)]
 pub struct Options {
-    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
     #[arg(long)]
     task: String,
     /// The output file NAME.safetensors; a model card NAME.md is written beside it
@@ -29,6 +32,9 @@ pub struct Options {
     /// Images in a batch [default: 128, or an eighth of the images]
     #[arg(long)]
     batch: Option<usize>,
+    /// The channels of the first convolution [default: 64 for photographs, else 32]
+    #[arg(long)]
+    base: Option<usize>,
     /// The highest learning rate
     #[arg(long, default_value_t = Fit::default().lr)]
     lr: f64,
@@ -61,13 +67,19 @@ pub fn run(options: Options) -> Result<()> {
     );
     let source =
         Source { task: options.task.clone(), images: options.images, side: options.side, ..Default::default() };
-    let (train, test) = source.load_both(options.seed)?;
+    let (mut train, test) = source.load_both(options.seed)?;
     println!("{train}");
+    let photographs = source.is_photographs() && train.shape()[0] == 3;
+    if photographs {
+        train = train.with_augmentation([Augmentation::HorizontalFlip]);
+    }
     let usual = Fit::default();
     let batch = options.batch.unwrap_or(usual.batch.min(train.len() / 8).max(2));
     let steps = (train.len() / batch.max(1)).max(1);
     let epochs = options.epochs.unwrap_or(usual.epochs.max(FEWEST_STEPS.div_ceil(steps)));
-    let fit = Fit { epochs, batch, lr: options.lr, seed: options.seed, ..usual };
+    let base = options.base.unwrap_or(if photographs { PHOTOGRAPHS_BASE } else { usual.base });
+    let shift = if photographs { train.shape()[1] / 8 } else { usual.shift };
+    let fit = Fit { epochs, batch, base, shift, lr: options.lr, seed: options.seed, ..usual };
     let started = Instant::now();
     let classifier = match options.attributes {
         true => {
@@ -93,7 +105,7 @@ pub fn run(options: Options) -> Result<()> {
         eprintln!("warning: {warning}");
     }
     let path = options.out.with_extension("md");
-    fs::write(&path, card(&options, &fit, &classifier, seconds)?)
+    fs::write(&path, card(&options, &fit, &classifier, (photographs, seconds))?)
         .with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}\n{}", options.out.display(), path.display());
     Ok(())
@@ -112,7 +124,7 @@ pub fn warning(it: &Classifier) -> Option<String> {
     })
 }
 
-fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> Result<String> {
+fn card(options: &Options, fit: &Fit, classifier: &Classifier, (flips, seconds): (bool, f64)) -> Result<String> {
     let text = |name: Option<&std::ffi::OsStr>| name.unwrap_or_default().to_string_lossy().into_owned();
     let (name, file) = (text(options.out.file_stem()), text(options.out.file_name()));
     let machine = described(&crate::device(options.device)?);
@@ -143,16 +155,16 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, seconds: f64) -> 
 |---|---|
 | [{file}]({file}) | {megabytes:.1} MB, weights as f32 |
 | purpose | features of an image ({features} numbers) and class probabilities for {metrics} |
-| network | five 3×3 convolutions with batch norm and SiLU, global average pooling, a linear layer; {parameters} parameters |
+| network | base {base}: {convolutions} 3×3 convolutions with batch norm and SiLU, global average pooling, a linear layer; {parameters} parameters |
 | data | {data}, {c}×{h}×{w}, classes {classes} |
-| training | {steps} steps with a batch of {batch}, {seen} images in total, shifted at random by up to {shift} pixels; seed {seed} |
+| training | {steps} steps with a batch of {batch}, {seen} images in total, shifted at random by up to {shift} pixels{flips}; seed {seed} |
 | training time | {minutes:.1} minutes on {machine} |
 | test accuracy | {accuracy:.2} % on {test} held-out images{warning} |
 {attributes}
 Distances between features are comparable only if they were measured with this same file. The command that trained it:
 
 ```sh
-cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --lr {lr} --seed {seed}{only_of}{flag}{side} --out {out}
+cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --base {base} --lr {lr} --seed {seed}{only_of}{flag}{side} --out {out}
 ```
 
 To use it {place}:
@@ -163,7 +175,10 @@ let result = classifier.extract(&images)?; // features and class probabilities
 ```
 ",
         megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,
-        features = Classifier::FEATURES,
+        features = about.features(),
+        base = about.base,
+        convolutions = about.convolutions(),
+        flips = if flips { ", mirrored at random" } else { "" },
         parameters = classifier.parameters().count(),
         data = about.data,
         classes = about.classes.join(", "),

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::Tensor;
 use diffusion_core::config::RunConfig;
-use diffusion_core::data::{Dataset, Source, TASKS, labels_from_npy, samples_from_npy};
+use diffusion_core::data::{Cache, Dataset, Source, TASKS, labels_from_npy, samples_from_npy};
 use diffusion_core::device::described;
 use diffusion_core::likelihood::{Likelihood, bits_per_dimension, dequantize};
 use diffusion_core::metrics::{Classifier, Evaluation, Extracted, FeatureExtractor, InceptionV3};
@@ -51,8 +51,8 @@ pub struct Options {
     /// An .npy file with the class number of each of --samples
     #[arg(long, requires = "samples")]
     labels: Option<PathBuf>,
-    /// The data set to compare with: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file [default: the
-    /// training data of the model, from the config.toml beside it]
+    /// The data set to compare with: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
+    /// [default: the training data of the model, from the config.toml beside it]
     #[arg(long)]
     data: Option<String>,
     /// The number of training sprites; a tenth as many are held out for comparison [default: as in the run, otherwise 50000]
@@ -113,9 +113,12 @@ pub fn run(options: &Options) -> Result<()> {
     if let Some(request) = &model {
         options.sampling.sampler(&request.model.info)?;
     }
-    let (source, data_seed) = source(options, model.as_ref())?;
+    let (source, data_seed, cache) = source(options, model.as_ref())?;
     let seed = options.model.seed;
-    let (train, real) = source.load_both(data_seed)?;
+    let (train, real) = match cache {
+        Some(cache) => source.load_both_cached(data_seed, &cache)?,
+        None => source.load_both(data_seed)?,
+    };
     if let Some(request) = &model {
         let ([shape, other], at) = ([request.model.info.shape, real.shape()], &source.task);
         ensure!(
@@ -200,8 +203,8 @@ pub fn run(options: &Options) -> Result<()> {
     Ok(())
 }
 
-/// The data set to compare with, at the size of the model's images, and the seed of its split.
-fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
+/// The data set to compare with, at the size of the model's images, the seed of its split, and the decoded pictures of the run.
+fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64, Option<Cache>)> {
     let known = TASKS.join(", ");
     let there = |task: &str| {
         let path = Path::new(task);
@@ -216,16 +219,24 @@ fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
         Some([_, height, width]) if height == width => Some(height),
         _ => None,
     };
+    let source = |task: &str| Source {
+        task: task.to_owned(),
+        images: options.images.unwrap_or(SPRITES),
+        side,
+        ..Source::default()
+    };
     let source = match (&options.data, run, model) {
         (Some(task), _, _) => {
             ensure!(
                 there(task),
                 "--data {task}: there is no such folder, .npy file or data set; the data sets are {known}"
             );
-            Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
+            source(task)
         }
         (None, Some(run), Some(_)) if there(&run.data.task) => {
-            Source { images: options.images.unwrap_or(run.data.images), ..run.data }
+            // Its images have the size of the model's.
+            let source = Source { images: options.images.unwrap_or(run.data.images), ..run.data };
+            return Ok((source, seed, options.model.folder().map(Cache::in_folder)));
         }
         (None, _, Some(request)) => {
             let task = &request.model.info.data;
@@ -233,12 +244,12 @@ fn source(options: &Options, model: Option<&Request>) -> Result<(Source, u64)> {
                 there(task),
                 "the model was trained on {task}, which is not here: name a folder or .npy file with --data, or one of {known}"
             );
-            Source { task: task.clone(), images: options.images.unwrap_or(SPRITES), ..Source::default() }
+            source(task)
         }
         (None, _, None) => bail!("--samples: name the data set to compare with, using --data"),
     };
     let captions = model.is_some_and(|request| request.model.network.architecture().tokens() > 0);
-    Ok((Source { side: side.or(source.side), captions, ..source }, seed))
+    Ok((Source { captions, ..source }, seed, None))
 }
 
 /// The network whose features are compared.
@@ -393,16 +404,16 @@ fn check_bits(n: usize, request: &Request, real: &Dataset) -> Result<()> {
         real.len()
     );
     ensure!(
-        model.info.images && real.bytes().is_some(),
+        model.info.images && real.is_8_bit(),
         "--bits: bits per dimension are defined for 8-bit images, which this model's data are not; leave --bits out"
     );
     let architecture = model.network.architecture();
     ensure!(
         architecture.classes() + architecture.context() == 0 || same_classes(request, real),
-        "--bits: the model is conditioned on the classes {}, but those of {} are {}; name its own data with --data",
-        model.info.classes.join(", "),
+        "--bits: the model is conditioned on {}, but {} has {}; name its own data with --data",
+        model.info.context_names().join(", "),
         real.name(),
-        real.class_names().join(", ")
+        real.context_names().join(", ")
     );
     Ok(())
 }
@@ -433,11 +444,12 @@ fn bits(options: &Options, request: &Request, real: &Dataset) -> Result<Option<B
     Ok(Some(Bits { mean, standard_error: (variance / n as f64).sqrt(), images: n }))
 }
 
-/// Whether the classes of the model are those of the data.
+/// Whether the classes of the model are those of the data, and the attributes if it is conditioned on them.
 fn same_classes(request: &Request, real: &Dataset) -> bool {
-    let (of_model, names) = (&request.model.info.classes, real.class_names());
+    let (info, names) = (&request.model.info, real.class_names());
+    let of_model = &info.classes;
     match request.names_known {
-        true => of_model == names,
+        true => of_model == names && (info.context.is_empty() || info.context == real.attribute_names()),
         false => of_model.len() == names.len(),
     }
 }

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
 use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::{ObjectiveConfig, RunConfig};
-use diffusion_core::data::Split;
+use diffusion_core::data::{Cache, Dataset};
 use diffusion_core::edit::{Filter, enlarge, reduce};
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
@@ -77,7 +77,7 @@ pub fn run(options: Options) -> Result<()> {
             rounding(path, model)?
         ));
         if model.network.architecture().low_res() > 0 {
-            rows = enlarged(model, &run, each.min(WIDE))?;
+            rows = enlarged(model, &data(&options, &run)?.1, each.min(WIDE))?;
         } else {
             let (condition, rng) = (model.conditions(each)?, &mut Rng::new(SEED));
             rows.push(model.sample(each, condition, &model.info.sampler(), rng)?);
@@ -112,10 +112,15 @@ fn words(model: &Model) -> (String, String) {
     }
 }
 
+/// The training images and the held-out images of the run.
+fn data(options: &Options, run: &RunConfig) -> Result<(Dataset, Dataset)> {
+    run.data.load_both_cached(run.training.seed, &Cache::in_folder(&options.run))
+}
+
 /// Held-out images: at low resolution, as sampled by the model, and the originals.
-fn enlarged(model: &Model, run: &RunConfig, n: usize) -> Result<Vec<Tensor>> {
-    let (data, factor) = (run.data.load(Split::Test, run.training.seed)?, model.network.architecture().low_res());
-    let x0 = data.images(0..n.min(data.len()), &Device::Cpu)?;
+fn enlarged(model: &Model, held_out: &Dataset, n: usize) -> Result<Vec<Tensor>> {
+    let factor = model.network.architecture().low_res();
+    let x0 = held_out.images(0..n.min(held_out.len()), &Device::Cpu)?;
     let small = reduce(&x0, factor)?;
     let (condition, rng) = (Condition::low_res(small.clone()), &mut Rng::new(SEED));
     let sampled = model.sample(x0.dim(0)?, condition, &model.info.sampler(), rng)?;
@@ -128,7 +133,7 @@ fn models(options: &Options, run: &RunConfig) -> Result<Vec<(PathBuf, Model)>> {
         let model = Model::load(options.run.join("model.safetensors"), &Device::Cpu)?;
         return Ok(vec![(options.out.clone(), model)]);
     }
-    let data = run.data.load(Split::Train, run.training.seed)?;
+    let (data, _) = data(options, run)?;
     let stem = options.out.file_stem().unwrap_or_default().to_string_lossy().into_owned();
     options
         .epochs
@@ -203,9 +208,11 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     };
     let network = model.network.architecture();
     let turns = match (network.tokens(), network.conditioning().is_guidable()) {
-        (_, false) => String::new(),
-        (0, _) => ", all classes in turn".to_owned(),
-        _ => ", captions of the training data in turn".to_owned(),
+        (_, false) => "",
+        // They are unknown in the picture.
+        _ if !info.context.is_empty() => "",
+        (0, _) => ", all classes in turn",
+        _ => ", captions of the training data in turn",
     };
     // That of a consistency model was fixed in training.
     let guided = if turns.is_empty() || info.consistency { "" } else { ", without guidance" };
@@ -222,7 +229,7 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 | | |
 |---|---|
 {files}| network | {architecture}, {parameters} parameters |
-| data | {data}, {c}×{h}×{w}, classes {classes} |
+| data | {data}, {c}×{h}×{w}, classes {classes}{attributes} |
 | training | {steps} steps with a batch of {batch}, {seen} images in total |
 | training time | {time} on {machine} |
 | loss | {loss:.4}, the mean over the {count} steps of the last epoch |
@@ -245,6 +252,10 @@ Grid::new(&images)?
         parameters = model.network.parameters().count(),
         data = info.data,
         classes = info.classes.join(", "),
+        attributes = match &info.context[..] {
+            [] => String::new(),
+            names => format!("; conditioned on the attributes {}", names.join(", ")),
+        },
         steps = log.len(),
         batch = run.training.batch * run.training.accumulate,
         seen = info.images_seen,
@@ -253,7 +264,7 @@ Grid::new(&images)?
         loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
         count = epoch.len(),
         picture = match factor {
-            0 => counted(options.samples, "image") + &turns + guided,
+            0 => counted(options.samples, "image") + turns + guided,
             _ => format!(
                 "held-out images at 1/{factor} of their resolution, samples conditioned on them, and the originals"
             ),

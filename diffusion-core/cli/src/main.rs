@@ -29,6 +29,7 @@ mod leaderboard;
 mod recipe;
 mod request;
 mod sample;
+mod tensorboard;
 mod train;
 
 use anyhow::{Context, Result, bail};

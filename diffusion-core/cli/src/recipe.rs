@@ -40,6 +40,9 @@ impl Recipe {
                 run.network = large;
             }
         }
+        if !data.attribute_names().is_empty() {
+            run.condition = ConditionOn::Context;
+        }
         // A caption may say where something is.
         if channels == 3 && flips && run.condition != ConditionOn::Text {
             run.data.augment = vec![Augmentation::HorizontalFlip];

@@ -1,5 +1,7 @@
 //! The options that `diffusion sample`, `compare`, `evaluate`, `inpaint`, `upscale` and `vary` share: the model and the condition.
 
+mod context;
+
 use crate::card;
 use anyhow::{Context, Result, bail, ensure};
 use clap::Args;
@@ -19,9 +21,10 @@ pub struct ModelOptions {
     /// The classes of the images, as numbers or names, repeated in turn: 7,7,3. Repeat the option for a name that contains a comma
     #[arg(long, conflicts_with_all = ["context", "prompt", "prompts"])]
     class: Vec<String>,
-    /// The context vector of all images, one number for each class: 1,0,0.6,0,0
-    #[arg(long, value_delimiter = ',', allow_negative_numbers = true, conflicts_with_all = ["prompt", "prompts"])]
-    context: Vec<f32>,
+    /// The context of all images: values by name, the others 0, as in Smiling=1,Eyeglasses=-1, or one number for each class or
+    /// attribute, as in 1,0,0.6,0,0
+    #[arg(long, allow_hyphen_values = true, conflicts_with_all = ["prompt", "prompts"])]
+    context: Vec<String>,
     /// The text that the images of a text model should show: "a red dragon with blue wings". Repeat the option for several texts,
     /// which are used in turn
     #[arg(long)]
@@ -96,7 +99,9 @@ impl Request {
         let [(_, condition)] = &self.guidance.towards[..] else {
             return Ok(None);
         };
+        let attributes = !self.model.info.context.is_empty();
         Ok(match (&condition.labels, &condition.context) {
+            (_, Some(_)) if attributes => None,
             (Some(labels), _) => {
                 let number = |label: &Option<usize>| label.map(|label| label as u32);
                 labels.iter().map(number).collect()
@@ -251,25 +256,18 @@ impl ModelOptions {
         }
         if !self.context.is_empty() {
             self.check(model, "--context", ConditionPart::Context)?;
-            ensure!(
-                self.context.len() == k,
-                "--context: {} numbers were given, but the model takes {k}, one for each of {}",
-                self.context.len(),
-                model.info.classes.join(", ")
-            );
-            ensure!(self.context.iter().all(|value| value.is_finite()), "--context: all numbers must be finite");
-            let rows = self.context.repeat(n);
-            let rows = Tensor::from_vec(rows, (n, k), model.network.device())?;
-            return Ok((Condition::context(rows), format!("context {:?}", self.context)));
+            let (row, words) = context::parse(&self.context, model.info.context_names(), k)?;
+            let rows = Tensor::from_vec(row.repeat(n), (n, k), model.network.device())?;
+            return Ok((Condition::context(rows), words));
         }
         Ok(match (architecture.conditioning().is_guidable(), usual) {
             (false, _) => (Condition::none(), "unconditional".to_owned()),
-            (_, Usual::AllClasses) => {
+            (_, Usual::AllClasses) if classes_of(model) + architecture.tokens() > 0 => {
                 let words =
                     if classes + k > 0 { "all classes in turn" } else { "captions of the training data in turn" };
                 (model.conditions(n)?, words.to_owned())
             }
-            (_, Usual::NoCondition) => {
+            _ => {
                 ensure!(
                     self.guidance == 1.0,
                     "--guidance {}: it guides towards a condition; name one with --class, --context or --prompt",
@@ -284,21 +282,20 @@ impl ModelOptions {
     fn check(&self, model: &Model, flag: &str, part: ConditionPart) -> Result<()> {
         let it = model.network.architecture().conditioning();
         let fits = match part {
-            ConditionPart::Labels => it.classes + it.context > 0,
+            ConditionPart::Labels => classes_of(model) > 0,
             ConditionPart::Context => it.context > 0,
             ConditionPart::Tokens => it.tokens > 0,
             ConditionPart::LowRes => it.low_res > 0,
         };
-        let instead = if it.classes > 0 {
-            "conditioned on classes; use --class"
-        } else if it.context > 0 {
-            "conditioned on a context; use --context or --class"
-        } else if it.tokens > 0 {
-            "conditioned on text; use --prompt"
-        } else {
-            "an unconditional model"
+        let path = self.path()?.display();
+        let instead = match model.info.context.first() {
+            Some(name) => format!("conditioned on attributes; name them with --context, as in --context {name}=1"),
+            None if it.classes > 0 => "conditioned on classes; use --class".to_owned(),
+            None if it.context > 0 => "conditioned on a context; use --context or --class".to_owned(),
+            None if it.tokens > 0 => "conditioned on text; use --prompt".to_owned(),
+            None => format!("an unconditional model; leave {flag} out"),
         };
-        ensure!(fits, "{flag}: {} is {instead}; leave {flag} out", self.path()?.display());
+        ensure!(fits, "{flag}: {path} is {instead}");
         Ok(())
     }
 
@@ -330,7 +327,10 @@ impl ModelOptions {
 /// The number of classes that the model is conditioned on.
 fn classes_of(model: &Model) -> usize {
     let architecture = model.network.architecture();
-    architecture.classes().max(architecture.context())
+    match model.info.context.is_empty() {
+        true => architecture.classes().max(architecture.context()),
+        false => architecture.classes(),
+    }
 }
 
 fn name(model: &Model, label: usize) -> String {

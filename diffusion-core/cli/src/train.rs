@@ -1,20 +1,23 @@
 //! `diffusion train`.
 
+mod size;
+
 use crate::edit::Way;
 use crate::recipe::{self, Recipe};
 use crate::request::{counted, quoted};
+use crate::tensorboard::Events;
 use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use diffusion_core::candle::Device;
 use diffusion_core::config::{ObjectiveConfig, RunConfig, parse_choice};
-use diffusion_core::data::{Dataset, Source, TASKS};
+use diffusion_core::data::{Cache, Dataset, Source, TASKS};
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::model::Model;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::train::{
-    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting,
+    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting, check_source,
 };
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
@@ -32,7 +35,7 @@ const TIMED_EPOCHS: usize = 1000;
 
 #[derive(Args)]
 pub struct Options {
-    /// The training data: sprites, mnist, fashion-mnist, cifar10, a folder of images, or an .npy file
+    /// The training data: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
     #[arg(long)]
     task: Option<String>,
     /// A TOML file with the data, the network and the training; flags override it
@@ -74,13 +77,14 @@ pub struct Options {
     /// The prediction type: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
     #[arg(long)]
     prediction: Option<String>,
-    /// What the network is conditioned on; with text, on the captions of the images [default: classes]
+    /// What the network is conditioned on; with text, on the captions of the images [default: classes, or the attributes of celeba
+    /// as a context]
     #[arg(long, value_enum)]
     condition: Option<Condition>,
     /// The number of training sprites [default: 10000]
     #[arg(long)]
     images: Option<usize>,
-    /// The height and width in pixels to which images are cropped and resized
+    /// The height and width in pixels to which images are cropped and resized [default: their own, at most 128; celeba: 64]
     #[arg(long)]
     side: Option<usize>,
     /// How pictures of a folder with other proportions become squares [default: crop]
@@ -98,11 +102,18 @@ pub struct Options {
     /// The number of images in a grid of samples
     #[arg(long)]
     samples: Option<usize>,
+    /// Optimiser steps between measurements of the loss on held-out images; 0 for none [default: 128 with batches of 64]
+    #[arg(long)]
+    validate_every: Option<usize>,
+    /// Also writes the log and the grids of samples into the run's folder as events for TensorBoard. A run that has such events
+    /// continues them without this flag
+    #[arg(long)]
+    tensorboard: bool,
     /// The folder of the run [default: runs/TASK]. A run that is already there is resumed
     #[arg(long, conflicts_with = "resume")]
     out: Option<PathBuf>,
-    /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every and
-    /// --samples may change
+    /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every,
+    /// --samples and --validate-every may change
     #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "fit", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance"])]
     resume: Option<PathBuf>,
     /// Resumes although the data has changed
@@ -185,11 +196,13 @@ impl Options {
             run.condition = ConditionOn::of(teacher.network.architecture());
         }
         run.data.captions = run.condition == ConditionOn::Text;
-        // Report a wrong flag before reading the images.
-        self.set_flags(&mut run.clone())?;
-        let (mut data, held_out) = run.data.load_both(run.training.seed)?;
+        // Report what is wrong before reading the images.
+        let mut flagged = run.clone();
+        self.set_flags(&mut flagged)?;
+        let cache = self.check_data(&flagged, teacher.is_some())?;
+        let (mut data, held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
-            let photographs = !TASKS.contains(&run.data.task.as_str()) || run.data.task == "cifar10";
+            let photographs = run.data.is_photographs();
             match &teacher {
                 Some(_) => recipe::set_consistency(&mut run.training),
                 None => self.recipe.set(&mut run, &data, photographs)?,
@@ -273,6 +286,7 @@ impl Options {
             set(&mut training.train_steps, self.train_steps);
         }
         set(&mut training.samples, self.samples);
+        training.validate_every = self.validate_every.or(training.validate_every);
         if let Some(epochs) = self.sample_every {
             (training.sample_every, training.sample_share) = (epochs, 1.0);
         }
@@ -332,6 +346,31 @@ impl Options {
         Ok(folder)
     }
 
+    /// Checks what can be known of the data before it is read, and returns the file for decoded pictures.
+    fn check_data(&self, run: &RunConfig, has_teacher: bool) -> Result<Cache> {
+        let (folder, task) = (self.folder(run)?, &run.data.task);
+        if let Some(resumed) = &self.resume {
+            ensure!(
+                TASKS.contains(&task.as_str()) || Path::new(task).exists(),
+                "--resume {}: its training data {task} is not there. If it has moved, resume with: cargo diffusion train --config \
+                 {} --task NEW_PATH --out {}",
+                resumed.display(),
+                quoted(&resumed.join("config.toml")),
+                quoted(resumed)
+            );
+        }
+        let there = RunConfig::load(folder.join("config.toml")).ok().filter(|_| !self.start_over);
+        if !self.start_over {
+            check_source(&folder, &run.data)?;
+        }
+        if self.resume.is_none() && !has_teacher {
+            size::check(run, self.config.is_some() || there.is_some())?;
+        }
+        // The run of other data in this folder, which will be refused, keeps its decoded pictures.
+        let other = there.is_some_and(|there| there.data.task != *task) && !self.new_data;
+        Ok(Cache { replace: !other, ..Cache::in_folder(folder) })
+    }
+
     fn limit(&self) -> Result<Option<Duration>> {
         let limit = |minutes: f64| {
             let limit = Duration::try_from_secs_f64(60.0 * minutes).ok().filter(|limit| !limit.is_zero());
@@ -378,9 +417,6 @@ pub fn run(options: Options) -> Result<ExitCode> {
     options.limit()?;
     let (run, data, held_out) = options.config()?;
     println!("{data}");
-    if !TASKS.contains(&run.data.task.as_str()) {
-        println!("held out: {} (a tenth of all) for the validation loss", counted(held_out.len(), "image"));
-    }
     let config = run.training.clone();
     match &run.objective {
         ObjectiveConfig::Diffusion => {
@@ -414,7 +450,7 @@ fn train<O: ModelObjective>(
     run: &RunConfig,
     held_out: Dataset,
 ) -> Result<ExitCode> {
-    let folder = options.folder(run)?;
+    let (folder, images) = (options.folder(run)?, counted(held_out.len(), "image"));
     let mut training =
         training.source(run.data.clone()).validate_on(held_out)?.in_folder_with(&folder, options.existing())?;
     if options.resume.is_some()
@@ -434,8 +470,20 @@ fn train<O: ModelObjective>(
         training.config().batch * training.config().accumulate,
         folder.display()
     );
+    match training.validate_every() {
+        0 => println!("held out: {images}; no validation loss"),
+        every => println!("held out: {images}; validation loss every {}", counted(every, "step")),
+    }
+    let mut events = Events::begin(&training, options.tensorboard, options.start_over)?;
+    if events.is_some() {
+        println!("to follow it: tensorboard --logdir {}", quoted(&folder));
+    }
     stop_on_interrupt(&training)?;
-    let report = training.run()?;
+    let report = training.run_with(|training, step| {
+        if let Some(events) = &mut events {
+            events.step(training, step);
+        }
+    })?;
     println!("{report}");
     println!("model: {}", folder.join("model.safetensors").display());
     if report.state == State::Stopped {

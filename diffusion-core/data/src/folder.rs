@@ -1,22 +1,22 @@
 //! Image folders, with subfolders as classes.
 
+mod decode;
 mod listing;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ffi::OsStr;
 use std::fs;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, anyhow, bail, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use listing::Listing;
-use rayon::prelude::*;
 use serde::Deserialize;
 
-use super::picture::Picture;
-use super::resize::{Fit, check_bytes, check_side};
-use super::{Dataset, MAX_CLASSES};
-use diffusion_show::progress::{Progress, Unit};
+pub use decode::PictureSizes;
+use decode::Pictures;
+
+use super::resize::{Fit, check_side};
+use super::{Cache, Dataset, MAX_CLASSES};
 
 impl Dataset {
     /// Loads the images in a folder, resized to `side` pixels high and wide (1 … 1024).
@@ -43,32 +43,7 @@ impl Dataset {
     /// [`Source::fit`]: super::Source::fit
     pub fn from_folder(path: &Path, side: usize) -> Result<Self> {
         check_side(side)?;
-        Ok(Self::read_folder(path, Some(side), Fit::Crop, false)?.0)
-    }
-
-    /// [`Dataset::from_folder`] with options, and the number of images that are held out by their folder, which come
-    /// last. Without a `side`, images that all have the same size keep it. With `skip_bad`, unreadable files are listed
-    /// on standard error and skipped.
-    pub(super) fn read_folder(path: &Path, side: Option<usize>, fit: Fit, skip_bad: bool) -> Result<(Self, usize)> {
-        let mut found = Found::in_folder(path)?;
-        if skip_bad {
-            found.leave_out_bad()?;
-        }
-        let files: Vec<&PathBuf> = found.images.iter().map(|image| &image.path).collect();
-        let pictures = read_all(&found.name, &files, side, fit)?;
-        let (height, width) = (pictures[0].height, pictures[0].width);
-        let channels = if pictures.iter().all(|picture| picture.grey) { 1 } else { 3 };
-        let mut pixels = Vec::with_capacity(files.len() * channels * height * width);
-        pictures.into_iter().for_each(|picture| pixels.extend(picture.planes(channels)));
-        let labels = found.images.iter().map(|image| image.class as u32).collect();
-        let names: Vec<&str> = found.classes.iter().map(|name| &name[..]).collect();
-        let mut all = Self::from_u8(&found.name, pixels, [channels, height, width], labels, &names)?;
-        if found.images.iter().any(|image| image.caption.is_some()) {
-            let captions = found.images.iter().map(|image| image.caption.clone().unwrap_or_default());
-            all = all.with_captions(captions.collect())?;
-        }
-        let held_out = found.images.iter().filter(|image| image.held_out).count();
-        Ok((Self { skipped: found.skipped, ..all }, held_out))
+        Ok(Found::in_folder(path)?.load(Some(side), Fit::Crop, false, None)?.0)
     }
 }
 
@@ -80,23 +55,28 @@ pub(super) fn name_of(path: &Path) -> String {
 }
 
 /// The contents of a folder of images.
-struct Found {
-    /// The name of the folder.
-    name: String,
+pub(super) struct Found {
+    /// The name of the data set.
+    pub(super) name: String,
+    pub(super) folder: PathBuf,
     /// The names of the classes; there is at least one, and each has an image that is not held out.
-    classes: Vec<String>,
+    pub(super) classes: Vec<String>,
     /// The images that are not held out, class by class, and then the others.
-    images: Vec<Image>,
+    pub(super) images: Vec<Image>,
+    /// The names of the attributes, if there are any.
+    pub(super) attributes: Vec<String>,
     /// The number of other files and folders.
-    skipped: usize,
+    pub(super) skipped: usize,
 }
 
-struct Image {
-    path: PathBuf,
+pub(super) struct Image {
+    pub(super) path: PathBuf,
     /// An index into the names of the classes.
-    class: usize,
-    caption: Option<String>,
-    held_out: bool,
+    pub(super) class: usize,
+    pub(super) caption: Option<String>,
+    /// A value for each attribute.
+    pub(super) attributes: Vec<i8>,
+    pub(super) held_out: bool,
 }
 
 /// The names of a folder of training images, and of those beside it whose images are held out, the first that is there.
@@ -105,7 +85,7 @@ const HELD_OUT: [&str; 4] = ["val", "valid", "validation", "test"];
 
 impl Found {
     /// Finds the images of a folder, or those of `train` and `val` in it.
-    fn in_folder(path: &Path) -> Result<Self> {
+    pub(super) fn in_folder(path: &Path) -> Result<Self> {
         let top = Listing::read(path)?;
         let named = |name: &str| top.folders.iter().find(|folder| name_of(folder).eq_ignore_ascii_case(name));
         let held_out = HELD_OUT.iter().find_map(|name| named(name));
@@ -136,13 +116,15 @@ impl Found {
             it.images.push(Image { class, held_out: true, ..image });
         }
         it.add_metadata(path, top.metadata)?;
-        Ok(Self { name: name_of(path), ..it })
+        Ok(Self { name: name_of(path), folder: path.to_owned(), ..it })
     }
 
     /// Finds the images of a folder whose listing is `top`, and of the folders in it, which are classes.
     fn of_classes(path: &Path, top: Listing) -> Result<Self> {
         let at = path.display();
-        let mut it = Self { name: name_of(path), classes: Vec::new(), images: Vec::new(), skipped: top.others };
+        let (name, folder) = (name_of(path), path.to_owned());
+        let (classes, images, attributes) = (Vec::new(), Vec::new(), Vec::new());
+        let mut it = Self { name, folder, classes, images, attributes, skipped: top.others };
         for folder in &top.folders {
             let inside = Listing::read(folder)?;
             it.skipped += inside.others + inside.folders.len();
@@ -194,7 +176,7 @@ impl Found {
                 false => None,
             };
             let caption = caption.map(|text| text.trim().to_owned());
-            self.images.push(Image { path, class, caption, held_out: false });
+            self.images.push(Image { path, class, caption, attributes: Vec::new(), held_out: false });
         }
         self.add_metadata(folder, inside.metadata)
     }
@@ -218,27 +200,66 @@ impl Found {
         Ok(())
     }
 
-    /// Lists and removes the unreadable files, and classes without other files.
-    fn leave_out_bad(&mut self) -> Result<()> {
-        let bad: Vec<Option<String>> = self.images.par_iter().map(|image| Picture::problem(&image.path)).collect();
-        for problem in bad.iter().flatten() {
-            let _ = writeln!(std::io::stderr(), "skipped: {problem}");
+    /// The files, to be brought to one size.
+    pub(super) fn pictures(&self, side: Option<usize>, fit: Fit, skip_bad: bool) -> Pictures<'_> {
+        let files = self.images.iter().map(|image| &*image.path).collect();
+        Pictures { name: &self.name, folder: &self.folder, files, side, fit, skip_bad }
+    }
+
+    /// Decodes the images, or reads them from the cache; also returns how many are held out, which come last. Without a
+    /// `side`, pictures that all have the same size keep it. With `skip_bad`, unreadable files are listed on standard error
+    /// and left out.
+    pub(super) fn load(
+        mut self,
+        side: Option<usize>,
+        fit: Fit,
+        skip_bad: bool,
+        cache: Option<&Cache>,
+    ) -> Result<(Dataset, usize)> {
+        let (mut pixels, decoded) = self.pictures(side, fit, skip_bad).pixels(cache)?;
+        let kept = self.leave_out(&decoded.skipped)?;
+        if kept.len() < decoded.images {
+            pixels = pixels.select(&kept, decoded.shape.iter().product());
         }
-        self.skipped += bad.iter().flatten().count();
-        let mut bad = bad.iter();
-        self.images.retain(|_| bad.next().is_none_or(Option::is_none));
-        let kept: Vec<usize> = (0..self.classes.len())
+        let labels = self.images.iter().map(|image| image.class as u32).collect();
+        let names: Vec<&str> = self.classes.iter().map(|name| &name[..]).collect();
+        let mut all = Dataset::build(&self.name, pixels, decoded.shape, labels, &names)?;
+        if self.images.iter().any(|image| image.caption.is_some()) {
+            let captions = self.images.iter().map(|image| image.caption.clone().unwrap_or_default());
+            all = all.with_captions(captions.collect())?;
+        }
+        if !self.attributes.is_empty() {
+            let values = self.images.iter().flat_map(|image| image.attributes.iter().copied().map(f32::from));
+            let names: Vec<&str> = self.attributes.iter().map(|name| &name[..]).collect();
+            all = all.with_attributes(values.collect(), &names)?;
+        }
+        let held_out = self.images.iter().filter(|image| image.held_out).count();
+        Ok((Dataset { skipped: self.skipped, ..all }, held_out))
+    }
+
+    /// Removes the images in these places, and classes without other images. Returns the places of those that are kept,
+    /// counted without the former.
+    fn leave_out(&mut self, bad: &[(usize, String)]) -> Result<Vec<usize>> {
+        if bad.is_empty() {
+            return Ok((0..self.images.len()).collect());
+        }
+        let bad: HashSet<usize> = bad.iter().map(|(place, _)| *place).collect();
+        let mut places = 0..;
+        self.images.retain(|_| places.next().is_none_or(|place| !bad.contains(&place)));
+        let classes: Vec<usize> = (0..self.classes.len())
             .filter(|class| self.images.iter().any(|image| image.class == *class && !image.held_out))
             .collect();
-        ensure!(!kept.is_empty(), "{}: none of its images can be read", self.name);
-        let before = self.images.len();
-        self.images.retain(|image| kept.contains(&image.class));
-        self.skipped += before - self.images.len();
+        ensure!(!classes.is_empty(), "{}: none of its images can be read", self.name);
+        let of_class = |image: &Image| classes.iter().position(|class| *class == image.class);
+        let kept: Vec<usize> =
+            self.images.iter().enumerate().filter(|(_, image)| of_class(image).is_some()).map(|(i, _)| i).collect();
+        self.skipped += bad.len() + self.images.len() - kept.len();
+        self.images.retain(|image| of_class(image).is_some());
         for image in &mut self.images {
-            image.class = kept.iter().position(|class| *class == image.class).unwrap_or(0);
+            image.class = of_class(image).unwrap_or(0);
         }
-        self.classes = kept.iter().map(|class| self.classes[*class].clone()).collect();
-        Ok(())
+        self.classes = classes.iter().map(|class| self.classes[*class].clone()).collect();
+        Ok(kept)
     }
 }
 
@@ -264,39 +285,6 @@ fn with_classes(path: &Path) -> Result<Option<PathBuf>> {
     Ok(most.map(|(_, folder)| folder))
 }
 
-/// Reads at least one file into pictures of one size.
-fn read_all(name: &str, files: &[&PathBuf], side: Option<usize>, fit: Fit) -> Result<Vec<Picture>> {
-    let unit = Unit::Items("images".to_owned());
-    let mut progress = Progress::new(files.len() as u64, name).unit(unit);
-    let mut pictures: Vec<Picture> = Vec::new();
-    // In chunks, so that an error is found early.
-    for piece in files.chunks(64) {
-        let read = piece.par_iter().map(|file| Picture::read(file, side.map(|side| (side, side)), fit));
-        let read: Result<Vec<Picture>> = read.collect();
-        let read = read.map_err(|bad| {
-            anyhow!("{bad:#}. To leave out all files that cannot be used: --skip-bad (`skip_bad = true` in a file or in Source)")
-        })?;
-        let first = pictures.first().unwrap_or(&read[0]);
-        let (width, height) = (first.width, first.height);
-        check_bytes(files.len(), [3, height, width]).with_context(|| name.to_owned())?;
-        for (picture, file) in read.iter().zip(piece) {
-            ensure!(
-                (picture.width, picture.height) == (width, height),
-                "the images differ in size: {} has {width}×{height} pixels, {} has {}×{}. Set a side (--side 64, or \
-                 `side = 64` under [data] in a file) to resize the central square of each image",
-                files[0].display(),
-                file.display(),
-                picture.width,
-                picture.height
-            );
-        }
-        pictures.extend(read);
-        progress.inc(piece.len() as u64);
-    }
-    progress.finish();
-    Ok(pictures)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -317,6 +305,10 @@ mod tests {
             .unwrap();
         }
         dir
+    }
+
+    fn read(path: &Path, side: Option<usize>, skip_bad: bool) -> Result<(Dataset, usize)> {
+        Found::in_folder(path)?.load(side, Fit::Crop, skip_bad, None)
     }
 
     #[test]
@@ -349,7 +341,7 @@ mod tests {
     fn images_without_folders_are_one_class_and_grey_if_all_are() {
         let mut files = vec![("pile/grey1.png", [9; 3], [3, 3]), ("pile/grey2.png", [8; 3], [3, 3])];
         let grey = folder(&files);
-        let (d, held_out) = Dataset::read_folder(&grey.path().join("pile"), None, Fit::Crop, false).unwrap();
+        let (d, held_out) = read(&grey.path().join("pile"), None, false).unwrap();
         assert_eq!(held_out, 0);
         assert_eq!((d.shape(), d.name()), ([1, 3, 3], "pile"));
         assert_eq!((d.class_names(), d.class_counts()), (&["pile".to_owned()][..], vec![2]));
@@ -372,18 +364,18 @@ mod tests {
             ("extra/a/1.png", [5; 3], [3, 4]),
         ];
         let dir = folder(&files);
-        let (d, held_out) = Dataset::read_folder(dir.path(), Some(1), Fit::Crop, false).unwrap();
+        let (d, held_out) = read(dir.path(), Some(1), false).unwrap();
         assert_eq!(
             (d.bytes().unwrap(), d.labels(), held_out),
             (&[1, 1, 1, 2, 2, 2, 4, 4, 4, 3, 3, 3][..], &[0, 1, 0, 1][..], 2)
         );
         assert_eq!(d.class_names(), ["a", "b"]);
         let flat = folder(&[("pile/train/1.png", [1; 3], [3, 4]), ("pile/test/1.png", [2; 3], [3, 4])]);
-        let (d, held_out) = Dataset::read_folder(&flat.path().join("pile"), Some(1), Fit::Crop, false).unwrap();
+        let (d, held_out) = read(&flat.path().join("pile"), Some(1), false).unwrap();
         assert_eq!((d.class_names(), d.labels(), held_out), (&["pile".to_owned()][..], &[0, 0][..], 1));
         // A class of which no training image can be read goes with its held-out images.
         fs::write(dir.path().join("train/a/1.png"), "no image").unwrap();
-        let (d, held_out) = Dataset::read_folder(dir.path(), Some(1), Fit::Crop, true).unwrap();
+        let (d, held_out) = read(dir.path(), Some(1), true).unwrap();
         assert_eq!((d.class_names(), d.len(), held_out), (&["b".to_owned()][..], 2, 1));
     }
 
@@ -421,14 +413,13 @@ mod tests {
             (&none.path().join("a.txt"), Some(2), ["folder", "a.txt"]),
             (&none.path().join("missing"), Some(2), ["folder", "missing"]),
         ] {
-            let message =
-                format!("{:#}", Dataset::read_folder(dir, side, Fit::Crop, false).map(|it| it.0).unwrap_err());
+            let message = format!("{:#}", read(dir, side, false).map(|it| it.0).unwrap_err());
             for fact in facts {
                 assert!(message.contains(fact), "no {fact:?} in {message}");
             }
         }
         // The readable file remains.
-        let (d, _) = Dataset::read_folder(damaged.path(), Some(2), Fit::Crop, true).unwrap();
+        let (d, _) = read(damaged.path(), Some(2), true).unwrap();
         assert_eq!((d.len(), d.to_string().contains("1 other files or folders skipped")), (1, true));
         let splits = folder(&[
             ("raw/a/1.png", [0; 3], [3, 4]),

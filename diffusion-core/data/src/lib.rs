@@ -1,14 +1,18 @@
-//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, NumPy arrays, image folders and latents.
+//! Training data: built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, CelebA, NumPy arrays, image folders and latents.
 //!
 //! A [`Dataset`] of 8-bit images returns tensors in \[−1, 1\], the range of diffusion models; one of f32 values, such
 //! as the latents of an autoencoder, returns them unchanged. The built-in sprites ([`Dataset::sprites`]) need no file
 //! and no network. MNIST, Fashion-MNIST and CIFAR-10 are downloaded on first use into [`download::data_dir`], or ahead
 //! of time with [`fetch`]. Your own images come from a folder ([`Dataset::from_folder`]), from NumPy
 //! ([`Dataset::from_npy`]), from IDX files ([`Dataset::from_idx`]) or from memory ([`Dataset::from_u8`],
-//! [`Dataset::from_f32`]). [`Source`] names any of them in a configuration.
+//! [`Dataset::from_f32`]). [`Source`] names any of them in a configuration, and a [`Cache`] keeps the decoded pictures of
+//! a folder in a file. CelebA ([`Dataset::celeba`]) is read from files that you have downloaded.
 
 mod augment;
+mod cache;
+mod celeba;
 mod cifar;
+mod context;
 pub mod download;
 mod fingerprint;
 mod folder;
@@ -17,6 +21,7 @@ mod locate;
 mod mnist;
 mod npy;
 mod picture;
+mod pixels;
 mod resize;
 mod source;
 
@@ -26,8 +31,10 @@ pub use diffusion_sprites as sprites;
 mod tests;
 
 pub use augment::Augmentation;
+pub use cache::Cache;
 pub use cifar::CIFAR10_CLASSES;
 pub use fingerprint::Facts;
+pub use folder::PictureSizes;
 pub use locate::{DOWNLOADS, fetch};
 pub use mnist::{FASHION_CLASSES, MNIST_CLASSES};
 pub use npy::{labels_from_npy, samples_from_npy};
@@ -41,7 +48,9 @@ use std::sync::Arc;
 use anyhow::{Result, bail, ensure};
 use candle_core::{Device, Tensor};
 
+use context::Attributes;
 use diffusion_ops::rng::Rng;
+use pixels::{Pixels, gather};
 use resize::to_channels_first;
 use sprites::Combinations;
 
@@ -84,17 +93,10 @@ pub struct Dataset {
     labels: Arc<[u32]>,
     class_names: Arc<[String]>,
     captions: Option<Arc<[String]>>,
+    attributes: Option<Attributes>,
     augmentation: Vec<Augmentation>,
     /// The number of entries of a folder that are not images.
     skipped: usize,
-}
-
-/// The values of all images, (N, C, H, W).
-#[derive(Clone)]
-enum Pixels {
-    /// 0 … 255, which represent −1 … 1.
-    U8(Arc<[u8]>),
-    F32(Arc<[f32]>),
 }
 
 impl Dataset {
@@ -151,8 +153,7 @@ impl Dataset {
     /// There is no image, the number of channels is out of range, the pixels do not fill N images, or a label has no
     /// class name.
     pub fn from_u8(name: &str, pixels: Vec<u8>, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
-        let len = pixels.len();
-        Self::build(name, Pixels::U8(pixels.into()), len, shape, labels, classes)
+        Self::build(name, Pixels::U8(pixels.into()), shape, labels, classes)
     }
 
     /// Creates a data set of f32 values without a fixed range, such as the latents of an autoencoder.
@@ -180,19 +181,12 @@ impl Dataset {
         if let Some(i) = values.iter().position(|value| !value.is_finite()) {
             bail!("{name}: value {i} is {}, not a finite number", values[i])
         }
-        let len = values.len();
-        Self::build(name, Pixels::F32(values.into()), len, shape, labels, classes)
+        Self::build(name, Pixels::F32(values.into()), shape, labels, classes)
     }
 
-    fn build(
-        name: &str,
-        pixels: Pixels,
-        len: usize,
-        shape: [usize; 3],
-        labels: Vec<u32>,
-        classes: &[&str],
-    ) -> Result<Self> {
+    fn build(name: &str, pixels: Pixels, shape: [usize; 3], labels: Vec<u32>, classes: &[&str]) -> Result<Self> {
         let [channels, height, width] = shape;
+        let len = pixels.len(shape.iter().fold(1, |size, n| size.saturating_mul(*n)));
         ensure!((1..=MAX_CHANNELS).contains(&channels), "{name}: channels = {channels} must be in 1 … {MAX_CHANNELS}");
         let want = [channels, height, width, labels.len()].iter().try_fold(1usize, |a, b| a.checked_mul(*b));
         ensure!(
@@ -211,6 +205,7 @@ impl Dataset {
             labels: labels.into(),
             class_names: classes.iter().map(|c| (*c).to_owned()).collect(),
             captions: None,
+            attributes: None,
             augmentation: Vec::new(),
             skipped: 0,
         })
@@ -281,11 +276,16 @@ impl Dataset {
         counts
     }
 
-    /// The pixels of 8-bit images, (N, C, H, W); `None` if the values are f32.
+    /// Whether the values are 8-bit pixels, which [`Dataset::images`] returns in \[−1, 1\], and not f32 values.
+    pub fn is_8_bit(&self) -> bool {
+        !matches!(self.pixels, Pixels::F32(_))
+    }
+
+    /// The pixels of 8-bit images, (N, C, H, W); `None` if the values are f32, or if they are read from a [`Cache`].
     pub fn bytes(&self) -> Option<&[u8]> {
         match &self.pixels {
             Pixels::U8(pixels) => Some(pixels),
-            Pixels::F32(_) => None,
+            Pixels::F32(_) | Pixels::File(..) => None,
         }
     }
 
@@ -296,41 +296,13 @@ impl Dataset {
     /// (B, C, H, W) for B `indices`: a range such as `0..8`, or a `Vec` or array of `usize` in any order.
     ///
     /// # Errors
-    /// There is no index, or one is not below [`Dataset::len`].
+    /// There is no index, or one is not below [`Dataset::len`]; or the file of a [`Cache`] cannot be read.
     pub fn images(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
         let indices = self.checked(indices)?;
         let [channels, height, width] = self.shape;
-        let size = channels * height * width;
-        let values = match &self.pixels {
-            Pixels::U8(pixels) => {
-                let mut values = Vec::with_capacity(indices.len() * size);
-                for i in &indices {
-                    let bytes = pixels[i * size..][..size].iter();
-                    values.extend(bytes.map(|&byte| f32::from(byte) / 127.5 - 1.0));
-                }
-                values
-            }
-            Pixels::F32(values) => gather(values, &indices, size),
-        };
+        let values = self.pixels.values(&indices, channels * height * width)?;
         let shape = (indices.len(), channels, height, width);
         Ok(Tensor::from_vec(values, shape, device)?)
-    }
-
-    /// The classes of the images with these indices as one-hot vectors, the context of a conditional model.
-    ///
-    /// # Shapes
-    /// (B, K) f32 for B `indices` and K classes.
-    ///
-    /// # Errors
-    /// See [`Dataset::images`].
-    pub fn context(&self, indices: impl IntoIterator<Item = usize>, device: &Device) -> Result<Tensor> {
-        let indices = self.checked(indices)?;
-        let classes = self.class_names.len();
-        let mut values = vec![0f32; indices.len() * classes];
-        for (row, i) in values.chunks_mut(classes).zip(&indices) {
-            row[self.labels[*i] as usize] = 1.0;
-        }
-        Ok(Tensor::from_vec(values, (indices.len(), classes), device)?)
     }
 
     /// Checks that there are indices and all are in range.
@@ -362,12 +334,10 @@ impl Dataset {
         let size = self.shape.iter().product();
         let captions = self.captions.as_deref();
         Ok(Self {
-            pixels: match &self.pixels {
-                Pixels::U8(pixels) => Pixels::U8(gather(pixels, &indices, size).into()),
-                Pixels::F32(values) => Pixels::F32(gather(values, &indices, size).into()),
-            },
+            pixels: self.pixels.select(&indices, size),
             labels: gather(&self.labels, &indices, 1).into(),
             captions: captions.map(|captions| gather(captions, &indices, 1).into()),
+            attributes: self.attributes.as_ref().map(|attributes| attributes.select(&indices)),
             ..self.clone()
         })
     }
@@ -394,15 +364,6 @@ impl Dataset {
     }
 }
 
-/// Collects the values of these images, `size` for each.
-fn gather<T: Clone>(values: &[T], indices: &[usize], size: usize) -> Vec<T> {
-    let mut gathered = Vec::with_capacity(indices.len() * size);
-    for i in indices {
-        gathered.extend_from_slice(&values[i * size..][..size]);
-    }
-    gathered
-}
-
 /// Prints `mnist: 60000 images of 1×28×28, 10 classes (0: 5923, 1: 6742, …)`, and the number of skipped files.
 impl fmt::Display for Dataset {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -413,6 +374,12 @@ impl fmt::Display for Dataset {
         write!(f, "{name}: {n} images of {c}×{h}×{w}, {classes} classes ({})", counted.join(", "))?;
         if self.captions.is_some() {
             write!(f, "; with captions")?;
+        }
+        if !self.attribute_names().is_empty() {
+            write!(f, "; with {} attributes", self.attribute_names().len())?;
+        }
+        if let Pixels::File(file, _) = &self.pixels {
+            write!(f, "; read from {}", file.path().display())?;
         }
         match self.skipped {
             0 => Ok(()),

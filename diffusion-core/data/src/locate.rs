@@ -8,6 +8,7 @@ use anyhow::{Result, bail};
 use flate2::bufread::MultiGzDecoder;
 use sha2::{Digest, Sha256};
 
+use super::celeba;
 use super::download::{self, Fetch, RemoteFile, data_dir, known};
 use diffusion_show::progress::{Progress, Unit};
 
@@ -25,6 +26,8 @@ pub fn fetch(name: &str) -> Result<Vec<PathBuf>> {
         "mnist" => download::mnist(),
         "fashion-mnist" => download::fashion_mnist(),
         "cifar10" => return Ok(vec![download(&download::cifar10(), &data_dir())?]),
+        // Its files are only looked for.
+        celeba::NAME => return Ok(celeba::files(&data_dir().join(name))?.into()),
         "sprites" => bail!("sprites are drawn, not downloaded, so there is nothing to fetch"),
         _ => bail!("{name:?} cannot be downloaded; possible names: {}", DOWNLOADS.join(", ")),
     };

@@ -63,15 +63,22 @@ pub(crate) struct Picture {
 impl Picture {
     /// Reads a file; with a size (width, height), brought to it.
     pub(crate) fn read(path: &Path, size: Option<(usize, usize)>, fit: Fit) -> Result<Self> {
-        let image = decode(path)
-            .with_context(|| format!("cannot read the image {}", path.display()))
-            .map_err(diffusion_ops::error::whole)?;
-        Ok(Self::new(image, size, fit))
+        Ok(Self::new(of_file(path, decode(path))?, size, fit))
     }
 
-    /// Why a file cannot be read, or `None` if it can.
-    pub(crate) fn problem(path: &Path) -> Option<String> {
-        Self::read(path, Some((1, 1)), Fit::Stretch).err().map(|problem| diffusion_ops::error::message(&problem))
+    /// The width and height of a file's picture, from its header.
+    pub(crate) fn size(path: &Path) -> Result<(usize, usize)> {
+        use Orientation::{Rotate90, Rotate90FlipH, Rotate270, Rotate270FlipH};
+        let size = || {
+            let contents = contents(path)?;
+            let (decoder, orientation) = decoder(path, &contents)?;
+            let (width, height) = decoder.dimensions();
+            Ok(match orientation {
+                Rotate90 | Rotate270 | Rotate90FlipH | Rotate270FlipH => (height as usize, width as usize),
+                _ => (width as usize, height as usize),
+            })
+        };
+        of_file(path, size())
     }
 
     fn new(image: DynamicImage, size: Option<(usize, usize)>, fit: Fit) -> Self {
@@ -100,14 +107,30 @@ impl Picture {
     }
 }
 
-/// Decodes a file of any supported format, determined by its content, then by its name.
+/// Names the file in an error.
+fn of_file<T>(path: &Path, result: Result<T>) -> Result<T> {
+    result.with_context(|| format!("cannot read the image {}", path.display())).map_err(diffusion_ops::error::whole)
+}
+
 fn decode(path: &Path) -> Result<DynamicImage> {
-    let limit = MAX_BYTES >> 20;
+    let contents = contents(path)?;
+    let (decoder, orientation) = decoder(path, &contents)?;
+    let mut image = DynamicImage::from_decoder(decoder)?;
+    image.apply_orientation(orientation);
+    Ok(image)
+}
+
+fn contents(path: &Path) -> Result<Vec<u8>> {
     let bytes = fs::metadata(path)?.len();
-    ensure!(bytes <= MAX_BYTES, "the file has {bytes} bytes, more than {limit} MiB");
+    ensure!(bytes <= MAX_BYTES, "the file has {bytes} bytes, more than {} MiB", MAX_BYTES >> 20);
     let contents = fs::read(path)?;
     check_contents(&contents)?;
-    let mut reader = ImageReader::new(Cursor::new(&contents));
+    Ok(contents)
+}
+
+/// Reads the header of a file of any supported format, determined by its content, then by its name.
+fn decoder<'a>(path: &Path, contents: &'a [u8]) -> Result<(impl ImageDecoder + 'a, Orientation)> {
+    let mut reader = ImageReader::new(Cursor::new(contents));
     if let Ok(format) = ImageFormat::from_path(path) {
         reader.set_format(format);
     }
@@ -118,12 +141,11 @@ fn decode(path: &Path) -> Result<DynamicImage> {
     let mut decoder = reader.into_decoder()?;
     let (width, height) = decoder.dimensions();
     ensure!(width > 0 && height > 0, "it has {width}×{height} pixels");
+    let limit = MAX_BYTES >> 20;
     ensure!(decoder.total_bytes() <= MAX_BYTES, "it has {width}×{height} pixels: they take more than {limit} MiB");
     // Cameras record the orientation. An unknown one is ignored.
     let orientation = decoder.orientation().unwrap_or(Orientation::NoTransforms);
-    let mut image = DynamicImage::from_decoder(decoder)?;
-    image.apply_orientation(orientation);
-    Ok(image)
+    Ok((decoder, orientation))
 }
 
 /// Detects files that only have the extension of an image, and truncated JPEGs, whose missing part the decoder fills

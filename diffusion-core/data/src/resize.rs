@@ -1,6 +1,6 @@
 //! Resizing images, and converting between channel orders.
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use image::imageops::{self, FilterType};
 use image::{GrayImage, Rgb, RgbImage};
 use serde::{Deserialize, Serialize};
@@ -66,11 +66,11 @@ impl Dataset {
     /// Resizes the images to `side` pixels high and wide, for example from 28 to 32 or from 32 to 64.
     ///
     /// # Errors
-    /// `side` is 0 or above 1024, the pixels take more than [`MAX_BYTES`], or the values are f32.
+    /// `side` is 0 or above 1024, the pixels take more than [`MAX_BYTES`], the values are f32, or the file of a cache
+    /// cannot be read.
     pub fn resize(&self, side: usize, how: Resize) -> Result<Self> {
         check_side(side)?;
-        let bytes =
-            self.bytes().with_context(|| format!("{} holds f32 values; resize is for 8-bit images only", self.name))?;
+        ensure!(self.is_8_bit(), "{} holds f32 values; resize is for 8-bit images only", self.name);
         let [channels, height, width] = self.shape;
         check_bytes(self.len(), [channels, side, side])?;
         let filter = match how {
@@ -79,11 +79,12 @@ impl Dataset {
         };
         let to = side as u32;
         let mut pixels = Vec::with_capacity(self.len() * channels * side * side);
-        for plane in bytes.chunks_exact(height * width) {
-            let plane = GrayImage::from_raw(width as u32, height as u32, plane.to_vec());
-            let plane = plane.context("the plane of a channel")?;
-            pixels.extend_from_slice(&imageops::resize(&plane, to, to, filter));
-        }
+        self.pixels.each(0..self.len(), channels * height * width, |image| {
+            for plane in image.chunks_exact(height * width) {
+                let plane = GrayImage::from_raw(width as u32, height as u32, plane.to_vec()).unwrap_or_default();
+                pixels.extend_from_slice(&imageops::resize(&plane, to, to, filter));
+            }
+        })?;
         Ok(Self { pixels: Pixels::U8(pixels.into()), shape: [channels, side, side], ..self.clone() })
     }
 }

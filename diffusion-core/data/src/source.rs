@@ -7,14 +7,19 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, bail, ensure};
 use serde::{Deserialize, Serialize};
 
-use super::folder::name_of;
+use super::celeba;
+use super::download::data_dir;
+use super::folder::{Found, PictureSizes, name_of};
 use super::resize::check_side;
 use super::sprites::Combinations;
-use super::{Augmentation, Dataset, Fit, MAX_SPRITES, Resize, Split};
+use super::{Augmentation, Cache, Dataset, Fit, MAX_SPRITES, Resize, Split};
 use diffusion_ops::rng::Rng;
 
 /// The names for [`Source::task`], besides the path of a folder or file.
-pub const TASKS: [&str; 4] = ["sprites", "mnist", "fashion-mnist", "cifar10"];
+pub const TASKS: [&str; 5] = ["sprites", "mnist", "fashion-mnist", "cifar10", celeba::NAME];
+
+/// Those whose images are drawings or writing, not photographs.
+const DRAWN: [&str; 3] = ["sprites", "mnist", "fashion-mnist"];
 
 /// The fraction of a folder or array that is held out as the test set.
 const TEST: f64 = 0.1;
@@ -31,14 +36,15 @@ const TEST: f64 = 0.1;
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(default, deny_unknown_fields)]
 pub struct Source {
-    /// `sprites` (the default), `mnist`, `fashion-mnist`, `cifar10`, or the path of a folder of images
+    /// `sprites` (the default), `mnist`, `fashion-mnist`, `cifar10`, `celeba`, or the path of a folder of images
     /// ([`Dataset::from_folder`]), of an `.npy` file ([`Dataset::from_npy`]), or of a folder with one `.npy` file of
-    /// images and optionally one with `label` in its name. A folder with one of the four names is written `./mnist`.
+    /// images and optionally one with `label` in its name. A folder with one of the five names is written `./mnist`.
     pub task: String,
     /// The number of training sprites, 1 … 1,000,000. Default 10,000. Other data sets have a fixed number of images.
     pub images: usize,
     /// The height and width to resize images to, 1 … 1024. Without it they keep their size, which must be the same for
-    /// all images of a folder. Sprites keep their hard edges ([`Resize::Nearest`]); other images are smoothed.
+    /// all images of a folder; those of `celeba` get 64. Sprites keep their hard edges ([`Resize::Nearest`]); other images
+    /// are smoothed.
     pub side: Option<usize>,
     /// How pictures of a folder with other proportions become squares of `side` pixels: `crop` (the default), `pad` or
     /// `stretch`.
@@ -80,7 +86,7 @@ impl Default for Source {
 impl Source {
     /// Loads the images of a split.
     ///
-    /// MNIST, Fashion-MNIST and CIFAR-10 have their own test images and do not depend on `seed`. For a folder or array,
+    /// MNIST, Fashion-MNIST, CIFAR-10 and CelebA have their own test images and do not depend on `seed`. For a folder or array,
     /// `seed` chooses a tenth of the images that is held out for [`Split::Test`], unless the folder itself contains
     /// `train` and `val`. Sprites are drawn from `seed`; their
     /// test set is a tenth as large, drawn from a different seed, and contains no image of the training set. Only
@@ -95,7 +101,7 @@ impl Source {
         let all = match self.named(split, seed)? {
             Some(named) => named,
             None => {
-                let (train, test) = self.halves(seed)?;
+                let (train, test) = self.halves(seed, None)?;
                 if split == Split::Train { train } else { test }
             }
         };
@@ -107,22 +113,57 @@ impl Source {
     /// # Errors
     /// See [`Source::load`].
     pub fn load_both(&self, seed: u64) -> Result<(Dataset, Dataset)> {
+        self.both(seed, None)
+    }
+
+    /// [`Source::load_both`] with the decoded pictures of a folder, or of CelebA, in a file. The second time they are not
+    /// decoded again, and they may be larger than memory. Other data sets do not use the file.
+    ///
+    /// # Errors
+    /// See [`Source::load`]; or the file cannot be written.
+    pub fn load_both_cached(&self, seed: u64, cache: &Cache) -> Result<(Dataset, Dataset)> {
+        self.both(seed, Some(cache))
+    }
+
+    fn both(&self, seed: u64, cache: Option<&Cache>) -> Result<(Dataset, Dataset)> {
         self.check()?;
         let (train, test) = match self.named(Split::Train, seed)? {
             Some(train) => {
                 let test = self.named(Split::Test, seed)?;
                 (train, test.context("the test images")?)
             }
-            None => self.halves(seed)?,
+            None => self.halves(seed, cache)?,
         };
         Ok((self.prepared(train, Split::Train)?, self.prepared(test, Split::Test)?))
+    }
+
+    /// Whether the images are photographs, which stay plausible when they are mirrored: CIFAR-10, CelebA, a folder or an
+    /// array.
+    pub fn is_photographs(&self) -> bool {
+        !DRAWN.contains(&&self.task[..])
+    }
+
+    /// The sizes of the pictures of a folder that is loaded without a `side`, from the headers of the files; `None` for
+    /// other data.
+    ///
+    /// # Errors
+    /// See [`Source::load`].
+    pub fn picture_sizes(&self) -> Result<Option<PictureSizes>> {
+        self.check()?;
+        if self.side.is_some() || TASKS.contains(&&self.task[..]) {
+            return Ok(None);
+        }
+        Ok(match self.place()? {
+            Place::Arrays(..) => None,
+            Place::Pictures(found) => Some(found.pictures(None, self.fit, self.skip_bad).sizes()?),
+        })
     }
 
     fn check(&self) -> Result<()> {
         self.side.map_or(Ok(()), check_side)?;
         ensure!(
             is_default(&self.fit) || !TASKS.contains(&&self.task[..]),
-            "fit = {:?} is for folders of pictures; the images of {} are squares",
+            "fit = {:?} is for folders of pictures, not for {}; leave it out",
             self.fit,
             self.task
         );
@@ -198,10 +239,16 @@ impl Source {
         test.select(new.map(|(i, _)| i))
     }
 
-    /// Loads a folder or array, and splits off the images that are held out: those of a folder `val` beside `train`, or a
-    /// tenth.
-    fn halves(&self, seed: u64) -> Result<(Dataset, Dataset)> {
-        let (all, held_out) = self.read(Path::new(&self.task))?;
+    /// Loads CelebA, a folder or an array, and splits off the images that are held out: the official test images, those of a
+    /// folder `val` beside `train`, or a tenth.
+    fn halves(&self, seed: u64, cache: Option<&Cache>) -> Result<(Dataset, Dataset)> {
+        let (all, held_out) = match self.place()? {
+            Place::Arrays(name, images, labels) => (Dataset::from_npy(&name, &images, labels.as_deref(), &[])?, 0),
+            Place::Pictures(found) => {
+                let side = self.side.or((self.task == celeba::NAME).then_some(celeba::SIDE));
+                found.load(side, self.fit, self.skip_bad, cache)?
+            }
+        };
         let train = all.len() - held_out;
         if held_out > 0 {
             return Ok((all.select(0..train)?, all.select(train..all.len())?));
@@ -210,15 +257,19 @@ impl Source {
         all.split(TEST, &mut Rng::new(seed))
     }
 
-    /// Loads all images of a folder or array, and the number that are held out by their folder, which come last.
-    fn read(&self, path: &Path) -> Result<(Dataset, usize)> {
+    /// Finds the files.
+    fn place(&self) -> Result<Place> {
+        if self.task == celeba::NAME {
+            return Ok(Place::Pictures(celeba::found(&data_dir().join(celeba::NAME))?));
+        }
+        let path = Path::new(&self.task);
         let is_array = |path: &Path| {
             let extension = path.extension().unwrap_or_default();
             extension.eq_ignore_ascii_case("npy") && path.is_file()
         };
         if is_array(path) {
             let name = name_of(path.with_extension("").as_path());
-            return Ok((Dataset::from_npy(&name, path, self.labels.as_deref(), &[])?, 0));
+            return Ok(Place::Arrays(name, path.to_owned(), self.labels.clone()));
         }
         ensure!(
             path.exists(),
@@ -240,7 +291,7 @@ impl Source {
         }
         if !arrays.is_empty() {
             let (images, labels) = self.pair(arrays)?;
-            return Ok((Dataset::from_npy(&name_of(path), &images, labels.as_deref(), &[])?, 0));
+            return Ok(Place::Arrays(name_of(path), images, labels));
         }
         if let Some(labels) = &self.labels {
             bail!(
@@ -248,7 +299,7 @@ impl Source {
                 self.task
             );
         }
-        Dataset::read_folder(path, self.side, self.fit, self.skip_bad)
+        Ok(Place::Pictures(Found::in_folder(path)?))
     }
 
     /// Finds the images and the labels among the arrays in a folder.
@@ -272,6 +323,13 @@ impl Source {
             ),
         }
     }
+}
+
+/// Files of a data set.
+enum Place {
+    /// The name of the data set, the images and the labels.
+    Arrays(String, PathBuf, Option<PathBuf>),
+    Pictures(Found),
 }
 
 #[cfg(test)]
@@ -305,7 +363,7 @@ mod tests {
     fn test_sprites_are_not_in_the_training_set() -> Result<()> {
         let source = Source { images: 2000, ..Source::default() };
         let (train, test) = (source.load(Split::Train, 1)?, source.load(Split::Test, 1)?);
-        assert_eq!(train.fingerprint(), Dataset::sprites(2000, 1)?.fingerprint());
+        assert_eq!(train.fingerprint()?, Dataset::sprites(2000, 1)?.fingerprint()?);
         assert!((190..=200).contains(&test.len()), "{}", test.len());
         let images =
             |d: &Dataset| -> HashSet<Vec<u8>> { d.bytes().unwrap().chunks_exact(768).map(<[u8]>::to_vec).collect() };
@@ -328,7 +386,7 @@ mod tests {
         let source = Source { images: 500, captions: true, ..Source::default() };
         let (train, test) = source.load_both(1)?;
         let seen = |n, seed| Dataset::captioned_sprites(n, seed, Combinations::Seen);
-        assert_eq!(train.fingerprint(), seen(500, 1)?.fingerprint());
+        assert_eq!(train.fingerprint()?, seen(500, 1)?.fingerprint()?);
         assert_eq!(test.captions().unwrap()[0], seen(1, !1)?.captions().unwrap()[0]);
         assert_ne!(train.bytes(), Dataset::sprites(500, 1)?.bytes());
         assert_eq!(Source::default().load(Split::Train, 1)?.captions(), None);

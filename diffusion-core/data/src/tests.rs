@@ -90,8 +90,13 @@ fn values_out_of_range_are_errors_that_name_them() {
     let fit = "7 pixel values do not fit 2 labels and images of 1×2×2";
     let label = "labels[0] = 2, but there are 2 classes";
     let range = "index 3 is out of range: tiny has the images 0 … 2";
+    let attributes = |values: &[f32], names: &[&str]| tiny().with_attributes(values.to_vec(), names).map(drop);
     let d = tiny();
     for (result, wants) in [
+        (attributes(&[1.0; 3], &[]), "the attributes have no names"),
+        (attributes(&[1.0; 5], &["x", "y"]), "5 attribute values for 3 images and 2 names"),
+        (attributes(&[1.0; 6], &["x", "x"]), "two attributes are called \"x\""),
+        (attributes(&[1.0, 0.0, 1.0, f32::NAN, 0.0, 0.0], &["x", "y"]), "the attribute \"y\" of image 1 is NaN"),
         (new(0, [0, 2, 2], vec![0]).map(drop), "channels = 0"),
         (new(65, [65, 1, 1], vec![0]).map(drop), "channels = 65"),
         (new(7, [1, 2, 2], vec![0, 1]).map(drop), fit),

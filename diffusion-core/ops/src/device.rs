@@ -18,7 +18,7 @@ mod precision;
 
 #[cfg(feature = "cuda")]
 pub use cuda::peak_memory;
-pub use memory::{available_memory, ensure_room, out_of_memory, too_little};
+pub use memory::{available_memory, ensure_room, out_of_memory, too_little, used_memory};
 pub use precision::Precision;
 #[cfg(feature = "cuda")]
 pub(crate) use precision::tf32;

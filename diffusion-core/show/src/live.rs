@@ -11,7 +11,8 @@ use super::displayed;
 
 pub use state::{LiveState, Phase, thin};
 
-/// A page in the notebook that follows a training run: loss, learning rate, time left, samples, and a stop button.
+/// A page in the notebook that follows a training run: training and validation loss, learning rate, time left, samples,
+/// and a stop button.
 ///
 /// The cell that trains keeps the kernel busy, so the kernel cannot display anything meanwhile. The page is therefore
 /// displayed by the previous cell. Twice a second it reads the file `live.json` of the run's folder through the Jupyter

@@ -12,7 +12,7 @@ pub use fit::Fit;
 
 use super::{Extracted, FeatureExtractor};
 use crate::nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
-use crate::ops::{Activation, Geometry, max_pool2d};
+use crate::ops::{Activation, Geometry, avg_pool2d, max_pool2d};
 use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor, Var};
@@ -25,8 +25,13 @@ const METADATA: &str = "classifier";
 /// The number of images in a batch.
 const AT_ONCE: usize = 256;
 
-/// The channels of the five convolutions; height and width are halved after the first and the third.
-const WIDTHS: [usize; 5] = [32, 64, 64, Classifier::FEATURES, Classifier::FEATURES];
+/// The channels of the convolutions as multiples of [`About::base`]; small images do without the last two. Height and
+/// width are halved after the first of them, after the third, and before the last two.
+const WIDTHS: [usize; 7] = [1, 2, 2, 3, 3, 4, 4];
+const OF_SMALL: usize = 5;
+
+/// Images whose height and width are both at least this are large, and are halved by averaging until they are smaller.
+const LARGE: usize = 48;
 
 /// The training data of a [`Classifier`] and its accuracy.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +43,9 @@ pub struct About {
     pub classes: Vec<String>,
     /// The shape (C, H, W) of an image.
     pub shape: [usize; 3],
+    /// The channels of the first convolution; a small image has three times as many features, a large one four times.
+    #[serde(default = "usual_base")]
+    pub base: usize,
     /// The number of training steps.
     pub steps: usize,
     /// The number of training images seen, including repetitions.
@@ -50,6 +58,11 @@ pub struct About {
     /// What else it classifies.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub attributes: Vec<Attribute>,
+}
+
+/// The channels of classifiers that were saved before there was a choice.
+fn usual_base() -> usize {
+    Fit::default().base
 }
 
 /// Writes NaN as null, since JSON has no NaN.
@@ -68,11 +81,13 @@ pub(super) mod share {
 /// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer. A second
 /// linear layer classifies [attributes](Attribute), if there are any.
 ///
+/// Images from 48×48 pixels on are halved by averaging until they are smaller, and have seven convolutions.
+///
 /// ```no_run
 /// use diffusion_core::{candle::Device, data::{Dataset, Split}, metrics::Classifier};
 /// let classifier = Classifier::load("weights/classifier-mnist.safetensors", &Device::Cpu)?;
 /// let digits = Dataset::mnist(Split::Test)?.images(0..100, &Device::Cpu)?;
-/// assert_eq!(classifier.features(&digits)?.dims(), [100, Classifier::FEATURES]);
+/// assert_eq!(classifier.features(&digits)?.dims(), [100, classifier.about.features()]);
 /// assert_eq!(classifier.probabilities(&digits)?.dims(), [100, 10]);
 /// # Ok::<(), anyhow::Error>(())
 /// ```
@@ -87,21 +102,28 @@ pub struct Classifier {
 }
 
 impl Classifier {
-    /// The number of features of an image before the last layer.
-    pub const FEATURES: usize = 96;
-
-    /// Creates a classifier with random weights from `rng` for images of shape (C, H, W) of the data set `data`.
+    /// Creates a classifier with random weights from `rng` for images of shape (C, H, W) of the data set `data`, with
+    /// `base` channels in its first convolution (1 … 1024).
     ///
     /// # Errors
-    /// There is no class or no channel, or the height or width is below 4, so it cannot be halved twice.
-    pub fn new(data: &str, shape: [usize; 3], classes: &[String], rng: &mut Rng, device: &Device) -> Result<Self> {
-        Self::with_attributes(data, shape, classes, Vec::new(), rng, device)
+    /// `base` is out of range, there is no class or no channel, or the height or width is below 4, so it cannot be halved
+    /// twice.
+    pub fn new(
+        data: &str,
+        shape: [usize; 3],
+        classes: &[String],
+        base: usize,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<Self> {
+        Self::with_attributes(data, shape, classes, base, Vec::new(), rng, device)
     }
 
     fn with_attributes(
         data: &str,
         shape: [usize; 3],
         classes: &[String],
+        base: usize,
         attributes: Vec<Attribute>,
         rng: &mut Rng,
         device: &Device,
@@ -110,6 +132,7 @@ impl Classifier {
             data: data.to_owned(),
             classes: classes.to_vec(),
             shape,
+            base,
             steps: 0,
             images_seen: 0,
             test_accuracy: f64::NAN,
@@ -153,7 +176,7 @@ impl Classifier {
     /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate::metrics).
     ///
     /// # Shapes
-    /// `x` (N, C, H, W), in \[−1, 1\]; the result is (N, [`Classifier::FEATURES`]), f32 on the CPU.
+    /// `x` (N, C, H, W), in \[−1, 1\]; the result is (N, [`About::features`]), f32 on the CPU.
     ///
     /// # Errors
     /// See [`Classifier::logits`]; or a value of the images is not finite.
@@ -247,6 +270,21 @@ impl FeatureExtractor for Classifier {
 }
 
 impl About {
+    /// The number of features of an image before the last layer.
+    pub fn features(&self) -> usize {
+        self.base * self.widths()[self.widths().len() - 1]
+    }
+
+    /// The number of 3×3 convolutions.
+    pub fn convolutions(&self) -> usize {
+        self.widths().len()
+    }
+
+    fn widths(&self) -> &'static [usize] {
+        let [_, height, width] = self.shape;
+        if height.min(width) < LARGE { &WIDTHS[..OF_SMALL] } else { &WIDTHS }
+    }
+
     fn check(&self) -> Result<()> {
         let [c, h, w] = self.shape;
         ensure!(
@@ -254,6 +292,7 @@ impl About {
             "classifier: images of {c}×{h}×{w} are not supported; there must be 1 … 1024 channels and 4 … 1024 rows \
              and columns"
         );
+        ensure!((1..=1024).contains(&self.base), "classifier: base = {} must be in 1 … 1024", self.base);
         let classes = self.classes.len();
         ensure!(
             (1..=crate::data::MAX_CLASSES).contains(&classes),
@@ -280,7 +319,8 @@ fn pooled(map: &Tensor) -> candle_core::Result<Tensor> {
 impl Layers {
     fn new(mut build: Builder, about: &About) -> candle_core::Result<Self> {
         let (mut convs, mut inputs) = (Vec::new(), about.shape[0]);
-        for (i, width) in WIDTHS.into_iter().enumerate() {
+        for (i, times) in about.widths().iter().enumerate() {
+            let width = times * about.base;
             let conv = build.at(format!("conv{}", i + 1));
             let conv = Conv2d::new(conv, inputs, width, 3, Geometry::same(3))?;
             let norm = build.at(format!("norm{}", i + 1));
@@ -296,12 +336,15 @@ impl Layers {
         Ok(Self { convs, last, attributes })
     }
 
-    /// (B, C, H, W) → (B, FEATURES, H/4, W/4).
+    /// (B, C, H, W) → (B, [`About::features`], H/4, W/4); a large image is halved more often.
     fn map(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = x.clone();
+        while x.dim(2)?.min(x.dim(3)?) >= LARGE {
+            x = avg_pool2d(&x, 2)?;
+        }
         for (i, (conv, norm)) in self.convs.iter().enumerate() {
             x = norm.forward(&conv.forward(&x)?)?;
-            if i == 0 || i == 2 {
+            if i == 0 || i == 2 || i + 3 == self.convs.len() {
                 x = max_pool2d(&x, 2)?;
             }
         }
@@ -316,7 +359,7 @@ mod tests {
 
     fn fresh(seed: u64) -> Result<Classifier> {
         let classes: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
-        Classifier::new("tiny", [3, 9, 8], &classes, &mut Rng::new(seed), &Device::Cpu)
+        Classifier::new("tiny", [3, 9, 8], &classes, 8, &mut Rng::new(seed), &Device::Cpu)
     }
 
     fn off(a: &Tensor, b: &Tensor) -> Result<f32> {
@@ -339,7 +382,7 @@ mod tests {
         assert_eq!(again.about, it.about);
         let (a, b) = (it.extract(&x)?, again.extract(&x)?);
         assert_eq!(off(&a.features, &b.features)?, 0.0);
-        assert_eq!(a.features.dims(), [300, Classifier::FEATURES]);
+        assert_eq!(a.features.dims(), [300, 24]);
         assert_eq!(a.probabilities.dims(), [300, 3]);
         assert!(off(&a.probabilities.sum(1)?, &Tensor::ones(300, DType::F32, &Device::Cpu)?)? < 1e-5);
         // An image's result does not depend on the other images of the batch.
@@ -376,7 +419,7 @@ mod tests {
         let message = it.extract(&nan).unwrap_err().to_string();
         assert!(message.contains("NaN or infinity"), "{message}");
         let make = |shape, classes: &[String]| {
-            Classifier::new("x", shape, classes, &mut Rng::new(1), &Device::Cpu).unwrap_err().to_string()
+            Classifier::new("x", shape, classes, 8, &mut Rng::new(1), &Device::Cpu).unwrap_err().to_string()
         };
         assert!(make([1, 3, 8], &["a".to_owned()]).contains("images of 1×3×8"));
         assert!(make([1, 8, 8], &[]).contains("0 classes"));
@@ -397,6 +440,17 @@ mod tests {
         file.metadata.insert(METADATA.to_owned(), "{}".to_owned());
         file.save(&path)?;
         assert!(fail().contains("cannot read its description"), "{}", fail());
+        Ok(())
+    }
+
+    #[test]
+    fn large_images_have_more_convolutions() -> Result<()> {
+        for (side, convolutions, features) in [(16, 5, 24), (47, 5, 24), (48, 7, 32), (64, 7, 32)] {
+            let it = Classifier::new("x", [3, side, side], &["a".to_owned()], 8, &mut Rng::new(1), &Device::Cpu)?;
+            let x = Tensor::zeros((2, 3, side, side), DType::F32, &Device::Cpu)?;
+            assert_eq!(it.features(&x)?.dims(), [2, features], "{side}");
+            assert_eq!((it.about.convolutions(), it.about.features()), (convolutions, features));
+        }
         Ok(())
     }
 

@@ -184,7 +184,7 @@ mod tests {
     fn classifier() -> Result<Classifier> {
         let data = Dataset::sprites(8, 1)?;
         let (shape, names) = (data.shape(), data.class_names());
-        Classifier::new("sprites", shape, names, &mut Rng::new(1), &Device::Cpu)
+        Classifier::new("sprites", shape, names, 32, &mut Rng::new(1), &Device::Cpu)
     }
 
     #[test]

@@ -27,6 +27,9 @@ pub struct ModelInfo {
     /// The class names of the data, by label.
     #[serde(default)]
     pub classes: Vec<String>,
+    /// The names of the context values if they are attributes; empty if they are the classes.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub context: Vec<String>,
     /// The name of the data set.
     #[serde(default)]
     pub data: String,
@@ -69,6 +72,7 @@ impl ModelInfo {
             prediction: Prediction::default(),
             shape,
             classes: Vec::new(),
+            context: Vec::new(),
             data: String::new(),
             images_seen: 0,
             images: true,
@@ -90,6 +94,11 @@ impl ModelInfo {
     pub fn sampler(&self) -> Sampler {
         let steps = self.schedule().map_or(50, |schedule| schedule.timesteps().min(50));
         if self.consistency { Sampler::consistency(2) } else { Sampler::ddim(steps) }
+    }
+
+    /// The names of the context values: those of the attributes, or otherwise the classes.
+    pub fn context_names(&self) -> &[String] {
+        if self.context.is_empty() { &self.classes } else { &self.context }
     }
 
     /// Checks that every field is in its range.

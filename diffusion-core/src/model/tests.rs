@@ -142,6 +142,7 @@ fn errors_explain_why_a_file_is_not_a_model() -> Result<()> {
     for (model, wants) in [
         (model(|info| info.shape = [3, 8, 8])?, "images with 3 channels, but its network for 1"),
         (model(|info| info.shape = [1, 8, 9])?, "the image is 8×9"),
+        (model(|info| info.context = vec!["x".to_owned()])?, "names 1 context values, but its network takes 0"),
         (model(|info| info.process = NoiseProcess::Flow { shift: 0.0 })?, "shift = 0"),
         (model(|info| info.prediction = Prediction::Edm { sigma_data: -1.0 })?, "sigma-data = -1"),
         (model(|info| (info.process, info.prediction) = (NoiseProcess::flow(), Prediction::Eps))?, "use velocity"),

@@ -74,6 +74,16 @@ pub struct TrainingConfig {
     pub checkpoint_every: usize,
     /// The number of checkpoints kept; older ones are deleted.
     pub keep: usize,
+    /// Optimiser steps between measurements of the validation loss
+    /// ([`Training::validate_on`](super::Training::validate_on)); 0 for none. It is also measured at the end of the
+    /// training.
+    ///
+    /// By default 32 training images pass between two measurements for each of the (at most 256) held-out images: 128
+    /// steps with batches of 64. An evaluation without gradients takes about a third of a training step per image, so
+    /// the measurements take about 1 % of the time, and 2 % in a consistency distillation, which also evaluates the
+    /// teacher.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub validate_every: Option<usize>,
     /// Epochs between grids of samples; 0 for none.
     pub sample_every: usize,
     /// Images in a grid of samples.
@@ -141,6 +151,7 @@ impl Default for TrainingConfig {
             condition_dropout: 0.1,
             checkpoint_every: 0,
             keep: 2,
+            validate_every: None,
             sample_every: 1,
             samples: 32,
             sample_steps: 50,

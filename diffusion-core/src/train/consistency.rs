@@ -11,7 +11,7 @@ use crate::nn::Parameters;
 use crate::prediction::Prediction;
 use crate::rng::Rng;
 use crate::sampler::Sampler;
-use crate::unet::Condition;
+use crate::unet::{Condition, Network};
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
 use serde::{Deserialize, Serialize};
@@ -112,6 +112,8 @@ pub struct Consistency {
     settings: ConsistencyConfig,
     /// The average that computes the target, if it is not the student itself.
     target: Option<Ema>,
+    /// N in the current step.
+    n: usize,
     /// The times t and r of all images of the step; r is `None` for the clean image.
     drawn: Vec<(f64, Option<f64>)>,
 }
@@ -175,7 +177,48 @@ impl Consistency {
             decay => Some(Ema::new(&student.network.parameters().by_name(), EmaConfig { decay, warmup: Warmup::Off })?),
         };
         let student = Diffusion::with_model(config, student, data, Sampler::consistency(SHOWN_STEPS))?;
-        Ok(Self { student, teacher, settings, target, drawn: Vec::new() })
+        Ok(Self { n: settings.first_steps, student, teacher, settings, target, drawn: Vec::new() })
+    }
+
+    /// Draws times t and r for `images` images, stratified: each step of the grid equally often.
+    fn draw(&self, images: usize, rng: &mut Rng) -> Result<Vec<(f64, Option<f64>)>> {
+        let n = self.n;
+        let times = self.teacher.info.process.steps(n)?;
+        let offset = rng.uniform();
+        let order = rng.permutation(images).into_iter();
+        let at = order.map(|i| (((i as f64 + offset) / images as f64 * n as f64) as usize).min(n - 1));
+        Ok(at.map(|i| (times[i], times.get(i + 1).copied())).collect())
+    }
+
+    /// The loss for given times and noise.
+    fn loss_of(
+        &mut self,
+        batch: &TrainingBatch,
+        drawn: &[(f64, Option<f64>)],
+        eps: &Tensor,
+        network: fn(&Network, &Tensor, &[f64], &Condition) -> candle_core::Result<Tensor>,
+    ) -> Result<Tensor> {
+        let x0 = batch.images();
+        let (t, r): (Vec<f64>, Vec<Option<f64>>) = drawn.iter().copied().unzip();
+        let process = self.teacher.info.process.clone();
+        let levels = process.levels(&t)?;
+        let level = |r: &Option<f64>| r.map_or(Ok(Level::CLEAN), |r| process.level(r));
+        let to = r.iter().map(level).collect::<candle_core::Result<Vec<_>>>()?;
+        let condition = self.student.condition(batch)?;
+        let xt = perturb(x0, &levels, eps)?;
+        let xr = self.teacher_step(&xt, (&t, &levels), &to, condition.clone())?;
+        let target = self.target(&xr, &r, &condition)?;
+        let times: Vec<f64> = t.iter().map(|t| process.network_time(*t)).collect();
+        // Not clipped: a clipped value has no gradient.
+        let prediction = self.teacher.info.prediction;
+        let c_in = levels.iter().map(|level| prediction.scalings(*level).c_in).collect();
+        let input = scaled(&xt, c_in)?.unwrap_or_else(|| xt.clone());
+        let output = network(&self.student.model().network, &input, &times, &condition)?;
+        let x0_hat = prediction.x0(&xt, &levels, &output)?;
+        let numbers = x0.elem_count() as f64 / batch.len() as f64;
+        let c = 0.00054 * numbers.sqrt();
+        let squares = (x0_hat - target)?.sqr()?.flatten_from(1)?.sum(1)?;
+        Ok((((squares + c * c)?.sqrt()? - c)? / numbers.sqrt())?.mean_all()?)
     }
 
     /// One guided DDIM step of the teacher from `xt` to the levels `to`.
@@ -236,38 +279,23 @@ impl Objective for Consistency {
         if let Some(average) = self.target.as_mut().filter(|_| step.index > 0) {
             average.update()?;
         }
-        let n = self.settings.steps_at(step.index as f64 / step.total.max(1) as f64);
-        let times = self.teacher.info.process.steps(n)?;
-        // Stratified: each step of the grid equally often.
-        let offset = rng.uniform();
-        let order = rng.permutation(step.images).into_iter();
-        let at = order.map(|i| (((i as f64 + offset) / step.images as f64 * n as f64) as usize).min(n - 1));
-        self.drawn = at.map(|i| (times[i], times.get(i + 1).copied())).collect();
+        self.n = self.settings.steps_at(step.index as f64 / step.total.max(1) as f64);
+        self.drawn = self.draw(step.images, rng)?;
         Ok(())
     }
 
     fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
-        let x0 = batch.images();
-        let (t, r): (Vec<f64>, Vec<Option<f64>>) = self.drawn[batch.within()].iter().copied().unzip();
-        let process = self.teacher.info.process.clone();
-        let levels = process.levels(&t)?;
-        let level = |r: &Option<f64>| r.map_or(Ok(Level::CLEAN), |r| process.level(r));
-        let to = r.iter().map(level).collect::<candle_core::Result<Vec<_>>>()?;
-        let condition = self.student.condition(batch)?;
-        let xt = perturb(x0, &levels, &noise.randn_like(x0)?)?;
-        let xr = self.teacher_step(&xt, (&t, &levels), &to, condition.clone())?;
-        let target = self.target(&xr, &r, &condition)?;
-        let times: Vec<f64> = t.iter().map(|t| process.network_time(*t)).collect();
-        let network = &self.student.model().network;
-        // Not clipped: a clipped value has no gradient.
-        let prediction = self.teacher.info.prediction;
-        let c_in = levels.iter().map(|level| prediction.scalings(*level).c_in).collect();
-        let input = scaled(&xt, c_in)?.unwrap_or_else(|| xt.clone());
-        let x0_hat = prediction.x0(&xt, &levels, &network.forward(&input, &times, &condition)?)?;
-        let numbers = x0.elem_count() as f64 / batch.len() as f64;
-        let c = 0.00054 * numbers.sqrt();
-        let squares = (x0_hat - target)?.sqr()?.flatten_from(1)?.sum(1)?;
-        Ok((((squares + c * c)?.sqrt()? - c)? / numbers.sqrt())?.mean_all()?)
+        let eps = noise.randn_like(batch.images())?;
+        let drawn = self.drawn[batch.within()].to_vec();
+        self.loss_of(batch, &drawn, &eps, Network::forward)
+    }
+
+    /// With N of the last step, so that it can be compared with the training loss. It jumps with it when N doubles.
+    fn validation_loss(&mut self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        let drawn = self.draw(batch.len(), rng)?;
+        let eps = rng.randn_like(batch.images())?;
+        let loss = self.loss_of(batch, &drawn, &eps, Network::predict)?;
+        Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
     fn samples(

@@ -52,14 +52,16 @@ impl Diffusion {
         config.check()?;
         let architecture = architecture.into();
         check_fit(config, &architecture, data)?;
+        let context = if architecture.context() > 0 { data.attribute_names().to_vec() } else { Vec::new() };
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,
             shape: data.shape(),
             classes: data.class_names().to_vec(),
+            context,
             data: data.name().to_owned(),
             images_seen: 0,
-            images: data.bytes().is_some(),
+            images: data.is_8_bit(),
             consistency: false,
             vocabulary: vocabulary(&architecture, data)?,
         };
@@ -80,6 +82,14 @@ impl Diffusion {
     ) -> Result<Self> {
         config.check()?;
         check_fit(config, model.network.architecture(), data)?;
+        if model.network.architecture().context() > 0 {
+            let (names, there) = (model.info.context.join(", "), data.attribute_names().join(", "));
+            ensure!(
+                names == there,
+                "the model's context has the attributes ({names}), but {} has ({there}); use the data it was trained on",
+                data.name()
+            );
+        }
         model.network.set_precision(config.precision);
         let [_, height, width] = data.shape();
         let batch = config.batch.min(data.len());
@@ -94,6 +104,13 @@ impl Diffusion {
             sampler,
             drawn: Default::default(),
         })
+    }
+
+    /// Draws times for `n` images, and which of their conditions are dropped.
+    fn draw(&self, n: usize, times: TimeSampling, rng: &mut Rng) -> Result<(Vec<f64>, Vec<bool>)> {
+        let times = self.model.info.process.draw(n, times, rng)?;
+        let dropped = times.iter().map(|_| rng.uniform() < self.dropout).collect();
+        Ok((times, dropped))
     }
 
     /// The loss for given times, dropped conditions and noise.
@@ -154,7 +171,7 @@ impl ModelObjective for Diffusion {
 
 /// Checks that the network fits the images and classes of the data and the times of the process.
 fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Dataset) -> Result<()> {
-    let ([channels, height, width], classes) = (data.shape(), data.class_names().len());
+    let [channels, height, width] = data.shape();
     let conditioning = architecture.conditioning();
     ensure!(
         channels == conditioning.channels,
@@ -162,10 +179,14 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
         conditioning.channels,
         data.name()
     );
-    for (field, known) in [("classes", conditioning.classes), ("context", conditioning.context)] {
+    let (classes, context) = (data.class_names().len(), data.context_names().len());
+    let values = if data.attribute_names().is_empty() { "classes" } else { "attributes" };
+    for (field, known, there, what) in
+        [("classes", conditioning.classes, classes, "classes"), ("context", conditioning.context, context, values)]
+    {
         ensure!(
-            known == 0 || known == classes,
-            "the network has {field} = {known}, but {} has {classes} classes: set {field} = {classes}, or 0 for none",
+            known == 0 || known == there,
+            "the network has {field} = {known}, but {} has {there} {what}: set {field} = {there}, or 0 for none",
             data.name()
         );
     }
@@ -214,17 +235,14 @@ impl Objective for Diffusion {
     }
 
     fn begin_step(&mut self, step: StepInfo, rng: &mut Rng) -> Result<()> {
-        let process = &self.model.info.process;
-        let mut times = process.draw(step.images, self.times, rng)?;
-        if let NoiseProcess::Vp(schedule) = process {
+        self.drawn = self.draw(step.images, self.times, rng)?;
+        if let NoiseProcess::Vp(schedule) = &self.model.info.process {
             let done = step.index as f64 / step.total.max(1) as f64;
             let stride = stride(self.stages, done, schedule.timesteps());
-            for t in &mut times {
+            for t in &mut self.drawn.0 {
                 *t = on_grid(*t as usize, stride, schedule.timesteps()) as f64;
             }
         }
-        let dropped = times.iter().map(|_| rng.uniform() < self.dropout);
-        self.drawn = (times.clone(), dropped.collect());
         Ok(())
     }
 
@@ -235,20 +253,24 @@ impl Objective for Diffusion {
         self.loss_of(batch, (t, dropped), &eps, |x, times, condition| network.forward(x, times, condition))
     }
 
-    fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
-        let Model { network, info } = &self.model;
-        if info.vocabulary.is_some() && batch.data.captions().is_none() {
+    fn validation_loss(&mut self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        if self.model.info.vocabulary.is_some() && batch.data.captions().is_none() {
             return Ok(None);
         }
-        let times = info.process.draw(batch.len(), TimeSampling::Stratified, rng)?;
+        // Stratified times have the same distribution and vary less.
+        let times = match self.times {
+            TimeSampling::Uniform => TimeSampling::Stratified,
+            times => times,
+        };
+        let (t, dropped) = self.draw(batch.len(), times, rng)?;
         let eps = rng.randn_like(batch.images())?;
-        let drawn = (&times[..], &vec![false; batch.len()][..]);
-        let loss = self.loss_of(batch, drawn, &eps, |x, times, condition| network.predict(x, times, condition))?;
+        let network = &self.model.network;
+        let loss = self.loss_of(batch, (&t, &dropped), &eps, |x, t, condition| network.predict(x, t, condition))?;
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
-    /// Samples of all classes in turn, or of the first captions of the data, or super-resolved versions of its first
-    /// images.
+    /// Samples of all classes in turn, or with the attributes or captions of the first images of the data, or
+    /// super-resolved versions of them.
     fn samples(
         &self,
         n: usize,
@@ -258,8 +280,11 @@ impl Objective for Diffusion {
     ) -> Result<Option<Tensor>> {
         let mut condition = self.model.conditions(n)?;
         let low_res = self.model.network.architecture().conditioning().low_res;
+        let first = (0..n).map(|i| i % data.len());
+        if !self.model.info.context.is_empty() {
+            condition.context = Some(data.context(first.clone(), &self.device())?);
+        }
         if low_res > 0 {
-            let first = (0..n).map(|i| i % data.len());
             let images = data.images(first, &self.device())?;
             condition.low_res = Some(avg_pool2d(&images, low_res)?);
         }
@@ -278,7 +303,8 @@ impl Objective for Diffusion {
     /// The number of columns for which each column has one class.
     fn sample_columns(&self) -> usize {
         let conditioning = self.model.network.architecture().conditioning();
-        columns_of(conditioning.classes.max(conditioning.context)).unwrap_or(8)
+        let classes = if self.model.info.context.is_empty() { conditioning.context } else { 0 };
+        columns_of(conditioning.classes.max(classes)).unwrap_or(8)
     }
 
     /// The words, whose order the embeddings depend on.

@@ -3,7 +3,7 @@
 use super::lock::Lock;
 use super::step::Step;
 use super::upgrade::upgrade;
-use super::validation::Measured;
+use crate::data::Source;
 use crate::device::described;
 use crate::nn::Checkpoint;
 use crate::show::{Grid, Live, LiveState};
@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 const CONFIG: &str = "config.toml";
 const LOG: &str = "log.jsonl";
+/// Validation losses of earlier versions, measured with the EMA weights; today they are in the log.
 const VALIDATION: &str = "validation.jsonl";
 const MACHINE: &str = "machine.txt";
 const CHANGES: &str = "changes.txt";
@@ -30,12 +31,13 @@ const WRITTEN: [&str; 8] = [CONFIG, LOG, VALIDATION, MACHINE, CHANGES, CHECKPOIN
 
 /// The keys that may change when a run is resumed. More epochs continue where the old ones ended, and a new learning
 /// rate is noted. The data may have moved; its fingerprint tells whether it is the same.
-const MAY_DIFFER: [&str; 12] = [
+const MAY_DIFFER: [&str; 13] = [
     "epochs",
     "train_steps",
     "lr",
     "checkpoint_every",
     "keep",
+    "validate_every",
     "sample_every",
     "samples",
     "sample_steps",
@@ -143,17 +145,9 @@ impl RunFolder {
                 remove_run(path)?;
             }
             fs::create_dir_all(path.join(CHECKPOINTS))?;
-            let config = path.join(CONFIG);
-            let mut there = None;
-            if config.is_file() {
-                let mut table: toml::Table = toml::from_str(&fs::read_to_string(&config)?)
-                    .with_context(|| format!("{CONFIG} is damaged; {WHAT_TO_DO}"))?;
-                upgrade(&mut table)?;
-                there = Some(table);
-            }
             anyhow::Ok(Self {
                 path: path.to_owned(),
-                there,
+                there: config_in(path)?,
                 log: None,
                 last_saved: None,
                 last_samples: None,
@@ -281,14 +275,6 @@ impl RunFolder {
         log.write_all(line.as_bytes()).with_context(|| format!("cannot write {}", path.display()))
     }
 
-    /// Adds a line to the log, also if the same step was measured before an interruption.
-    pub(super) fn log_validation(&self, measured: Measured) -> Result<()> {
-        let path = self.path.join(VALIDATION);
-        let line = serde_json::to_string(&measured)? + "\n";
-        let append = || OpenOptions::new().create(true).append(true).open(&path)?.write_all(line.as_bytes());
-        append().with_context(|| format!("cannot write {}", path.display()))
-    }
-
     /// Reads the first `steps` steps from the log. Later steps were lost in an interruption; they are removed from the
     /// log, as are damaged lines.
     pub(super) fn history(&mut self, steps: usize) -> Result<Vec<Step>> {
@@ -333,6 +319,32 @@ impl RunFolder {
             let _ = state.write(&self.path);
         }
     }
+}
+
+/// The configuration of the run in a folder, if there is one.
+fn config_in(folder: &Path) -> Result<Option<toml::Table>> {
+    let config = folder.join(CONFIG);
+    if !config.is_file() {
+        return Ok(None);
+    }
+    let mut table: toml::Table =
+        toml::from_str(&fs::read_to_string(&config)?).with_context(|| format!("{CONFIG} is damaged; {WHAT_TO_DO}"))?;
+    upgrade(&mut table)?;
+    Ok(Some(table))
+}
+
+/// Checks that the run in a folder, if there is one, can be resumed with this source of data, before any of it is read.
+///
+/// # Errors
+/// The run has another source: the message names what differs.
+pub fn check_source(folder: impl AsRef<Path>, source: &Source) -> Result<()> {
+    let folder = folder.as_ref();
+    let check = || {
+        let here = [("data".to_owned(), toml::Value::try_from(source)?)];
+        let there = config_in(folder)?;
+        there.map_or(Ok(()), |there| changes(&there, &here.into_iter().collect(), true).map(drop))
+    };
+    check().with_context(|| in_use(folder)).map_err(crate::whole)
 }
 
 /// Notes the machine, on one line for each machine that the run has used.

@@ -14,8 +14,8 @@ pub(super) fn live_state(
     samples: Option<&str>,
 ) -> LiveState {
     let last = history.last();
-    let points = |of: fn(&Step) -> f64| {
-        let points: Vec<_> = history.iter().map(|s| (s.index + 1, of(s))).collect();
+    let points = |of: fn(&Step) -> Option<f64>| {
+        let points: Vec<_> = history.iter().filter_map(|s| Some((s.index + 1, of(s)?))).collect();
         thin(&points, CURVE)
     };
     let speed = recent_mean(history, |step| step.images_per_second);
@@ -40,8 +40,9 @@ pub(super) fn live_state(
         seconds_left: speed.map(|speed| left / speed),
         seconds: last.map_or(0.0, |step| step.seconds),
         grad_norm: last.map(|step| step.grad_norm),
-        curve: points(|step| step.loss),
-        rate: points(|step| step.lr),
+        curve: points(|step| Some(step.loss)),
+        validation: points(|step| step.validation_loss),
+        rate: points(|step| Some(step.lr)),
         samples: samples.map(str::to_owned),
         samples_title: epoch.map_or_else(String::new, |n| format!("Samples after epoch {n}")),
         ..Default::default()

@@ -61,7 +61,7 @@ pub use config::{ConditionOn, TrainingConfig};
 pub use consistency::{Consistency, ConsistencyConfig};
 pub use diffusion::{Diffusion, columns_of};
 pub use ema::{Ema, EmaConfig, Warmup};
-pub use folder::{Existing, Resumed};
+pub use folder::{Existing, Resumed, check_source};
 pub use loss::{Loss, Weighting};
 pub use noise::Noise;
 pub use objective::{ModelObjective, Objective, StepInfo, TrainingBatch};

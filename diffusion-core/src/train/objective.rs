@@ -86,11 +86,15 @@ pub trait Objective {
         Ok(())
     }
 
-    /// The loss on held-out images, or `None` if the objective has none. Parameters and buffers are left unchanged.
+    /// The loss on a batch of held-out images, or `None` if the objective has none. It has the expected value of
+    /// [`Objective::loss`] for images of the same distribution, so that the two can be compared.
+    ///
+    /// All randomness comes from `rng`, which always has the same seed. What the next steps use, such as parameters and
+    /// buffers, is left unchanged: evaluate networks with [`predict`](crate::unet::Network::predict).
     ///
     /// # Errors
     /// The loss cannot be computed.
-    fn validation_loss(&self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+    fn validation_loss(&mut self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
         let _ = (batch, rng);
         Ok(None)
     }

@@ -18,7 +18,7 @@ pub struct Report {
     pub total: usize,
     /// The mean loss over the last 50 steps (all, if there are fewer): [`Training::loss`](super::Training::loss).
     pub loss: f64,
-    /// The latest loss on held-out images, if there are any: [`Training::validate_on`](super::Training::validate_on).
+    /// The latest loss on held-out images: [`Training::validation_loss`](super::Training::validation_loss).
     pub validation: Option<f64>,
     /// Training time in seconds, including earlier sessions.
     pub seconds: f64,
@@ -39,15 +39,23 @@ impl Lines {
         Self { progress }
     }
 
-    /// Updates the line after a step; `loss` is the recent mean, `validation` the loss on held-out images.
-    pub(super) fn step(&mut self, step: &Step, (loss, validation): (f64, Option<f64>), deadline: Option<Instant>) {
+    /// Updates the line after a step; `loss` is the recent mean, `validation` the loss on held-out images, `memory` the
+    /// bytes in use.
+    pub(super) fn step(
+        &mut self,
+        step: &Step,
+        (loss, validation): (f64, Option<f64>),
+        memory: Option<u64>,
+        deadline: Option<Instant>,
+    ) {
+        let memory = memory.map_or_else(String::new, |bytes| format!(", {:.1} GB", bytes as f64 / 1e9));
         let validation = validation.map_or_else(String::new, |loss| format!(", validation {loss:.4}"));
         let left = deadline.map_or_else(String::new, |at| {
             let left = at.saturating_duration_since(Instant::now());
             format!(", {:.0} s left", left.as_secs_f64())
         });
         self.progress.message(format!(
-            "epoch {}, mean loss {loss:.4}{validation}, lr {:.1e}, {:.0} images/s{left}",
+            "epoch {}, mean loss {loss:.4}{validation}, lr {:.1e}, {:.0} images/s{memory}{left}",
             step.epoch + 1,
             step.lr,
             step.images_per_second
@@ -72,7 +80,7 @@ pub(super) fn epoch_losses(history: &[Step], per_epoch: usize) -> Vec<f64> {
     epochs.filter(|epoch| epoch.len() == per_epoch).map(mean).collect()
 }
 
-/// The loss curve: each step's loss, and the means over 50 equal parts.
+/// The loss curve: each step's loss, the means over 50 equal parts, and the validation loss where it was measured.
 pub(super) fn loss_curve(history: &[Step]) -> Plot {
     let size = history.len().div_ceil(50).max(1);
     let (mut at, mut means) = (Vec::new(), Vec::new());
@@ -82,7 +90,9 @@ pub(super) fn loss_curve(history: &[Step]) -> Plot {
     }
     let (steps, losses): (Vec<_>, Vec<_>) = history.iter().map(|s| (s.index, s.loss)).unzip();
     let plot = Plot::new("Loss").x("step").log_y();
-    plot.scatter("each step", steps, losses).line("mean", at, means)
+    let plot = plot.scatter("each step", steps, losses).line("mean", at, means);
+    let (at, losses): (Vec<_>, Vec<_>) = history.iter().filter_map(|s| Some((s.index, s.validation_loss?))).unzip();
+    if at.is_empty() { plot } else { plot.line("validation", at, losses) }
 }
 
 fn mean(steps: &[Step]) -> f64 {

@@ -22,6 +22,10 @@ pub struct Step {
     pub images_per_second: f64,
     /// Training time in seconds up to this step, including earlier sessions.
     pub seconds: f64,
+    /// The loss on held-out images after this step, if it was measured:
+    /// [`Training::validate_on`](super::Training::validate_on).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub validation_loss: Option<f64>,
 }
 
 /// The state of a training run.

@@ -86,8 +86,9 @@ impl<O: Objective> Steps<O> {
         self.config.steps_per_epoch(self.data.len())
     }
 
-    /// Takes step `first` of `total`; on a CUDA device also the next few steps before step `until`, so that it need not
-    /// wait for the CPU. Returns the steps taken and the error that prevented the next one, if any.
+    /// Takes step `first` of `total`; on a CUDA device also the next few steps before step `until`, when other work is
+    /// due, so that it need not wait for the CPU. Returns the steps taken and the error that prevented the next one, if
+    /// any.
     #[cfg_attr(not(feature = "cuda"), allow(unused_variables))]
     pub(super) fn take(&mut self, first: usize, total: usize, until: usize) -> (Vec<Taken>, Option<Error>) {
         #[cfg(feature = "cuda")]
@@ -126,7 +127,7 @@ impl<O: Objective> Steps<O> {
         Ok(Taken { loss, grad_norm, lr, seconds })
     }
 
-    /// Takes up to [`AHEAD`] steps, as many as fit before other work is due; then the device reports the results.
+    /// Takes up to [`AHEAD`] steps before step `until`; then the device reports the results.
     #[cfg(feature = "cuda")]
     fn take_ahead(
         &mut self,
@@ -136,12 +137,7 @@ impl<O: Objective> Steps<O> {
         taken: &mut Vec<Taken>,
     ) -> Result<()> {
         let began = Instant::now();
-        let every = match self.config.checkpoint_every {
-            0 => usize::MAX,
-            every => every - first % every,
-        };
-        let per_epoch = self.per_epoch();
-        let count = AHEAD.min(per_epoch - first % per_epoch).min(every).min(until - first);
+        let count = AHEAD.min(until - first);
         let share = 1.0 / self.config.accumulate as f64;
         for index in first..first + count {
             let images = on_device.images.as_ref();

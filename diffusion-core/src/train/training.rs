@@ -9,8 +9,10 @@ use super::report::{self, Report};
 use super::sampling::Sampling;
 use super::step::{State, Step, recent_mean};
 use super::steps::{NotFinite, Steps, Taken};
+use super::validation::HeldOut;
 use super::{Diffusion, ModelObjective, Objective, TrainingConfig};
 use crate::data::{Dataset, Source};
+use crate::device::used_memory;
 use crate::model::Model;
 use crate::show::Plot;
 use crate::unet::{Architecture, Network};
@@ -57,8 +59,8 @@ pub struct Training<O: Objective = Diffusion> {
     /// The configuration of the run, as in its folder.
     run: toml::Table,
     source: Option<Source>,
-    /// The held-out images, and the last loss on them.
-    held_out: Option<Dataset>,
+    held_out: Option<HeldOut>,
+    /// The last loss on held-out images.
     validation: Option<f64>,
     resumed: Option<Resumed>,
     stop: Arc<AtomicBool>,
@@ -147,7 +149,7 @@ impl<O: Objective> Training<O> {
         let total = steps.config.total_steps(data.len());
         Ok(Self {
             steps,
-            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint(), facts: Some(data.facts()) },
+            progress: Progress { steps_done: 0, seconds: 0.0, data: data.fingerprint()?, facts: Some(data.facts()) },
             total,
             history: Vec::new(),
             state: State::Running,
@@ -174,8 +176,13 @@ impl<O: Objective> Training<O> {
         self
     }
 
-    /// Measures the loss on up to 256 held-out images at the end of each epoch, with the EMA weights and always the
-    /// same times and noise. In a folder it is written to `validation.jsonl`.
+    /// Measures the loss on up to 256 held-out images every [`TrainingConfig::validate_every`] steps and at the end:
+    /// [`Step::validation_loss`]. It changes nothing else: the weights are the same to the bit as without it.
+    ///
+    /// It is the loss of the raw weights, as the training loss is, so that a gap between the two curves is overfitting.
+    /// EMA weights lag behind by up to 1/(1 − d) steps at decay d; the loss of their predictions would be above that of
+    /// the training images at first, and below it later. Images, times and noise are the same in every measurement and
+    /// do not depend on the seed, so that the curve is smooth, and curves of runs with the same data can be compared.
     ///
     /// # Errors
     /// The images do not have the shape of the training images.
@@ -185,11 +192,16 @@ impl<O: Objective> Training<O> {
             shape == wanted,
             "the held-out images have shape {shape:?}, but the training images {wanted:?}"
         );
-        self.held_out = Some(held_out);
+        self.held_out = Some(HeldOut::new(held_out, self.config()));
         Ok(self)
     }
 
-    /// The loss on the images of [`Training::validate_on`] at the end of the last epoch of this session.
+    /// The number of steps between two measurements of the validation loss; 0 if it is not measured.
+    pub fn validate_every(&self) -> usize {
+        self.held_out.as_ref().map_or(0, |held_out| held_out.every)
+    }
+
+    /// The last loss on the images of [`Training::validate_on`].
     pub fn validation_loss(&self) -> Option<f64> {
         self.validation
     }
@@ -212,6 +224,12 @@ impl<O: Objective> Training<O> {
     /// The folder of the run, if it has one.
     pub fn folder(&self) -> Option<&Path> {
         self.folder.as_ref().map(RunFolder::path)
+    }
+
+    /// The newest grid of samples that this session has saved.
+    pub fn last_samples(&self) -> Option<PathBuf> {
+        let folder = self.folder.as_ref()?;
+        Some(folder.path().join(folder.last_samples()?))
     }
 
     /// The training data.
@@ -270,6 +288,17 @@ impl<O: Objective> Training<O> {
     /// # Errors
     /// A step failed, or a file could not be written.
     pub fn run(&mut self) -> Result<Report> {
+        self.run_with(|_, _| {})
+    }
+
+    /// Does what [`Training::run`] does, and calls `each` after every step, for example to write a log of one's own.
+    ///
+    /// A CUDA device takes several steps before it reports the first of them. `each` then sees the training as it is
+    /// after the last one.
+    ///
+    /// # Errors
+    /// See [`Training::run`].
+    pub fn run_with(&mut self, mut each: impl FnMut(&Self, &Step)) -> Result<Report> {
         if let Some(resumed) = &self.resumed {
             let _ = write!(std::io::stdout(), "{resumed}");
         }
@@ -283,13 +312,11 @@ impl<O: Objective> Training<O> {
         self.lines = Some(report::Lines::new(label, total, self.progress.steps_done));
         while let Some(step) = self.next() {
             let (losses, deadline) = ((self.loss(), self.validation), self.deadline);
-            match (step, &mut self.lines) {
-                (Ok(step), Some(lines)) => lines.step(&step, losses, deadline),
-                (step, lines) => {
-                    *lines = None;
-                    step?;
-                }
+            let step = step.inspect_err(|_| self.lines = None)?;
+            if let Some(lines) = &mut self.lines {
+                lines.step(&step, losses, used_memory(&self.steps.objective.device()), deadline);
             }
+            each(self, &step);
         }
         if let Some(lines) = self.lines.take() {
             lines.finish();
@@ -325,7 +352,7 @@ impl<O: Objective> Training<O> {
         report::epoch_losses(&self.history, self.steps_per_epoch())
     }
 
-    /// The loss curve: each step's loss, and the means over 50 equal parts.
+    /// The loss curve: each step's loss, the means over 50 equal parts, and the validation loss where it was measured.
     pub fn loss_curve(&self) -> Plot {
         report::loss_curve(&self.history)
     }
@@ -350,11 +377,11 @@ impl<O: Objective> Training<O> {
     /// Takes the next step or steps. The error that prevents a further one is returned after the steps have been
     /// recorded.
     fn advance(&mut self) -> Result<Vec<Step>> {
-        let (taken, failed) = self.steps.take(self.progress.steps_done, self.total, self.until());
-        let steps: Vec<Step> = taken.iter().map(|taken| self.enter(taken)).collect();
+        let (taken, failed) = self.steps.take(self.progress.steps_done, self.total, self.next_due());
+        let mut steps: Vec<Step> = taken.iter().map(|taken| self.enter(taken)).collect();
         let Some(error) = failed else {
             self.estimate();
-            self.keep(&steps)?;
+            self.keep(&mut steps)?;
             return Ok(steps);
         };
         if let Some(folder) = &mut self.folder {
@@ -384,6 +411,7 @@ impl<O: Objective> Training<O> {
             grad_norm: taken.grad_norm,
             images_per_second: self.steps.config.images_per_step() as f64 / taken.seconds.max(1e-9),
             seconds: self.progress.seconds,
+            validation_loss: None,
         };
         self.history.push(step);
         step

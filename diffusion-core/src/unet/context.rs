@@ -10,6 +10,8 @@ use serde::{Deserialize, Serialize};
 
 /// The groups of the group norms.
 const GROUPS: usize = 8;
+/// The heights and widths of the images that it can halve and restore.
+const SIDES: [usize; 4] = [16, 20, 24, 28];
 /// The side of the window of the average pooling in the bottleneck.
 const POOL: usize = 4;
 
@@ -93,7 +95,7 @@ impl Config for ContextUnet {
         if classes > n_cfeat {
             bail!("{op}: n_cfeat = {n_cfeat} must be at least classes = {classes}")
         }
-        if ![16, 20, 24, 28].contains(&height) {
+        if !SIDES.contains(&height) {
             bail!("{op}: height = {height} must be 16, 20, 24 or 28")
         }
         if timesteps == 0 {
@@ -103,11 +105,21 @@ impl Config for ContextUnet {
     }
 
     fn check_size(&self, op: &str, height: usize, width: usize) -> Result<()> {
-        let side = self.height;
-        if (height, width) != (side, side) {
-            bail!("{op}: the image is {height}×{width}, but the network is for {side}×{side}")
+        let (side, known) = (self.height, SIDES.contains(&self.height));
+        if known && (height, width) == (side, side) {
+            return Ok(());
         }
-        Ok(())
+        let (sides, near) = match known {
+            true => (format!("{side}×{side}"), side),
+            false => {
+                let fitting = SIDES.into_iter().rfind(|near| *near <= height.min(width));
+                ("16×16, 20×20, 24×24 or 28×28".to_owned(), fitting.unwrap_or(SIDES[0]))
+            }
+        };
+        bail!(
+            "{op}: the image is {height}×{width}, but the network is for {sides}. Resize it to {near}×{near} (--side \
+             {near}, or `side = {near}` under [data] in a file)"
+        )
     }
 
     fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {

@@ -46,12 +46,20 @@ fn keep_memory(device: &Device) -> Result<()> {
 /// The peak memory of tensors and workspaces on a CUDA device in bytes; `None` for other devices, or if the driver does
 /// not report it.
 pub fn peak_memory(device: &Device) -> Option<u64> {
+    bytes(device, Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH)
+}
+
+/// The memory of tensors and workspaces now.
+pub(super) fn used_memory(device: &Device) -> Option<u64> {
+    bytes(device, Attribute::CU_MEMPOOL_ATTR_USED_MEM_CURRENT)
+}
+
+fn bytes(device: &Device, attribute: Attribute) -> Option<u64> {
     let pool = pool(device).ok()??;
-    let mut most = 0u64;
-    let high = Attribute::CU_MEMPOOL_ATTR_USED_MEM_HIGH;
-    // SAFETY: the pool is the device's own, and the attribute a number of 64 bits.
-    unsafe { mem_pool::get_attribute(pool, high, (&raw mut most).cast()) }.ok()?;
-    Some(most)
+    let mut bytes = 0u64;
+    // SAFETY: the pool is the device's own, and these attributes are numbers of 64 bits.
+    unsafe { mem_pool::get_attribute(pool, attribute, (&raw mut bytes).cast()) }.ok()?;
+    Some(bytes)
 }
 
 /// The memory pool of a device, if it has one.

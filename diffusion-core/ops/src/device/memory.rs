@@ -57,6 +57,23 @@ pub fn available_memory() -> Option<u64> {
     system().into_iter().chain(container).min()
 }
 
+/// The memory in use, in bytes: on the CPU and on Metal, which share it, the physical memory of this process; on CUDA,
+/// that of tensors and workspaces on the device. `None` if the system does not report it.
+///
+/// ```
+/// # use diffusion_ops as diffusion_core;
+/// use diffusion_core::{candle::Device, device::used_memory};
+/// assert!(used_memory(&Device::Cpu).is_none_or(|bytes| bytes > 1_000_000));
+/// ```
+pub fn used_memory(device: &Device) -> Option<u64> {
+    #[cfg(feature = "cuda")]
+    if device.is_cuda() {
+        return super::cuda::used_memory(device);
+    }
+    let _ = device;
+    memory_stats::memory_stats().map(|now| now.physical_mem as u64)
+}
+
 /// Checks that the CPU has enough free memory; `numbers` is the product of the dimensions, in f32 elements.
 ///
 /// # Errors

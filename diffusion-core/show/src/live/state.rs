@@ -40,8 +40,12 @@ pub struct LiveState {
     pub seconds: f64,
     /// The norm of all gradients at the last step, before clipping.
     pub grad_norm: Option<f64>,
+    /// The memory in use, in bytes.
+    pub memory: Option<u64>,
     /// Step and loss, as measured; the page draws a smooth line through them. About 400 points at most: see [`thin`].
     pub curve: Vec<(usize, f64)>,
+    /// Step and loss on held-out images; empty if it is not measured. See [`thin`].
+    pub validation: Vec<(usize, f64)>,
     /// Step and learning rate; see [`thin`].
     pub rate: Vec<(usize, f64)>,
     /// The latest grid of samples, as a path relative to the run's folder: `samples/epoch-0004.png`.

@@ -23,6 +23,8 @@ pub struct Fit {
     pub epochs: usize,
     /// Images in a batch, at least 2. Default 128.
     pub batch: usize,
+    /// The channels of the network's first convolution, 1 … 1024: 32 for digits and sprites, 64 for photographs. Default 32.
+    pub base: usize,
     /// The peak learning rate, reached after a tenth of the steps. Default 0.003.
     pub lr: f64,
     /// The weight decay of AdamW. Default 0.05.
@@ -35,12 +37,12 @@ pub struct Fit {
 
 impl Default for Fit {
     fn default() -> Self {
-        Self { epochs: 6, batch: 128, lr: 3e-3, weight_decay: 0.05, shift: 2, seed: 42 }
+        Self { epochs: 6, batch: 128, base: 32, lr: 3e-3, weight_decay: 0.05, shift: 2, seed: 42 }
     }
 }
 
 impl Fit {
-    /// Trains a classifier on `train`; `test` is used once, at the end, for [`About::test_accuracy`](super::About).
+    /// Trains a classifier on `train`, with its augmentation; `test` is used once, at the end, for [`About::test_accuracy`](super::About).
     ///
     /// # Errors
     /// The data sets differ in shape or classes, a value is out of range, there are fewer images than in a batch, or
@@ -88,7 +90,8 @@ impl Fit {
         }
         let mut rng = Rng::new(self.seed);
         let (shape, classes) = (train.shape(), train.class_names());
-        let mut it = Classifier::with_attributes(train.name(), shape, classes, attributes, &mut rng, device)?;
+        let mut it =
+            Classifier::with_attributes(train.name(), shape, classes, self.base, attributes, &mut rng, device)?;
         let config = AdamWConfig { lr: self.lr, weight_decay: self.weight_decay, ..Default::default() };
         let mut adam = AdamW::new(&it.params.by_name(), config)?;
         // A batch norm learns nothing from the few images that may remain.
@@ -127,7 +130,7 @@ impl Fit {
         rng: &mut Rng,
         device: &Device,
     ) -> Result<f32> {
-        let images = train.images(indices.iter().copied(), &Device::Cpu)?;
+        let images = train.batch(indices.iter().copied(), rng, &Device::Cpu)?;
         let x = shifted(&images, self.shift, rng)?.to_device(device)?;
         let logits = it.logits(&x)?;
         let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();

@@ -5,8 +5,8 @@ use super::super::live::live_state;
 use super::super::sampling::Interrupted;
 use super::super::step::recent_mean;
 use super::super::steps::Steps;
-use super::super::validation;
 use super::{Objective, State, Step, Training, TrainingConfig};
+use crate::device::used_memory;
 use crate::show::LiveState;
 use anyhow::{Context, Error, Result};
 use candle_core::Tensor;
@@ -76,24 +76,37 @@ impl<O: Objective> Training<O> {
                 false => None,
             };
             let grid = grid.filter(|grid| self.sampling.fits(config.sample_share, *grid, self.progress.seconds));
+            let (measurement, every) = self.held_out.as_ref().map_or((0.0, 0), |it| (it.seconds, it.every));
+            let each = each + if every > 0 { measurement / every as f64 } else { 0.0 };
             // A little time is reserved for the last checkpoint and the model.
-            let steps = ((0.99 * left.as_secs_f64() - grid.unwrap_or(0.0)).max(0.0) / each) as usize;
+            let left = 0.99 * left.as_secs_f64() - grid.unwrap_or(0.0) - measurement;
+            let steps = (left.max(0.0) / each) as usize;
             let all = self.steps.config.total_steps(self.steps.data.len());
             self.total = self.progress.steps_done.saturating_add(steps).min(all);
         }
     }
 
-    /// Does what is due after steps: log, checkpoint, end, samples.
-    pub(super) fn keep(&mut self, steps: &[Step]) -> Result<()> {
+    /// The number of steps after which something is due next: a checkpoint, a measurement, the end of the epoch or of
+    /// the session.
+    pub(super) fn next_due(&self) -> usize {
+        let done = self.progress.steps_done;
+        let every = [self.steps_per_epoch(), self.steps.config.checkpoint_every, self.validate_every()];
+        let next = every.into_iter().filter(|every| *every > 0).map(|every| done - done % every + every);
+        next.fold(self.until(), usize::min)
+    }
+
+    /// Does what is due after steps: validation loss, log, checkpoint, end, samples.
+    pub(super) fn keep(&mut self, steps: &mut [Step]) -> Result<()> {
         let (done, per_epoch) = (self.progress.steps_done, self.steps_per_epoch());
         let (end, epoch_ends) = (done >= self.total, done.is_multiple_of(per_epoch));
-        if (end || epoch_ends)
-            && let Some(held_out) = &self.held_out
-            && let Some(loss) = validation::measure(&mut self.steps, held_out)?
+        if let Some(held_out) = self.held_out.as_mut().filter(|held_out| held_out.due(done, end))
+            && let Some(loss) = held_out
+                .measure(&mut self.steps.objective, self.steps.config.batch)
+                .context("the loss on held-out images")?
         {
             self.validation = Some(loss);
-            if let Some(folder) = &self.folder {
-                folder.log_validation(validation::Measured { steps: done, loss })?;
+            for last in self.history.last_mut().into_iter().chain(steps.last_mut()) {
+                last.validation_loss = self.validation;
             }
         }
         let Some(folder) = &mut self.folder else {
@@ -137,11 +150,44 @@ impl<O: Objective> Training<O> {
             if let Some(folder) = &self.folder {
                 folder.write_live(|| LiveState {
                     message: problem.unwrap_or_default().to_owned(),
+                    memory: used_memory(&self.steps.objective.device()),
                     lr: self.history.last().map_or(self.steps.config.lr, |step| step.lr),
                     ..live_state(self.state, &self.history, counts, folder.last_samples())
                 });
             }
             self.live_written = Some(Instant::now());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::data::Dataset;
+    use crate::unet::SimpleUNet;
+    use candle_core::Device;
+
+    /// Whatever a device does at once ends where something is due.
+    #[test]
+    fn steps_that_are_taken_at_once_end_where_something_is_due() -> Result<()> {
+        let config =
+            TrainingConfig { batch: 8, epochs: 2, checkpoint_every: 6, validate_every: Some(4), ..Default::default() };
+        let (data, net) = (Dataset::sprites(63, 1)?, SimpleUNet { channels: 3, base: 8, ..Default::default() });
+        let mut training = Training::new(config, net, &data, &Device::Cpu)?;
+        let all = |training: &mut Training| -> Vec<usize> {
+            training.progress.steps_done = 0;
+            let next = std::iter::from_fn(|| {
+                let (done, due) = (training.progress.steps_done, training.next_due());
+                training.progress.steps_done = due;
+                (done < due).then_some(due)
+            });
+            next.collect()
+        };
+        assert_eq!(all(&mut training), [6, 7, 12, 14]);
+        training = training.validate_on(Dataset::sprites(8, 2)?)?;
+        assert_eq!(all(&mut training), [4, 6, 7, 8, 12, 14]);
+        training.stop_after(5);
+        assert_eq!(all(&mut training), [4, 5]);
+        Ok(())
     }
 }

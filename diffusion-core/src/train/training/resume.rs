@@ -44,6 +44,7 @@ impl<O: Objective> Training<O> {
         }
         folder.begin(&run, &self.steps.objective.device(), self.resumed.as_ref())?;
         self.history = folder.history(self.progress.steps_done)?;
+        self.validation = self.history.iter().rev().find_map(|step| step.validation_loss);
         if let Some(resumed) = &mut self.resumed {
             resumed.unlogged = self.progress.steps_done - self.history.len();
         }

@@ -2,6 +2,7 @@
 
 mod cli_celeba;
 mod cli_edit;
+mod cli_latent;
 mod cli_models;
 mod cli_photos;
 mod cli_tensorboard;

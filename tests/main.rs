@@ -5,6 +5,7 @@ mod consistency;
 mod diffusers;
 mod download;
 mod fuzz;
+mod latent;
 mod metrics;
 mod ops;
 mod optim;

@@ -21,12 +21,12 @@ pub use crate::choice::parse_choice;
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
 use crate::text::Vocabulary;
-use crate::train::{ConditionOn, ConsistencyConfig, TrainingConfig, upgrade};
+use crate::train::{ConditionOn, ConsistencyConfig, TrainingConfig, VaeLossConfig, upgrade};
 use crate::unet::{Architecture, Conditioning, SimpleUNet};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The complete configuration of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -39,6 +39,9 @@ pub struct RunConfig {
     /// The network. Its channels, classes and context size follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
     pub network: Architecture,
+    /// The file of an autoencoder, such as `runs/vae/model.safetensors`, whose latents the network learns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoencoder: Option<PathBuf>,
     /// The training objective.
     #[serde(deserialize_with = "name_or_table", skip_serializing_if = "ObjectiveConfig::is_diffusion")]
     pub objective: ObjectiveConfig,
@@ -55,6 +58,8 @@ pub enum ObjectiveConfig {
     Diffusion,
     /// [`Consistency`](crate::train::Consistency): a trained model becomes one that needs few steps.
     Consistency(ConsistencyConfig),
+    /// [`VaeLoss`](crate::train::VaeLoss): an autoencoder is trained.
+    Vae(VaeLossConfig),
 }
 
 impl ObjectiveConfig {
@@ -71,6 +76,7 @@ impl Default for RunConfig {
             data: Source::default(),
             condition: ConditionOn::default(),
             network: network.into(),
+            autoencoder: None,
             objective: ObjectiveConfig::default(),
             training: TrainingConfig::default(),
         }

@@ -66,6 +66,7 @@
 //! | [`guidance`] | conditional predictions and classifier-free guidance | `05_conditioning` |
 //! | [`edit`] | inpainting, masks, image to image, super-resolution | `08_inpainting`, `09_super_resolution` |
 //! | [`metrics`] | Fréchet and kernel distance, precision and recall, nearest training images, PSNR, SSIM | `10_evaluation` |
+//! | [`latent`] | autoencoders, whose latents a diffusion model can learn in place of images | |
 //! | [`model`] | a trained network with its noise process and prediction type, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, your own arrays and folders of images | `01_forward` |
@@ -106,6 +107,7 @@ pub mod config;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
+pub mod latent;
 pub mod level;
 pub mod likelihood;
 pub mod metrics;

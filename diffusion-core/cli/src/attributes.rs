@@ -72,13 +72,13 @@ impl Test {
         let classifier = Classifier::load(path, request.model.network.device()).context("--attributes")?;
         let about = &classifier.about;
         ensure!(
-            !about.attributes.is_empty() && about.shape == request.model.info.shape,
+            !about.attributes.is_empty() && about.shape == request.model.image_shape(),
             "--attributes {}: it classifies {} attributes of images of {}, but the model's images are {}; train one with `cargo \
              diffusion classifier --task sprites --attributes`",
             path.display(),
             about.attributes.len(),
             size(about.shape),
-            size(request.model.info.shape)
+            size(request.model.image_shape())
         );
         let [seen, held_out] = [Combinations::Seen, Combinations::HeldOut].map(|it| generate_of(it, request.n, SEED));
         request.caption(&seen.captions, "captions of sprites")?;

@@ -27,6 +27,9 @@ pub struct Header<'a> {
 /// The task of a model that is conditioned on classes or a context vector.
 const CLASS_CONDITIONAL: &str = "class-conditional-image-generation";
 
+/// The task of an autoencoder.
+pub const AUTOENCODER: &str = "image-feature-extraction";
+
 /// The task of a model as the Hub calls it.
 pub fn task(model: &Model) -> &'static str {
     let conditioning = model.network.architecture().conditioning();

@@ -8,6 +8,7 @@ use clap::Args;
 use diffusion_core::candle::Tensor;
 use diffusion_core::device::{Choice, Precision};
 use diffusion_core::guidance::Guidance;
+use diffusion_core::latent::Vae;
 use diffusion_core::model::Model;
 use diffusion_core::unet::{Condition, ConditionPart};
 use std::fs;
@@ -147,6 +148,16 @@ impl ModelOptions {
         Ok(model)
     }
 
+    /// The autoencoder, if --checkpoint names the file of one.
+    pub fn autoencoder(&self) -> Result<Option<Vae>> {
+        match &self.checkpoint {
+            Some(path) if path.is_file() && Vae::is_in(path) => {
+                Ok(Some(Vae::load(path, &crate::device(self.device)?).context("--checkpoint")?))
+            }
+            _ => Ok(None),
+        }
+    }
+
     /// Loads a model that samples from noise. Without `n` and --class, `usual` images are requested.
     pub fn load(&self, n: Option<usize>, usual: usize) -> Result<Request> {
         let model = self.open()?;
@@ -270,8 +281,9 @@ impl ModelOptions {
             _ => {
                 ensure!(
                     self.guidance == 1.0,
-                    "--guidance {}: it guides towards a condition; name one with --class, --context or --prompt",
-                    self.guidance
+                    "--guidance {}: it guides towards a condition; name one with {}",
+                    self.guidance,
+                    flags(model)
                 );
                 (Condition::none(), "without a condition".to_owned())
             }
@@ -290,9 +302,9 @@ impl ModelOptions {
         let path = self.path()?.display();
         let instead = match model.info.context.first() {
             Some(name) => format!("conditioned on attributes; name them with --context, as in --context {name}=1"),
-            None if it.classes > 0 => "conditioned on classes; use --class".to_owned(),
-            None if it.context > 0 => "conditioned on a context; use --context or --class".to_owned(),
-            None if it.tokens > 0 => "conditioned on text; use --prompt".to_owned(),
+            None if it.classes > 0 => format!("conditioned on classes; use {}", flags(model)),
+            None if it.context > 0 => format!("conditioned on a context; use {}", flags(model)),
+            None if it.tokens > 0 => format!("conditioned on text; use {}", flags(model)),
             None => format!("an unconditional model; leave {flag} out"),
         };
         ensure!(fits, "{flag}: {path} is {instead}");
@@ -321,6 +333,17 @@ impl ModelOptions {
                 bail!("--class {word}: there is no such class; the classes are 0 … {}: {}", most - 1, names.join(", "))
             }
         }
+    }
+}
+
+/// The flags that name a condition of the model.
+fn flags(model: &Model) -> &'static str {
+    let it = model.network.architecture().conditioning();
+    match (it.classes, it.context, it.tokens) {
+        (1.., _, _) => "--class",
+        (_, 1.., _) if model.info.context.is_empty() => "--context or --class",
+        (_, 1.., _) => "--context",
+        _ => "--prompt",
     }
 }
 

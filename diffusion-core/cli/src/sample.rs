@@ -293,7 +293,12 @@ pub fn draw(
             }
             progress.step();
         }
-        images.push(states.finish()?);
+        images.push(request.model.decode(&states.finish()?)?);
+    }
+    for frame in &mut frames {
+        for x in [&mut frame.xt, &mut frame.x0_hat, &mut frame.xs] {
+            *x = request.model.decode(x)?;
+        }
     }
     progress.finish();
     Ok((Tensor::cat(&images, 0)?, frames))

@@ -3,6 +3,7 @@
 
 use super::{ConditionOn, Loss, ModelObjective, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
 use crate::data::Dataset;
+use crate::latent::Vae;
 use crate::level::{Level, perturb, scaled};
 use crate::model::{Model, ModelInfo};
 use crate::nn::Parameters;
@@ -70,7 +71,16 @@ impl Diffusion {
             NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),
             _ => config.sample_steps,
         };
-        Self::with_model(config, Model { network, info }, data, Sampler::ddim(steps))
+        Self::with_model(config, Model::new(network, info), data, Sampler::ddim(steps))
+    }
+
+    /// The same for latents: `autoencoder` has [encoded](crate::latent::encoded) the images of the data, and decodes the
+    /// samples.
+    ///
+    /// # Errors
+    /// See [`Model::with_autoencoder`].
+    pub fn with_autoencoder(self, autoencoder: Vae) -> Result<Self> {
+        Ok(Self { model: self.model.with_autoencoder(autoencoder)?, ..self })
     }
 
     /// The objective for a given model, whose samples are drawn with `sampler`.
@@ -297,7 +307,7 @@ impl Objective for Diffusion {
         for state in &mut states {
             watch((state?.index + 1) as f64 / steps)?;
         }
-        Ok(Some(states.finish()?))
+        Ok(Some(self.model.decode(&states.finish()?)?))
     }
 
     /// The number of columns for which each column has one class.
@@ -326,7 +336,11 @@ impl Objective for Diffusion {
         let condition = toml::Value::try_from(ConditionOn::of(architecture))?;
         let network = toml::Value::try_from(architecture)?;
         let entries = [("condition", condition), ("network", network)];
-        Ok(entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
+        let mut table: toml::Table = entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+        if let Some(file) = self.model.autoencoder.as_ref().and_then(Vae::file) {
+            table.insert("autoencoder".to_owned(), toml::Value::try_from(file)?);
+        }
+        Ok(table)
     }
 
     fn metadata(&self) -> Result<HashMap<String, String>> {

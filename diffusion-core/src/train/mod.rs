@@ -52,6 +52,7 @@ mod step;
 mod steps;
 mod training;
 mod upgrade;
+mod vae;
 mod validation;
 
 pub use adam::{AdamW, AdamWConfig};
@@ -70,3 +71,4 @@ pub use report::Report;
 pub use step::{State, Step};
 pub use training::Training;
 pub(crate) use upgrade::upgrade;
+pub use vae::{VaeLoss, VaeLossConfig};

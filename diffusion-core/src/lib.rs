@@ -75,7 +75,7 @@
 //! | [`show`] | grids, plots and GIFs that display themselves in a notebook; the live page of a training run | all |
 //! | [`progress`] | progress on a terminal and in a notebook | all |
 //!
-//! The last five, [`ops`] and [`nn`] are re-exported from separate packages, which know nothing of diffusion.
+//! The last five, [`metrics`], [`ops`] and [`nn`] are re-exported from separate packages, which know nothing of diffusion.
 //!
 //! # Why a `dylib`
 //!
@@ -90,6 +90,8 @@ pub use candle_core as candle;
 pub use candle_nn;
 #[doc(inline)]
 pub use diffusion_data as data;
+#[doc(inline)]
+pub use diffusion_metrics as metrics;
 #[doc(inline)]
 pub use diffusion_nn as nn;
 pub use diffusion_ops::error::message;
@@ -110,7 +112,6 @@ pub mod guidance;
 pub mod latent;
 pub mod level;
 pub mod likelihood;
-pub mod metrics;
 pub mod mixture;
 pub mod model;
 pub mod prediction;

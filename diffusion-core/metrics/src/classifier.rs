@@ -11,11 +11,11 @@ pub use attributes::{Attribute, AttributeAccuracy};
 pub use fit::Fit;
 
 use super::{Extracted, FeatureExtractor};
-use crate::nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
-use crate::ops::{Activation, Geometry, avg_pool2d, max_pool2d};
-use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor, Var};
+use diffusion_nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
+use diffusion_ops::ops::{Activation, Geometry, avg_pool2d, max_pool2d};
+use diffusion_ops::rng::Rng;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -173,7 +173,7 @@ impl Classifier {
         })
     }
 
-    /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate::metrics).
+    /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate).
     ///
     /// # Shapes
     /// `x` (N, C, H, W), in \[−1, 1\]; the result is (N, [`About::features`]), f32 on the CPU.
@@ -215,7 +215,7 @@ impl Classifier {
         Checkpoint::load(path)
             .and_then(|file| Self::from_checkpoint(&file, device))
             .with_context(|| format!("cannot use {} as a classifier", path.display()))
-            .map_err(crate::whole)
+            .map_err(diffusion_ops::error::whole)
     }
 
     fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
@@ -295,9 +295,9 @@ impl About {
         ensure!((1..=1024).contains(&self.base), "classifier: base = {} must be in 1 … 1024", self.base);
         let classes = self.classes.len();
         ensure!(
-            (1..=crate::data::MAX_CLASSES).contains(&classes),
+            (1..=diffusion_data::MAX_CLASSES).contains(&classes),
             "classifier: {classes} classes are not supported; there must be 1 … {}",
-            crate::data::MAX_CLASSES
+            diffusion_data::MAX_CLASSES
         );
         self.attributes.iter().try_for_each(Attribute::check)
     }
@@ -355,7 +355,7 @@ impl Layers {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Dataset;
+    use diffusion_data::Dataset;
 
     fn fresh(seed: u64) -> Result<Classifier> {
         let classes: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();

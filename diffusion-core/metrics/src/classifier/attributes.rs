@@ -1,11 +1,11 @@
 //! Classifiers that predict attributes besides the class.
 
 use super::{AT_ONCE, About, Classifier, share};
-use crate::data::sprites::Attributes;
-use crate::metrics::ClassAccuracy;
+use crate::ClassAccuracy;
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Tensor};
 use candle_nn::loss::cross_entropy;
+use diffusion_data::sprites::Attributes;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeSet;
 

@@ -1,16 +1,16 @@
 //! Training of a classifier.
 
 use super::{Attribute, Classifier};
-use crate::data::Dataset;
-use crate::data::sprites::Sprites;
-use crate::metrics::class_accuracy;
-use crate::ops::backward;
-use crate::progress::Progress;
-use crate::rng::Rng;
-use crate::train::{AdamW, AdamWConfig, Decay};
+use crate::class_accuracy;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use candle_nn::loss::cross_entropy;
+use diffusion_data::Dataset;
+use diffusion_data::sprites::Sprites;
+use diffusion_nn::optim::{AdamW, AdamWConfig, Decay};
+use diffusion_ops::ops::backward;
+use diffusion_ops::rng::Rng;
+use diffusion_show::progress::Progress;
 
 /// The number of test images in memory at once.
 const AT_ONCE: usize = 1000;
@@ -210,7 +210,7 @@ mod tests {
     #[test]
     fn errors_name_the_value_out_of_range() -> Result<()> {
         let (train, other) =
-            (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?);
+            (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, diffusion_data::Resize::Nearest)?);
         let fail = |fit: Fit, test| fit.run(&train, test, &Device::Cpu).unwrap_err().to_string();
         for (message, wants) in [
             (fail(Fit { epochs: 0, ..Default::default() }, &train), "epochs = 0"),

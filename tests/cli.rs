@@ -2,9 +2,11 @@
 
 mod cli_celeba;
 mod cli_edit;
+mod cli_latent;
 mod cli_models;
 mod cli_photos;
 mod cli_tensorboard;
+mod cli_text;
 mod cli_train;
 
 use anyhow::{Context, Result, ensure};

@@ -106,7 +106,8 @@ fn formats(folder: &Path) -> Result<Vec<Format>> {
     }
     let net = SimpleUNet { base: 4, groups: 2, channels: 3, classes: 5, ..Default::default() };
     let network = Network::new(net, &mut Rng::new(1), &Device::Cpu)?;
-    let model = Model { network, info: ModelInfo { classes: vec!["a".to_owned(); 5], ..ModelInfo::new([3, 16, 16]) } };
+    let info = ModelInfo { classes: vec!["a".to_owned(); 5], ..ModelInfo::new([3, 16, 16]) };
+    let model = Model::new(network, info);
     model.save(at("model.safetensors"))?;
     let model_seed = fs::read(at("model.safetensors"))?;
     let toml = RunConfig::default().to_toml()?;

@@ -2,9 +2,11 @@
 
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor, safetensors};
+use diffusion_core::data::Dataset;
+use diffusion_core::data::sprites::{Attributes, CLASSES, generate};
 use diffusion_core::metrics::{
-    Extracted, FeatureExtractor, Gaussian, InceptionV3, frechet_distance, inception_score, kernel_distance, nearest,
-    precision_recall, psnr, ssim,
+    Classifier, Extracted, FeatureExtractor, Fit, Gaussian, InceptionV3, frechet_distance, inception_score,
+    kernel_distance, nearest, precision_recall, psnr, ssim,
 };
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::rng::Rng;
@@ -152,5 +154,43 @@ fn inception_is_that_of_the_frechet_inception_distance() -> Result<()> {
     file.save(&path)?;
     let message = InceptionV3::load(&path, &Device::Cpu).unwrap_err().to_string();
     assert!(message.contains(&format!("missing: {name}")), "{message}");
+    Ok(())
+}
+
+/// Images with other attributes than wanted lower the accuracy of these; unmentioned ones do not count.
+#[test]
+fn attributes_are_learned_and_compared() -> Result<()> {
+    let (train, test) = (generate(320, 1), generate(60, 2));
+    let fit = Fit { epochs: 2, batch: 32, ..Default::default() };
+    let it = fit.run_attributes(&train, &test, &Device::Cpu)?;
+    let folder = tempfile::tempdir()?;
+    let path = folder.path().join("c.safetensors");
+    it.save(&path)?;
+    let it = Classifier::load(&path, &Device::Cpu)?;
+    let names: Vec<&str> = it.about.attributes.iter().map(|it| &it.name[..]).collect();
+    assert_eq!(names, Attributes::NAMES);
+    let x = Dataset::from_sprites(&test)?.images(0..60, &Device::Cpu)?;
+    assert_eq!(it.probabilities(&x)?.dims(), [60, CLASSES.len()]);
+    let found = it.attribute_accuracy(&x, &test.attributes)?;
+    for (name, accuracy) in &found.each {
+        let known = it.about.attributes.iter().find(|it| it.name == *name).context("an attribute")?;
+        assert_eq!(known.test_accuracy, accuracy.accuracy, "{name}");
+    }
+    // Two of five classes are people, and they look ahead, to the left or to the right.
+    let facing = found.each.iter().find(|(name, _)| name == "facing").context("facing")?;
+    assert!(facing.1.samples == 24 && facing.1.accuracy > 0.3, "{facing:?}");
+    let up = |it: &Attributes| Attributes { facing: it.facing.and(Some("up")), ..*it };
+    let compared = it.attribute_accuracy(&x, &test.attributes.iter().map(up).collect::<Vec<_>>())?;
+    assert_eq!((compared.each[1].1.accuracy, &compared.each[0]), (0.0, &found.each[0]));
+    assert!(compared.all.accuracy <= 0.6);
+    let thing = vec![Attributes { thing: "knight", ..Default::default() }; 60];
+    assert_eq!(it.attribute_accuracy(&x, &thing)?.each.len(), 1);
+
+    let message = it.attribute_accuracy(&x, &thing[..2]).unwrap_err().to_string();
+    assert!(message.contains("60 images and 2 lists of attributes"), "{message}");
+    let plain =
+        Classifier::new("sprites", [3, 16, 16], &CLASSES.map(str::to_owned), 32, &mut Rng::new(1), &Device::Cpu)?;
+    let message = plain.attribute_accuracy(&x, &thing).unwrap_err().to_string();
+    assert!(message.contains("was not trained on attributes"), "{message}");
     Ok(())
 }

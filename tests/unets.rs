@@ -7,7 +7,8 @@ use diffusion_core::ops::backward;
 use diffusion_core::rng::Rng;
 use diffusion_core::train::{AdamW, AdamWConfig};
 use diffusion_core::unet::{
-    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, SimpleUNet, UNet, UNet2DModel,
+    Architecture, AttentionUNet, Condition, ConditionalUNet, ContextUnet, Network, SimpleUNet, Tokens, UNet,
+    UNet2DModel,
 };
 use std::collections::HashMap;
 use std::path::PathBuf;
@@ -53,6 +54,10 @@ impl Golden {
             // The last one stands for any.
             let labels = self.whole("labels")?.into_iter();
             Condition { labels: Some(labels.map(|l| Some(l).filter(|l| *l < 3)).collect()), ..Condition::none() }
+        } else if self.0.contains_key("tokens") {
+            let rows = self.get("tokens")?.to_dtype(DType::I64)?.to_vec2::<i64>()?;
+            let known = |row: Vec<i64>| row.into_iter().filter_map(|id| u32::try_from(id).ok()).collect();
+            Condition::tokens(Tokens::new(rows.into_iter().map(known)))
         } else if self.0.contains_key("context") {
             Condition::context(self.get("context")?.clone())
         } else {
@@ -137,6 +142,12 @@ fn is_that_of_pytorch(name: &str, architecture: Architecture) -> Result<()> {
     }
     assert_eq!(net.parameters().buffers().count(), golden.names_after("after.").len());
     golden.compare("predicted", &net.predict(x, &t, &condition)?)
+}
+
+#[test]
+fn simple_unet_of_text() -> Result<()> {
+    let net = SimpleUNet { base: 8, tokens: 6, vocabulary: 5, ..Default::default() };
+    is_that_of_pytorch("simple_unet_of_text", net.into())
 }
 
 #[test]
@@ -275,8 +286,9 @@ fn unet_2d_model_is_that_of_diffusers() -> Result<()> {
 fn training_is_the_same_on_any_number_of_threads() -> Result<()> {
     const CHILD: &str = "DIFFUSION_TEST_PRINTS_BITS";
     if std::env::var_os(CHILD).is_some() {
-        let nets: [(Architecture, usize, usize); 5] = [
+        let nets: [(Architecture, usize, usize); 6] = [
             (SimpleUNet { base: 16, ..Default::default() }.into(), 1, 28),
+            (SimpleUNet { base: 16, tokens: 40, vocabulary: 5, ..Default::default() }.into(), 1, 28),
             (ContextUnet { n_feat: 16, ..Default::default() }.into(), 3, 16),
             (ConditionalUNet { base: 16, ..Default::default() }.into(), 1, 32),
             (UNet { base: 16, ..Default::default() }.into(), 3, 32),
@@ -288,9 +300,13 @@ fn training_is_the_same_on_any_number_of_threads() -> Result<()> {
             let mut adam = AdamW::new(&net.parameters().by_name(), AdamWConfig::default())?;
             let shape = (9, channels, side, side);
             let (xt, eps) = (rng.randn(shape, &Device::Cpu)?, rng.randn(shape, &Device::Cpu)?);
+            let condition = match net.architecture().tokens() {
+                0 => Condition::none(),
+                most => Condition::tokens(Tokens::new((0..9).map(|i| vec![i as u32 % 5; i * most / 8]))),
+            };
             let t = [0.0, 3.0, 7.0, 50.0, 100.0, 200.0, 300.0, 400.0, 499.0];
             for _ in 0..2 {
-                let loss = (net.forward(&xt, &t, &Condition::none())? - &eps)?.sqr()?.mean_all()?;
+                let loss = (net.forward(&xt, &t, &condition)? - &eps)?.sqr()?.mean_all()?;
                 adam.step(&backward(&loss)?)?;
             }
             let mut bits = 0u64;
@@ -309,7 +325,7 @@ fn training_is_the_same_on_any_number_of_threads() -> Result<()> {
         command.args(["--exact", name, "--nocapture"]).env(CHILD, "1").env("RAYON_NUM_THREADS", threads);
         let out = String::from_utf8(command.output()?.stdout)?;
         let lines: Vec<String> = out.lines().filter_map(|line| Some(line.split_once("bits ")?.1.to_owned())).collect();
-        assert_eq!(lines.len(), 5, "{out}");
+        assert_eq!(lines.len(), 6, "{out}");
         Ok(lines)
     };
     let one = bits("1")?;

@@ -20,12 +20,13 @@ use crate::choice::name_or_table;
 pub use crate::choice::parse_choice;
 use crate::data::{Dataset, Source};
 use crate::nn::write_whole;
-use crate::train::{ConditionOn, ConsistencyConfig, TrainingConfig, upgrade};
+use crate::text::Vocabulary;
+use crate::train::{ConditionOn, ConsistencyConfig, TrainingConfig, VaeLossConfig, upgrade};
 use crate::unet::{Architecture, Conditioning, SimpleUNet};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The complete configuration of a training run.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -38,6 +39,9 @@ pub struct RunConfig {
     /// The network. Its channels, classes and context size follow from the data and the condition.
     #[serde(deserialize_with = "name_or_table")]
     pub network: Architecture,
+    /// The file of an autoencoder, such as `runs/vae/model.safetensors`, whose latents the network learns.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub autoencoder: Option<PathBuf>,
     /// The training objective.
     #[serde(deserialize_with = "name_or_table", skip_serializing_if = "ObjectiveConfig::is_diffusion")]
     pub objective: ObjectiveConfig,
@@ -54,6 +58,8 @@ pub enum ObjectiveConfig {
     Diffusion,
     /// [`Consistency`](crate::train::Consistency): a trained model becomes one that needs few steps.
     Consistency(ConsistencyConfig),
+    /// [`VaeLoss`](crate::train::VaeLoss): an autoencoder is trained.
+    Vae(VaeLossConfig),
 }
 
 impl ObjectiveConfig {
@@ -70,6 +76,7 @@ impl Default for RunConfig {
             data: Source::default(),
             condition: ConditionOn::default(),
             network: network.into(),
+            autoencoder: None,
             objective: ObjectiveConfig::default(),
             training: TrainingConfig::default(),
         }
@@ -77,7 +84,8 @@ impl Default for RunConfig {
 }
 
 impl RunConfig {
-    /// The network, adapted to the images, classes and attributes of `data` and to the times of the noise process.
+    /// The network, adapted to the images, classes, attributes and captions of `data` and to the times of the noise
+    /// process.
     pub fn architecture(&self, data: &Dataset) -> Architecture {
         let conditioning = self.network.conditioning();
         let (classes, context) = match self.condition {
@@ -85,10 +93,17 @@ impl RunConfig {
             _ if conditioning.low_res > 0 => (0, 0),
             ConditionOn::Classes => (data.class_names().len(), 0),
             ConditionOn::Context => (0, data.context_names().len()),
-            ConditionOn::None => (0, 0),
+            ConditionOn::None | ConditionOn::Text => (0, 0),
+        };
+        let (tokens, vocabulary) = match self.condition {
+            // Without captions the training fails and says so.
+            ConditionOn::Text => {
+                Vocabulary::of(data.captions().unwrap_or_default()).map_or((1, 1), |it| (it.length(), it.words().len()))
+            }
+            _ => (0, 0),
         };
         let [channels, height, _] = data.shape();
-        self.of_height(height).with(Conditioning { channels, classes, context, ..conditioning })
+        self.of_height(height).with(Conditioning { channels, classes, context, tokens, vocabulary, ..conditioning })
     }
 
     /// Checks that the network suits images of this size, for example before they are loaded.
@@ -130,10 +145,12 @@ impl RunConfig {
     pub fn from_toml(text: &str) -> Result<Self> {
         let mut table: toml::Table = toml::from_str(text)?;
         // Today's format is parsed directly, so that errors name its lines.
-        match upgrade(&mut table)? {
-            true => Ok(table.try_into()?),
-            false => Ok(toml::from_str(text)?),
-        }
+        let mut run: Self = match upgrade(&mut table)? {
+            true => table.try_into()?,
+            false => toml::from_str(text)?,
+        };
+        run.data.captions |= run.condition == ConditionOn::Text;
+        Ok(run)
     }
 
     /// The text of a file with all keys.

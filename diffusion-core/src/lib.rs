@@ -62,9 +62,11 @@
 //! | [`sampler`] | from noise to images: DDPM, DDIM, Heun, DPM-Solver++ | `04_sampling`, `06_ddim` |
 //! | [`mixture`] | Gaussian mixtures: data whose score and best prediction are known exactly | `11_score` |
 //! | [`likelihood`] | log-densities and bits per dimension by the probability-flow ODE | `11_score` |
+//! | [`text`] | the words that a model knows, and sentences as their numbers | |
 //! | [`guidance`] | conditional predictions and classifier-free guidance | `05_conditioning` |
 //! | [`edit`] | inpainting, masks, image to image, super-resolution | `08_inpainting`, `09_super_resolution` |
 //! | [`metrics`] | Fréchet and kernel distance, precision and recall, nearest training images, PSNR, SSIM | `10_evaluation` |
+//! | [`latent`] | autoencoders, whose latents a diffusion model can learn in place of images | |
 //! | [`model`] | a trained network with its noise process and prediction type, in one file | `03_training` |
 //! | [`config`] | a training run as a TOML file | |
 //! | [`data`] | built-in sprites, MNIST, Fashion-MNIST, CIFAR-10, your own arrays and folders of images | `01_forward` |
@@ -73,7 +75,7 @@
 //! | [`show`] | grids, plots and GIFs that display themselves in a notebook; the live page of a training run | all |
 //! | [`progress`] | progress on a terminal and in a notebook | all |
 //!
-//! The last five, [`ops`] and [`nn`] are re-exported from separate packages, which know nothing of diffusion.
+//! The last five, [`metrics`], [`ops`] and [`nn`] are re-exported from separate packages, which know nothing of diffusion.
 //!
 //! # Why a `dylib`
 //!
@@ -88,6 +90,8 @@ pub use candle_core as candle;
 pub use candle_nn;
 #[doc(inline)]
 pub use diffusion_data as data;
+#[doc(inline)]
+pub use diffusion_metrics as metrics;
 #[doc(inline)]
 pub use diffusion_nn as nn;
 pub use diffusion_ops::error::message;
@@ -105,15 +109,16 @@ pub mod config;
 pub mod diffusion;
 pub mod edit;
 pub mod guidance;
+pub mod latent;
 pub mod level;
 pub mod likelihood;
-pub mod metrics;
 pub mod mixture;
 pub mod model;
 pub mod prediction;
 pub mod process;
 pub mod sampler;
 pub mod schedule;
+pub mod text;
 pub mod train;
 pub mod unet;
 

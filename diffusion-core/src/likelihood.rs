@@ -302,7 +302,8 @@ mod tests {
         for (_, var) in network.parameters().iter().filter(|(name, _)| name.starts_with("conv_out")) {
             var.set(&(Rng::new(5).randn_like(var)? * 0.01)?)?;
         }
-        let model = Model { network, info: ModelInfo { prediction: Prediction::V, ..ModelInfo::new([1, 8, 8]) } };
+        let info = ModelInfo { prediction: Prediction::V, ..ModelInfo::new([1, 8, 8]) };
+        let model = Model::new(network, info);
         let x = dequantize(&Tensor::zeros((1, 1, 8, 8), DType::F32, &Device::Cpu)?, &mut Rng::new(2))?;
         let find = |x: &Tensor, class: usize, divergence| {
             let likelihood = Likelihood { steps: 5, divergence };

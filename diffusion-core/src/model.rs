@@ -6,6 +6,7 @@ mod info;
 pub use info::ModelInfo;
 
 use crate::guidance::Guidance;
+use crate::latent::{Autoencoder, Vae};
 use crate::nn::Checkpoint;
 use crate::rng::Rng;
 use crate::sampler::{ImageNoise, Noise, Sampler, Source, States};
@@ -32,6 +33,9 @@ pub struct Model {
     pub network: Network,
     /// Its noise process, prediction type and data.
     pub info: ModelInfo,
+    /// The autoencoder of a latent model, whose network works on latents: [`Model::sample`] and [`Model::decode`] return
+    /// images, everything else takes and returns latents.
+    pub autoencoder: Option<Vae>,
 }
 
 /// The metadata key of training checkpoints, and the error for one.
@@ -39,7 +43,33 @@ const TRAINING: &str = crate::train::CHECKPOINT;
 const IS_TRAINING: &str = "it is a checkpoint to resume training from; the model is model.safetensors in the run's \
      folder, which is written when the training ends or is stopped";
 
+/// The prefix of the autoencoder's tensors in the file of a model.
+const AUTOENCODER: &str = "autoencoder.";
+
 impl Model {
+    /// A model of a network and its information.
+    pub fn new(network: Network, info: ModelInfo) -> Self {
+        Self { network, info, autoencoder: None }
+    }
+
+    /// The same model of the latents of an autoencoder.
+    ///
+    /// # Errors
+    /// The autoencoder's latents have another number of channels than [`ModelInfo::shape`], or the network enlarges
+    /// images.
+    pub fn with_autoencoder(self, vae: Vae) -> Result<Self> {
+        ensure!(
+            self.network.architecture().low_res() == 0,
+            "a network that enlarges images cannot work on the latents of an autoencoder"
+        );
+        let ([channels, ..], latent) = (self.info.shape, vae.config().latent);
+        ensure!(
+            channels == latent,
+            "the network is for latents with {channels} channels, but the latents of the autoencoder have {latent}"
+        );
+        Ok(Self { autoencoder: Some(vae), ..self })
+    }
+
     /// Samples `n` images. Image i depends only on `rng` and i, not on `n`.
     ///
     /// `guidance` is a [`Condition`], or a condition with a [scale](Guidance).
@@ -52,7 +82,7 @@ impl Model {
     pub fn sample(&self, n: usize, guidance: impl Into<Guidance>, sampler: &Sampler, rng: &mut Rng) -> Result<Tensor> {
         let steps = ImageNoise::new(rng);
         let noise = self.noise(n, rng)?;
-        Ok(self.states_with(&noise, guidance, sampler, steps)?.finish()?)
+        self.decode(&self.states_with(&noise, guidance, sampler, steps)?.finish()?)
     }
 
     /// Samples `n` images in batches of at most `at_once`, for more images than fit into memory at once. The images are
@@ -77,9 +107,49 @@ impl Model {
         let batches = (0..n).step_by(at_once).map(|start| {
             let len = at_once.min(n - start);
             let (xt, part) = (noise.narrow(0, start, len)?, guidance.narrow(start, len)?);
-            Ok(self.states_with(&xt, part, sampler, steps.skip(start))?.finish()?)
+            self.decode(&self.states_with(&xt, part, sampler, steps.skip(start))?.finish()?)
         });
         Ok(Tensor::cat(&batches.collect::<Result<Vec<_>>>()?, 0)?)
+    }
+
+    /// The images of samples: of a latent model those that its autoencoder decodes, otherwise `x` itself.
+    ///
+    /// # Shapes
+    /// `x` (n, C, H, W) with the shape of [`ModelInfo::shape`]; the result has that of [`Model::image_shape`].
+    ///
+    /// # Errors
+    /// The shape is wrong.
+    pub fn decode(&self, x: &Tensor) -> Result<Tensor> {
+        Ok(match &self.autoencoder {
+            Some(vae) => vae.decode(x)?,
+            None => x.clone(),
+        })
+    }
+
+    /// The latents of images, as the network of a latent model sees them; otherwise `images` themselves.
+    ///
+    /// # Shapes
+    /// `images` (n, C, H, W) with the shape of [`Model::image_shape`], in \[−1, 1\]; the result has that of
+    /// [`ModelInfo::shape`].
+    ///
+    /// # Errors
+    /// The shape is wrong.
+    pub fn latents(&self, images: &Tensor) -> Result<Tensor> {
+        Ok(match &self.autoencoder {
+            Some(vae) => vae.encode(&images.to_device(self.network.device())?)?,
+            None => images.clone(),
+        })
+    }
+
+    /// The shape (C, H, W) of the images: of a latent model it is larger than [`ModelInfo::shape`].
+    pub fn image_shape(&self) -> [usize; 3] {
+        match (&self.autoencoder, self.info.shape) {
+            (Some(vae), [_, height, width]) => {
+                let config = vae.config();
+                [config.channels, config.factor * height, config.factor * width]
+            }
+            (None, shape) => shape,
+        }
     }
 
     /// Draws the noise that `n` images start from: x ~ N(0, σ²) with σ = [`NoiseProcess::prior_std`], 1 except for EDM.
@@ -107,7 +177,7 @@ impl Model {
     /// # Errors
     /// There is not enough memory: the message states the sizes.
     pub fn ensure_room(&self, n: usize) -> Result<()> {
-        let [c, h, w] = self.info.shape;
+        let [c, h, w] = self.image_shape();
         let wanted = format!("{n} images of {c}×{h}×{w}");
         crate::device::ensure_room(self.network.device(), &wanted, &[3, n, c, h, w], "draw fewer: --n, n")
             .map_err(|problem| crate::whole(problem.into()))
@@ -213,8 +283,20 @@ impl Model {
         Ok(Condition::context(rows))
     }
 
-    /// Conditions for `n` images, with all classes in turn; no condition for an unconditional network or one that is
-    /// conditioned on attributes.
+    /// A text as the condition of each image, for example `model.prompt(["a red dragon"; 8])`; a text without words is
+    /// the null condition.
+    ///
+    /// # Errors
+    /// The model does not read text; a word is unknown: the message names it and the nearest known words; or a text is
+    /// too long.
+    pub fn prompt<S: AsRef<str>>(&self, texts: impl IntoIterator<Item = S>) -> Result<Condition> {
+        let vocabulary = self.info.vocabulary.as_ref();
+        let vocabulary = vocabulary.context("the model is not conditioned on text, so it cannot be prompted")?;
+        Ok(Condition::tokens(vocabulary.tokens(texts)?))
+    }
+
+    /// Conditions for `n` images, with all classes or some captions of the training data in turn; no condition for an
+    /// unconditional network or one that is conditioned on attributes.
     ///
     /// # Errors
     /// The device is out of memory.
@@ -230,6 +312,9 @@ impl Model {
             let rows = Tensor::from_vec(rows, (n, k), self.network.device())?;
             return Ok(Condition::context(rows));
         }
+        if let Some(vocabulary) = &self.info.vocabulary {
+            return Ok(Condition::tokens(vocabulary.known(vocabulary.examples().iter().cycle().take(n))));
+        }
         Ok(Condition::none())
     }
 
@@ -238,7 +323,8 @@ impl Model {
     /// # Errors
     /// The device is out of memory.
     pub fn copy(&self) -> Result<Self> {
-        Ok(Self { network: self.network.copy()?, info: self.info.clone() })
+        let autoencoder = self.autoencoder.as_ref().map(Vae::copy).transpose()?;
+        Ok(Self { network: self.network.copy()?, info: self.info.clone(), autoencoder })
     }
 
     /// Writes the model to a safetensors file with f32 weights.
@@ -264,7 +350,11 @@ impl Model {
         let tensors = self.network.parameters().values()?;
         let tensors =
             tensors.into_iter().map(|(name, tensor)| Ok((name, tensor.to_dtype(dtype)?))).collect::<Result<_>>()?;
-        Checkpoint { tensors, metadata }.save(path)
+        let mut file = Checkpoint { tensors, metadata };
+        if let Some(vae) = &self.autoencoder {
+            vae.write(&mut file, AUTOENCODER, dtype)?;
+        }
+        file.save(path)
     }
 
     /// Loads a model from a file of [`Model::save`], or from a folder written by [`Model::save_diffusers`] or by
@@ -285,7 +375,7 @@ impl Model {
             return Self::load_diffusers(path, device);
         }
         Checkpoint::load(path)
-            .and_then(|file| Self::from_checkpoint(&file, device))
+            .and_then(|file| Self::from_checkpoint(file, device))
             .with_context(|| format!("cannot use {} as a model", path.display()))
             .map_err(crate::whole)
     }
@@ -299,20 +389,26 @@ impl Model {
     pub fn load_with(path: impl AsRef<Path>, architecture: impl Into<Architecture>, device: &Device) -> Result<Self> {
         let path = path.as_ref();
         Checkpoint::load(path)
-            .and_then(|file| {
+            .and_then(|mut file| {
+                let vae = Vae::take(&mut file, AUTOENCODER, device)?;
                 let network = Network::from_checkpoint_with(&file, architecture, device)?;
-                Self::with_network(network, &file)
+                Self::with_network(network, &file, vae)
             })
             .with_context(|| format!("cannot use {} as a model", path.display()))
             .map_err(crate::whole)
     }
 
-    fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
+    fn from_checkpoint(mut file: Checkpoint, device: &Device) -> Result<Self> {
         ensure!(!file.metadata.contains_key(TRAINING), "{IS_TRAINING}");
-        Self::with_network(Network::from_checkpoint(file, device)?, file)
+        ensure!(
+            !Vae::is_alone(&file),
+            "it is an autoencoder; load it with Vae::load, or train a model of its latents with --autoencoder"
+        );
+        let vae = Vae::take(&mut file, AUTOENCODER, device)?;
+        Self::with_network(Network::from_checkpoint(&file, device)?, &file, vae)
     }
 
-    fn with_network(network: Network, file: &Checkpoint) -> Result<Self> {
+    fn with_network(network: Network, file: &Checkpoint, vae: Option<Vae>) -> Result<Self> {
         let info = ModelInfo::read(&file.metadata)?
             .context("it holds a network without a noise process and prediction type; load it with Network::load")?;
         let [channels, height, width] = info.shape;
@@ -322,13 +418,21 @@ impl Model {
             network.architecture().channels()
         );
         network.architecture().check_size(height, width)?;
+        if let Some(words) = info.vocabulary.as_ref().map(|vocabulary| vocabulary.words().len()) {
+            let known = network.architecture().conditioning().vocabulary;
+            ensure!(words == known, "it has {words} words, but its network reads {known}");
+        }
         ensure!(
             [0, network.architecture().context()].contains(&info.context.len()),
             "it names {} context values, but its network takes {}",
             info.context.len(),
             network.architecture().context()
         );
-        Ok(Self { network, info })
+        let model = Self::new(network, info);
+        match vae {
+            Some(vae) => model.with_autoencoder(vae),
+            None => Ok(model),
+        }
     }
 }
 

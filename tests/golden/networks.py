@@ -64,16 +64,91 @@ class SimpleUNet(nn.Module):
         self.norm_out = nn.GroupNorm(8, base)
         self.conv_out = nn.Conv2d(base, 1, 3, padding=1)
 
-    def forward(self, xt, t):
+    def forward(self, xt, t, tokens=None):
         e = self.time_embedding(t)
+        text, attend = None, lambda name, x, _: x
+        if tokens is not None:
+            *text, start = self.text.encode(tokens)
+            e, attend = e + start, self.text.attend
         s1 = self.down1(self.conv_in(xt), e)
-        s2 = self.down2(self.downsample1(s1), e)
-        x = self.mid(self.downsample2(s2), e)
+        s2 = attend("down2", self.down2(self.downsample1(s1), e), text)
+        x = attend("mid", self.mid(self.downsample2(s2), e), text)
         x = self.upsample2(F.interpolate(x, scale_factor=2, mode="nearest"))
-        x = self.up2(torch.cat([x, s2], dim=1), e)
+        x = attend("up2", self.up2(torch.cat([x, s2], dim=1), e), text)
         x = self.upsample1(F.interpolate(x, scale_factor=2, mode="nearest"))
         x = self.up1(torch.cat([x, s1], dim=1), e)
         return self.conv_out(F.silu(self.norm_out(x)))
+
+
+def attention(q, k, v, mask, heads):
+    """(B, N, C), (B, L, C) twice, and a mask (B, L) that is false for padding -> (B, N, C)."""
+    q, k, v = (x.unflatten(2, (heads, -1)).transpose(1, 2) for x in (q, k, v))
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=mask[:, None, None, :]).transpose(1, 2).flatten(2)
+
+
+class TextBlock(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+        self.qkv, self.out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.mlp1, self.mlp2 = nn.Linear(width, 4 * width), nn.Linear(4 * width, width)
+
+    def forward(self, x, mask):
+        x = x + self.out(attention(*self.qkv(self.norm1(x)).chunk(3, dim=2), mask, self.heads))
+        return x + self.mlp2(F.gelu(self.mlp1(self.norm2(x))))
+
+
+class CrossAttention(nn.Module):
+    def __init__(self, channels, width, groups, heads):
+        super().__init__()
+        self.heads = heads
+        self.norm = nn.GroupNorm(groups, channels)
+        self.q, self.kv, self.out = nn.Linear(channels, channels), nn.Linear(width, 2 * channels), nn.Linear(channels, channels)
+
+    def forward(self, x, tokens, mask):
+        q = self.q(self.norm(x).flatten(2).transpose(1, 2))
+        y = self.out(attention(q, *self.kv(tokens).chunk(2, dim=2), mask, self.heads))
+        return x + y.transpose(1, 2).reshape(x.shape)
+
+
+class TextEncoder(nn.Module):
+    def __init__(self, width, heads, tokens, vocabulary):
+        super().__init__()
+        self.tokens, self.positions = nn.Embedding(vocabulary + 1, width), nn.Embedding(tokens + 1, width)
+        self.block1, self.block2 = TextBlock(width, heads), TextBlock(width, heads)
+        self.norm = nn.LayerNorm(width)
+
+    def forward(self, tokens):
+        """Token numbers (B, L), -1 for padding -> features (B, 1 + L, width) and a mask, the start token first."""
+        start = torch.full((len(tokens), 1), self.tokens.num_embeddings - 1)
+        tokens = torch.cat([start, tokens], dim=1)
+        x = self.tokens(tokens.clamp(min=0)) + self.positions.weight[: tokens.shape[1]]
+        mask = tokens >= 0
+        return self.norm(self.block2(self.block1(x, mask), mask)), mask
+
+
+class Text(nn.Module):
+    def __init__(self, base, heads, tokens, vocabulary):
+        super().__init__()
+        self.encoder = TextEncoder(base, heads, tokens, vocabulary)
+        self.to_time = nn.Linear(base, 4 * base)
+        self.down2, self.mid, self.up2 = (CrossAttention(n * base, base, 8, heads) for n in (2, 4, 2))
+
+    def encode(self, tokens):
+        features, mask = self.encoder(tokens)
+        return features, mask, self.to_time(features[:, 0])
+
+    def attend(self, name, x, text):
+        return getattr(self, name)(x, *text)
+
+
+class TextUNet(SimpleUNet):
+    """SimpleUNet with text."""
+
+    def __init__(self, base, tokens, vocabulary):
+        super().__init__(base)
+        self.text = Text(base, 4, tokens, vocabulary)
 
 
 class ResidualConvBlock(nn.Module):

@@ -4,7 +4,7 @@
     pip install torch safetensors && python tests/golden/unets.py
 
 Every network is small, and its weights are those of `numbers`, which Rust computes too. For two noisy images: `x`, `t`,
-`context` or `labels` if it is told any, `target`, `output`, the mean squared error `loss`, and for each parameter `grads.NAME`:
+`context`, `labels` or `tokens` if it is told any, `target`, `output`, the mean squared error `loss`, and for each parameter `grads.NAME`:
 so many numbers of the gradient as SAMPLES, evenly spread, and then the sum of all, each times its weight in `numbers`. After a
 step of plain gradient descent: `after.NAME`, the buffers of batch norms, and `predicted`, the output in evaluation mode.
 
@@ -76,6 +76,8 @@ def main():
     write("conditional_unet", networks.ConditionalUNet(8, groups=4, heads=2, classes=3), 32, labels)
     write("unet", networks.UNet(8, groups=4, heads=2, classes=3), 16, labels)
     write("unet_without_attention", networks.UNet(8, groups=4), 16, {})
+    tokens = {"tokens": torch.tensor([[4, 0, 2, 1], [3, -1, -1, -1]])}  # -1 is padding.
+    write("simple_unet_of_text", networks.TextUNet(8, tokens=6, vocabulary=5), 8, tokens)
     write("attention_unet", networks.AttentionUNet(8, groups=4, heads=2, classes=3), 32, labels)
 
     # On the CPU too, storages get the mark of a GPU.

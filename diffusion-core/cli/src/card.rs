@@ -27,12 +27,16 @@ pub struct Header<'a> {
 /// The task of a model that is conditioned on classes or a context vector.
 const CLASS_CONDITIONAL: &str = "class-conditional-image-generation";
 
+/// The task of an autoencoder.
+pub const AUTOENCODER: &str = "image-feature-extraction";
+
 /// The task of a model as the Hub calls it.
 pub fn task(model: &Model) -> &'static str {
     let conditioning = model.network.architecture().conditioning();
-    match (conditioning.low_res, conditioning.classes + conditioning.context) {
-        (1.., _) => "image-to-image",
-        (_, 0) => "unconditional-image-generation",
+    match (conditioning.low_res, conditioning.tokens, conditioning.is_guidable()) {
+        (1.., _, _) => "image-to-image",
+        (_, 1.., _) => "text-to-image",
+        (_, _, false) => "unconditional-image-generation",
         _ => CLASS_CONDITIONAL,
     }
 }

@@ -1,8 +1,9 @@
 //! `diffusion classifier`.
 
+use crate::attributes;
 use crate::card::{self, Header};
 use crate::sample::prepare;
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use clap::Args;
 use diffusion_core::data::{Augmentation, Source};
 use diffusion_core::device::{Choice, described};
@@ -40,6 +41,9 @@ pub struct Options {
     /// The number of training sprites
     #[arg(long, default_value_t = Source::default().images)]
     images: usize,
+    /// Also classifies the attributes of sprites, with which `evaluate` measures text models
+    #[arg(long)]
+    attributes: bool,
     /// The height and width in pixels to which images are cropped and resized
     #[arg(long)]
     side: Option<usize>,
@@ -57,6 +61,10 @@ pub struct Options {
 pub fn run(options: Options) -> Result<()> {
     prepare(&options.out, "safetensors")?;
     let device = crate::device(options.device)?;
+    ensure!(
+        !options.attributes || options.task == "sprites" && options.side.is_none(),
+        "--attributes: only the sprites in their own size have attributes; use --task sprites without --side"
+    );
     let source =
         Source { task: options.task.clone(), images: options.images, side: options.side, ..Default::default() };
     let (mut train, test) = source.load_both(options.seed)?;
@@ -73,7 +81,13 @@ pub fn run(options: Options) -> Result<()> {
     let shift = if photographs { train.shape()[1] / 8 } else { usual.shift };
     let fit = Fit { epochs, batch, base, shift, lr: options.lr, seed: options.seed, ..usual };
     let started = Instant::now();
-    let classifier = fit.run(&train, &test, &device)?;
+    let classifier = match options.attributes {
+        true => {
+            let (train, test) = attributes::sprites(options.images, options.seed);
+            fit.run_attributes(&train, &test, &device)?
+        }
+        false => fit.run(&train, &test, &device)?,
+    };
     let seconds = started.elapsed().as_secs_f64();
     classifier.save(&options.out)?;
     let about = &classifier.about;
@@ -84,6 +98,9 @@ pub fn run(options: Options) -> Result<()> {
         about.steps,
         seconds / 60.0
     );
+    if options.attributes {
+        println!("{}", attributes::of_classifier(&about.attributes));
+    }
     if let Some(warning) = warning(&classifier) {
         eprintln!("warning: {warning}");
     }
@@ -117,6 +134,10 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, (flips, seconds):
         "sprites" => format!(" --images {}", options.images),
         _ => String::new(),
     };
+    let (flag, attributes) = match options.attributes {
+        true => (" --attributes", format!("\n{}", attributes::of_classifier(&about.attributes))),
+        false => ("", String::new()),
+    };
     let side = options.side.map_or(String::new(), |side| format!(" --side {side}"));
     let header =
         Header { name: &name, data: &about.data, task: "image-classification", license: options.license.as_deref() };
@@ -139,11 +160,11 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, (flips, seconds):
 | training | {steps} steps with a batch of {batch}, {seen} images in total, shifted at random by up to {shift} pixels{flips}; seed {seed} |
 | training time | {minutes:.1} minutes on {machine} |
 | test accuracy | {accuracy:.2} % on {test} held-out images{warning} |
-
+{attributes}
 Distances between features are comparable only if they were measured with this same file. The command that trained it:
 
 ```sh
-cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --base {base} --lr {lr} --seed {seed}{only_of}{side} --out {out}
+cargo diffusion classifier --task {task} --epochs {epochs} --batch {batch} --base {base} --lr {lr} --seed {seed}{only_of}{flag}{side} --out {out}
 ```
 
 To use it {place}:

@@ -15,7 +15,7 @@ use std::time::Instant;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// The number of images [default: one for each of --class, otherwise 10]
+    /// The number of images [default: one for each of --class or of the texts, otherwise 10]
     #[arg(long)]
     n: Option<usize>,
     /// The number of DDIM steps

@@ -157,7 +157,7 @@ fn load(files: &Files, options: &ModelOptions) -> Result<(Request, Tensor)> {
         "--checkpoint: a consistency model jumps to the clean image and has no steps in between that could be changed; use the \
          model it was trained from"
     );
-    let images = files.read(request.model.info.shape)?;
+    let images = files.read(request.model.image_shape())?;
     Ok((request, images))
 }
 
@@ -234,6 +234,10 @@ pub fn inpaint(options: &Inpainting) -> Result<()> {
     ensure!(*resamplings > 0, "--resamplings 0: it must be at least 1");
     ensure!(*jump > 0, "--jump 0: it must be at least 1");
     let (request, images) = load(files, model)?;
+    ensure!(
+        request.model.autoencoder.is_none(),
+        "--checkpoint: this model works on latents, in which single pixels cannot be kept; use a model of pixels, or `diffusion vary`"
+    );
     check_steps("--steps", *steps, &request.model.info.process)?;
     let mask = options.mask(request.model.info.shape)?;
     println!(
@@ -325,7 +329,7 @@ pub fn vary(options: &Varying) -> Result<()> {
     );
     let (request, images) = load(files, model)?;
     let (sampler, steps) = sampling.sampler(&request.model.info)?;
-    let (x0, mut rng) = (files.repeated(&images)?, Rng::new(model.seed));
+    let (x0, mut rng) = (request.model.latents(&files.repeated(&images)?)?, Rng::new(model.seed));
     let states = image_to_image_states(&request.model, &x0, *strength, &request.guidance, &sampler, &mut rng)?;
     println!(
         "{}, {}, {}, {} of {}, seed {}",
@@ -336,7 +340,7 @@ pub fn vary(options: &Varying) -> Result<()> {
         counted(steps, "step"),
         model.seed
     );
-    let results = last(states, "sampling")?;
+    let results = request.model.decode(&last(states, "sampling")?)?;
     files.write(usual, &[("image", images)], &results)
 }
 

@@ -1,5 +1,7 @@
 //! `diffusion export`: the model of a run with a model card and a picture, ready to share.
 
+mod vae;
+
 use crate::card::{self, Header};
 use crate::request::counted;
 use crate::sample::prepare;
@@ -58,7 +60,15 @@ pub fn run(options: Options) -> Result<()> {
             settings.teacher = inside.to_owned();
         }
     }
+    if let Some(path) = &mut run.autoencoder
+        && let Ok(inside) = path.strip_prefix(std::env::current_dir()?)
+    {
+        *path = inside.to_owned();
+    }
     prepare(&options.out, "safetensors")?;
+    if let ObjectiveConfig::Vae(settings) = &run.objective {
+        return vae::export(&options, &run, settings);
+    }
     let models = models(&options, &run)?;
     if let (Some(folder), Some((_, model))) = (&options.diffusers, models.last()) {
         model.save_diffusers(folder).context("--diffusers")?;
@@ -186,14 +196,8 @@ fn rounding(path: &Path, model: &Model) -> Result<f64> {
 
 fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Result<String> {
     let name = options.out.file_stem().unwrap_or_default().to_string_lossy();
-    let log = fs::read_to_string(options.run.join("log.jsonl"))?;
-    let log: Vec<Step> = log.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
-    let last = log.last().context("the run has no step")?;
-    let epoch: Vec<f64> = log.iter().filter(|s| s.epoch == last.epoch).map(|s| s.loss).collect();
     let info = &model.info;
-    let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
-    let machine: Vec<&str> = machine.lines().collect();
-    let [c, h, w] = info.shape;
+    let [c, h, w] = model.image_shape();
     let factor = model.network.architecture().low_res();
     let header = Header { name: &name, data: &info.data, task: card::task(model), license: options.license.as_deref() };
     let header = header.yaml(None)?;
@@ -202,19 +206,16 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
         None => options.out.clone(),
     };
     let (path, place) = card::in_a_notebook(&exported);
-    let again = match &options.again {
-        Some(command) => format!("; `{command}` repeats it:"),
-        None => ", for `cargo diffusion train --config`:".to_owned(),
-    };
     let network = model.network.architecture();
-    let turns = match network.classes() + network.context() {
-        0 => "",
+    let turns = match (network.tokens(), network.conditioning().is_guidable()) {
+        (_, false) => "",
         // They are unknown in the picture.
         _ if !info.context.is_empty() => "",
-        // Its guidance was fixed in training.
-        _ if info.consistency => ", all classes in turn",
-        _ => ", all classes in turn, without guidance",
+        (0, _) => ", all classes in turn",
+        _ => ", captions of the training data in turn",
     };
+    // That of a consistency model was fixed in training.
+    let guided = if turns.is_empty() || info.consistency { "" } else { ", without guidance" };
     let averaged = match run.training.ema > 0.0 {
         true => "EMA weights, ",
         false => "",
@@ -227,18 +228,11 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
 
 | | |
 |---|---|
-{files}| network | {architecture}, {parameters} parameters |
+{files}| network | {architecture}, {parameters} parameters{latents} |
 | data | {data}, {c}×{h}×{w}, classes {classes}{attributes} |
-| training | {steps} steps with a batch of {batch}, {seen} images in total |
-| training time | {time} on {machine} |
-| loss | {loss:.4}, the mean over the {count} steps of the last epoch |
-| picture | {picture}, {averaged}{shown_with}, seed {SEED} |
+{training}| picture | {picture}, {averaged}{shown_with}, seed {SEED} |
 
-The configuration of the training run{again}
-
-```toml
-{config}```
-
+{configuration}
 To use it {place}:
 
 ```rust
@@ -249,21 +243,20 @@ Grid::new(&images)?
 ",
         architecture = model.network.architecture().name(),
         parameters = model.network.parameters().count(),
+        latents = model.autoencoder.as_ref().map_or_else(String::new, |vae| {
+            let [c, h, w] = info.shape;
+            let parameters = vae.parameters().count();
+            format!("; for latents of {c}×{h}×{w}, with the autoencoder of {parameters} parameters that decodes them")
+        }),
         data = info.data,
         classes = info.classes.join(", "),
         attributes = match &info.context[..] {
             [] => String::new(),
             names => format!("; conditioned on the attributes {}", names.join(", ")),
         },
-        steps = log.len(),
-        batch = run.training.batch * run.training.accumulate,
-        seen = info.images_seen,
-        time = time(last.seconds),
-        machine = machine.join(", then "),
-        loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
-        count = epoch.len(),
+        training = training(options, run)?,
         picture = match factor {
-            0 => counted(options.samples, "image") + turns,
+            0 => counted(options.samples, "image") + turns + guided,
             _ => format!(
                 "held-out images at 1/{factor} of their resolution, samples conditioned on them, and the originals"
             ),
@@ -280,8 +273,39 @@ Grid::new(&images)?
             0 => "&model.conditions(8)?".to_owned(),
             _ => format!("Condition::low_res(reduce(&x0, {factor})?)"),
         },
-        config = run.to_toml()?,
+        configuration = configuration(options, run)?,
     ))
+}
+
+/// The rows of a card's table about the training.
+fn training(options: &Options, run: &RunConfig) -> Result<String> {
+    let log = fs::read_to_string(options.run.join("log.jsonl"))?;
+    let log: Vec<Step> = log.lines().map(|line| Ok(serde_json::from_str(line)?)).collect::<Result<_>>()?;
+    let last = log.last().context("the run has no step")?;
+    let epoch: Vec<f64> = log.iter().filter(|s| s.epoch == last.epoch).map(|s| s.loss).collect();
+    let machine = fs::read_to_string(options.run.join("machine.txt")).unwrap_or_default();
+    let machine: Vec<&str> = machine.lines().collect();
+    let batch = run.training.batch * run.training.accumulate;
+    Ok(format!(
+        "| training | {steps} steps with a batch of {batch}, {seen} images in total |\n\
+         | training time | {time} on {machine} |\n\
+         | loss | {loss:.4}, the mean over the {count} steps of the last epoch |\n",
+        steps = log.len(),
+        seen = log.len() * batch,
+        time = time(last.seconds),
+        machine = machine.join(", then "),
+        loss = epoch.iter().sum::<f64>() / epoch.len() as f64,
+        count = epoch.len(),
+    ))
+}
+
+/// The part of a card with the configuration.
+fn configuration(options: &Options, run: &RunConfig) -> Result<String> {
+    let again = match &options.again {
+        Some(command) => format!("; `{command}` repeats it:"),
+        None => ", for `cargo diffusion train --config`:".to_owned(),
+    };
+    Ok(format!("The configuration of the training run{again}\n\n```toml\n{}```\n", run.to_toml()?))
 }
 
 /// In whole minutes, or in seconds below two minutes.

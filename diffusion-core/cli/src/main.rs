@@ -17,6 +17,7 @@ macro_rules! eprintln {
     }};
 }
 
+mod attributes;
 mod card;
 mod check;
 mod classifier;

@@ -2,12 +2,13 @@
 
 use crate::request::counted;
 use clap::ValueEnum;
-use diffusion_core::config::RunConfig;
+use diffusion_core::config::{ObjectiveConfig, RunConfig};
 use diffusion_core::data::{Augmentation, Dataset};
+use diffusion_core::latent::VaeConfig;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::TimeSampling;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{ConditionOn, Decay, TrainingConfig, Weighting};
+use diffusion_core::train::{ConditionOn, Decay, TrainingConfig, VaeLossConfig, Weighting};
 use diffusion_core::unet::{Architecture, AttentionUNet};
 
 /// The smallest number of optimiser steps.
@@ -34,7 +35,7 @@ impl Recipe {
             return Ok(());
         }
         let ([channels, height, width], images) = (data.shape(), data.len());
-        if height.max(width) > SMALL {
+        if height.max(width) > SMALL && run.condition != ConditionOn::Text {
             let large = Architecture::from(AttentionUNet { base: 32, ..Default::default() });
             if large.check_size(height, width).is_ok() {
                 run.network = large;
@@ -43,7 +44,8 @@ impl Recipe {
         if !data.attribute_names().is_empty() {
             run.condition = ConditionOn::Context;
         }
-        if channels == 3 && flips {
+        // A caption may say where something is.
+        if channels == 3 && flips && run.condition != ConditionOn::Text {
             run.data.augment = vec![Augmentation::HorizontalFlip];
         }
         let training = &mut run.training;
@@ -70,6 +72,15 @@ pub fn set_consistency(training: &mut TrainingConfig) {
 /// A one-line description of a configuration.
 pub fn words(run: &RunConfig) -> String {
     let it = &run.training;
+    let flips = if run.data.augment.is_empty() { "" } else { ", random horizontal flips" };
+    let loop_of =
+        format!("lr {:e}, EMA {}; batches of {}, {}{flips}", it.lr, it.ema, it.batch, counted(it.epochs, "epoch"));
+    if let ObjectiveConfig::Vae(VaeLossConfig { network, kl_weight }) = run.objective {
+        let VaeConfig { base, latent, factor, .. } = network;
+        return format!(
+            "autoencoder, base {base}: latents of {latent} channels at 1/{factor} of the height and width; KL weight {kl_weight:e}; {loop_of}"
+        );
+    }
     let prediction = match it.prediction {
         Prediction::Eps => "ε",
         Prediction::X0 => "x_0",
@@ -81,16 +92,7 @@ pub fn words(run: &RunConfig) -> String {
         Weighting::Uniform => "uniform".to_owned(),
         Weighting::MinSnr { gamma } => format!("min-SNR (γ = {gamma})"),
     };
-    let flips = if run.data.augment.is_empty() { "" } else { ", random horizontal flips" };
-    format!(
-        "{}, {}; {prediction}-prediction, {weighting} weighting, lr {:e}, EMA {}; batches of {}, {}{flips}",
-        run.network.name(),
-        it.process,
-        it.lr,
-        it.ema,
-        it.batch,
-        counted(it.epochs, "epoch")
-    )
+    format!("{}, {}; {prediction}-prediction, {weighting} weighting, {loop_of}", run.network.name(), it.process)
 }
 
 #[cfg(test)]

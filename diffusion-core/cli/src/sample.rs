@@ -34,7 +34,7 @@ const CONTINUOUS_DDPM_STEPS: usize = 1000;
 pub struct Options {
     #[command(flatten)]
     model: ModelOptions,
-    /// The number of images [default: one for each of --class, otherwise 64]
+    /// The number of images [default: one for each of --class or of the texts, otherwise 64]
     #[arg(long)]
     n: Option<usize>,
     #[command(flatten)]
@@ -293,7 +293,12 @@ pub fn draw(
             }
             progress.step();
         }
-        images.push(states.finish()?);
+        images.push(request.model.decode(&states.finish()?)?);
+    }
+    for frame in &mut frames {
+        for x in [&mut frame.xt, &mut frame.x0_hat, &mut frame.xs] {
+            *x = request.model.decode(x)?;
+        }
     }
     progress.finish();
     Ok((Tensor::cat(&images, 0)?, frames))

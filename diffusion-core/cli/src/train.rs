@@ -1,23 +1,27 @@
 //! `diffusion train`.
 
+mod options;
 mod size;
 
+pub use options::Options;
+use options::{Condition, Objective as Chosen};
+
 use crate::edit::Way;
-use crate::recipe::{self, Recipe};
+use crate::recipe;
 use crate::request::{counted, quoted};
 use crate::tensorboard::Events;
 use anyhow::{Context, Result, bail, ensure};
-use clap::{Args, ValueEnum};
 use diffusion_core::candle::Device;
 use diffusion_core::config::{ObjectiveConfig, RunConfig, parse_choice};
 use diffusion_core::data::{Cache, Dataset, Source, TASKS};
-use diffusion_core::device::{Choice, Precision};
+use diffusion_core::latent::{Vae, encoded};
 use diffusion_core::model::Model;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::train::{
-    ConditionOn, Consistency, ConsistencyConfig, Existing, ModelObjective, State, Training, Weighting, check_source,
+    ConditionOn, Consistency, ConsistencyConfig, Diffusion, Existing, ModelObjective, Objective, State, Training,
+    VaeLoss, VaeLossConfig, Weighting, check_source,
 };
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
@@ -33,135 +37,17 @@ const INTERRUPTED: u8 = 130;
 /// The smallest number of epochs with --minutes, so that the time limit ends the training.
 const TIMED_EPOCHS: usize = 1000;
 
-#[derive(Args)]
-pub struct Options {
-    /// The training data: sprites, mnist, fashion-mnist, cifar10, celeba, a folder of images, or an .npy file
-    #[arg(long)]
-    task: Option<String>,
-    /// A TOML file with the data, the network and the training; flags override it
-    #[arg(long)]
-    config: Option<PathBuf>,
-    /// The network: simple-unet, context-unet, … [default: simple-unet up to 32×32, attention-unet beyond, base 32]
-    #[arg(long)]
-    model: Option<String>,
-    /// The defaults of everything that no flag sets: chosen for the data, or the notebooks' plain DDPM
-    #[arg(long, value_enum, default_value_t, conflicts_with_all = ["config", "resume"])]
-    recipe: Recipe,
-    /// Passes over the images [default: 20, or as many as make 3000 steps; 1000 with --minutes]
-    #[arg(long)]
-    epochs: Option<usize>,
-    /// Ends the training after this many optimiser steps; with --resume, pauses it there
-    #[arg(long)]
-    train_steps: Option<usize>,
-    /// Ends the training after this many minutes, sampling included; the learning rate decays over this time
-    #[arg(long)]
-    minutes: Option<f64>,
-    /// Images in a batch [default: 64, or an eighth of a small data set]
-    #[arg(long)]
-    batch: Option<usize>,
-    /// The learning rate [default: 1e-3, falling to 0; ddpm: 2e-4]
-    #[arg(long)]
-    lr: Option<f64>,
-    /// The precision: f32; on an NVIDIA GPU also tf32 or bf16
-    #[arg(long)]
-    precision: Option<Precision>,
-    /// The noise process: vp (discrete, variance-preserving, as in DDPM), flow or edm
-    #[arg(long)]
-    process: Option<String>,
-    /// T, the number of time steps of the vp process [default: 1000]
-    #[arg(long)]
-    timesteps: Option<usize>,
-    /// The noise schedule of the vp process: linear, scaled-linear, cosine or sigmoid [default: cosine; ddpm: linear]
-    #[arg(long)]
-    betas: Option<String>,
-    /// The prediction type: eps, x0, v, velocity or edm [default: v; ddpm: eps; flow: velocity; edm: edm]
-    #[arg(long)]
-    prediction: Option<String>,
-    /// What the network is conditioned on [default: classes, or the attributes of celeba as a context]
-    #[arg(long, value_enum)]
-    condition: Option<Condition>,
-    /// The number of training sprites [default: 10000]
-    #[arg(long)]
-    images: Option<usize>,
-    /// The height and width in pixels to which images are cropped and resized [default: their own, at most 128; celeba: 64]
-    #[arg(long)]
-    side: Option<usize>,
-    /// How pictures of a folder with other proportions become squares [default: crop]
-    #[arg(long, value_enum)]
-    fit: Option<Way>,
-    /// Lists image files that cannot be read, and leaves them out
-    #[arg(long)]
-    skip_bad: bool,
-    /// The random seed [default: 42]
-    #[arg(long)]
-    seed: Option<u64>,
-    /// Epochs between grids of samples, which then have no time limit; 0 for none [default: 1, limited to a tenth of the time]
-    #[arg(long)]
-    sample_every: Option<usize>,
-    /// The number of images in a grid of samples
-    #[arg(long)]
-    samples: Option<usize>,
-    /// Optimiser steps between measurements of the loss on held-out images; 0 for none [default: 128 with batches of 64]
-    #[arg(long)]
-    validate_every: Option<usize>,
-    /// Also writes the log and the grids of samples into the run's folder as events for TensorBoard. A run that has such events
-    /// continues them without this flag
-    #[arg(long)]
-    tensorboard: bool,
-    /// The folder of the run [default: runs/TASK]. A run that is already there is resumed
-    #[arg(long, conflicts_with = "resume")]
-    out: Option<PathBuf>,
-    /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every,
-    /// --samples and --validate-every may change
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "fit", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance"])]
-    resume: Option<PathBuf>,
-    /// Resumes although the data has changed
-    #[arg(long, conflicts_with = "start_over")]
-    new_data: bool,
-    /// Deletes the run in the folder and starts from scratch
-    #[arg(long, conflicts_with = "resume")]
-    start_over: bool,
-    #[arg(long, hide = true, value_parser = renamed("--train-steps"))]
-    max_steps: Option<usize>,
-    #[arg(long, hide = true, value_parser = renamed("--timesteps"))]
-    steps: Option<usize>,
-    /// The objective: diffusion trains a network; consistency makes a model for few steps from the one of --from
-    #[arg(long, value_enum)]
-    objective: Option<Objective>,
-    /// The trained model that --objective consistency starts from, the teacher
-    #[arg(long)]
-    from: Option<PathBuf>,
-    /// The teacher's guidance scale, which the new model has built in [default: 1, no guidance]
-    #[arg(long, allow_negative_numbers = true)]
-    guidance: Option<f64>,
-    /// The device: auto, cpu, cuda or metal
-    #[arg(long, default_value = "auto")]
-    device: Choice,
-}
-
-#[derive(Clone, Copy, PartialEq, ValueEnum)]
-enum Objective {
-    Diffusion,
-    Consistency,
-}
-
-#[derive(Clone, Copy, ValueEnum)]
-enum Condition {
-    Classes,
-    Context,
-    #[value(alias = "nothing")]
-    None,
-}
-
-/// The parser of a flag of an earlier version: an error that gives the new name.
-fn renamed(today: &'static str) -> impl Fn(&str) -> Result<usize, String> + Clone {
-    move |_| Err(format!("this flag is now called {today}"))
+/// A configuration, its data, and the autoencoder whose latents the data are, if they are latents.
+struct Plan {
+    run: RunConfig,
+    data: Dataset,
+    held_out: Dataset,
+    autoencoder: Option<Vae>,
 }
 
 impl Options {
-    /// The configuration, the training images and the held-out images. The configuration comes from the run's folder, from a file
-    /// or from a recipe; flags override it.
-    fn config(&self) -> Result<(RunConfig, Dataset, Dataset)> {
+    /// The configuration comes from the run's folder, from a file or from a recipe; flags override it.
+    fn plan(&self, device: &Device) -> Result<Plan> {
         let mut run = match (&self.resume, &self.config) {
             (Some(folder), _) => RunConfig::load(folder.join("config.toml"))
                 .with_context(|| format!("--resume {}: this is not the folder of a run", folder.display()))?,
@@ -178,11 +64,17 @@ impl Options {
         set(&mut run.data.fit, self.fit.map(Way::fit));
         make_absolute(&mut run.data)?;
         set(&mut run.training.seed, self.seed);
+        set(&mut run.condition, self.condition.map(Condition::on));
+        if let Some(teacher) = &teacher {
+            run.condition = ConditionOn::of(teacher.network.architecture());
+        }
+        run.data.captions = run.condition == ConditionOn::Text;
         // Report what is wrong before reading the images.
         let mut flagged = run.clone();
         self.set_flags(&mut flagged)?;
-        let cache = self.check_data(&flagged, teacher.is_some())?;
-        let (mut data, held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
+        let autoencoder = self.autoencoder(&mut run, teacher.as_ref(), device)?;
+        let cache = self.check_data(&flagged, teacher.is_some(), autoencoder.as_ref())?;
+        let (mut data, mut held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
             let photographs = run.data.is_photographs();
             match &teacher {
@@ -195,23 +87,58 @@ impl Options {
             data = data.with_augmentation(run.data.augment.iter().copied());
         }
         self.set_flags(&mut run)?;
-        if let Some(Model { network, info }) = &teacher {
+        if let Some(Model { network, info, .. }) = &teacher {
             (run.training.process, run.training.prediction) = (info.process.clone(), info.prediction);
-            (run.network, run.condition) = (network.architecture().clone(), ConditionOn::of(network.architecture()));
+            run.network = network.architecture().clone();
         }
         run.training.check()?;
-        Ok((run, data, held_out))
+        println!("{data}");
+        if let Some(vae) = &autoencoder {
+            (data, held_out) = (encoded(&data, vae, device)?, encoded(&held_out, vae, device)?);
+            let [c, h, w] = data.shape();
+            println!("{} of {c}×{h}×{w}", counted(data.len(), "latent"));
+        }
+        Ok(Plan { run, data, held_out, autoencoder })
+    }
+
+    /// The autoencoder that the configuration names, or that of the teacher.
+    fn autoencoder(&self, run: &mut RunConfig, teacher: Option<&Model>, device: &Device) -> Result<Option<Vae>> {
+        set(&mut run.autoencoder, self.autoencoder.clone().map(Some));
+        if let Some(teacher) = teacher {
+            ensure!(
+                self.autoencoder.is_none(),
+                "--autoencoder: the model of --from determines it; leave --autoencoder out"
+            );
+            return Ok(teacher.autoencoder.as_ref().map(Vae::copy).transpose()?);
+        }
+        let Some(path) = &mut run.autoencoder else { return Ok(None) };
+        ensure!(
+            matches!(run.objective, ObjectiveConfig::Diffusion),
+            "--autoencoder: --objective vae trains a new one; leave --autoencoder out"
+        );
+        *path = absolute(path)?;
+        Ok(Some(Vae::load(path, device).context("--autoencoder")?))
     }
 
     /// Applies the flags of the objective, and returns the teacher if there is one: it determines the data, the noise process, the
     /// prediction type and the network.
     fn set_objective(&self, run: &mut RunConfig) -> Result<Option<Model>> {
         match self.objective {
-            Some(Objective::Diffusion) => run.objective = ObjectiveConfig::Diffusion,
-            Some(Objective::Consistency) if run.objective == ObjectiveConfig::Diffusion => {
+            Some(Chosen::Diffusion) => run.objective = ObjectiveConfig::Diffusion,
+            Some(Chosen::Consistency) if !matches!(run.objective, ObjectiveConfig::Consistency(_)) => {
                 run.objective = ObjectiveConfig::Consistency(ConsistencyConfig::default());
             }
+            Some(Chosen::Vae) if !matches!(run.objective, ObjectiveConfig::Vae(_)) => {
+                run.objective = ObjectiveConfig::Vae(VaeLossConfig::default());
+            }
             _ => {}
+        }
+        match &mut run.objective {
+            ObjectiveConfig::Vae(settings) => set(&mut settings.kl_weight, self.kl_weight),
+            _ => ensure!(
+                self.kl_weight.is_none(),
+                "--kl-weight belongs to --objective vae; name it, or leave --kl-weight out"
+            ),
         }
         let ObjectiveConfig::Consistency(settings) = &mut run.objective else {
             ensure!(
@@ -275,12 +202,6 @@ impl Options {
         set(&mut training.batch, self.batch);
         set(&mut training.lr, self.lr);
         set(&mut training.precision, self.precision);
-        let condition = self.condition.map(|condition| match condition {
-            Condition::Classes => ConditionOn::Classes,
-            Condition::Context => ConditionOn::Context,
-            Condition::None => ConditionOn::None,
-        });
-        set(&mut run.condition, condition);
         Ok(())
     }
 
@@ -335,7 +256,7 @@ impl Options {
     }
 
     /// Checks what can be known of the data before it is read, and returns the file for decoded pictures.
-    fn check_data(&self, run: &RunConfig, has_teacher: bool) -> Result<Cache> {
+    fn check_data(&self, run: &RunConfig, has_teacher: bool, autoencoder: Option<&Vae>) -> Result<Cache> {
         let (folder, task) = (self.folder(run)?, &run.data.task);
         if let Some(resumed) = &self.resume {
             ensure!(
@@ -352,7 +273,7 @@ impl Options {
             check_source(&folder, &run.data)?;
         }
         if self.resume.is_none() && !has_teacher {
-            size::check(run, self.config.is_some() || there.is_some())?;
+            size::check(run, autoencoder, self.config.is_some() || there.is_some())?;
         }
         // The run of other data in this folder, which will be refused, keeps its decoded pictures.
         let other = there.is_some_and(|there| there.data.task != *task) && !self.new_data;
@@ -403,23 +324,47 @@ fn set<T>(field: &mut T, value: Option<T>) {
 pub fn run(options: Options) -> Result<ExitCode> {
     let device = crate::device(options.device)?;
     options.limit()?;
-    let (run, data, held_out) = options.config()?;
-    println!("{data}");
+    let Plan { run, data, held_out, autoencoder } = options.plan(&device)?;
     let config = run.training.clone();
     match &run.objective {
         ObjectiveConfig::Diffusion => {
-            let training = Training::new(config, run.architecture(&data), &data, &device)?;
-            train(training, &options, &run, held_out)
+            let architecture = run.architecture(&data);
+            if run.condition == ConditionOn::Text {
+                ensure!(
+                    architecture.tokens() > 0,
+                    "--condition text: the network {} reads no text; use --model simple-unet",
+                    architecture.name()
+                );
+                let (words, longest) = (architecture.conditioning().vocabulary, architecture.tokens());
+                println!(
+                    "captions of {}, the longest of {}",
+                    counted(words, "different word"),
+                    counted(longest, "word")
+                );
+            }
+            let mut objective = Diffusion::new(&config, architecture, &data, &device)?;
+            if let Some(vae) = autoencoder {
+                objective = objective.with_autoencoder(vae)?;
+            }
+            let name = objective.model().network.architecture().name().to_owned();
+            train(Training::with_objective(config, objective, &data)?, &name, &options, &run, held_out)
         }
         ObjectiveConfig::Consistency(settings) => {
             let objective = Consistency::new(&config, settings.clone(), &data, &device)?;
-            train(Training::with_objective(config, objective, &data)?, &options, &run, held_out)
+            let name = objective.model().network.architecture().name().to_owned();
+            train(Training::with_objective(config, objective, &data)?, &name, &options, &run, held_out)
+        }
+        ObjectiveConfig::Vae(settings) => {
+            let objective = VaeLoss::new(*settings, config.seed, &data, &device)?;
+            train(Training::with_objective(config, objective, &data)?, "vae", &options, &run, held_out)
         }
     }
 }
 
-fn train<O: ModelObjective>(
+/// Runs a training of the network with this name.
+fn train<O: Objective>(
     training: Training<O>,
+    name: &str,
     options: &Options,
     run: &RunConfig,
     held_out: Dataset,
@@ -437,9 +382,8 @@ fn train<O: ModelObjective>(
     }
     println!("{}", recipe::words(run));
     println!(
-        "{}: {} parameters; at most {} steps with batches of {}; {}",
-        training.network().architecture().name(),
-        training.network().parameters().count(),
+        "{name}: {} parameters; at most {} steps with batches of {}; {}",
+        training.objective().parameters().count(),
         training.total_steps(),
         training.config().batch * training.config().accumulate,
         folder.display()
@@ -470,7 +414,7 @@ fn train<O: ModelObjective>(
 }
 
 /// Stops after the current step at the first Ctrl-C and saves a checkpoint; the second Ctrl-C ends the process.
-fn stop_on_interrupt<O: ModelObjective>(training: &Training<O>) -> Result<()> {
+fn stop_on_interrupt<O: Objective>(training: &Training<O>) -> Result<()> {
     let (stop, pressed) = (training.stopper(), AtomicBool::new(false));
     ctrlc::set_handler(move || {
         if pressed.swap(true, Ordering::Relaxed) {

@@ -52,6 +52,7 @@ use context::Attributes;
 use diffusion_ops::rng::Rng;
 use pixels::{Pixels, gather};
 use resize::to_channels_first;
+use sprites::Combinations;
 
 /// The largest number of sprites that [`Dataset::sprites`] draws: 768 MB of pixels.
 pub const MAX_SPRITES: usize = 1_000_000;
@@ -105,26 +106,35 @@ impl Dataset {
     /// # Errors
     /// `n` = 0 or above [`MAX_SPRITES`].
     pub fn sprites(n: usize, seed: u64) -> Result<Self> {
-        const SIDE: usize = sprites::SIDE;
-        ensure!((1..=MAX_SPRITES).contains(&n), "n = {n} sprites must be in 1 … {MAX_SPRITES}");
-        let drawn = sprites::generate(n, seed);
-        let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
-        Self::from_u8("sprites", by_channel, [3, SIDE, SIDE], drawn.labels, &sprites::CLASSES)
+        Ok(Self { captions: None, ..Self::captioned_sprites(n, seed, Combinations::All)? })
     }
 
-    /// [`Dataset::sprites`] with a caption for each image.
+    /// [`Dataset::sprites`] with a caption for each image, and only some combinations of attributes:
+    /// [`sprites::generate_of`].
     ///
     /// ```
-    /// use diffusion_core::data::Dataset;
-    /// let sprites = Dataset::captioned_sprites(100, 42)?;
+    /// use diffusion_core::data::{Dataset, sprites::Combinations};
+    /// let sprites = Dataset::captioned_sprites(100, 42, Combinations::Seen)?;
     /// assert!(sprites.captions().is_some_and(|captions| captions.len() == 100));
     /// # Ok::<(), anyhow::Error>(())
     /// ```
     ///
     /// # Errors
     /// See [`Dataset::sprites`].
-    pub fn captioned_sprites(n: usize, seed: u64) -> Result<Self> {
-        Self::sprites(n, seed)?.with_captions(sprites::generate(n, seed).captions)
+    pub fn captioned_sprites(n: usize, seed: u64, combinations: Combinations) -> Result<Self> {
+        ensure!((1..=MAX_SPRITES).contains(&n), "n = {n} sprites must be in 1 … {MAX_SPRITES}");
+        Self::from_sprites(&sprites::generate_of(combinations, n, seed))
+    }
+
+    /// The images, classes and captions of drawn sprites.
+    ///
+    /// # Errors
+    /// There is no sprite.
+    pub fn from_sprites(drawn: &sprites::Sprites) -> Result<Self> {
+        const SIDE: usize = sprites::SIDE;
+        let by_channel = to_channels_first(&drawn.pixels, 3, SIDE * SIDE);
+        Self::from_u8("sprites", by_channel, [3, SIDE, SIDE], drawn.labels.clone(), &sprites::CLASSES)?
+            .with_captions(drawn.captions.clone())
     }
 
     /// Creates a data set of 8-bit images.

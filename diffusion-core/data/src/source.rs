@@ -11,6 +11,7 @@ use super::celeba;
 use super::download::data_dir;
 use super::folder::{Found, PictureSizes, name_of};
 use super::resize::check_side;
+use super::sprites::Combinations;
 use super::{Augmentation, Cache, Dataset, Fit, MAX_SPRITES, Resize, Split};
 use diffusion_ops::rng::Rng;
 
@@ -54,6 +55,10 @@ pub struct Source {
     /// Whether unreadable files of a folder are listed and skipped; otherwise the first one is an error. Default false.
     #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub skip_bad: bool,
+    /// Whether every image has a caption, for models that are conditioned on text. Then sprites get captions, and none of
+    /// them shows a [held-out](crate::sprites::HELD_OUT) combination. A folder must have some. Default false.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
+    pub captions: bool,
     /// Augmentations of the training images, such as `["horizontal-flip"]`. Default none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub augment: Vec<Augmentation>,
@@ -72,6 +77,7 @@ impl Default for Source {
             fit: Fit::Crop,
             labels: None,
             skip_bad: false,
+            captions: false,
             augment: Vec::new(),
         }
     }
@@ -88,7 +94,8 @@ impl Source {
     ///
     /// # Errors
     /// `task` is neither a name nor an existing path; a value is out of range; `labels` is given without an `.npy` file
-    /// of images; a folder or array has fewer than 5 images; or a file cannot be used.
+    /// of images; captions are needed and there are none; a folder or array has fewer than 5 images; or a file cannot be
+    /// used.
     pub fn load(&self, split: Split, seed: u64) -> Result<Dataset> {
         self.check()?;
         let all = match self.named(split, seed)? {
@@ -161,12 +168,23 @@ impl Source {
             self.task
         );
         ensure!(is_default(&self.fit) || self.side.is_some(), "fit = {:?} needs a side, such as side = 64", self.fit);
+        // Before anything is downloaded.
+        let named = TASKS.contains(&&self.task[..]);
+        ensure!(!self.captions || !named || self.task == "sprites", "{}", self.without_captions());
         if let Some(labels) = &self.labels
-            && TASKS.contains(&&self.task[..])
+            && named
         {
             bail!("labels = {labels:?} cannot be set, since {} has its own labels", self.task);
         }
         Ok(())
+    }
+
+    fn without_captions(&self) -> String {
+        format!(
+            "{} has no captions. A text model needs the sprites, or a folder of pictures with texts: NAME.txt beside NAME.jpg, or \
+             lines such as {{\"file_name\": \"1.jpg\", \"text\": \"a sleeping cat\"}} in metadata.jsonl",
+            self.task
+        )
     }
 
     /// Loads a split of the built-in data set with this name, if there is one.
@@ -182,6 +200,7 @@ impl Source {
 
     /// Resizes the images, and adds the augmentation to training images.
     fn prepared(&self, all: Dataset, split: Split) -> Result<Dataset> {
+        ensure!(!self.captions || all.captions().is_some(), "{}", self.without_captions());
         let [_, height, width] = all.shape();
         let how = match &self.task[..] {
             "sprites" => Resize::Nearest,
@@ -203,11 +222,15 @@ impl Source {
             "images = {} sprites must be in 1 … {MAX_SPRITES}",
             self.images
         );
-        let train = Dataset::sprites(self.images, seed)?;
+        let draw = |n, seed| match self.captions {
+            true => Dataset::captioned_sprites(n, seed, Combinations::Seen),
+            false => Dataset::sprites(n, seed),
+        };
+        let train = draw(self.images, seed)?;
         if split == Split::Train {
             return Ok(train);
         }
-        let test = Dataset::sprites((self.images / 10).max(1), !seed)?;
+        let test = draw((self.images / 10).max(1), !seed)?;
         let size = train.shape().iter().product();
         let images = |d| Dataset::bytes(d).unwrap_or_default().chunks_exact(size);
         let known: HashSet<&[u8]> = images(&train).collect();
@@ -354,6 +377,31 @@ mod tests {
         let pixels = large.bytes().unwrap();
         assert_eq!(pixels[..32], pixels[32..64]);
         assert!(pixels.chunks_exact(2).all(|pair| pair[0] == pair[1]));
+        Ok(())
+    }
+
+    /// With captions, the sprites lack the held-out combinations; whatever has no captions is refused.
+    #[test]
+    fn captions_are_there_where_they_are_needed() -> Result<()> {
+        let source = Source { images: 500, captions: true, ..Source::default() };
+        let (train, test) = source.load_both(1)?;
+        let seen = |n, seed| Dataset::captioned_sprites(n, seed, Combinations::Seen);
+        assert_eq!(train.fingerprint()?, seen(500, 1)?.fingerprint()?);
+        assert_eq!(test.captions().unwrap()[0], seen(1, !1)?.captions().unwrap()[0]);
+        assert_ne!(train.bytes(), Dataset::sprites(500, 1)?.bytes());
+        assert_eq!(Source::default().load(Split::Train, 1)?.captions(), None);
+        let message = Source { captions: true, ..task("mnist") }.load(Split::Train, 1).unwrap_err().to_string();
+        assert!(message.contains("mnist has no captions"), "{message}");
+        let dir = tempfile::tempdir()?;
+        for i in 0..10 {
+            GrayImage::from_pixel(4, 4, Luma([i])).save(dir.path().join(format!("{i}.png")))?;
+        }
+        let folder = Source { captions: true, ..task(dir.path()) };
+        let message = folder.load(Split::Train, 1).unwrap_err().to_string();
+        assert!(message.contains("has no captions") && message.contains("NAME.txt beside"), "{message}");
+        fs::write(dir.path().join("3.txt"), "three")?;
+        let (train, test) = folder.load_both(1)?;
+        assert_eq!([train, test].iter().flat_map(|d| d.captions().unwrap()).filter(|text| *text == "three").count(), 1);
         Ok(())
     }
 

@@ -31,6 +31,7 @@ mod file;
 pub mod gradients;
 mod linear;
 mod norm;
+pub mod optim;
 mod parameters;
 mod pth;
 mod trace;

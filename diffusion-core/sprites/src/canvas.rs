@@ -1,6 +1,7 @@
 //! A 16 × 16 canvas that shades and outlines what is painted on it.
 
 use super::art::Art;
+use super::attributes::Attributes;
 use super::palette::{INK, Ramp, Rgb, WHITE};
 use super::{Drawing, SIDE};
 use crate::Rng;
@@ -125,9 +126,14 @@ impl Canvas {
         }
     }
 
-    /// The finished drawing with its caption.
-    pub(super) fn titled(self, caption: impl Into<String>) -> Drawing {
-        Drawing { canvas: self, caption: caption.into() }
+    /// The finished drawing of something with these attributes.
+    pub(super) fn titled(self, attributes: Attributes) -> Drawing {
+        Drawing { canvas: self, attributes }
+    }
+
+    /// The number of pixels of a material.
+    pub(super) fn count(&self, ramp: Ramp) -> usize {
+        self.dots.iter().flatten().flatten().filter(|dot| dot.ramp == ramp).count()
     }
 
     /// Removes the outline of everything painted so far.

@@ -1,10 +1,14 @@
 //! The built-in images: any number of 16 × 16 pixel-art sprites, drawn procedurally from a seed.
 //!
 //! There are five classes, each with a dozen or more kinds. Colours, details, proportions, light, position and
-//! direction vary, so hardly any two of 10,000 images are equal. Nothing is loaded or downloaded. Every image has a
-//! caption, a short English phrase such as "a red apple".
+//! direction vary, so hardly any two of 10,000 images are equal. Nothing is loaded or downloaded.
+//!
+//! Every image has [`Attributes`], which say what was drawn, and a caption, an English phrase such as "a red dragon with
+//! blue wings" in one of several phrasings. A few combinations of attributes are [held out](HELD_OUT), to measure whether
+//! a model that has not seen them composes them.
 
 mod art;
+mod attributes;
 mod canvas;
 mod caption;
 mod creature;
@@ -17,9 +21,11 @@ mod spell;
 mod trade;
 mod wardrobe;
 
+pub use attributes::{Attributes, HELD_OUT};
 pub use rng::Rng;
 
 use canvas::{Canvas, Finish, Line};
+use std::collections::HashSet;
 
 /// The width and the height of a sprite in pixels.
 pub const SIDE: usize = 16;
@@ -33,10 +39,10 @@ pub const BYTES: usize = SIDE * SIDE * 3;
 /// A kind of object within a class: its name, and the function that draws one.
 type Kind = (&'static str, fn(&mut Rng) -> Drawing);
 
-/// A drawing before shading and outlining, with its caption.
+/// A drawing before shading and outlining, and what it shows.
 struct Drawing {
     canvas: Canvas,
-    caption: String,
+    attributes: Attributes,
 }
 
 /// The kinds of each class.
@@ -47,8 +53,12 @@ const KINDS: [&[Kind]; 5] = [person::KINDS, creature::KINDS, food::KINDS, spell:
 pub struct Sprite {
     /// Red, green and blue bytes (0 … 255) in rows from the top, on white.
     pub pixels: [u8; BYTES],
-    /// A short English description in lower case.
+    /// What it shows.
+    pub attributes: Attributes,
+    /// An English description in lower case, of all attributes or of some.
     pub caption: String,
+    /// The attributes that the caption mentions.
+    pub mentioned: Attributes,
 }
 
 /// A set of sprites with their classes and captions.
@@ -58,8 +68,50 @@ pub struct Sprites {
     pub pixels: Vec<u8>,
     /// The class of each sprite, an index into [`CLASSES`].
     pub labels: Vec<u32>,
+    /// What each sprite shows.
+    pub attributes: Vec<Attributes>,
     /// The caption of each sprite.
     pub captions: Vec<String>,
+    /// The attributes that each caption mentions.
+    pub mentioned: Vec<Attributes>,
+}
+
+impl Sprites {
+    /// The sprites whose image is not among `others`.
+    pub fn without(&self, others: &Self) -> Self {
+        let known: HashSet<&[u8]> = others.pixels.chunks_exact(BYTES).collect();
+        let image = |i: usize| &self.pixels[i * BYTES..][..BYTES];
+        let kept: Vec<usize> = (0..self.labels.len()).filter(|i| !known.contains(image(*i))).collect();
+        Self {
+            pixels: kept.iter().flat_map(|i| image(*i)).copied().collect(),
+            labels: kept.iter().map(|i| self.labels[*i]).collect(),
+            attributes: kept.iter().map(|i| self.attributes[*i]).collect(),
+            captions: kept.iter().map(|i| self.captions[*i].clone()).collect(),
+            mentioned: kept.iter().map(|i| self.mentioned[*i]).collect(),
+        }
+    }
+}
+
+/// Which combinations of attributes are drawn.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Combinations {
+    /// All combinations.
+    #[default]
+    All,
+    /// Those that are not [held out](HELD_OUT): for training.
+    Seen,
+    /// Held-out combinations that the caption mentions: for testing.
+    HeldOut,
+}
+
+impl Combinations {
+    fn contain(self, sprite: &Sprite) -> bool {
+        match self {
+            Self::All => true,
+            Self::Seen => !sprite.attributes.are_held_out(),
+            Self::HeldOut => sprite.mentioned.are_held_out(),
+        }
+    }
 }
 
 /// Draws a sprite of a class; `None` for a class above 4.
@@ -87,39 +139,63 @@ pub fn draw(class: usize, rng: &mut Rng) -> Option<Sprite> {
 /// assert_eq!(sprites.captions.len(), 7);
 /// ```
 pub fn generate(n: usize, seed: u64) -> Sprites {
+    generate_of(Combinations::All, n, seed)
+}
+
+/// [`generate`] for some combinations: a sprite of another combination is drawn again from the same random stream.
+///
+/// ```
+/// use diffusion_sprites::{Combinations, generate_of};
+/// let held_out = generate_of(Combinations::HeldOut, 10, 1);
+/// assert!(held_out.mentioned.iter().all(|mentioned| mentioned.are_held_out()));
+/// assert!(generate_of(Combinations::Seen, 10, 1).attributes.iter().all(|it| !it.are_held_out()));
+/// ```
+pub fn generate_of(combinations: Combinations, n: usize, seed: u64) -> Sprites {
     let rng = Rng::new(seed);
     let mut sprites = Sprites {
         pixels: Vec::with_capacity(n * BYTES),
         labels: Vec::with_capacity(n),
+        attributes: Vec::with_capacity(n),
         captions: Vec::with_capacity(n),
+        mentioned: Vec::with_capacity(n),
     };
     for i in 0..n {
-        let class = i % KINDS.len();
-        let sprite = one_of(KINDS[class], &mut rng.fork(i as u64 + 1));
+        let (class, mut rng) = (i % KINDS.len(), rng.fork(i as u64 + 1));
+        let mut sprite = one_of(KINDS[class], &mut rng);
+        while !combinations.contain(&sprite) {
+            sprite = one_of(KINDS[class], &mut rng);
+        }
         sprites.pixels.extend(sprite.pixels);
         sprites.labels.push(class as u32);
+        sprites.attributes.push(sprite.attributes);
         sprites.captions.push(sprite.caption);
+        sprites.mentioned.push(sprite.mentioned);
     }
     sprites
 }
 
 fn one_of(kinds: &[Kind], rng: &mut Rng) -> Sprite {
     let (_, kind) = pick(rng, kinds);
-    let Drawing { canvas, caption } = kind(rng);
-    Sprite { pixels: finish(canvas, rng), caption }
+    let (pixels, attributes) = finish(kind(rng), rng);
+    let (caption, mentioned) = caption::caption(&attributes, rng);
+    Sprite { pixels, attributes, caption, mentioned }
 }
 
 /// Varies direction, position, light and outline, in the same way for every kind.
-fn finish(mut canvas: Canvas, rng: &mut Rng) -> [u8; BYTES] {
+fn finish(drawing: Drawing, rng: &mut Rng) -> ([u8; BYTES], Attributes) {
+    let Drawing { mut canvas, mut attributes } = drawing;
     if chance(rng, 50) {
         canvas.flip();
+        // People are drawn looking ahead or to the right.
+        attributes.facing = attributes.facing.map(|facing| if facing == "right" { "left" } else { facing });
     }
     canvas.wander(rng);
-    canvas.render(Finish {
+    let pixels = canvas.render(Finish {
         line: pick(rng, &[Line::Ink, Line::Tinted]),
         light: -60 - 10 * rng.below(4) as i32,
         dark: 40 + 15 * rng.below(4) as i32,
-    })
+    });
+    (pixels, attributes)
 }
 
 /// One of `choices`, with equal probability.
@@ -134,8 +210,6 @@ fn chance(rng: &mut Rng, percent: usize) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::collections::HashSet;
-
     use super::*;
 
     /// The hash FNV-1a.
@@ -165,7 +239,18 @@ mod tests {
         assert_ne!(generate(33, 6).pixels, few.pixels);
         let alone = draw(2, &mut Rng::new(5).fork(8)).unwrap();
         assert_eq!(alone.pixels[..], many.pixels[7 * BYTES..8 * BYTES]);
-        assert_eq!(alone.caption, many.captions[7]);
+        assert_eq!((alone.caption, alone.attributes), (many.captions[7].clone(), many.attributes[7]));
+    }
+
+    #[test]
+    fn sprites_without_others_have_other_images() {
+        let (few, many) = (generate(33, 5), generate(120, 5));
+        let rest = many.without(&few);
+        assert_eq!(rest.labels.len(), rest.captions.len());
+        assert!((85..=87).contains(&rest.labels.len()), "{}", rest.labels.len());
+        let last = |it: &Sprites| (it.attributes.last().copied(), it.pixels[it.pixels.len() - BYTES..].to_vec());
+        assert_eq!(last(&rest), last(&many));
+        assert!(many.without(&many).labels.is_empty());
     }
 
     #[test]
@@ -195,7 +280,7 @@ mod tests {
             for (name, kind) in kinds.iter() {
                 for stream in 1..=200 {
                     let rng = &mut Rng::new(class as u64).fork(stream);
-                    let sprite = finish(kind(rng).canvas, rng);
+                    let (sprite, _) = finish(kind(rng), rng);
                     let white = |i: &usize| is_white(&sprite[i * 3..i * 3 + 3]);
                     let ink = SIDE * SIDE - (0..SIDE * SIDE).filter(white).count();
                     assert!((26..=217).contains(&ink), "{name} {stream}: {ink} of 256 pixels");
@@ -234,7 +319,8 @@ mod tests {
         let mut rng = Rng::new(4);
         let mut places = HashSet::new();
         for _ in 0..500 {
-            let sprite = finish(canvas.clone(), &mut rng);
+            let drawing = Drawing { canvas: canvas.clone(), attributes: Attributes::default() };
+            let (sprite, _) = finish(drawing, &mut rng);
             let ink: Vec<usize> = (0..SIDE * SIDE).filter(|&i| !is_white(&sprite[i * 3..i * 3 + 3])).collect();
             assert_eq!(ink.len(), 7 + 15);
             places.insert(ink);
@@ -242,40 +328,87 @@ mod tests {
         assert_eq!(places.len(), 2 * 3 * 3);
     }
 
-    /// For each class, words of which each caption contains one.
     #[test]
-    fn captions_name_what_was_drawn() {
-        let Sprites { labels, captions, .. } = generate(2_000, 42);
-        for (label, caption) in labels.iter().zip(&captions) {
-            let plain = |c: char| c.is_ascii_lowercase() || " ,".contains(c);
-            assert!(!caption.is_empty() && caption.chars().all(plain), "{caption:?}");
-            let kinds = KINDS[*label as usize];
-            assert!(kinds.iter().any(|(name, _)| caption.contains(noun(name))), "class {label}: {caption:?}");
-        }
-        let distinct: HashSet<_> = captions.iter().collect();
-        assert!(distinct.len() > 500, "{}", distinct.len());
-        let first: Vec<_> = captions.iter().take(10).collect();
-        println!("{} captions, of them {first:#?}", distinct.len());
-    }
-
-    #[test]
-    fn every_kind_is_called_by_its_name() {
+    fn attributes_name_what_was_drawn() {
         for (class, kinds) in KINDS.iter().enumerate() {
             for (name, kind) in kinds.iter() {
                 for stream in 1..=100 {
-                    let caption = kind(&mut Rng::new(class as u64).fork(stream)).caption;
-                    assert!(caption.contains(noun(name)), "{name}: {caption:?}");
-                    assert!(!caption.contains("colourful"), "{caption:?}");
+                    let it = kind(&mut Rng::new(class as u64).fork(stream)).attributes;
+                    let other = ["bread slice", "ice cluster"].contains(&it.thing);
+                    assert!(other || it.thing.contains(name), "{name}: {it:?}");
+                    assert!(!it.values().contains(&Some("colourful")), "{it:?}");
+                    assert_eq!(it.facing.is_some(), class == 0 || class == 4);
                 }
             }
         }
     }
 
-    /// The word for a kind that its captions contain.
-    fn noun(kind: &str) -> &str {
-        match kind {
-            "loaf" => "bread",
+    /// The word of a caption for what has its own word as an attribute.
+    fn stem(word: &str) -> &str {
+        match word {
+            "winged" => "wings",
+            "legged" => "legs",
+            "tentacled" => "tentacles",
+            "finned" => "fins",
+            "shelled" => "shell",
+            "cored" => "core",
+            "edged" => "edge",
+            "armoured" => "armour",
+            "robed" => "robe",
+            "ahead" | "viewer" => "front",
             other => other,
         }
+    }
+
+    #[test]
+    fn captions_say_exactly_what_they_are_said_to_mention() {
+        let Sprites { captions, attributes, mentioned, .. } = generate(5_000, 42);
+        let grammar = "a an and with in that is are has have wearing holding seen from the facing looking side view \
+                       cape caped shield";
+        let grammar: HashSet<&str> = grammar.split_whitespace().collect();
+        for ((caption, it), said) in captions.iter().zip(&attributes).zip(&mentioned) {
+            let plain = |c: char| c.is_ascii_lowercase() || " ,-".contains(c);
+            assert!(caption.chars().all(plain), "{caption:?}");
+            let words: HashSet<&str> = caption.split([' ', ',', '-']).filter(|w| !w.is_empty()).map(stem).collect();
+            let values: HashSet<&str> = said.values().into_iter().flatten().flat_map(|v| v.split(' ')).collect();
+            assert!(words.is_superset(&values), "{caption:?} lacks a word of {said:?}");
+            let more: Vec<_> = words.difference(&values).filter(|word| !grammar.contains(*word)).collect();
+            assert!(more.is_empty(), "{caption:?} has {more:?}, not in {said:?}");
+            for (has, says) in it.values().into_iter().zip(said.values()) {
+                assert!(says.is_none() || says == has, "{caption:?}: {said:?} of {it:?}");
+            }
+        }
+        let distinct: HashSet<_> = captions.iter().collect();
+        assert!(distinct.len() > 2_500, "{}", distinct.len());
+    }
+
+    /// Every pair occurs where all are drawn, never among the seen ones, and its two words do so in other pairs.
+    #[test]
+    fn held_out_combinations_are_never_seen_but_their_words_are() {
+        let pair_of = |it: &Attributes| -> Vec<(&'static str, &'static str)> {
+            it.colour.iter().chain(&it.held).map(|value| (it.thing, *value)).collect()
+        };
+        let pairs = |sprites: &[Attributes]| -> HashSet<(&'static str, &'static str)> {
+            sprites.iter().flat_map(pair_of).collect()
+        };
+        let seen = generate_of(Combinations::Seen, 10_000, 1);
+        let (all, of_seen) = (pairs(&generate(10_000, 1).attributes), pairs(&seen.mentioned));
+        for (thing, value) in HELD_OUT {
+            assert!(all.contains(&(thing, value)), "{thing}, {value} does not exist");
+            assert!(!pairs(&seen.attributes).contains(&(thing, value)), "{thing}, {value} is not held out");
+            assert!(of_seen.iter().filter(|pair| pair.0 == thing).count() >= 2, "{thing}");
+            assert!(of_seen.iter().any(|pair| pair.1 == value), "{value}");
+        }
+        let held_out = generate_of(Combinations::HeldOut, 5_000, 1);
+        let shown = pairs(&held_out.mentioned);
+        assert!(HELD_OUT.iter().all(|pair| shown.contains(pair)));
+        // A caption without the pair would be no test.
+        let about_it = |it: &Attributes| pair_of(it).iter().any(|pair| HELD_OUT.contains(pair));
+        assert!(held_out.mentioned.iter().all(about_it));
+        assert_eq!(held_out.labels[..7], [0, 1, 2, 3, 4, 0, 1]);
+        // Where nothing had to be drawn again, the sprites are those of `generate`.
+        let plain = generate(100, 1);
+        let same = (0..100).filter(|i| plain.attributes[*i] == seen.attributes[*i]).count();
+        assert!((70..100).contains(&same), "{same}");
     }
 }

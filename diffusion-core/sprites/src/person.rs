@@ -1,17 +1,18 @@
 //! People seen from the front.
 
 use super::art::Art;
+use super::attributes::Attributes;
 use super::canvas::Canvas;
 use super::palette::*;
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
-use super::{Drawing, Kind, caption, chance, pick, trade};
+use super::{Drawing, Kind, chance, pick, trade};
 use crate::Rng;
 
 pub(super) const KINDS: &[Kind] = trade::kinds!(
     front: villager knight wizard lady king viking rogue farmer fighter youth
 );
 
-fn front(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
+fn front(trade: &'static str, who: &Person, rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::default();
     let materials = who.materials(rng);
     if let Some(cape) = who.cape {
@@ -42,7 +43,8 @@ fn front(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
     hair(&mut canvas, who, y, &materials);
     hat(&mut canvas, who.hat.0, y, &materials);
     hold(&mut canvas, who, y, &materials);
-    canvas.titled(caption::person(trade, who, "seen from the front"))
+    let attributes = Attributes::of_person(trade, who, "front", &canvas);
+    canvas.titled(attributes)
 }
 
 fn clothes(garment: Garment) -> &'static [&'static str] {

@@ -1,17 +1,18 @@
 //! People seen from the side, walking to the right.
 
 use super::art::Art;
+use super::attributes::Attributes;
 use super::canvas::Canvas;
 use super::palette::*;
 use super::wardrobe::{Beard, Garment, Hair, Hat, Held, Person};
-use super::{Drawing, Kind, caption, chance, pick, trade};
+use super::{Drawing, Kind, chance, pick, trade};
 use crate::Rng;
 
 pub(super) const KINDS: &[Kind] = trade::kinds!(
     side: villager knight wizard lady king viking rogue farmer fighter youth
 );
 
-fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
+fn side(trade: &'static str, who: &Person, rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::default();
     let materials = who.materials(rng);
     if let Some(cape) = who.cape {
@@ -86,7 +87,8 @@ fn side(trade: &str, who: &Person, rng: &mut Rng) -> Drawing {
             &[('A', STEEL), ('B', shield)],
         );
     }
-    canvas.titled(caption::person(trade, who, "seen from the side"))
+    let attributes = Attributes::of_person(trade, who, "right", &canvas);
+    canvas.titled(attributes)
 }
 
 fn torso(garment: Garment) -> &'static [&'static str] {

@@ -4,7 +4,6 @@ mod shape;
 mod sign;
 
 use super::canvas::{Canvas, Dot, Tone};
-use super::caption::a;
 use super::palette::*;
 use super::{Kind, pick};
 use crate::Rng;
@@ -19,7 +18,7 @@ pub(super) const KINDS: &[Kind] = &[
     ("star burst", shape::star),
     ("orb", shape::orb),
     ("poison cloud", shape::cloud),
-    ("arrow of light", sign::arrow),
+    ("light arrow", sign::arrow),
     ("rune circle", sign::rune),
     ("heal", sign::heal),
     ("wave", sign::wave),
@@ -42,11 +41,6 @@ fn glow(rng: &mut Rng) -> [Ramp; 3] {
             [YELLOW, PINK, RED],
         ],
     )
-}
-
-/// Describes a glowing object by the colours of its rim and core.
-fn shining(noun: &str, core: Ramp, rim: Ramp) -> String {
-    a(&format!("{} and {} {noun}", name(rim), name(core)))
 }
 
 /// Adds up to `count` sparks, at least two pixels away from the object.

@@ -52,7 +52,7 @@ mod tests {
             last.set(&Rng::new(2).randn_like(last)?.affine(0.1, 0.0)?)?;
         }
         let prediction = Prediction::V;
-        Ok(Model { network, info: ModelInfo { process, prediction, ..ModelInfo::new([1, 8, 8]) } })
+        Ok(Model::new(network, ModelInfo { process, prediction, ..ModelInfo::new([1, 8, 8]) }))
     }
 
     pub(super) fn model() -> Result<Model> {

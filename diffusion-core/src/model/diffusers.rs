@@ -52,7 +52,7 @@ impl Model {
         };
         let model = if ModelInfo::is_in(&contents.metadata) {
             // A file written by `save_diffusers` contains more than the configuration.
-            Self::from_checkpoint(&contents, device)
+            Self::from_checkpoint(contents, device)
         } else {
             Self::foreign(folder, &config, contents, device)
         };
@@ -83,7 +83,7 @@ impl Model {
         let architecture = Architecture::from(net);
         architecture.check_size(height, width)?;
         let network = Network::from_tensors(architecture, &tensors, device)?;
-        Ok(Self { network, info })
+        Ok(Self::new(network, info))
     }
 
     /// Writes a folder that diffusers and [`Model::load`] can load, with f32 weights:
@@ -103,6 +103,7 @@ impl Model {
                 self.network.architecture().name()
             )
         };
+        ensure!(self.autoencoder.is_none(), "diffusers cannot read the autoencoder of a latent model");
         let [_, height, width] = self.info.shape;
         let mut config = fields(net)?;
         config.remove("null_class");

@@ -5,6 +5,7 @@ use crate::prediction::Prediction;
 use crate::process::NoiseProcess;
 use crate::sampler::Sampler;
 use crate::schedule::{Betas, Schedule};
+use crate::text::Vocabulary;
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
@@ -42,6 +43,9 @@ pub struct ModelInfo {
     /// [`Sampler::consistency`](crate::sampler::Sampler::consistency), without guidance.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub consistency: bool,
+    /// The words that the model reads, if it is conditioned on text.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocabulary: Option<Vocabulary>,
 }
 
 fn yes() -> bool {
@@ -73,6 +77,7 @@ impl ModelInfo {
             images_seen: 0,
             images: true,
             consistency: false,
+            vocabulary: None,
         }
     }
 
@@ -102,6 +107,7 @@ impl ModelInfo {
     /// A field is out of range, or the prediction type cannot be used with the process: the message names it.
     pub fn check(&self) -> candle_core::Result<()> {
         self.process.check()?;
+        self.vocabulary.as_ref().map_or(Ok(()), Vocabulary::check)?;
         self.prediction.check(&self.process)
     }
 

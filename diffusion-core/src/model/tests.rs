@@ -20,7 +20,7 @@ fn model(change: impl FnOnce(&mut ModelInfo)) -> Result<Model> {
     let network = Network::new(small, &mut Rng::new(1), &Device::Cpu)?;
     let last = network.parameters().get("conv_out.weight").context("the last layer")?;
     last.set(&last.ones_like()?)?;
-    Ok(Model { network, info })
+    Ok(Model::new(network, info))
 }
 
 fn numbers(x: &Tensor) -> Result<Vec<f32>> {

@@ -103,6 +103,8 @@ pub enum ConditionOn {
     Classes,
     /// The class as a one-hot vector, which can be mixed with others when sampling.
     Context,
+    /// The caption of the image.
+    Text,
     /// No condition: an unconditional network.
     #[serde(alias = "nothing")]
     None,
@@ -113,6 +115,7 @@ impl ConditionOn {
     pub fn of(architecture: &Architecture) -> Self {
         let conditioning = architecture.conditioning();
         match (conditioning.classes, conditioning.context) {
+            _ if conditioning.tokens > 0 => Self::Text,
             (0, 0) => Self::None,
             (0, _) => Self::Context,
             _ => Self::Classes,

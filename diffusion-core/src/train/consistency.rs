@@ -93,7 +93,7 @@ impl ConsistencyConfig {
 /// # use diffusion_core::{candle::Device, unet::Network};
 /// let sprites = Dataset::sprites(32, 1)?;
 /// # let network = Network::new(SimpleUNet { channels: 3, base: 8, classes: 5, ..Default::default() }, &mut Rng::new(1), &Device::Cpu)?;
-/// # let teacher = Model { network, info: ModelInfo::new([3, 16, 16]) };
+/// # let teacher = Model::new(network, ModelInfo::new([3, 16, 16]));
 /// let process = teacher.info.process.clone();
 /// let config = TrainingConfig { process, prediction: teacher.info.prediction, epochs: 1, batch: 16, ..Default::default() };
 /// let settings = ConsistencyConfig { guidance: 1.5, ..Default::default() };
@@ -165,7 +165,7 @@ impl Consistency {
         process.steps(settings.last_steps).context("consistency: last_steps")?;
         let conditioning = teacher.network.architecture().conditioning();
         ensure!(
-            settings.guidance == 1.0 || conditioning.classes + conditioning.context > 0,
+            settings.guidance == 1.0 || conditioning.is_guidable(),
             "consistency: guidance = {}, but the teacher is an unconditional model; set guidance = 1",
             settings.guidance
         );

@@ -3,6 +3,7 @@
 
 use super::{ConditionOn, Loss, ModelObjective, Noise, Objective, StepInfo, TrainingBatch, TrainingConfig, Weighting};
 use crate::data::Dataset;
+use crate::latent::Vae;
 use crate::level::{Level, perturb, scaled};
 use crate::model::{Model, ModelInfo};
 use crate::nn::Parameters;
@@ -10,11 +11,15 @@ use crate::ops::avg_pool2d;
 use crate::process::{NoiseProcess, TimeSampling};
 use crate::rng::Rng;
 use crate::sampler::Sampler;
+use crate::text::Vocabulary;
 use crate::unet::{Architecture, Condition, Network};
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
 use std::collections::HashMap;
 use std::path::Path;
+
+/// The name of the words in a checkpoint.
+const VOCABULARY: &str = "vocabulary";
 
 /// Denoising score matching in its usual form: sample a time t and noise ε for each image, perturb the image to the
 /// level at t, and compare the network's output with the target of its [`Prediction`](crate::prediction::Prediction)
@@ -37,8 +42,8 @@ impl Diffusion {
     /// Creates a network with random weights from the seed of `config`, to be trained on the images of `data`.
     ///
     /// # Errors
-    /// A value of `config` or of the architecture is out of range, or the network does not fit the images or the number
-    /// of classes of `data`.
+    /// A value of `config` or of the architecture is out of range, or the network does not fit the images, the number of
+    /// classes or the captions of `data`.
     pub fn new(
         config: &TrainingConfig,
         architecture: impl Into<Architecture>,
@@ -49,7 +54,6 @@ impl Diffusion {
         let architecture = architecture.into();
         check_fit(config, &architecture, data)?;
         let context = if architecture.context() > 0 { data.attribute_names().to_vec() } else { Vec::new() };
-        let network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         let info = ModelInfo {
             process: config.process.clone(),
             prediction: config.prediction,
@@ -60,12 +64,23 @@ impl Diffusion {
             images_seen: 0,
             images: data.is_8_bit(),
             consistency: false,
+            vocabulary: vocabulary(&architecture, data)?,
         };
+        let network = Network::new(architecture, &mut Rng::new(config.seed), device)?;
         let steps = match &config.process {
             NoiseProcess::Vp(schedule) => config.sample_steps.min(schedule.timesteps()),
             _ => config.sample_steps,
         };
-        Self::with_model(config, Model { network, info }, data, Sampler::ddim(steps))
+        Self::with_model(config, Model::new(network, info), data, Sampler::ddim(steps))
+    }
+
+    /// The same for latents: `autoencoder` has [encoded](crate::latent::encoded) the images of the data, and decodes the
+    /// samples.
+    ///
+    /// # Errors
+    /// See [`Model::with_autoencoder`].
+    pub fn with_autoencoder(self, autoencoder: Vae) -> Result<Self> {
+        Ok(Self { model: self.model.with_autoencoder(autoencoder)?, ..self })
     }
 
     /// The objective for a given model, whose samples are drawn with `sampler`.
@@ -146,6 +161,10 @@ impl Diffusion {
         if conditioning.low_res > 0 {
             condition.low_res = Some(avg_pool2d(batch.images(), conditioning.low_res)?);
         }
+        if let Some(vocabulary) = &self.model.info.vocabulary {
+            let captions = captions(batch.data)?;
+            condition.tokens = Some(vocabulary.known(batch.indices.iter().map(|i| &captions[*i])));
+        }
         Ok(condition)
     }
 }
@@ -181,6 +200,9 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
             data.name()
         );
     }
+    if conditioning.tokens > 0 {
+        captions(data)?;
+    }
     architecture.check_size(height, width)?;
     if let Some(known) = architecture.timesteps() {
         let timesteps = config.process.max_network_time();
@@ -191,6 +213,30 @@ fn check_fit(config: &TrainingConfig, architecture: &Architecture, data: &Datase
         );
     }
     Ok(())
+}
+
+/// The captions, which a network that reads text needs.
+fn captions(data: &Dataset) -> Result<&[String]> {
+    data.captions().with_context(|| {
+        format!("the network reads text, but {} has no captions: give it some with Dataset::with_captions", data.name())
+    })
+}
+
+/// The words of the captions, if the network reads text.
+fn vocabulary(architecture: &Architecture, data: &Dataset) -> Result<Option<Vocabulary>> {
+    let conditioning = architecture.conditioning();
+    if conditioning.tokens == 0 {
+        return Ok(None);
+    }
+    let it = Vocabulary::of(captions(data)?).with_context(|| data.name().to_owned())?;
+    let (words, known) = (it.words().len(), conditioning.vocabulary);
+    ensure!(
+        words == known,
+        "the network has vocabulary = {known}, but the captions of {} have {words} different words: set vocabulary = \
+         {words}",
+        data.name()
+    );
+    Ok(Some(it.with_length(conditioning.tokens)))
 }
 
 impl Objective for Diffusion {
@@ -218,6 +264,9 @@ impl Objective for Diffusion {
     }
 
     fn validation_loss(&mut self, batch: &TrainingBatch, rng: &mut Rng) -> Result<Option<f64>> {
+        if self.model.info.vocabulary.is_some() && batch.data.captions().is_none() {
+            return Ok(None);
+        }
         // Stratified times have the same distribution and vary less.
         let times = match self.times {
             TimeSampling::Uniform => TimeSampling::Stratified,
@@ -230,8 +279,8 @@ impl Objective for Diffusion {
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
     }
 
-    /// Samples of all classes in turn, or with the attributes of the first images of the data, or super-resolved versions
-    /// of them.
+    /// Samples of all classes in turn, or with the attributes or captions of the first images of the data, or
+    /// super-resolved versions of them.
     fn samples(
         &self,
         n: usize,
@@ -249,13 +298,16 @@ impl Objective for Diffusion {
             let images = data.images(first, &self.device())?;
             condition.low_res = Some(avg_pool2d(&images, low_res)?);
         }
+        if let Some(vocabulary) = &self.model.info.vocabulary {
+            condition.tokens = Some(vocabulary.known(captions(data)?.iter().cycle().take(n)));
+        }
         let noise = self.model.noise(n, rng)?;
         let mut states = self.model.states(&noise, &condition, &self.sampler, rng)?;
         let steps = states.len() as f64;
         for state in &mut states {
             watch((state?.index + 1) as f64 / steps)?;
         }
-        Ok(Some(states.finish()?))
+        Ok(Some(self.model.decode(&states.finish()?)?))
     }
 
     /// The number of columns for which each column has one class.
@@ -265,12 +317,30 @@ impl Objective for Diffusion {
         columns_of(conditioning.classes.max(classes)).unwrap_or(8)
     }
 
+    /// The words, whose order the embeddings depend on.
+    fn state(&self) -> Result<HashMap<String, Tensor>> {
+        let Some(vocabulary) = &self.model.info.vocabulary else { return Ok(HashMap::new()) };
+        let words = vocabulary.words().join("\n").into_bytes();
+        Ok([(VOCABULARY.to_owned(), Tensor::new(words, &Device::Cpu)?)].into())
+    }
+
+    fn load_state(&mut self, state: &HashMap<String, Tensor>) -> Result<()> {
+        let bytes = |state: &HashMap<String, Tensor>| state.get(VOCABULARY).map(Tensor::to_vec1::<u8>).transpose();
+        let same = bytes(state)? == bytes(&self.state()?)?;
+        ensure!(same, "the captions of the data no longer have the words that the network has learned");
+        Ok(())
+    }
+
     fn describe(&self) -> Result<toml::Table> {
         let architecture = self.model.network.architecture();
         let condition = toml::Value::try_from(ConditionOn::of(architecture))?;
         let network = toml::Value::try_from(architecture)?;
         let entries = [("condition", condition), ("network", network)];
-        Ok(entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect())
+        let mut table: toml::Table = entries.map(|(key, value)| (key.to_owned(), value)).into_iter().collect();
+        if let Some(file) = self.model.autoencoder.as_ref().and_then(Vae::file) {
+            table.insert("autoencoder".to_owned(), toml::Value::try_from(file)?);
+        }
+        Ok(table)
     }
 
     fn metadata(&self) -> Result<HashMap<String, String>> {

@@ -28,13 +28,10 @@
 //! # Ok::<(), diffusion_core::candle::Error>(())
 //! ```
 
-mod adam;
 mod checkpoint;
-mod clip;
 mod config;
 mod consistency;
 mod diffusion;
-mod ema;
 mod folder;
 mod live;
 mod lock;
@@ -44,29 +41,26 @@ mod objective;
 #[cfg(feature = "cuda")]
 mod on_device;
 mod optimiser;
-mod rate;
 mod report;
 mod sampling;
-mod state;
 mod step;
 mod steps;
 mod training;
 mod upgrade;
+mod vae;
 mod validation;
 
-pub use adam::{AdamW, AdamWConfig};
+pub use crate::nn::optim::{AdamW, AdamWConfig, Clip, Decay, Ema, EmaConfig, Warmup, clip_grad_norm};
 pub(crate) use checkpoint::METADATA as CHECKPOINT;
-pub use clip::{Clip, clip_grad_norm};
 pub use config::{ConditionOn, TrainingConfig};
 pub use consistency::{Consistency, ConsistencyConfig};
 pub use diffusion::{Diffusion, columns_of};
-pub use ema::{Ema, EmaConfig, Warmup};
 pub use folder::{Existing, Resumed, check_source};
 pub use loss::{Loss, Weighting};
 pub use noise::Noise;
 pub use objective::{ModelObjective, Objective, StepInfo, TrainingBatch};
-pub use rate::Decay;
 pub use report::Report;
 pub use step::{State, Step};
 pub use training::Training;
 pub(crate) use upgrade::upgrade;
+pub use vae::{VaeLoss, VaeLossConfig};

@@ -116,12 +116,9 @@ impl<O: ModelObjective> Training<O> {
     ///
     /// # Errors
     /// There is not enough memory.
-    pub fn into_model(mut self) -> Result<Model> {
+    pub fn into_model(self) -> Result<Model> {
         let images_seen = self.images_seen();
-        if let Some(ema) = &mut self.steps.optimiser.ema {
-            ema.apply()?;
-        }
-        let mut model = self.steps.objective.into_model();
+        let mut model = self.into_objective()?.into_model();
         model.info.images_seen = images_seen;
         Ok(model)
     }
@@ -219,6 +216,17 @@ impl<O: Objective> Training<O> {
     /// The objective.
     pub fn objective(&self) -> &O {
         &self.steps.objective
+    }
+
+    /// Converts the training run into its objective with the EMA weights.
+    ///
+    /// # Errors
+    /// There is not enough memory.
+    pub fn into_objective(mut self) -> Result<O> {
+        if let Some(ema) = &mut self.steps.optimiser.ema {
+            ema.apply()?;
+        }
+        Ok(self.steps.objective)
     }
 
     /// The folder of the run, if it has one.

@@ -21,6 +21,20 @@ pub trait Denoiser: Debug + Send + Sync {
     /// # Errors
     /// The network does not support the height or width, or an operation fails.
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor>;
+
+    /// The weights with which the pixels attend to the tokens of a text, of each cross-attention block in turn; for
+    /// networks without such blocks nothing.
+    ///
+    /// # Shapes
+    /// As for [`Denoiser::forward`]; each map is (B, L, h, w) at the resolution of its block, where L counts the start
+    /// token and the tokens of the longest text.
+    ///
+    /// # Errors
+    /// See [`Denoiser::forward`].
+    fn attention_maps(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Vec<Tensor>> {
+        let _ = (xt, t, condition);
+        Ok(Vec::new())
+    }
 }
 
 /// The configuration of one kind of network.
@@ -52,6 +66,8 @@ pub(super) trait Config {
 /// The part of [`Config`] that reads and sets the fields shared with [`Conditioning`].
 macro_rules! conditioning_fields {
     ($($field:ident),*) => {
+        // One kind of network has all fields.
+        #[allow(clippy::needless_update)]
         fn conditioning(&self) -> Conditioning {
             Conditioning { $($field: self.$field,)* ..Default::default() }
         }
@@ -201,6 +217,11 @@ impl Architecture {
     /// The factor between the sizes of the image and its low-resolution condition; 0 if there is none.
     pub fn low_res(&self) -> usize {
         self.conditioning().low_res
+    }
+
+    /// The longest text in tokens; 0 if the network reads none.
+    pub fn tokens(&self) -> usize {
+        self.conditioning().tokens
     }
 
     /// The usual height and width of the images.

@@ -7,6 +7,7 @@ use super::{
 use crate::nn::{Builder, Conv2d, GroupNorm};
 use crate::ops::{Activation, Geometry, concat_channels};
 use candle_core::{Result, Tensor, bail};
+use candle_nn::ops::{pixel_shuffle, pixel_unshuffle};
 use serde::{Deserialize, Serialize};
 
 /// A U-Net with four levels of one [`ResnetBlock`] each, and [`SelfAttention`] in the bottleneck. A 64×64 image is
@@ -158,7 +159,10 @@ impl Denoiser for Layers {
     fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         let e = self.time_embedding.forward(t)?;
         let e = self.condition.add(&e, condition)?;
-        let mut x = self.conv_in.forward(&unshuffled(xt, self.patch)?)?;
+        let mut x = match self.patch {
+            1 => self.conv_in.forward(xt)?,
+            patch => self.conv_in.forward(&pixel_unshuffle(xt, patch)?)?,
+        };
         let mut seen = Vec::new();
         for level in &self.down {
             let y = level.block.forward(&x, &e)?;
@@ -174,45 +178,7 @@ impl Denoiser for Layers {
             drop(seen);
             x = level.block.forward(&x, &e)?;
         }
-        shuffled(&self.conv_out.forward(&self.norm_out.forward(&x)?)?, self.patch)
-    }
-}
-
-/// (B, C, H, W) → (B, C p², H/p, W/p): the pixels of each p×p square as channels.
-fn unshuffled(x: &Tensor, p: usize) -> Result<Tensor> {
-    if p == 1 {
-        return Ok(x.clone());
-    }
-    let (b, c, h, w) = x.dims4()?;
-    x.reshape(&[b, c, h / p, p, w / p, p][..])?.permute([0, 1, 3, 5, 2, 4])?.reshape((b, c * p * p, h / p, w / p))
-}
-
-/// The inverse of [`unshuffled`].
-fn shuffled(x: &Tensor, p: usize) -> Result<Tensor> {
-    if p == 1 {
-        return Ok(x.clone());
-    }
-    let (b, c, h, w) = x.dims4()?;
-    let c = c / (p * p);
-    x.reshape(&[b, c, p, p, h, w][..])?.permute([0, 1, 4, 2, 5, 3])?.reshape((b, c, h * p, w * p))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use candle_core::Device;
-
-    /// The order of torch.nn.PixelUnshuffle: the channel, then the row and the column in the square.
-    #[test]
-    fn squares_become_channels_and_channels_squares() -> Result<()> {
-        let x = Tensor::arange(0f32, 32.0, &Device::Cpu)?.reshape((1, 2, 4, 4))?;
-        let y = unshuffled(&x, 2)?;
-        assert_eq!(y.dims(), [1, 8, 2, 2]);
-        let at = |channel: usize| y.narrow(1, channel, 1)?.flatten_all()?.to_vec1::<f32>();
-        assert_eq!(at(0)?, [0.0, 2.0, 8.0, 10.0]);
-        assert_eq!(at(1)?, [1.0, 3.0, 9.0, 11.0]);
-        assert_eq!(at(6)?, [20.0, 22.0, 28.0, 30.0]);
-        assert_eq!(shuffled(&y, 2)?.flatten_all()?.to_vec1::<f32>()?, x.flatten_all()?.to_vec1::<f32>()?);
-        Ok(())
+        x = self.conv_out.forward(&self.norm_out.forward(&x)?)?;
+        if self.patch == 1 { Ok(x) } else { pixel_shuffle(&x, self.patch) }
     }
 }

@@ -113,6 +113,11 @@ impl Conditioning {
         Ok(())
     }
 
+    /// Whether samples can be conditioned on a class, a context or a text, and guided towards it.
+    pub fn is_guidable(self) -> bool {
+        self.classes + self.context + self.tokens > 0
+    }
+
     /// Describes the supported conditions.
     fn words(self) -> String {
         let parts = [

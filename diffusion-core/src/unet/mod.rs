@@ -9,7 +9,7 @@
 //!
 //! | network | for |
 //! |---|---|
-//! | [`SimpleUNet`] | MNIST on a laptop |
+//! | [`SimpleUNet`] | MNIST on a laptop; also conditioned on text |
 //! | [`ContextUnet`] | 16×16 sprites, conditioned on a context |
 //! | [`ConditionalUNet`] | class-conditional digits at 32×32; large |
 //! | [`UNet`] | the original U-Net, for CIFAR-10 at 32×32 |
@@ -37,8 +37,8 @@ mod unet2d;
 pub use architecture::{Architecture, Custom, Denoiser};
 pub use attention::AttentionUNet;
 pub use blocks::{
-    ConditionEmbedding, CrossAttention, EmbedFC, ResBlock, Residual, ResidualConvBlock, ResnetBlock, SelfAttention,
-    TimeEmbedding, UnetDown, UnetUp, sinusoidal,
+    ConditionEmbedding, CrossAttention, EmbedFC, EncodedText, ResBlock, Residual, ResidualConvBlock, ResnetBlock,
+    SelfAttention, TextBlock, TextEncoder, TimeEmbedding, UnetDown, UnetUp, sinusoidal,
 };
 pub use classic::UNet;
 pub use condition::{Condition, ConditionPart, Tokens};

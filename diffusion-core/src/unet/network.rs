@@ -133,6 +133,19 @@ impl Network {
         self.evaluate(&*self.constant, xt, t, condition)
     }
 
+    /// How the pixels attend to the words of a text: [`Denoiser::attention_maps`], without gradients. The start token
+    /// comes first.
+    ///
+    /// # Shapes
+    /// `xt`, `t` and `condition` as for [`Network::forward`]; each map is (B, L, h, w) and adds up to 1 over L.
+    ///
+    /// # Errors
+    /// See [`Network::forward`].
+    pub fn attention_maps(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Vec<Tensor>> {
+        self.check(xt, t, condition)?;
+        self.constant.attention_maps(xt, t, condition)
+    }
+
     fn evaluate(&self, layers: &dyn Denoiser, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
         self.check(xt, t, condition)?;
         let output = self.precision.within(|| match self.precision.dtype() {

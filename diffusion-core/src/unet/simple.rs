@@ -1,19 +1,26 @@
 //! The network of the first notebooks.
 
 use super::{
-    Condition, ConditionEmbedding, Conditioning, Config, Denoiser, ResBlock, TimeEmbedding, conditioning_fields, fits,
+    Condition, ConditionEmbedding, Conditioning, Config, CrossAttention, Denoiser, EncodedText, ResBlock, TextEncoder,
+    TimeEmbedding, conditioning_fields, fits,
 };
-use crate::nn::{Builder, Conv2d, GroupNorm};
+use crate::nn::{Builder, Conv2d, GroupNorm, Linear};
 use crate::ops::{Activation, Geometry, concat_channels, upsample_nearest2x};
 use candle_core::{Result, Tensor, bail};
 use serde::{Deserialize, Serialize};
+
+/// The number of heads of the attention to text.
+const HEADS: usize = 4;
 
 /// A U-Net with three resolutions and one [`ResBlock`] each on the way down, in the bottleneck and on the way up. A
 /// 28×28 image is processed at 28 → 14 → 7 → 14 → 28.
 ///
 /// The embeddings of classes and of a context are added to the time embedding. For super-resolution, the low-resolution
 /// image is upsampled and concatenated to the channels of x_t
-/// ([SR3, Saharia et al. 2021](https://arxiv.org/abs/2104.07636), section 2.3).
+/// ([SR3, Saharia et al. 2021](https://arxiv.org/abs/2104.07636), section 2.3). Texts are read by a [`TextEncoder`] that
+/// is trained with the network; the pixels of the two lower resolutions attend to its tokens ([`CrossAttention`]), and
+/// the start token is added to the time embedding ([GLIDE, Nichol et al. 2021](https://arxiv.org/abs/2112.10741), section
+/// 2.3).
 ///
 /// The default has 2.6 million parameters (2,620,545). Height and width must be divisible by 4.
 ///
@@ -30,7 +37,8 @@ use serde::{Deserialize, Serialize};
 pub struct SimpleUNet {
     /// The number of image channels: 1 for greyscale, 3 for RGB; at most 1024.
     pub channels: usize,
-    /// The channels at full resolution; twice as many at half, four times at a quarter. Even, 4 … 1024.
+    /// The channels at full resolution; twice as many at half, four times at a quarter; the features of a token. Even, 4 …
+    /// 1024; with text divisible by 4.
     pub base: usize,
     /// The groups of every group norm; they divide `base`.
     pub groups: usize,
@@ -41,17 +49,28 @@ pub struct SimpleUNet {
     /// The factor between the sizes of the image and its low-resolution condition: 2, 4 or 8; 0 for none.
     #[serde(alias = "reduced")]
     pub low_res: usize,
+    /// The longest text in tokens; 0 for none.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub tokens: usize,
+    /// The number of different tokens; 0 if and only if `tokens` is 0.
+    #[serde(skip_serializing_if = "is_zero")]
+    pub vocabulary: usize,
+}
+
+/// Files of networks without text have no such fields, as before there were any.
+fn is_zero(n: &usize) -> bool {
+    *n == 0
 }
 
 impl Default for SimpleUNet {
     /// Greyscale images, 64 channels, 8 groups, no condition.
     fn default() -> Self {
-        Self { channels: 1, base: 64, groups: 8, classes: 0, context: 0, low_res: 0 }
+        Self { channels: 1, base: 64, groups: 8, classes: 0, context: 0, low_res: 0, tokens: 0, vocabulary: 0 }
     }
 }
 
 impl Config for SimpleUNet {
-    conditioning_fields!(channels, classes, context, low_res);
+    conditioning_fields!(channels, classes, context, low_res, tokens, vocabulary);
 
     fn usual_side(&self) -> usize {
         28
@@ -65,7 +84,7 @@ impl Config for SimpleUNet {
         if ![0, 2, 4, 8].contains(&self.low_res) {
             bail!("{op}: low_res = {} must be 2, 4 or 8, or 0 for none", self.low_res)
         }
-        fits(op, self.base, self.groups, None)
+        fits(op, self.base, self.groups, (self.tokens > 0).then_some(HEADS))
     }
 
     fn build(&self, build: Builder) -> Result<Box<dyn Denoiser>> {
@@ -77,6 +96,7 @@ impl Config for SimpleUNet {
 struct Layers {
     time_embedding: TimeEmbedding,
     condition: ConditionEmbedding,
+    text: Option<Text>,
     low_res: usize,
     conv_in: Conv2d,
     down1: ResBlock,
@@ -90,6 +110,31 @@ struct Layers {
     up1: ResBlock,
     norm_out: GroupNorm,
     conv_out: Conv2d,
+}
+
+/// The layers that only networks with text have.
+#[derive(Debug)]
+struct Text {
+    encoder: TextEncoder,
+    /// From the start token to the time embedding.
+    to_time: Linear,
+    down2: CrossAttention,
+    mid: CrossAttention,
+    up2: CrossAttention,
+}
+
+impl Text {
+    fn new(mut b: Builder, net: &SimpleUNet) -> Result<Self> {
+        let (width, groups) = (net.base, net.groups);
+        let mut attention = |name, channels| CrossAttention::new(b.at(name), channels, width, groups, HEADS);
+        Ok(Self {
+            down2: attention("down2", 2 * net.base)?,
+            mid: attention("mid", 4 * net.base)?,
+            up2: attention("up2", 2 * net.base)?,
+            encoder: TextEncoder::new(b.at("encoder"), net.conditioning(), width, HEADS)?,
+            to_time: Linear::new(b.at("to_time"), width, 4 * net.base)?,
+        })
+    }
 }
 
 impl Layers {
@@ -108,6 +153,7 @@ impl Layers {
         Ok(Self {
             time_embedding: TimeEmbedding::new(b.at("time_embedding"), base, time)?,
             condition: ConditionEmbedding::new(b, net.conditioning(), time)?,
+            text: (net.tokens > 0).then(|| Text::new(b.at("text"), net)).transpose()?,
             low_res,
             conv_in: conv(b, "conv_in", inputs, base, same)?,
             down1: block(b, "down1", base, base)?,
@@ -137,29 +183,61 @@ impl Layers {
         }
         Ok(x)
     }
-}
 
-impl Denoiser for Layers {
-    fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
-        let e = self.time_embedding.forward(t)?;
-        let e = self.condition.add(&e, condition)?;
+    /// The output; if there is text, `attend` applies each cross-attention in turn.
+    fn run(
+        &self,
+        xt: &Tensor,
+        t: &[f64],
+        condition: &Condition,
+        mut attend: impl FnMut(&CrossAttention, &Tensor, &EncodedText) -> Result<Tensor>,
+    ) -> Result<Tensor> {
+        let mut e = self.time_embedding.forward(t)?;
+        e = self.condition.add(&e, condition)?;
+        let text = match &self.text {
+            Some(text) => {
+                let encoded = text.encoder.forward(condition.tokens.as_ref(), t.len())?;
+                e = (e + text.to_time.forward(&encoded.features.narrow(1, 0, 1)?.squeeze(1)?)?)?;
+                Some((text, encoded))
+            }
+            None => None,
+        };
+        let mut attended = |x: Tensor, block: fn(&Text) -> &CrossAttention| match &text {
+            Some((text, encoded)) => attend(block(text), &x, encoded),
+            None => Ok(x),
+        };
         let x = match self.low_res {
             0 => xt.clone(),
             _ => concat_channels(xt, &self.enlarged(xt, condition)?)?,
         };
         let s1 = self.down1.forward(&self.conv_in.forward(&x)?, &e)?;
-        let s2 = self.down2.forward(&self.downsample1.forward(&s1)?, &e)?;
+        let s2 = attended(self.down2.forward(&self.downsample1.forward(&s1)?, &e)?, |text| &text.down2)?;
         // Assigning instead of shadowing frees tensors as soon as they are no longer needed.
-        let mut x = self.mid.forward(&self.downsample2.forward(&s2)?, &e)?;
+        let mut x = attended(self.mid.forward(&self.downsample2.forward(&s2)?, &e)?, |text| &text.mid)?;
         x = self.upsample2.forward_upsampled(&x)?;
         x = concat_channels(&x, &s2)?;
         drop(s2);
-        x = self.up2.forward(&x, &e)?;
+        x = attended(self.up2.forward(&x, &e)?, |text| &text.up2)?;
         x = self.upsample1.forward_upsampled(&x)?;
         x = concat_channels(&x, &s1)?;
         drop(s1);
         x = self.up1.forward(&x, &e)?;
         self.conv_out.forward(&self.norm_out.forward(&x)?)
+    }
+}
+
+impl Denoiser for Layers {
+    fn forward(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Tensor> {
+        self.run(xt, t, condition, |block, x, text| block.forward(x, &text.features, &text.mask))
+    }
+
+    fn attention_maps(&self, xt: &Tensor, t: &[f64], condition: &Condition) -> Result<Vec<Tensor>> {
+        let mut maps = Vec::new();
+        self.run(xt, t, condition, |block, x, text| {
+            maps.push(block.weights(x, &text.features, &text.mask)?);
+            block.forward(x, &text.features, &text.mask)
+        })?;
+        Ok(maps)
     }
 }
 

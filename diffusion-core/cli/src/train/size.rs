@@ -1,7 +1,8 @@
 //! The size of the training images, checked before any of them is decoded.
 
 use anyhow::{Context, Result, bail};
-use diffusion_core::config::RunConfig;
+use diffusion_core::config::{ObjectiveConfig, RunConfig};
+use diffusion_core::latent::Vae;
 use std::path::Path;
 
 /// The largest height and width of pictures that are trained on as they are.
@@ -11,12 +12,23 @@ const USUAL: usize = 64;
 
 /// Checks that the pictures of a folder have one size, which is not too large, and that the network suits the size of the images.
 /// Large pictures are only warned of if a configuration file has `chosen` them or a run has begun with them.
-pub fn check(run: &RunConfig, chosen: bool) -> Result<()> {
+pub fn check(run: &RunConfig, autoencoder: Option<&Vae>, chosen: bool) -> Result<()> {
+    let suits = |height, width| match (&run.objective, autoencoder.map(Vae::config)) {
+        (ObjectiveConfig::Vae(settings), _) => {
+            let network = settings.network;
+            Ok(network.latent_shape([network.channels, height, width]).map(|_| ())?)
+        }
+        (_, Some(vae)) => {
+            let [_, height, width] = vae.latent_shape([vae.channels, height, width])?;
+            run.check_size(height, width).context("the latents")
+        }
+        (_, None) => run.check_size(height, width),
+    };
     if let Some(side) = run.data.side {
-        return run.check_size(side, side).with_context(|| format!("side = {side}"));
+        return suits(side, side).with_context(|| format!("side = {side}"));
     }
     let Some(sizes) = run.data.picture_sizes()? else { return Ok(()) };
-    let usual = match run.check_size(USUAL, USUAL) {
+    let usual = match suits(USUAL, USUAL) {
         Ok(()) => USUAL,
         Err(_) => run.network.usual_side(),
     };
@@ -33,5 +45,5 @@ pub fn check(run: &RunConfig, chosen: bool) -> Result<()> {
             false => bail!("{advice}"),
         }
     }
-    run.check_size(height, width).context(found)
+    suits(height, width).context(found)
 }

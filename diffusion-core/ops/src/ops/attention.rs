@@ -6,7 +6,7 @@ use super::cuda;
 use super::four;
 use super::graph;
 use super::half::{half, wide};
-use candle_core::{D, Result, Tensor, bail};
+use candle_core::{D, DType, Result, Tensor, bail};
 use candle_nn::ops::softmax;
 
 /// The amount subtracted from the score of a masked key.
@@ -42,7 +42,7 @@ pub fn attention(q: &Tensor, k: &Tensor, v: &Tensor, heads: usize) -> Result<Ten
         return attention(&wide(q)?, &wide(k)?, &wide(v)?, heads)?.to_dtype(half);
     }
     if takes(&[q, k, v]) {
-        return graph::apply("attention", Attention { heads }, [q, k, v]);
+        return graph::apply("attention", Attention { heads, lengths: Vec::new() }, [q, k, v]);
     }
     composed(q, k, v, None, heads)
 }
@@ -77,7 +77,7 @@ pub fn self_attention2d(qkv: &Tensor, heads: usize) -> Result<Tensor> {
         )
     }
     if takes(&[qkv]) {
-        return graph::apply("self_attention2d", Attention { heads }, [qkv]);
+        return graph::apply("self_attention2d", Attention { heads, lengths: Vec::new() }, [qkv]);
     }
     let c = channels / 3;
     let rows = qkv.flatten_from(2)?.transpose(1, 2)?.contiguous()?;
@@ -119,7 +119,22 @@ pub fn masked_attention(q: &Tensor, k: &Tensor, v: &Tensor, mask: &Tensor, heads
     if let Some(half) = half(q) {
         return masked_attention(&wide(q)?, &wide(k)?, &wide(v)?, mask, heads)?.to_dtype(half);
     }
+    if takes(&[q, k, v])
+        && let Some(lengths) = padded(mask)?
+    {
+        return graph::apply("masked_attention", Attention { heads, lengths }, [q, k, v]);
+    }
     composed(q, k, v, Some(mask), heads)
+}
+
+/// The number of keys of each image, if the mask is that of padding: ones, at least one, and then zeros.
+fn padded(mask: &Tensor) -> Result<Option<Vec<usize>>> {
+    let rows = mask.to_dtype(DType::F32)?.to_vec2::<f32>()?;
+    let length = |row: &Vec<f32>| {
+        let ones = row.iter().take_while(|x| **x == 1.0).count();
+        Some(ones).filter(|ones| *ones > 0 && row[*ones..].iter().all(|x| *x == 0.0))
+    };
+    Ok(rows.iter().map(length).collect())
 }
 
 /// Checks the shapes.
@@ -253,6 +268,25 @@ mod tests {
         let [q, k, v] = &qkv;
         let message = masked_attention(q, k, v, &mask.t()?, 2).unwrap_err();
         assert!(message.to_string().contains("mask must have shape [3, 4]"), "{message}");
+        Ok(())
+    }
+
+    #[test]
+    fn kernel_agrees_with_the_composition_for_padding() -> Result<()> {
+        for (n, m, c, heads, lengths) in
+            [(1, 3, 4, 2, [1, 3]), (5, 7, 6, 3, [7, 2]), (150, 33, 24, 1, [33, 32]), (64, 20, 32, 4, [1, 9])]
+        {
+            let qkv = [random(1, (2, n, c))?, random(2, (2, m, c))?, random(3, (2, m, c))?];
+            let mask: Vec<f32> = lengths.iter().flat_map(|it| (0..m).map(move |i| f32::from(i < *it))).collect();
+            let mask = Tensor::from_vec(mask, (2, m), qkv[0].device())?;
+            assert_eq!(padded(&mask)?, Some(lengths.to_vec()));
+            compare(&format!("{lengths:?} of {m} keys"), &qkv, 1e-5, |x| {
+                masked_attention(&x[0], &x[1], &x[2], &mask, heads)
+            })?;
+        }
+        let odd = Tensor::new(&[[0f32, 1.0], [1.0, 0.0]], &candle_core::Device::Cpu)?;
+        assert_eq!(padded(&odd)?, None);
+        assert_eq!(padded(&odd.zeros_like()?)?, None);
         Ok(())
     }
 

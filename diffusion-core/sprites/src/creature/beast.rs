@@ -2,8 +2,8 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Tone};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
 use super::two;
@@ -51,11 +51,7 @@ pub(super) fn snake(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', pick(rng, &[BONE, YELLOW])), ('T', RED)]);
     let count = rng.below(3) * 4;
     canvas.speckle(rng, count, body, Dot::of(mark, Tone::Mid));
-    canvas.titled(if count > 0 {
-        format!("{} with {} spots", coloured(body, "snake"), name(mark))
-    } else {
-        coloured(body, "snake")
-    })
+    canvas.titled(Attributes::of("snake", body))
 }
 
 pub(super) fn dragon(rng: &mut Rng) -> Drawing {
@@ -101,17 +97,11 @@ pub(super) fn dragon(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', belly), ('G', wing), ('C', BONE)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    let fire = chance(rng, 30);
-    if fire {
+    if chance(rng, 30) {
         canvas.set(15, 4, Dot::bare(ORANGE, Tone::Mid));
         canvas.set(15, 5, Dot::bare(YELLOW, Tone::Mid));
     }
-    canvas.titled(format!(
-        "{} with {} wings{}",
-        coloured(body, "dragon"),
-        name(wing),
-        if fire { ", breathing fire" } else { "" }
-    ))
+    canvas.titled(Attributes::of("dragon", body).with("wings", wing))
 }
 
 pub(super) fn rat(rng: &mut Rng) -> Drawing {
@@ -147,7 +137,7 @@ pub(super) fn rat(rng: &mut Rng) -> Drawing {
     let count = rng.below(6);
     let tone = pick(rng, &[Tone::Light, Tone::Dark]);
     canvas.speckle(rng, count, fur, Dot::of(fur, tone));
-    canvas.titled(coloured(fur, "rat"))
+    canvas.titled(Attributes::of("rat", fur))
 }
 
 pub(super) fn wolf(rng: &mut Rng) -> Drawing {
@@ -203,11 +193,7 @@ pub(super) fn wolf(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', fur), ('B', belly), ('E', [eye; 4])]);
     let count = rng.below(6);
     canvas.speckle(rng, count, fur, Dot::of(fur, Tone::Dark));
-    canvas.titled(if eye == INK {
-        coloured(fur, "wolf")
-    } else {
-        format!("{} with yellow eyes", coloured(fur, "wolf"))
-    })
+    canvas.titled(Attributes::of("wolf", fur))
 }
 
 pub(super) fn bird(rng: &mut Rng) -> Drawing {
@@ -232,7 +218,7 @@ pub(super) fn bird(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('B', breast), ('C', beak), ('G', wing)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas.titled(format!("{} with {} wings", coloured(body, "bird"), name(wing)))
+    canvas.titled(Attributes::of("bird", body).with("wings", wing))
 }
 
 pub(super) fn owl(rng: &mut Rng) -> Drawing {
@@ -246,7 +232,7 @@ pub(super) fn owl(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', breast), ('C', ORANGE), ('Y', YELLOW), ('G', body)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    canvas.titled(format!("{} with {}", coloured(body, "owl"), coloured(breast, "breast")))
+    canvas.titled(Attributes::of("owl", body).with("breast", breast))
 }
 
 pub(super) fn frog(rng: &mut Rng) -> Drawing {
@@ -260,7 +246,7 @@ pub(super) fn frog(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', belly)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, body, Dot::of(body, Tone::Dark));
-    canvas.titled(format!("{} with {}", coloured(body, "frog"), coloured(belly, "belly")))
+    canvas.titled(Attributes::of("frog", body).with("belly", belly))
 }
 
 pub(super) fn cat(rng: &mut Rng) -> Drawing {
@@ -284,5 +270,5 @@ pub(super) fn cat(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', fur), ('B', SNOW), ('Y', [eye[2]; 4]), ('N', PINK)]);
     let count = rng.below(7);
     canvas.speckle(rng, count, fur, Dot::of(fur, Tone::Dark));
-    canvas.titled(format!("{} with {} eyes", coloured(fur, "cat"), name(eye)))
+    canvas.titled(Attributes::of("cat", fur))
 }

@@ -2,8 +2,8 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Tone};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::pick;
 use super::two;
@@ -24,7 +24,7 @@ pub(super) fn spider(rng: &mut Rng) -> Drawing {
         1 => [(7, 9), (8, 9), (7, 12), (8, 12)].iter().for_each(|&(x, y)| canvas.set(x, y, Dot::of(mark, Tone::Mid))),
         _ => canvas.speckle(rng, 4, body, Dot::of(mark, Tone::Light)),
     }
-    canvas.titled(format!("{} with {} marks", coloured(body, "spider"), name(mark)))
+    canvas.titled(Attributes::of("spider", body))
 }
 
 pub(super) fn crab(rng: &mut Rng) -> Drawing {
@@ -48,7 +48,7 @@ pub(super) fn crab(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', shell)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, shell, Dot::of(shell, Tone::Light));
-    canvas.titled(coloured(shell, "crab"))
+    canvas.titled(Attributes::of("crab", shell))
 }
 
 pub(super) fn ladybird(rng: &mut Rng) -> Drawing {
@@ -59,7 +59,7 @@ pub(super) fn ladybird(rng: &mut Rng) -> Drawing {
     ];
     let mut canvas = Canvas::centred(&Art::even(&rows), &[('A', shell), ('B', COAL)]);
     canvas.speckle(rng, 6, shell, Dot::of(COAL, Tone::Dark));
-    canvas.titled(format!("{} with black spots", coloured(shell, "ladybird")))
+    canvas.titled(Attributes::of("ladybird", shell))
 }
 
 pub(super) fn bee(rng: &mut Rng) -> Drawing {
@@ -97,7 +97,7 @@ pub(super) fn bee(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', body), ('K', COAL), ('G', wing)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas.titled(format!("{} with {} wings", coloured(body, "bee"), name(wing)))
+    canvas.titled(Attributes::of("bee", body).with("wings", wing))
 }
 
 pub(super) fn snail(rng: &mut Rng) -> Drawing {
@@ -118,5 +118,5 @@ pub(super) fn snail(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', shell), ('B', body)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, shell, Dot::of(shell, Tone::Light));
-    canvas.titled(format!("{} with {}", coloured(body, "snail"), coloured(shell, "shell")))
+    canvas.titled(Attributes::of("snail", body).with("shell", shell))
 }

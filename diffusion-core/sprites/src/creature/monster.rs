@@ -2,8 +2,8 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Tone};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
 use super::two;
@@ -22,7 +22,7 @@ pub(super) fn slime(rng: &mut Rng) -> Drawing {
     let art = Art::even(&rows).squeezed(rng, &[10, 7, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
     canvas.speckle(rng, 3, body, Dot::of(body, Tone::Light));
-    canvas.titled(coloured(body, "slime"))
+    canvas.titled(Attributes::of("slime", body))
 }
 
 pub(super) fn bat(rng: &mut Rng) -> Drawing {
@@ -61,7 +61,7 @@ pub(super) fn bat(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', body), ('B', wing), ('E', [eye[3]; 4])]);
     let count = rng.below(6);
     canvas.speckle(rng, count, wing, Dot::of(wing, Tone::Dark));
-    canvas.titled(format!("{} with {} wings", coloured(body, "bat"), name(wing)))
+    canvas.titled(Attributes::of("bat", body).with("wings", wing))
 }
 
 pub(super) fn ghost(rng: &mut Rng) -> Drawing {
@@ -76,11 +76,10 @@ pub(super) fn ghost(rng: &mut Rng) -> Drawing {
     let art = Art::even(&rows).squeezed(rng, &[9, 8, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', body)]);
     let arm = 7 + rng.below(2) as i32;
-    let arms = chance(rng, 60);
-    if arms {
+    if chance(rng, 60) {
         canvas.paint(1, arm, &Art::new(&["A............A"]), &[('A', body)]);
     }
-    canvas.titled(if arms { format!("{} with its arms out", coloured(body, "ghost")) } else { coloured(body, "ghost") })
+    canvas.titled(Attributes::of("ghost", body))
 }
 
 pub(super) fn eyeball(rng: &mut Rng) -> Drawing {
@@ -105,16 +104,12 @@ pub(super) fn eyeball(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::even(&art), &[('A', SNOW), ('I', iris), ('T', rim), ('G', rim), ('L', rim)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, SNOW, Dot::of(RED, Tone::Light));
-    canvas.titled(format!(
-        "{} with {} {}",
-        coloured(iris, "eyeball"),
-        name(rim),
-        match art[0] {
-            ".....AA" => "legs",
-            "G......" => "wings",
-            _ => "tentacles",
-        }
-    ))
+    let part = match art[0] {
+        ".....AA" => "legs",
+        "G......" => "wings",
+        _ => "tentacles",
+    };
+    canvas.titled(Attributes::of("eyeball", iris).with(part, rim))
 }
 
 pub(super) fn myconid(rng: &mut Rng) -> Drawing {
@@ -128,14 +123,13 @@ pub(super) fn myconid(rng: &mut Rng) -> Drawing {
     let art = Art::even(&rows).squeezed(rng, &[11, 4, 3], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', stem), ('C', WOOD)]);
     canvas.speckle(rng, 6, cap, Dot::of(spot, Tone::Light));
-    canvas.titled(format!("{} with {} spots", coloured(cap, "mushroom monster"), name(spot)))
+    canvas.titled(Attributes::of("mushroom monster", cap))
 }
 
 pub(super) fn skull(rng: &mut Rng) -> Drawing {
     let bone = pick(rng, &[SNOW, BONE, STEEL]);
     let light = pick(rng, &VIVID);
-    let lit = chance(rng, 40);
-    let eye = if lit { light[2] } else { INK };
+    let eye = if chance(rng, 40) { light[2] } else { INK };
     let sockets = pick(
         rng,
         &[["AAooAAA", "AoEoAAA", "AoooAAo"], ["AoooAAA", "AoEoAAA", "AAooAAo"], ["AAoooAA", "AAoEoAA", "AAooAAo"]],
@@ -156,11 +150,7 @@ pub(super) fn skull(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', bone), ('E', [eye; 4])]);
     let count = rng.below(4);
     canvas.speckle(rng, count, bone, Dot::of(bone, Tone::Dark));
-    canvas.titled(if lit {
-        format!("{} with glowing {} eyes", coloured(bone, "skull"), name(light))
-    } else {
-        coloured(bone, "skull")
-    })
+    canvas.titled(Attributes::of("skull", bone))
 }
 
 pub(super) fn octopus(rng: &mut Rng) -> Drawing {
@@ -175,5 +165,5 @@ pub(super) fn octopus(rng: &mut Rng) -> Drawing {
     let count = rng.below(5);
     let tone = pick(rng, &[Tone::Light, Tone::Dark]);
     canvas.speckle(rng, count, body, Dot::of(body, tone));
-    canvas.titled(coloured(body, "octopus"))
+    canvas.titled(Attributes::of("octopus", body))
 }

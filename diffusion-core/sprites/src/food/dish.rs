@@ -2,8 +2,8 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Tone};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
 use crate::Rng;
@@ -45,11 +45,7 @@ pub(super) fn loaf(rng: &mut Rng) -> Drawing {
     let count = rng.below(6);
     let on = pick(rng, &[crust, BONE]);
     canvas.speckle(rng, count, on, Dot::of(on, Tone::Dark));
-    canvas.titled(if slice {
-        format!("a slice of bread with {}", coloured(crust, "crust"))
-    } else {
-        coloured(crust, "loaf of bread")
-    })
+    canvas.titled(Attributes::of(if slice { "bread slice" } else { "bread loaf" }, crust))
 }
 
 pub(super) fn cheese(rng: &mut Rng) -> Drawing {
@@ -74,7 +70,7 @@ pub(super) fn cheese(rng: &mut Rng) -> Drawing {
         let hole = pick(rng, &[["bb", "bb"], ["b.", ".."], ["bb", ".."]]);
         canvas.paint(x, y, &Art::new(&hole), &[('B', rind)]);
     }
-    canvas.titled(format!("a piece of {} cheese", name(rind)))
+    canvas.titled(Attributes::of("cheese wedge", rind))
 }
 
 pub(super) fn drumstick(rng: &mut Rng) -> Drawing {
@@ -98,7 +94,7 @@ pub(super) fn drumstick(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', meat), ('B', BONE)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, meat, Dot::of(meat, Tone::Dark));
-    canvas.titled(coloured(meat, "drumstick"))
+    canvas.titled(Attributes::of("drumstick", meat))
 }
 
 pub(super) fn fish(rng: &mut Rng) -> Drawing {
@@ -120,11 +116,7 @@ pub(super) fn fish(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', skin), ('B', SNOW), ('C', fin)]);
     let count = rng.below(6);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas.titled(if fin == skin {
-        coloured(skin, "fish")
-    } else {
-        format!("{} with {} fins", coloured(skin, "fish"), name(fin))
-    })
+    canvas.titled(Attributes::of("fish", skin).with("fins", fin))
 }
 
 pub(super) fn cake(rng: &mut Rng) -> Drawing {
@@ -149,7 +141,7 @@ pub(super) fn cake(rng: &mut Rng) -> Drawing {
     let count = rng.below(6);
     let crumb = pick(rng, &VIVID);
     canvas.speckle(rng, count, icing, Dot::of(crumb, Tone::Light));
-    canvas.titled(format!("{} with {} icing", coloured(sponge, "cake"), name(icing)))
+    canvas.titled(Attributes::of("cake", sponge).with("icing", icing))
 }
 
 pub(super) fn pie(rng: &mut Rng) -> Drawing {
@@ -167,7 +159,7 @@ pub(super) fn pie(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&Art::even(&rows), &[('C', CRUST), ('T', tin), ('F', filling)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, CRUST, Dot::of(BONE, Tone::Light));
-    canvas.titled(format!("a pie with {} filling in {}", name(filling), coloured(tin, "tin")))
+    canvas.titled(Attributes::of("pie", filling).with("tin", tin))
 }
 
 pub(super) fn egg(rng: &mut Rng) -> Drawing {
@@ -210,7 +202,7 @@ pub(super) fn egg(rng: &mut Rng) -> Drawing {
     let count = rng.below(4);
     canvas.speckle(rng, count, SNOW, Dot::of(SNOW, Tone::Light));
     canvas.paint(x, y, &Art::new(&[".YYY.", "YwYYY", "YYYYY", "YYYYY", ".YYY."]), &[('Y', yolk)]);
-    canvas.titled(format!("a fried egg with {}", coloured(yolk, "yolk")))
+    canvas.titled(Attributes::of("fried egg", SNOW).with("yolk", yolk))
 }
 
 pub(super) fn pizza(rng: &mut Rng) -> Drawing {
@@ -239,7 +231,7 @@ pub(super) fn pizza(rng: &mut Rng) -> Drawing {
         canvas.paint(x, y + rng.below(2) as i32, &slice, &[('A', topping)]);
     }
     canvas.speckle(rng, 3, cheese, Dot::of(GREEN, Tone::Mid));
-    canvas.titled(format!("a slice of pizza with {} topping", name(topping)))
+    canvas.titled(Attributes::of("pizza slice", cheese).with("topping", topping))
 }
 
 pub(super) fn ice_cream(rng: &mut Rng) -> Drawing {
@@ -254,11 +246,7 @@ pub(super) fn ice_cream(rng: &mut Rng) -> Drawing {
     let count = rng.below(6);
     let sprinkle = pick(rng, &VIVID);
     canvas.speckle(rng, count, one, Dot::of(sprinkle, Tone::Mid));
-    canvas.titled(if one == two {
-        format!("a cone of {} ice cream", name(one))
-    } else {
-        format!("a cone of {} and {} ice cream", name(one), name(two))
-    })
+    canvas.titled(Attributes::of("ice cream", one).with("scoop", two))
 }
 
 pub(super) fn bottle(rng: &mut Rng) -> Drawing {
@@ -272,7 +260,7 @@ pub(super) fn bottle(rng: &mut Rng) -> Drawing {
     if chance(rng, 50) {
         canvas.drop_row(6);
     }
-    canvas.titled(format!("{} with {}", coloured(glass, "bottle"), coloured(drink, "drink")))
+    canvas.titled(Attributes::of("bottle", glass).with("drink", drink))
 }
 
 pub(super) fn doughnut(rng: &mut Rng) -> Drawing {
@@ -286,7 +274,7 @@ pub(super) fn doughnut(rng: &mut Rng) -> Drawing {
         let colour = pick(rng, &VIVID);
         canvas.speckle(rng, 1, icing, Dot::of(colour, Tone::Mid));
     }
-    canvas.titled(format!("a doughnut with {} icing", name(icing)))
+    canvas.titled(Attributes::of("doughnut", icing))
 }
 
 pub(super) fn burger(rng: &mut Rng) -> Drawing {
@@ -297,5 +285,5 @@ pub(super) fn burger(rng: &mut Rng) -> Drawing {
     let mut canvas =
         Canvas::centred(&Art::even(&rows), &[('A', CRUST), ('B', TAN), ('L', GREEN), ('Y', YELLOW), ('M', WOOD)]);
     canvas.speckle(rng, 4, CRUST, Dot::of(BONE, Tone::Light));
-    canvas.titled("a burger with lettuce and cheese")
+    canvas.titled(Attributes::of("burger", CRUST))
 }

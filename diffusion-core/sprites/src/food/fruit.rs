@@ -2,8 +2,8 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Tone};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
 use crate::Rng;
@@ -30,7 +30,7 @@ pub(super) fn apple(rng: &mut Rng) -> Drawing {
     let blush = pick(rng, &[skin, RED, ORANGE]);
     let count = rng.below(5);
     canvas.speckle(rng, count, skin, Dot::of(blush, Tone::Light));
-    canvas.one_sided().titled(coloured(skin, "apple"))
+    canvas.one_sided().titled(Attributes::of("apple", skin))
 }
 
 pub(super) fn pear(rng: &mut Rng) -> Drawing {
@@ -55,7 +55,7 @@ pub(super) fn pear(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('T', WOOD), ('L', GREEN)]);
     let count = rng.below(5);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Dark));
-    canvas.one_sided().titled(coloured(skin, "pear"))
+    canvas.one_sided().titled(Attributes::of("pear", skin))
 }
 
 pub(super) fn cherries(rng: &mut Rng) -> Drawing {
@@ -80,7 +80,7 @@ pub(super) fn cherries(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('B', skin), ('T', WOOD), ('L', GREEN)]);
     let count = rng.below(4);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas.one_sided().titled(format!("two {} cherries", name(skin)))
+    canvas.one_sided().titled(Attributes::of("cherries", skin))
 }
 
 pub(super) fn carrot(rng: &mut Rng) -> Drawing {
@@ -103,7 +103,7 @@ pub(super) fn carrot(rng: &mut Rng) -> Drawing {
     ];
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', root), ('L', GREEN)]);
     canvas.speckle(rng, 4, root, Dot::of(root, Tone::Dark));
-    canvas.titled(coloured(root, "carrot"))
+    canvas.titled(Attributes::of("carrot", root))
 }
 
 pub(super) fn mushroom(rng: &mut Rng) -> Drawing {
@@ -116,11 +116,7 @@ pub(super) fn mushroom(rng: &mut Rng) -> Drawing {
     let mut canvas = Canvas::centred(&art, &[('A', cap), ('B', BONE)]);
     let count = rng.below(7);
     canvas.speckle(rng, count, cap, Dot::of(BONE, Tone::Light));
-    canvas.titled(if count > 0 {
-        format!("{} with cream spots", coloured(cap, "mushroom"))
-    } else {
-        coloured(cap, "mushroom")
-    })
+    canvas.titled(Attributes::of("mushroom", cap))
 }
 
 pub(super) fn grapes(rng: &mut Rng) -> Drawing {
@@ -150,7 +146,7 @@ pub(super) fn grapes(rng: &mut Rng) -> Drawing {
     }
     let count = rng.below(6);
     canvas.speckle(rng, count, skin, Dot::of(skin, Tone::Light));
-    canvas.one_sided().titled(format!("a bunch of {} grapes", name(skin)))
+    canvas.one_sided().titled(Attributes::of("grapes", skin))
 }
 
 pub(super) fn banana(rng: &mut Rng) -> Drawing {
@@ -175,11 +171,7 @@ pub(super) fn banana(rng: &mut Rng) -> Drawing {
     let count = rng.below(8);
     let spot = pick(rng, &[BROWN, skin]);
     canvas.speckle(rng, count, skin, Dot::of(spot, Tone::Dark));
-    canvas.titled(if count > 0 && spot == BROWN {
-        format!("{} with brown spots", coloured(skin, "banana"))
-    } else {
-        coloured(skin, "banana")
-    })
+    canvas.titled(Attributes::of("banana", skin))
 }
 
 pub(super) fn watermelon(rng: &mut Rng) -> Drawing {
@@ -199,7 +191,7 @@ pub(super) fn watermelon(rng: &mut Rng) -> Drawing {
     let art = Art::new(&art).squeezed(rng, &[4], &[]);
     let mut canvas = Canvas::centred(&art, &[('R', flesh), ('G', GREEN)]);
     canvas.speckle(rng, 6, flesh, Dot::of(COAL, Tone::Dark));
-    canvas.titled(format!("a slice of {} watermelon", name(flesh)))
+    canvas.titled(Attributes::of("watermelon slice", flesh))
 }
 
 pub(super) fn strawberry(rng: &mut Rng) -> Drawing {
@@ -211,5 +203,5 @@ pub(super) fn strawberry(rng: &mut Rng) -> Drawing {
     let art = Art::odd(&rows).squeezed(rng, &[8, 6], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', skin), ('L', GREEN), ('T', GREEN)]);
     canvas.speckle(rng, 10, skin, Dot::of(YELLOW, Tone::Light));
-    canvas.titled(coloured(skin, "strawberry"))
+    canvas.titled(Attributes::of("strawberry", skin))
 }

@@ -2,11 +2,11 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Edge, Tone, positions};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::{chance, pick};
-use super::{glow, shining, sparks};
+use super::{glow, sparks};
 use crate::Rng;
 
 pub(super) fn fireball(rng: &mut Rng) -> Drawing {
@@ -33,7 +33,7 @@ pub(super) fn fireball(rng: &mut Rng) -> Drawing {
         }
     });
     sparks(&mut canvas, rng, 12, middle);
-    canvas.titled(shining("fireball", core, rim))
+    canvas.titled(Attributes::of("fireball", rim).with("core", core))
 }
 
 pub(super) fn shard(rng: &mut Rng) -> Drawing {
@@ -56,8 +56,7 @@ pub(super) fn shard(rng: &mut Rng) -> Drawing {
         let art = Art::new(&art).squeezed(rng, &[8, 6, 2], &[]);
         let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
         sparks(&mut canvas, rng, 14, ramp);
-        let caption = format!("a cluster of {} ice shards", name(ramp));
-        return canvas.one_sided().titled(caption);
+        return canvas.one_sided().titled(Attributes::of("ice cluster", ramp));
     }
     let (dx, dy) = direction(rng);
     let width = 3.0 + 0.4 * rng.below(4) as f64;
@@ -80,7 +79,7 @@ pub(super) fn shard(rng: &mut Rng) -> Drawing {
         })
     });
     sparks(&mut canvas, rng, 14, ramp);
-    canvas.one_sided().titled(coloured(ramp, "ice shard"))
+    canvas.one_sided().titled(Attributes::of("ice shard", ramp))
 }
 
 pub(super) fn swirl(rng: &mut Rng) -> Drawing {
@@ -108,10 +107,7 @@ pub(super) fn swirl(rng: &mut Rng) -> Drawing {
         })
     });
     sparks(&mut canvas, rng, 6, middle);
-    canvas.titled({
-        let swirl = shining("swirl", core, rim);
-        if arms > 1.5 { swirl + " with two arms" } else { swirl }
-    })
+    canvas.titled(Attributes::of("swirl", rim).with("core", core))
 }
 
 pub(super) fn star(rng: &mut Rng) -> Drawing {
@@ -133,11 +129,7 @@ pub(super) fn star(rng: &mut Rng) -> Drawing {
         }
     });
     sparks(&mut canvas, rng, 8, middle);
-    canvas.titled(format!(
-        "{} with {} points",
-        shining("star burst", core, rim),
-        ["four", "five", "six", "seven", "eight"][points as usize - 4]
-    ))
+    canvas.titled(Attributes::of("star burst", rim).with("core", core))
 }
 
 pub(super) fn orb(rng: &mut Rng) -> Drawing {
@@ -166,11 +158,7 @@ pub(super) fn orb(rng: &mut Rng) -> Drawing {
         shown.then(|| Dot::bare(ramp, Tone::Light))
     });
     sparks(&mut canvas, rng, 6, ramp);
-    canvas.one_sided().titled(format!(
-        "{} {}",
-        coloured(ramp, "orb"),
-        ["in a ring", "in a broken ring", "in a ring of sparks"][style]
-    ))
+    canvas.one_sided().titled(Attributes::of("orb", ramp))
 }
 
 pub(super) fn cloud(rng: &mut Rng) -> Drawing {
@@ -200,16 +188,11 @@ pub(super) fn cloud(rng: &mut Rng) -> Drawing {
             },
         ))
     });
-    let face = chance(rng, 35);
-    if face {
+    if chance(rng, 35) {
         canvas.paint(5, 6, &Art::even(&["oo.", "oo.", "...", "o.o"]), &[]);
     }
     sparks(&mut canvas, rng, 20, ramp);
-    canvas.one_sided().titled(if face {
-        format!("{} with a face", coloured(ramp, "poison cloud"))
-    } else {
-        coloured(ramp, "poison cloud")
-    })
+    canvas.one_sided().titled(Attributes::of("poison cloud", ramp))
 }
 
 pub(super) fn crescent(rng: &mut Rng) -> Drawing {
@@ -227,7 +210,7 @@ pub(super) fn crescent(rng: &mut Rng) -> Drawing {
         })
     });
     sparks(&mut canvas, rng, 10, middle);
-    canvas.titled(shining("crescent slash", core, rim))
+    canvas.titled(Attributes::of("crescent slash", rim).with("edge", core))
 }
 
 /// A direction, one of 16 around the circle.

@@ -2,11 +2,11 @@
 
 use super::super::Drawing;
 use super::super::art::Art;
+use super::super::attributes::Attributes;
 use super::super::canvas::{Canvas, Dot, Tone, positions};
-use super::super::caption::coloured;
 use super::super::palette::*;
 use super::super::pick;
-use super::{glow, shining, sparks};
+use super::{glow, sparks};
 use crate::Rng;
 
 pub(super) fn flame(rng: &mut Rng) -> Drawing {
@@ -50,7 +50,7 @@ pub(super) fn flame(rng: &mut Rng) -> Drawing {
     );
     let mut canvas = Canvas::centred(&Art::new(&art), &[('R', rim), ('M', middle), ('C', core)]);
     sparks(&mut canvas, rng, 10, middle);
-    canvas.titled(shining("flame", core, rim))
+    canvas.titled(Attributes::of("flame", rim).with("core", core))
 }
 
 pub(super) fn lightning(rng: &mut Rng) -> Drawing {
@@ -110,7 +110,7 @@ pub(super) fn lightning(rng: &mut Rng) -> Drawing {
     );
     let mut canvas = Canvas::centred(&Art::new(&art), &[('A', ramp)]);
     sparks(&mut canvas, rng, 14, ramp);
-    canvas.titled(coloured(ramp, "lightning bolt"))
+    canvas.titled(Attributes::of("lightning bolt", ramp))
 }
 
 pub(super) fn snowflake(rng: &mut Rng) -> Drawing {
@@ -129,7 +129,7 @@ pub(super) fn snowflake(rng: &mut Rng) -> Drawing {
     canvas.paint(0, 0, &whole, &[('A', ramp), ('B', SNOW)]);
     canvas.bare();
     sparks(&mut canvas, rng, 14, ramp);
-    canvas.titled(coloured(ramp, "snowflake"))
+    canvas.titled(Attributes::of("snowflake", ramp))
 }
 
 pub(super) fn arrow(rng: &mut Rng) -> Drawing {
@@ -182,7 +182,7 @@ pub(super) fn arrow(rng: &mut Rng) -> Drawing {
     }
     let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
     sparks(&mut canvas, rng, 16, ramp);
-    canvas.titled(coloured(ramp, "arrow of light"))
+    canvas.titled(Attributes::of("light arrow", ramp))
 }
 
 pub(super) fn rune(rng: &mut Rng) -> Drawing {
@@ -215,7 +215,7 @@ pub(super) fn rune(rng: &mut Rng) -> Drawing {
             canvas.set(x, y, Dot::bare(ramp, Tone::Light));
         }
     }
-    canvas.titled(coloured(ramp, "rune circle"))
+    canvas.titled(Attributes::of("rune circle", ramp))
 }
 
 pub(super) fn heal(rng: &mut Rng) -> Drawing {
@@ -231,13 +231,8 @@ pub(super) fn heal(rng: &mut Rng) -> Drawing {
     let art = Art::even(&rows).squeezed(rng, &[5], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
     sparks(&mut canvas, rng, 30, ramp);
-    canvas.titled(coloured(
-        ramp,
-        match rows[0] {
-            ".AA.." => "healing heart",
-            _ => "healing cross",
-        },
-    ))
+    let heart = rows[0] == ".AA..";
+    canvas.titled(Attributes::of(if heart { "healing heart" } else { "healing cross" }, ramp))
 }
 
 pub(super) fn wave(rng: &mut Rng) -> Drawing {
@@ -262,7 +257,7 @@ pub(super) fn wave(rng: &mut Rng) -> Drawing {
     let count = rng.below(5);
     canvas.speckle(rng, count, ramp, Dot::of(ramp, Tone::Light));
     sparks(&mut canvas, rng, 8, ramp);
-    canvas.titled(coloured(ramp, "wave"))
+    canvas.titled(Attributes::of("wave", ramp))
 }
 
 pub(super) fn tornado(rng: &mut Rng) -> Drawing {
@@ -286,5 +281,5 @@ pub(super) fn tornado(rng: &mut Rng) -> Drawing {
     let art = Art::new(&art).squeezed(rng, &[11, 8, 5, 4], &[]);
     let mut canvas = Canvas::centred(&art, &[('A', ramp)]);
     sparks(&mut canvas, rng, 20, ramp);
-    canvas.titled(coloured(ramp, "tornado"))
+    canvas.titled(Attributes::of("tornado", ramp))
 }

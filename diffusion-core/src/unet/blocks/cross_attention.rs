@@ -2,7 +2,8 @@
 
 use crate::nn::{Builder, GroupNorm, Linear, Probe};
 use crate::ops::{Activation, masked_attention};
-use candle_core::{Result, Tensor, bail};
+use candle_core::{D, Result, Tensor, bail};
+use candle_nn::ops::softmax;
 
 /// Cross-attention, in which every pixel attends to the tokens: group norm → [`masked_attention`] → linear, added to
 /// the input
@@ -50,15 +51,37 @@ impl CrossAttention {
     /// # Errors
     /// The shapes do not match.
     pub fn forward(&self, x: &Tensor, tokens: &Tensor, mask: &Tensor) -> Result<Tensor> {
-        let (_, c, _, _) = x.dims4()?;
-        let pixels = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
-        let q = self.q.forward(&pixels.contiguous()?)?;
-        let kv = self.kv.forward(tokens)?;
-        let (k, v) = (kv.narrow(2, 0, c)?, kv.narrow(2, c, c)?);
+        let [q, k, v] = self.projections(x, tokens)?;
         let y = masked_attention(&q, &k, &v, mask, self.heads)?;
         let kind = || format!("attention {}", self.heads);
         self.probe.saw(kind, &[], &y, 2 * tokens.dim(1)?);
         x + self.out.forward(&y)?.transpose(1, 2)?.reshape(x.shape())?
+    }
+
+    /// The weights with which each pixel attends to the tokens, as means over the heads; they add up to 1 over L.
+    ///
+    /// # Shapes
+    /// As for [`CrossAttention::forward`]; the result is (B, L, H, W).
+    ///
+    /// # Errors
+    /// The shapes do not match, or a text has no token.
+    pub fn weights(&self, x: &Tensor, tokens: &Tensor, mask: &Tensor) -> Result<Tensor> {
+        let (b, c, h, w) = x.dims4()?;
+        let (d, length) = (c / self.heads, tokens.dim(1)?);
+        let [q, k, _] = self.projections(x, tokens)?;
+        let per_head = |x: &Tensor| x.reshape((b, x.dim(1)?, self.heads, d))?.transpose(1, 2)?.contiguous();
+        let scores = (per_head(&q)?.matmul(&per_head(&k)?.t()?)? * (d as f64).powf(-0.5))?;
+        let padding = mask.to_dtype(scores.dtype())?.log()?.reshape((b, 1, 1, length))?;
+        let weights = softmax(&scores.broadcast_add(&padding)?, D::Minus1)?;
+        weights.mean(1)?.transpose(1, 2)?.reshape((b, length, h, w))
+    }
+
+    /// Queries (B, H·W, C), keys and values (B, L, C).
+    fn projections(&self, x: &Tensor, tokens: &Tensor) -> Result<[Tensor; 3]> {
+        let c = x.dim(1)?;
+        let pixels = self.norm.forward(x)?.flatten_from(2)?.transpose(1, 2)?;
+        let kv = self.kv.forward(tokens)?;
+        Ok([self.q.forward(&pixels.contiguous()?)?, kv.narrow(2, 0, c)?, kv.narrow(2, c, c)?])
     }
 }
 
@@ -86,6 +109,24 @@ mod tests {
         )?;
         let off = (layer.forward(x, tokens, &mask)?.narrow(0, 0, 1)? - cut)?;
         assert!(off.abs()?.max_all()?.to_scalar::<f64>()? < 1e-12);
+        Ok(())
+    }
+
+    /// With one head, the values summed with these weights are what the block adds before its last layer.
+    #[test]
+    fn the_weights_are_those_of_the_attention() -> Result<()> {
+        let (mut rng, mut params) = (Rng::new(1), Parameters::new(DType::F64, &Device::Cpu));
+        let layer = CrossAttention::new(params.builder(&mut rng), 4, 3, 2, 1)?;
+        let (x, tokens) = (random(1, (2, 4, 2, 3))?, random(2, (2, 5, 3))?);
+        let mask = Tensor::new(&[[1f64, 1.0, 1.0, 0.0, 0.0], [1.0; 5]], &Device::Cpu)?;
+        let weights = layer.weights(&x, &tokens, &mask)?;
+        assert_eq!(weights.dims(), [2, 5, 2, 3]);
+        assert_eq!(weights.get(0)?.narrow(0, 3, 2)?.max_all()?.to_scalar::<f64>()?, 0.0);
+        let [_, _, v] = layer.projections(&x, &tokens)?;
+        let y = weights.flatten_from(2)?.transpose(1, 2)?.matmul(&v)?;
+        let want = (layer.out.forward(&y)?.transpose(1, 2)?.reshape(x.shape())? + &x)?;
+        let off = (layer.forward(&x, &tokens, &mask)? - want)?.abs()?.max_all()?;
+        assert!(off.to_scalar::<f64>()? < 1e-12);
         Ok(())
     }
 }

@@ -42,9 +42,12 @@ fn kinds() -> Vec<Kind> {
     let unet_of_context = r#""base":4,"groups":2,"context":3"#;
     let of_diffusers = r#""block_out_channels":[4,4,8],"norm_num_groups":2,"attention_head_dim":4,"num_class_embeds":4,"null_class":true"#;
     let simple = r#""base":4,"groups":2,"classes":3,"context":3"#;
+    let text = labels.clone().and(Condition::tokens(Tokens::new([vec![1, 0], vec![2]])));
+    let of_text = r#""base":4,"groups":2,"classes":3,"tokens":3,"vocabulary":4"#;
     let n_feat = r#""channels":2,"n_feat":8,"n_cfeat":3"#;
     vec![
         kind("simple-unet", 8, &both, simple, "", 2_620_545),
+        kind("simple-unet", 8, &text, of_text, r#""tokens":20,"vocabulary":100"#, 3_010_305),
         kind("context-unet", 16, &context, n_feat, "", 1_480_771),
         kind("conditional-unet", 16, &labels, small, "", 49_351_809),
         kind("unet", 8, &labels, unet, r#""heads":4,"classes":10"#, 9_452_419),
@@ -138,7 +141,7 @@ fn the_summary_counts_multiply_adds() -> Result<()> {
         ("down.2.attention", "attention 2", [16, 4, 4], 2 * 16 * 16 * 16),
         ("up.0.upsample", "transposed 4×4", [32, 2, 2], 32 * 32 * 16),
     ] {
-        let net = kinds().swap_remove(2).network(1, DType::F32)?;
+        let net = kinds().swap_remove(3).network(1, DType::F32)?;
         let summary = net.summary(16, 16)?;
         let mut rows = summary.rows().iter();
         let row = rows.find(|row| row.name == name && row.kind == kind);

@@ -19,6 +19,12 @@ fn errors_name_the_field_out_of_range() {
         (all, "\"groups\": 0", "groups = 0"),
         (all, "\"classes\": 100001", "classes = 100001"),
         (heads, "\"heads\": 3", "heads = 3 does not divide base = 64"),
+        (
+            simple,
+            "\"base\": 10, \"groups\": 2, \"tokens\": 3, \"vocabulary\": 4",
+            "heads = 4 does not divide base = 10",
+        ),
+        (simple, "\"tokens\": 3", "tokens = 3 and vocabulary = 0"),
         (simple, "\"low_res\": 3", "low_res = 3 must be 2, 4 or 8"),
         (attention, "\"patch\": 3", "patch = 3 must be 1, 2 or 4"),
         (context, "\"channels\": 0", "channels = 0"),
@@ -61,7 +67,7 @@ fn old_names_are_read() -> anyhow::Result<()> {
 
 #[test]
 fn errors_name_unsupported_image_sizes() -> Result<()> {
-    for (kind, by) in kinds().iter().zip([4, 0, 16, 8, 8, 16]) {
+    for (kind, by) in kinds().iter().zip([4, 4, 0, 16, 8, 8, 16]) {
         let net = kind.network(1, DType::F32)?;
         let shape = (1, kind.architecture.channels(), kind.side + 2, kind.side);
         let x = Tensor::zeros(shape, DType::F32, &Device::Cpu)?;

@@ -20,14 +20,13 @@ const QUERIES: usize = 64;
 /// The operation: for q (B, N, C), k and v (B, M, C), or for one tensor with q, k and v concatenated in (B, 3C, …).
 pub(in crate::ops) struct Attention {
     pub(in crate::ops) heads: usize,
+    /// The number of keys of each image that are attended to, the first ones and at least one; empty for all.
+    pub(in crate::ops) lengths: Vec<usize>,
 }
 
 impl Kernel<3> for Attention {
     fn forward(&self, [q, k, v]: [&[f32]; 3], [of_q, of_k, _]: [&Shape; 3]) -> (Vec<f32>, Shape) {
-        let (batch, queries, channels) = (of_q.dims()[0], of_q.dims()[1], of_q.dims()[2]);
-        let keys = of_k.dims()[1];
-        let places = [queries, keys, keys].map(|positions| Place::rows(positions, channels));
-        let heads = Heads { batch, heads: self.heads, queries, keys, d: channels / self.heads, planes: false };
+        let (heads, places) = self.of_rows(of_q, of_k);
         (heads.forward([q, k, v], places), of_q.clone())
     }
 
@@ -38,15 +37,21 @@ impl Kernel<3> for Attention {
         dy: Gradient,
         _: [bool; 3],
     ) -> [Option<Gradient>; 3] {
-        let (batch, queries, channels) = (of_q.dims()[0], of_q.dims()[1], of_q.dims()[2]);
-        let keys = of_k.dims()[1];
-        let places = [queries, keys, keys].map(|positions| Place::rows(positions, channels));
-        let heads = Heads { batch, heads: self.heads, queries, keys, d: channels / self.heads, planes: false };
-        let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| Vec::with_capacity(x.len()));
-        let starts = [&mut dq, &mut dk, &mut dv].map(|x| Target::rows(x.spare_capacity_mut(), channels));
+        let (heads, places) = self.of_rows(of_q, of_k);
+        let [mut dq, mut dk, mut dv] = [q, k, v].map(|x| match self.lengths[..] {
+            [] => Vec::with_capacity(x.len()),
+            _ => {
+                // Zeros, which remain for the keys that are not attended to.
+                let mut gradient = vec![0.0; x.len()];
+                gradient.clear();
+                gradient
+            }
+        });
+        let starts = [&mut dq, &mut dk, &mut dv].map(|x| Target::rows(x.spare_capacity_mut(), heads.heads * heads.d));
         heads.backward([q, k, v], places, &dy, starts);
         for (gradient, x) in [&mut dq, &mut dk, &mut dv].into_iter().zip([q, k, v]) {
-            // SAFETY: each head of each image has written its channels for all of the queries and keys.
+            // SAFETY: each head of each image has written its channels for all of the queries and keys, except for the keys
+            // that are not attended to, whose memory contains zeros.
             unsafe { gradient.set_len(x.len()) };
         }
         [dq, dk, dv].map(|gradient| Some(Arc::new(gradient)))
@@ -54,7 +59,15 @@ impl Kernel<3> for Attention {
 }
 
 impl Attention {
-    fn of_planes(&self, shape: &Shape) -> (Heads, [Place; 3]) {
+    fn of_rows(&self, of_q: &Shape, of_k: &Shape) -> (Heads<'_>, [Place; 3]) {
+        let (batch, queries, channels) = (of_q.dims()[0], of_q.dims()[1], of_q.dims()[2]);
+        let keys = of_k.dims()[1];
+        let places = [queries, keys, keys].map(|positions| Place::rows(positions, channels));
+        let (heads, d, lengths) = (self.heads, channels / self.heads, &self.lengths[..]);
+        (Heads { batch, heads, queries, keys, lengths, d, planes: false }, places)
+    }
+
+    fn of_planes(&self, shape: &Shape) -> (Heads<'_>, [Place; 3]) {
         let (batch, channels) = (shape.dims()[0], shape.dims()[1] / 3);
         let positions: usize = shape.dims()[2..].iter().product();
         let place = |i: usize| Place {
@@ -63,8 +76,8 @@ impl Attention {
             position: 1,
             channel: positions,
         };
-        let d = channels / self.heads;
-        let heads = Heads { batch, heads: self.heads, queries: positions, keys: positions, d, planes: true };
+        let (heads, d) = (self.heads, channels / self.heads);
+        let heads = Heads { batch, heads, queries: positions, keys: positions, lengths: &[], d, planes: true };
         (heads, [0, 1, 2].map(place))
     }
 }
@@ -122,18 +135,25 @@ impl Place {
 
 /// The sizes of an attention.
 #[derive(Clone, Copy)]
-struct Heads {
+struct Heads<'a> {
     batch: usize,
     heads: usize,
     queries: usize,
     keys: usize,
+    /// As in [`Attention`].
+    lengths: &'a [usize],
     /// The number of channels of a head.
     d: usize,
     /// Whether the channels are planes of positions, instead of the positions rows of channels.
     planes: bool,
 }
 
-impl Heads {
+impl Heads<'_> {
+    /// The number of keys of an image that are attended to.
+    fn keys_of(self, image: usize) -> usize {
+        self.lengths.get(image).map_or(self.keys, |length| *length)
+    }
+
     /// The factor of the scores.
     fn scale(self) -> f32 {
         (self.d as f32).sqrt().recip()
@@ -144,13 +164,13 @@ impl Heads {
         Scratch::new(QUERIES.min(self.queries) * self.keys)
     }
 
-    /// softmax(`q` `k`ᵀ / √d) for the first `n` queries of `q`.
-    fn looks_at(self, n: usize, q: Matrix, k: Matrix, scores: &mut [f32]) {
-        let scores = &mut scores[..n * self.keys];
-        let size = Size { m: n, n: self.keys, depth: self.d };
+    /// softmax(`q` `k`ᵀ / √d) for the first `n` queries of `q` and the first `keys` keys of `k`.
+    fn looks_at(self, [n, keys]: [usize; 2], q: Matrix, k: Matrix, scores: &mut [f32]) {
+        let scores = &mut scores[..n * keys];
+        let size = Size { m: n, n: keys, depth: self.d };
         // SAFETY: `scores` has room for as many queries.
-        unsafe { product(size, q, k.t(), Target::rows(scores, self.keys), false) };
-        arch().dispatch(Softmax { scores, row: self.keys, scale: self.scale() });
+        unsafe { product(size, q, k.t(), Target::rows(scores, keys), false) };
+        arch().dispatch(Softmax { scores, row: keys, scale: self.scale() });
     }
 
     /// Computes `a` · `b`, positions × channels, in the layout of this attention.
@@ -175,7 +195,7 @@ impl Heads {
     }
 
     fn forward(self, [q, k, v]: [&[f32]; 3], [of_q, of_k, of_v]: [Place; 3]) -> Vec<f32> {
-        let Self { batch, heads, queries, keys, d, .. } = self;
+        let Self { batch, heads, queries, d, .. } = self;
         let (blocks, of_y) = (queries.div_ceil(QUERIES), self.place_of_y());
         let work = |y: &mut [MaybeUninit<f32>]| {
             let y = Target::rows(y, if self.planes { queries } else { heads * d });
@@ -185,9 +205,9 @@ impl Heads {
                 |scores, i| {
                     let (position, i) = (i % blocks * QUERIES, i / blocks);
                     let (image, head) = (i / heads, i % heads);
-                    let n = QUERIES.min(queries - position);
+                    let (n, keys) = (QUERIES.min(queries - position), self.keys_of(image));
                     let (k, v) = (of_k.of(k, image, head, 0, d), of_v.of(v, image, head, 0, d));
-                    self.looks_at(n, of_q.of(q, image, head, position, d), k, scores);
+                    self.looks_at([n, keys], of_q.of(q, image, head, position, d), k, scores);
                     let y = y.from(0, of_y.at(image, head, position, d));
                     // SAFETY: the channels of this head and image, of these queries.
                     unsafe { self.put([n, keys], Matrix::rows(scores, keys), v, y, false) };
@@ -201,20 +221,21 @@ impl Heads {
     /// With the softmax P and its inputs S: dV = Pᵀ dO, dP = dO Vᵀ, dS = P (dP − Σ P dP), dQ = dS K / √d and dK = dSᵀ Q
     /// / √d. They are written to `starts` in the layouts of q, k and v.
     fn backward(self, [q, k, v]: [&[f32]; 3], places: [Place; 3], dy: &[f32], starts: [Target; 3]) {
-        let Self { batch, heads, queries, keys, d, .. } = self;
+        let Self { batch, heads, queries, d, .. } = self;
         let ([of_q, of_k, of_v], of_y) = (places, self.place_of_y());
         for_each(
             batch * heads,
             || (self.scores(), self.scores()),
             |(p, ds), i| {
                 let (image, head) = (i / heads, i % heads);
+                let keys = self.keys_of(image);
                 let (k, v) = (of_k.of(k, image, head, 0, d), of_v.of(v, image, head, 0, d));
                 let to = |j: usize, position: usize| starts[j].from(0, places[j].at(image, head, position, d));
                 for position in (0..queries).step_by(QUERIES) {
                     let n = QUERIES.min(queries - position);
                     let q = of_q.of(q, image, head, position, d);
                     let dy = of_y.of(dy, image, head, position, d);
-                    self.looks_at(n, q, k, p);
+                    self.looks_at([n, keys], q, k, p);
                     let (p, ds) = (&p[..n * keys], &mut ds[..n * keys]);
                     let (size, add) = (Size { m: n, n: keys, depth: d }, position > 0);
                     // SAFETY: `ds` has room for as many queries; the rest are the channels of this head and image, all

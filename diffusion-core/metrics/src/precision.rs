@@ -3,9 +3,9 @@
 use super::bootstrap::{interval, redraw, repeat};
 use super::features::{Features, blocks, squared_distances};
 use super::{Estimate, Reference};
-use crate::rng::Rng;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use diffusion_ops::rng::Rng;
 use rayon::prelude::*;
 use std::fmt;
 

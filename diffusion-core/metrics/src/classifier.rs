@@ -4,16 +4,18 @@
 //! 28×28 or 16×16, a classifier trained on the data set itself is more informative. Its values are only comparable for
 //! the same weights, so a [`Classifier`] is saved in a file, and its card states its accuracy.
 
+mod attributes;
 mod fit;
 
+pub use attributes::{Attribute, AttributeAccuracy};
 pub use fit::Fit;
 
 use super::{Extracted, FeatureExtractor};
-use crate::nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
-use crate::ops::{Activation, Geometry, avg_pool2d, max_pool2d};
-use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{D, DType, Device, Tensor, Var};
+use diffusion_nn::{BatchNorm2d, Builder, Checkpoint, Conv2d, Linear, Parameters};
+use diffusion_ops::ops::{Activation, Geometry, avg_pool2d, max_pool2d};
+use diffusion_ops::rng::Rng;
 use serde::{Deserialize, Serialize};
 use std::path::Path;
 
@@ -53,6 +55,9 @@ pub struct About {
     pub test_accuracy: f64,
     /// The number of held-out images.
     pub test_images: usize,
+    /// What else it classifies.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub attributes: Vec<Attribute>,
 }
 
 /// The channels of classifiers that were saved before there was a choice.
@@ -61,7 +66,7 @@ fn usual_base() -> usize {
 }
 
 /// Writes NaN as null, since JSON has no NaN.
-mod share {
+pub(super) mod share {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
     pub fn serialize<S: Serializer>(share: &f64, to: S) -> Result<S::Ok, S::Error> {
@@ -73,7 +78,8 @@ mod share {
     }
 }
 
-/// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer.
+/// A classifier of five 3×3 convolutions with batch norm and SiLU, global average pooling and a linear layer. A second
+/// linear layer classifies [attributes](Attribute), if there are any.
 ///
 /// Images from 48×48 pixels on are halved by averaging until they are smaller, and have seven convolutions.
 ///
@@ -110,6 +116,18 @@ impl Classifier {
         rng: &mut Rng,
         device: &Device,
     ) -> Result<Self> {
+        Self::with_attributes(data, shape, classes, base, Vec::new(), rng, device)
+    }
+
+    fn with_attributes(
+        data: &str,
+        shape: [usize; 3],
+        classes: &[String],
+        base: usize,
+        attributes: Vec<Attribute>,
+        rng: &mut Rng,
+        device: &Device,
+    ) -> Result<Self> {
         let about = About {
             data: data.to_owned(),
             classes: classes.to_vec(),
@@ -119,6 +137,7 @@ impl Classifier {
             images_seen: 0,
             test_accuracy: f64::NAN,
             test_images: 0,
+            attributes,
         };
         let mut params = Parameters::new(DType::F32, device);
         about.check()?;
@@ -136,20 +155,25 @@ impl Classifier {
         &self.params
     }
 
-    /// The logits of the classes in training mode, with batch statistics in the batch norms.
+    /// The logits of the classes, and after them those of the values of each attribute, in training mode, with batch
+    /// statistics in the batch norms.
     ///
     /// # Shapes
-    /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, K).
+    /// `x` (B, C, H, W), in \[−1, 1\]; the result is (B, K + all values).
     ///
     /// # Errors
     /// The images do not have the shape [`About::shape`].
     pub fn logits(&self, x: &Tensor) -> Result<Tensor> {
         self.check(x)?;
-        let features = self.layers.features(x)?;
-        Ok(self.layers.last.forward(&features)?)
+        let map = self.layers.map(x)?;
+        let logits = self.layers.last.forward(&pooled(&map)?)?;
+        Ok(match &self.layers.attributes {
+            Some(attributes) => Tensor::cat(&[logits, attributes.forward(&map.flatten_from(1)?)?], 1)?,
+            None => logits,
+        })
     }
 
-    /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate::metrics).
+    /// The inputs of the last layer: the feature space of the distances in [`metrics`](crate).
     ///
     /// # Shapes
     /// `x` (N, C, H, W), in \[−1, 1\]; the result is (N, [`About::features`]), f32 on the CPU.
@@ -191,7 +215,7 @@ impl Classifier {
         Checkpoint::load(path)
             .and_then(|file| Self::from_checkpoint(&file, device))
             .with_context(|| format!("cannot use {} as a classifier", path.display()))
-            .map_err(crate::whole)
+            .map_err(diffusion_ops::error::whole)
     }
 
     fn from_checkpoint(file: &Checkpoint, device: &Device) -> Result<Self> {
@@ -231,7 +255,7 @@ impl FeatureExtractor for Classifier {
         for start in (0..n).step_by(AT_ONCE) {
             let part = x.narrow(0, start, AT_ONCE.min(n - start))?;
             let part = part.to_dtype(DType::F32)?.to_device(self.params.device())?;
-            let seen = self.constant.features(&part)?;
+            let seen = pooled(&self.constant.map(&part)?)?;
             let logits = self.constant.last.forward(&seen)?;
             let batch_probabilities = candle_nn::ops::softmax(&logits, D::Minus1)?;
             features.push(seen.to_device(&Device::Cpu)?);
@@ -271,11 +295,11 @@ impl About {
         ensure!((1..=1024).contains(&self.base), "classifier: base = {} must be in 1 … 1024", self.base);
         let classes = self.classes.len();
         ensure!(
-            (1..=crate::data::MAX_CLASSES).contains(&classes),
+            (1..=diffusion_data::MAX_CLASSES).contains(&classes),
             "classifier: {classes} classes are not supported; there must be 1 … {}",
-            crate::data::MAX_CLASSES
+            diffusion_data::MAX_CLASSES
         );
-        Ok(())
+        self.attributes.iter().try_for_each(Attribute::check)
     }
 }
 
@@ -283,6 +307,13 @@ impl About {
 struct Layers {
     convs: Vec<(Conv2d, BatchNorm2d)>,
     last: Linear,
+    /// From all positions, since a small part of the image decides.
+    attributes: Option<Linear>,
+}
+
+/// (B, FEATURES, h, w) → (B, FEATURES).
+fn pooled(map: &Tensor) -> candle_core::Result<Tensor> {
+    map.flatten_from(2)?.mean(2)
 }
 
 impl Layers {
@@ -297,11 +328,16 @@ impl Layers {
             inputs = width;
         }
         let last = Linear::new(build.at("last"), inputs, about.classes.len())?;
-        Ok(Self { convs, last })
+        let [_, height, width] = about.shape;
+        let attributes = match about.attributes.iter().map(|it| it.values.len()).sum() {
+            0 => None,
+            values => Some(Linear::new(build.at("attributes"), inputs * (height / 4) * (width / 4), values)?),
+        };
+        Ok(Self { convs, last, attributes })
     }
 
-    /// (B, C, H, W) → (B, [`About::features`]).
-    fn features(&self, x: &Tensor) -> candle_core::Result<Tensor> {
+    /// (B, C, H, W) → (B, [`About::features`], H/4, W/4); a large image is halved more often.
+    fn map(&self, x: &Tensor) -> candle_core::Result<Tensor> {
         let mut x = x.clone();
         while x.dim(2)?.min(x.dim(3)?) >= LARGE {
             x = avg_pool2d(&x, 2)?;
@@ -312,14 +348,14 @@ impl Layers {
                 x = max_pool2d(&x, 2)?;
             }
         }
-        x.flatten_from(2)?.mean(2)
+        Ok(x)
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::data::Dataset;
+    use diffusion_data::Dataset;
 
     fn fresh(seed: u64) -> Result<Classifier> {
         let classes: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();

@@ -4,10 +4,10 @@ use super::{
     ClassAccuracy, Estimate, FeatureExtractor, class_accuracy, frechet_distance, inception_score, kernel_distance,
     nearest, precision_recall,
 };
-use crate::data::Dataset;
-use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{Device, Tensor};
+use diffusion_data::Dataset;
+use diffusion_ops::rng::Rng;
 use serde::Serialize;
 use std::fmt;
 
@@ -179,7 +179,7 @@ impl fmt::Display for Evaluation {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::metrics::Classifier;
+    use crate::Classifier;
 
     fn classifier() -> Result<Classifier> {
         let data = Dataset::sprites(8, 1)?;

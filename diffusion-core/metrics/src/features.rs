@@ -1,8 +1,8 @@
 //! Validated sets of features.
 
-use crate::rng::Rng;
 use anyhow::{Result, bail, ensure};
 use candle_core::{DType, Device, Tensor};
+use diffusion_ops::rng::Rng;
 use nalgebra::DMatrix;
 
 /// N images with D features each, in f64, one column per image.

@@ -3,9 +3,9 @@
 use super::bootstrap::{REPEATS, interval, redraw};
 use super::features::{Features, blocks};
 use super::{Estimate, Reference, SPLITS};
-use crate::rng::Rng;
 use anyhow::Result;
 use candle_core::Tensor;
+use diffusion_ops::rng::Rng;
 use nalgebra::DMatrix;
 use rayon::prelude::*;
 

@@ -144,13 +144,13 @@ impl AdamW {
 
     /// The parameters in order.
     #[cfg(feature = "cuda")]
-    pub(super) fn vars(&self) -> impl Iterator<Item = &Var> {
+    pub fn vars(&self) -> impl Iterator<Item = &Var> {
         self.slots.iter().map(|slot| &slot.var)
     }
 
     /// Counts a step and returns what a kernel needs to update all parameters at once.
     #[cfg(feature = "cuda")]
-    pub(super) fn rows(&mut self, grads: &GradStore) -> Result<(Vec<diffusion_ops::on_device::Row<'_>>, AdamWConfig)> {
+    pub fn rows(&mut self, grads: &GradStore) -> Result<(Vec<diffusion_ops::on_device::Row<'_>>, AdamWConfig)> {
         for (slot, _) in self.found(grads)? {
             slot.step += 1;
         }
@@ -170,7 +170,7 @@ impl AdamW {
 
     /// Undoes the last `steps` counts of [`AdamW::rows`], for steps that were not taken.
     #[cfg(feature = "cuda")]
-    pub(super) fn uncount(&mut self, steps: usize) {
+    pub fn uncount(&mut self, steps: usize) {
         for slot in &mut self.slots {
             slot.step = slot.step.saturating_sub(steps as u64);
         }

@@ -1,6 +1,6 @@
 //! The bootstrap: how much a value would vary with other images of the same kind.
 
-use crate::rng::Rng;
+use diffusion_ops::rng::Rng;
 use rayon::prelude::*;
 
 /// The number of bootstrap resamples.

@@ -3,9 +3,9 @@
 use super::bootstrap::{interval, redraw, repeat};
 use super::features::Features;
 use super::{Estimate, Reference, SPLITS};
-use crate::rng::Rng;
 use anyhow::{Result, ensure};
 use candle_core::Tensor;
+use diffusion_ops::rng::Rng;
 use nalgebra::{DMatrix, DVector, SymmetricEigen};
 
 const NAME: &str = "Fréchet distance";

@@ -83,8 +83,8 @@ pub fn nearest(samples: &Tensor, train: &Tensor, k: usize) -> Result<Vec<Vec<Nei
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
     use candle_core::{DType, Device};
+    use diffusion_ops::rng::Rng;
 
     #[test]
     fn it_agrees_with_an_exhaustive_search() -> Result<()> {

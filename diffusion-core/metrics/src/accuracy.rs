@@ -55,15 +55,17 @@ pub fn class_accuracy(probabilities: &Tensor, labels: &[u32]) -> Result<ClassAcc
     let rows = p.to_vec2::<f64>()?;
     ensure!(rows.iter().flatten().all(|p| p.is_finite()), "class accuracy: the probabilities contain NaN or infinity");
     let said = p.argmax(D::Minus1)?.to_vec1::<u32>()?;
-    let right = said.iter().zip(labels).filter(|(a, b)| a == b).count();
-    let (n, accuracy) = (n as f64, right as f64 / n as f64);
-    let centre = (accuracy + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
-    let half = Z / (1.0 + Z * Z / n) * (accuracy * (1.0 - accuracy) / n + (Z / (2.0 * n)).powi(2)).sqrt();
-    Ok(ClassAccuracy {
-        accuracy,
-        interval: ((centre - half).max(0.0), (centre + half).min(1.0)),
-        samples: labels.len(),
-    })
+    Ok(ClassAccuracy::of(said.iter().zip(labels).filter(|(a, b)| a == b).count(), n))
+}
+
+impl ClassAccuracy {
+    /// The accuracy if `right` of `samples` are correct.
+    pub(super) fn of(right: usize, samples: usize) -> Self {
+        let (n, accuracy) = (samples as f64, right as f64 / samples as f64);
+        let centre = (accuracy + Z * Z / (2.0 * n)) / (1.0 + Z * Z / n);
+        let half = Z / (1.0 + Z * Z / n) * (accuracy * (1.0 - accuracy) / n + (Z / (2.0 * n)).powi(2)).sqrt();
+        Self { accuracy, interval: ((centre - half).max(0.0), (centre + half).min(1.0)), samples }
+    }
 }
 
 /// Prints `accuracy 75.0 % of 4 samples; 95 % interval 30.1 … 95.4 %`.

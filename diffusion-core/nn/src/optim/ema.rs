@@ -126,7 +126,7 @@ impl Ema {
 
     /// Counts an update made by a kernel and returns the weight of the parameters in it.
     #[cfg(feature = "cuda")]
-    pub(super) fn count(&mut self) -> f64 {
+    pub fn count(&mut self) -> f64 {
         let weight = 1.0 - self.decay();
         self.updates += 1;
         weight
@@ -134,13 +134,13 @@ impl Ema {
 
     /// Undoes the last `updates` counts of [`Ema::count`], for updates that were not made.
     #[cfg(feature = "cuda")]
-    pub(super) fn uncount(&mut self, updates: usize) {
+    pub fn uncount(&mut self, updates: usize) {
         self.updates = self.updates.saturating_sub(updates as u64);
     }
 
     /// The parameters with their averages, in order.
     #[cfg(feature = "cuda")]
-    pub(super) fn pairs(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
+    pub fn pairs(&self) -> impl Iterator<Item = (&Tensor, &Tensor)> {
         self.slots.iter().map(|slot| (slot.var.as_tensor(), slot.average.as_tensor()))
     }
 

@@ -1,8 +1,8 @@
 //! Feature extractors: networks in whose feature space images are compared.
 
-use crate::data::Dataset;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
+use diffusion_data::Dataset;
 
 /// The number of images of a data set in memory at once.
 const AT_ONCE: usize = 1000;

@@ -1,15 +1,16 @@
 //! Training of a classifier.
 
-use super::Classifier;
-use crate::data::Dataset;
-use crate::metrics::class_accuracy;
-use crate::ops::backward;
-use crate::progress::Progress;
-use crate::rng::Rng;
-use crate::train::{AdamW, AdamWConfig, Decay};
+use super::{Attribute, Classifier};
+use crate::class_accuracy;
 use anyhow::{Result, ensure};
 use candle_core::{Device, Tensor};
 use candle_nn::loss::cross_entropy;
+use diffusion_data::Dataset;
+use diffusion_data::sprites::Sprites;
+use diffusion_nn::optim::{AdamW, AdamWConfig, Decay};
+use diffusion_ops::ops::backward;
+use diffusion_ops::rng::Rng;
+use diffusion_show::progress::Progress;
 
 /// The number of test images in memory at once.
 const AT_ONCE: usize = 1000;
@@ -47,6 +48,37 @@ impl Fit {
     /// The data sets differ in shape or classes, a value is out of range, there are fewer images than in a batch, or
     /// the loss becomes NaN or infinite.
     pub fn run(&self, train: &Dataset, test: &Dataset, device: &Device) -> Result<Classifier> {
+        self.run_with(train, test, Vec::new(), &[], device)
+    }
+
+    /// Trains a classifier of the classes and of all attributes of sprites; `test` is used once, at the end.
+    ///
+    /// # Errors
+    /// See [`Fit::run`].
+    pub fn run_attributes(&self, train: &Sprites, test: &Sprites, device: &Device) -> Result<Classifier> {
+        let attributes = Attribute::of(&train.attributes);
+        let labels = attributes.iter().map(|it| it.labels(&train.attributes)).collect::<Result<Vec<_>>>()?;
+        let [train, test_images] = [Dataset::from_sprites(train)?, Dataset::from_sprites(test)?];
+        let mut it = self.run_with(&train, &test_images, attributes, &labels, device)?;
+        let x = test_images.images(0..test_images.len(), &Device::Cpu)?;
+        for (name, accuracy) in it.attribute_accuracy(&x, &test.attributes)?.each {
+            let mut attributes = it.about.attributes.iter_mut();
+            if let Some(attribute) = attributes.find(|it| it.name == name) {
+                attribute.test_accuracy = accuracy.accuracy;
+            }
+        }
+        Ok(it)
+    }
+
+    /// `labels` are those of each attribute.
+    fn run_with(
+        &self,
+        train: &Dataset,
+        test: &Dataset,
+        attributes: Vec<Attribute>,
+        labels: &[Vec<u32>],
+        device: &Device,
+    ) -> Result<Classifier> {
         ensure!(
             train.shape() == test.shape() && train.class_names() == test.class_names(),
             "classifier: {train} and {test} differ in shape or classes"
@@ -58,7 +90,8 @@ impl Fit {
         }
         let mut rng = Rng::new(self.seed);
         let (shape, classes) = (train.shape(), train.class_names());
-        let mut it = Classifier::new(train.name(), shape, classes, self.base, &mut rng, device)?;
+        let mut it =
+            Classifier::with_attributes(train.name(), shape, classes, self.base, attributes, &mut rng, device)?;
         let config = AdamWConfig { lr: self.lr, weight_decay: self.weight_decay, ..Default::default() };
         let mut adam = AdamW::new(&it.params.by_name(), config)?;
         // A batch norm learns nothing from the few images that may remain.
@@ -69,7 +102,7 @@ impl Fit {
             for indices in rng.permutation(train.len()).chunks_exact(self.batch) {
                 let share = Decay::Cosine { floor: 0.0 }.share(it.about.steps, steps, steps / 10);
                 adam.set_lr(self.lr * share)?;
-                let loss = self.step(&it, &mut adam, train, indices, &mut rng, device)?;
+                let loss = self.step(&it, &mut adam, (train, labels), indices, &mut rng, device)?;
                 ensure!(
                     loss.is_finite(),
                     "classifier: the loss is {loss} at step {}; use a learning rate below {}",
@@ -92,16 +125,22 @@ impl Fit {
         &self,
         it: &Classifier,
         adam: &mut AdamW,
-        train: &Dataset,
+        (train, of_attributes): (&Dataset, &[Vec<u32>]),
         indices: &[usize],
         rng: &mut Rng,
         device: &Device,
     ) -> Result<f32> {
         let images = train.batch(indices.iter().copied(), rng, &Device::Cpu)?;
         let x = shifted(&images, self.shift, rng)?.to_device(device)?;
+        let logits = it.logits(&x)?;
         let labels: Vec<u32> = indices.iter().map(|i| train.labels()[*i]).collect();
+        let classes = it.about.classes.len();
         let labels = Tensor::from_vec(labels, indices.len(), device)?;
-        let loss = cross_entropy(&it.logits(&x)?, &labels)?;
+        let mut loss = cross_entropy(&logits.narrow(1, 0, classes)?, &labels)?;
+        for ((attribute, range), all) in it.about.attributes.iter().zip(it.about.ranges(classes)).zip(of_attributes) {
+            let labels: Vec<u32> = indices.iter().map(|i| all[*i]).collect();
+            loss = (loss + attribute.loss(&logits.narrow(1, range.0, range.1)?, labels)?)?;
+        }
         adam.step(&backward(&loss)?)?;
         Ok(loss.to_scalar()?)
     }
@@ -171,7 +210,7 @@ mod tests {
     #[test]
     fn errors_name_the_value_out_of_range() -> Result<()> {
         let (train, other) =
-            (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, crate::data::Resize::Nearest)?);
+            (Dataset::sprites(20, 1)?, Dataset::sprites(20, 1)?.resize(8, diffusion_data::Resize::Nearest)?);
         let fail = |fit: Fit, test| fit.run(&train, test, &Device::Cpu).unwrap_err().to_string();
         for (message, wants) in [
             (fail(Fit { epochs: 0, ..Default::default() }, &train), "epochs = 0"),

@@ -3,9 +3,9 @@
 use super::bootstrap::{interval, redraw, repeat};
 use super::features::Features;
 use super::{Estimate, Reference};
-use crate::rng::Rng;
 use anyhow::{Result, bail, ensure};
 use candle_core::Tensor;
+use diffusion_ops::rng::Rng;
 
 const NAME: &str = "inception score";
 

@@ -58,8 +58,8 @@ pub fn clip_grad_norm(params: &BTreeMap<String, Var>, grads: &GradStore, max_nor
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::rng::Rng;
     use candle_core::{Device, Tensor};
+    use diffusion_ops::rng::Rng;
 
     /// Parameters whose gradients are the given tensors.
     fn with_grads(grads: Vec<Tensor>) -> Result<(BTreeMap<String, Var>, GradStore)> {

@@ -45,7 +45,11 @@ impl Decay {
         }
     }
 
-    pub(super) fn check(self) -> Result<()> {
+    /// Checks that the fraction is in its range.
+    ///
+    /// # Errors
+    /// `floor` is not in [0, 1]: the message names its value.
+    pub fn check(self) -> Result<()> {
         match self {
             Self::Cosine { floor } if !(0.0..=1.0).contains(&floor) => {
                 bail!("training: the cosine's floor = {floor} must be in [0, 1]")

@@ -7,6 +7,7 @@
 //! | [`precision_recall`] | two sets of features | fraction that looks real; fraction of real images covered | k nearest neighbours |
 //! | [`inception_score`] | class probabilities | confidence for each image, variety of classes | entropy |
 //! | [`class_accuracy`] | class probabilities and labels | whether samples show their class | the most probable class |
+//! | [`Classifier::attribute_accuracy`] | samples and attributes | whether samples show what a caption mentions | the most probable value of each attribute |
 //! | [`nearest`] | samples and training images | whether a sample is a copy | Euclidean distance |
 //! | [`psnr`], [`ssim`] | two images, pixel by pixel | their similarity | the squared error; means and variances in a window |
 //!
@@ -47,7 +48,7 @@ mod psnr;
 mod ssim;
 
 pub use accuracy::{ClassAccuracy, class_accuracy};
-pub use classifier::{About, Classifier, Fit};
+pub use classifier::{About, Attribute, AttributeAccuracy, Classifier, Fit};
 pub use estimate::{Estimate, Reference};
 pub use evaluation::{Copies, Evaluation};
 pub use extractor::{Extracted, FeatureExtractor};

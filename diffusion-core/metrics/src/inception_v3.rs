@@ -1,10 +1,10 @@
 //! The Inception v3 network, whose features define the FID.
 
 use super::{Extracted, FeatureExtractor};
-use crate::nn::Checkpoint;
-use crate::ops::{Geometry, conv2d, relu};
 use anyhow::{Context, Result, bail, ensure};
 use candle_core::{D, DType, Device, Tensor};
+use diffusion_nn::Checkpoint;
+use diffusion_ops::ops::{Geometry, conv2d, relu};
 use std::collections::HashMap;
 use std::path::Path;
 
@@ -71,7 +71,7 @@ impl InceptionV3 {
         };
         Self::new(&file.tensors, device)
             .with_context(|| format!("{} does not hold the Inception network of the FID", path.display()))
-            .map_err(crate::whole)
+            .map_err(diffusion_ops::error::whole)
     }
 
     fn new(tensors: &HashMap<String, Tensor>, device: &Device) -> Result<Self> {

@@ -86,12 +86,13 @@ notebooks: setup .venv/tests.stamp
 TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
 # The students after their teachers.
 FAST = $(filter %-fast,$(TRAINED))
-CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist
+CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist classifier-cifar10
+CLASSIFIER_sprites = --images 50000
+CLASSIFIER_cifar10 = --side 64 --epochs 16
 weights: $(addprefix weights-,$(or $(NAMES),$(CLASSIFIERS) $(filter-out $(FAST),$(TRAINED)) $(FAST)))
 
 weights-classifier-%: $(TOOLKIT)
-	$(DIFFUSION) classifier --task $* --images 50000 --license mit \
-		--out weights/classifier-$*.safetensors
+	$(DIFFUSION) classifier --task $* $(CLASSIFIER_$*) --license mit --out weights/classifier-$*.safetensors
 
 weights-%: weights/%.toml $(TOOLKIT)
 	$(DIFFUSION) train --config $< --out runs/weights/$*

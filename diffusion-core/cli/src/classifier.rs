@@ -145,7 +145,7 @@ fn card(options: &Options, fit: &Fit, classifier: &Classifier, (flips, seconds):
     let (path, place) = card::in_a_notebook(&options.out);
     // Link to the sources only from the project's own folder of weights.
     let metrics = match path.starts_with("../weights/") {
-        true => "[`metrics`](../diffusion-core/src/metrics/mod.rs)",
+        true => "[`metrics`](../diffusion-core/metrics/src/lib.rs)",
         false => "`metrics`",
     };
     Ok(format!(
@@ -177,7 +177,7 @@ let result = classifier.extract(&images)?; // features and class probabilities
         megabytes = fs::metadata(&options.out)?.len() as f64 / 1e6,
         features = about.features(),
         base = about.base,
-        convolutions = about.convolutions(),
+        convolutions = if about.convolutions() == 5 { "five" } else { "seven" },
         flips = if flips { ", mirrored at random" } else { "" },
         parameters = classifier.parameters().count(),
         data = about.data,

@@ -9,7 +9,7 @@ use diffusion_core::model::Model;
 use diffusion_core::nn::Checkpoint;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
-use diffusion_core::train::{Existing, State, Training, TrainingConfig};
+use diffusion_core::train::{Existing, Optimiser, State, Training, TrainingConfig};
 use diffusion_core::unet::SimpleUNet;
 use std::collections::BTreeMap;
 use std::fs;
@@ -58,6 +58,24 @@ fn resumed_is_uninterrupted_to_the_bit() -> Result<()> {
     assert_eq!(training.history().len(), 14);
     assert!(training.next().is_none());
     assert_eq!(training.state(), State::Done);
+    Ok(())
+}
+
+#[test]
+fn a_run_with_muon_is_resumed_to_the_bit() -> Result<()> {
+    let temp = tempfile::tempdir()?;
+    let (whole, broken) = (temp.path().join("whole"), temp.path().join("broken"));
+    let config = || TrainingConfig { optimiser: Optimiser::Muon, ..config() };
+    steps(&mut begin(config(), &whole)?, 100)?;
+    steps(&mut begin(config(), &broken)?, 8)?;
+    assert!(fs::read_to_string(broken.join("config.toml"))?.contains("optimiser = \"muon\""));
+    let mut training = begin(config(), &broken)?;
+    assert_eq!(training.history().len(), 6);
+    steps(&mut training, 100)?;
+    same_end(&whole, &broken)?;
+    // Not with another optimiser.
+    let said = begin(crate::training::config(), &broken).unwrap_err().to_string();
+    assert!(said.contains("training.optimiser = \"muon\", and this one none"), "{said}");
     Ok(())
 }
 

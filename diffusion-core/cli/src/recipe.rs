@@ -8,7 +8,7 @@ use diffusion_core::latent::VaeConfig;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::TimeSampling;
 use diffusion_core::schedule::{Betas, Schedule};
-use diffusion_core::train::{ConditionOn, Decay, TrainingConfig, VaeLossConfig, Weighting};
+use diffusion_core::train::{ConditionOn, Decay, Optimiser, TrainingConfig, VaeLossConfig, Weighting};
 use diffusion_core::unet::{Architecture, AttentionUNet};
 
 /// The smallest number of optimiser steps.
@@ -73,8 +73,14 @@ pub fn set_consistency(training: &mut TrainingConfig) {
 pub fn words(run: &RunConfig) -> String {
     let it = &run.training;
     let flips = if run.data.augment.is_empty() { "" } else { ", random horizontal flips" };
-    let loop_of =
-        format!("lr {:e}, EMA {}; batches of {}, {}{flips}", it.lr, it.ema, it.batch, counted(it.epochs, "epoch"));
+    let optimiser = if it.optimiser == Optimiser::Muon { "Muon, " } else { "" };
+    let loop_of = format!(
+        "{optimiser}lr {:e}, EMA {}; batches of {}, {}{flips}",
+        it.lr,
+        it.ema,
+        it.batch,
+        counted(it.epochs, "epoch")
+    );
     if let ObjectiveConfig::Vae(VaeLossConfig { network, kl_weight }) = run.objective {
         let VaeConfig { base, latent, factor, .. } = network;
         return format!(

@@ -20,8 +20,8 @@ use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
 use diffusion_core::schedule::{Betas, Schedule};
 use diffusion_core::train::{
-    ConditionOn, Consistency, ConsistencyConfig, Diffusion, Existing, ModelObjective, Objective, State, Training,
-    VaeLoss, VaeLossConfig, Weighting, check_source,
+    ConditionOn, Consistency, ConsistencyConfig, Diffusion, Existing, ModelObjective, Objective, Optimiser, State,
+    Training, VaeLoss, VaeLossConfig, Weighting, check_source,
 };
 use diffusion_core::unet::Architecture;
 use std::ffi::OsStr;
@@ -188,6 +188,9 @@ impl Options {
         self.set_process(run)?;
         if let Some(name) = &self.prediction {
             run.training.prediction = parse_choice::<Prediction>(name).context("--prediction")?;
+        }
+        if let Some(name) = &self.optimiser {
+            run.training.optimiser = parse_choice::<Optimiser>(name).context("--optimiser")?;
         }
         let training = &mut run.training;
         set(&mut training.epochs, self.epochs);

@@ -1,4 +1,4 @@
-//! Optimisation of parameters: [`AdamW`], gradient clipping with [`clip_grad_norm`], the moving average [`Ema`] and the
+//! Optimisation of parameters: [`AdamW`], [`Muon`], gradient clipping with [`clip_grad_norm`], the moving average [`Ema`] and the
 //! learning-rate schedule [`Decay`].
 //!
 //! They work on the parameters of a network by name, `BTreeMap<String, Var>`, and on candle's
@@ -8,10 +8,12 @@
 mod adam;
 mod clip;
 mod ema;
+mod muon;
 mod rate;
 mod state;
 
 pub use adam::{AdamW, AdamWConfig};
 pub use clip::{Clip, clip_grad_norm};
 pub use ema::{Ema, EmaConfig, Warmup};
+pub use muon::Muon;
 pub use rate::Decay;

@@ -52,6 +52,9 @@ pub struct TrainingConfig {
     /// Progressive training on a discrete process: the number of stages in which the number of time steps doubles up to
     /// T, over the first half of the training; 1 trains on all time steps from the start.
     pub stages: usize,
+    /// The optimiser. Default AdamW.
+    #[serde(skip_serializing_if = "Optimiser::is_adamw")]
+    pub optimiser: Optimiser,
     /// The learning rate, after the warm-up.
     pub lr: f64,
     /// Warm-up: optimiser steps over which the learning rate rises from 0.
@@ -92,6 +95,24 @@ pub struct TrainingConfig {
     pub sample_steps: usize,
     /// The largest fraction of the time to spend on grids of samples; grids beyond it are skipped. 1 skips none.
     pub sample_share: f64,
+}
+
+/// The optimiser of a training run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Optimiser {
+    /// [`AdamW`](super::AdamW) for all parameters.
+    #[default]
+    #[serde(rename = "adamw")]
+    AdamW,
+    /// [`Muon`](super::Muon) for matrices, AdamW for the rest.
+    Muon,
+}
+
+impl Optimiser {
+    fn is_adamw(&self) -> bool {
+        *self == Self::AdamW
+    }
 }
 
 /// The kind of condition of a network.
@@ -141,6 +162,7 @@ impl Default for TrainingConfig {
             weighting: Weighting::Uniform,
             times: TimeSampling::Uniform,
             stages: 1,
+            optimiser: Optimiser::AdamW,
             lr: 2e-4,
             warmup: 0,
             decay: Decay::Constant,

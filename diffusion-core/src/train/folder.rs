@@ -401,7 +401,12 @@ fn differ(name: &str, there: &toml::Value, here: &toml::Value, changed: &mut Vec
                 None => bail!("its run has no {name}, and this one has {value}; remove {name}, {WHAT_TO_DO}"),
             }
         }
-        return Ok(());
+        // Values that are not written are defaults.
+        let gone = a.iter().find(|(key, _)| !b.contains_key(*key) && !MAY_DIFFER.contains(&key.as_str()));
+        return match gone {
+            Some((key, value)) => bail!("its run has {name}.{key} = {value}, and this one none; set it, {WHAT_TO_DO}"),
+            None => Ok(()),
+        };
     }
     if there != here {
         bail!("its run has {name} = {there}, and this one {here}; use {there}, {WHAT_TO_DO}")

@@ -50,9 +50,9 @@ mod upgrade;
 mod vae;
 mod validation;
 
-pub use crate::nn::optim::{AdamW, AdamWConfig, Clip, Decay, Ema, EmaConfig, Warmup, clip_grad_norm};
+pub use crate::nn::optim::{AdamW, AdamWConfig, Clip, Decay, Ema, EmaConfig, Muon, Warmup, clip_grad_norm};
 pub(crate) use checkpoint::METADATA as CHECKPOINT;
-pub use config::{ConditionOn, TrainingConfig};
+pub use config::{ConditionOn, Optimiser, TrainingConfig};
 pub use consistency::{Consistency, ConsistencyConfig};
 pub use diffusion::{Diffusion, columns_of};
 pub use folder::{Existing, Resumed, check_source};

@@ -1,8 +1,8 @@
-//! An optimiser step: gradient clipping, AdamW and EMA.
+//! An optimiser step: gradient clipping, AdamW or Muon, and EMA.
 
 #[cfg(feature = "cuda")]
 use super::on_device::OnDevice;
-use super::{AdamW, Ema, TrainingConfig, clip_grad_norm};
+use super::{AdamW, Ema, Muon, Optimiser as Kind, TrainingConfig, clip_grad_norm};
 use crate::nn::Parameters;
 use anyhow::Result;
 use candle_core::backprop::GradStore;
@@ -14,6 +14,8 @@ use std::collections::{BTreeMap, HashMap};
 pub(super) struct Optimiser {
     pub(super) parameters: BTreeMap<String, Var>,
     pub(super) adam: AdamW,
+    /// For the matrices; AdamW has the rest.
+    muon: Option<Muon>,
     pub(super) ema: Option<Ema>,
 }
 
@@ -23,7 +25,12 @@ impl Optimiser {
         let all = parameters.all().map(|(name, var)| (name.to_owned(), var.clone())).collect::<BTreeMap<_, _>>();
         let ema = (config.ema > 0.0).then(|| Ema::new(&all, config.ema())).transpose()?;
         let parameters = parameters.by_name();
-        Ok(Self { adam: AdamW::new(&parameters, config.adam())?, parameters, ema })
+        let (matrices, rest) = match config.optimiser {
+            Kind::AdamW => (BTreeMap::new(), parameters.clone()),
+            Kind::Muon => parameters.clone().into_iter().partition(|(_, var)| Muon::takes(var)),
+        };
+        let muon = (!matrices.is_empty()).then(|| Muon::new(&matrices, config.weight_decay)).transpose()?;
+        Ok(Self { adam: AdamW::new(&rest, config.adam())?, muon, parameters, ema })
     }
 
     /// Takes a step along `grads`, the summed gradients of 1/`share` batches, and returns the norm of their mean, which
@@ -33,6 +40,10 @@ impl Optimiser {
         if clip.norm.is_finite() {
             self.adam.set_lr(lr)?;
             self.adam.step_scaled(grads, clip.scale * share)?;
+            if let Some(muon) = &mut self.muon {
+                muon.set_lr(lr)?;
+                muon.step_scaled(grads, clip.scale * share)?;
+            }
             if let Some(ema) = &mut self.ema {
                 ema.update()?;
             }
@@ -75,12 +86,16 @@ impl Optimiser {
         device: &candle_core::Device,
     ) -> Result<Option<OnDevice>> {
         let new = || OnDevice::new(data, &self.adam, self.ema.as_ref(), device);
-        Ok(device.is_cuda().then(new).transpose()?)
+        // Muon is composed of operations that the CPU asks for one by one.
+        Ok((device.is_cuda() && self.muon.is_none()).then(new).transpose()?)
     }
 
     /// The state of the optimiser and the EMA, by the names in a checkpoint.
     pub(super) fn state(&self) -> Result<Vec<(&'static str, HashMap<String, Tensor>)>> {
         let mut parts = vec![("adam", self.adam.state()?)];
+        if let Some(muon) = &self.muon {
+            parts.push(("muon", muon.state()?));
+        }
         if let Some(ema) = &self.ema {
             parts.push(("ema", ema.state()?));
         }
@@ -91,6 +106,9 @@ impl Optimiser {
     pub(super) fn load_state(&mut self, part: impl Fn(&str) -> HashMap<String, Tensor>) -> Result<()> {
         // The optimiser first: it checks everything before it changes anything.
         self.adam.load_state(&part("adam"))?;
+        if let Some(muon) = &mut self.muon {
+            muon.load_state(&part("muon"))?;
+        }
         if let Some(ema) = &mut self.ema {
             ema.load_state(&part("ema"))?;
         }

@@ -36,6 +36,9 @@ pub struct Options {
     /// The learning rate [default: 1e-3, falling to 0; ddpm: 2e-4]
     #[arg(long)]
     pub(super) lr: Option<f64>,
+    /// The optimiser: adamw, or muon, which needs fewer steps with many parameters [default: adamw]
+    #[arg(long)]
+    pub(super) optimiser: Option<String>,
     /// The precision: f32; on an NVIDIA GPU also tf32 or bf16
     #[arg(long)]
     pub(super) precision: Option<Precision>,
@@ -88,7 +91,7 @@ pub struct Options {
     pub(super) out: Option<PathBuf>,
     /// Resumes the run in this folder. Its data, network, noise process and batch are fixed; --lr, --epochs, --sample-every,
     /// --samples and --validate-every may change
-    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "fit", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "objective", "from", "guidance", "autoencoder", "kl_weight"])]
+    #[arg(long, conflicts_with_all = ["config", "model", "task", "images", "side", "fit", "seed", "condition", "betas", "timesteps", "process", "prediction", "batch", "precision", "optimiser", "objective", "from", "guidance", "autoencoder", "kl_weight"])]
     pub(super) resume: Option<PathBuf>,
     /// Resumes although the data has changed
     #[arg(long, conflicts_with = "start_over")]

@@ -35,6 +35,8 @@ fn an_autoencoder_and_a_model_of_its_latents_are_trained_sampled_measured_and_ex
     assert!(fs::read(folder.join("x.npy"))?.len() > 4 * 3 * 16 * 16 * 4);
     let said = run(&format!("evaluate {model} --n 20 --classifier {classifier} --images 300"))?;
     assert!(said.contains("20 samples, all classes in turn"), "{said}");
+    run(&format!("compare {model} --n 2 --ddpm-steps 2 --out compare.png"))?;
+    assert!(folder.join("compare.png").is_file());
     run("export --run latent --samples 4 --out both.safetensors")?;
     let card = fs::read_to_string(folder.join("both.md"))?;
     assert!(card.contains("for latents of 4×8×8") && card.contains("autoencoder = \"ae.safetensors\""), "{card}");
@@ -54,6 +56,7 @@ fn an_autoencoder_and_a_model_of_its_latents_are_trained_sampled_measured_and_ex
         ("train --config v.toml --side 9".to_owned(), "side = 9"),
         (format!("{train} --side 12"), "side = 12: the latents"),
         ("sample --checkpoint ae.safetensors".to_owned(), "it is an autoencoder"),
+        (format!("{evaluate} --bits 10"), "--bits, --attributes: they measure models"),
         (format!("{evaluate} --n 9999"), "--n 9999: an autoencoder reconstructs held-out images"),
         ("export --run vae --out e.safetensors --epochs 1".to_owned(), "only the final autoencoder"),
         ("inpaint --checkpoint both.safetensors --image i.png --mask half".to_owned(), "use a model of pixels"),

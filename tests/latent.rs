@@ -3,7 +3,7 @@
 use crate::training::config;
 use anyhow::{Context, Result};
 use diffusion_core::candle::{Device, Tensor};
-use diffusion_core::data::{Augmentation, Dataset};
+use diffusion_core::data::{Augmentation, Dataset, sprites::Combinations};
 use diffusion_core::latent::{Autoencoder, Vae, VaeConfig, encoded};
 use diffusion_core::metrics::psnr;
 use diffusion_core::model::Model;
@@ -50,6 +50,18 @@ fn latents_are_those_of_the_images_then_of_the_flipped_images() -> Result<()> {
     let z = encoded(&data.with_augmentation([Augmentation::HorizontalFlip]), &vae, &Device::Cpu)?;
     assert_eq!((z.len(), z.labels()[..130] == z.labels()[130..]), (260, true));
     assert!(off(&z.images([259], &Device::Cpu)?, &vae.encode(&x.flip(&[3])?)?)? < 1e-5);
+    // Captions and attributes, too.
+    let named = Dataset::captioned_sprites(4, 1, Combinations::All)?;
+    let named = named.with_attributes(vec![1.0, -1.0, 0.0, 1.0], &["bright"])?;
+    let named = named.with_augmentation([Augmentation::HorizontalFlip]);
+    let z = encoded(&named, &vae, &Device::Cpu)?;
+    let captions = named.captions().context("captions")?;
+    assert_eq!(z.captions().context("captions")?, [captions, captions].concat());
+    assert_eq!(z.attribute_names(), ["bright"]);
+    assert_eq!(z.context([5], &Device::Cpu)?.to_vec2::<f32>()?, [[-1.0]]);
+    assert!(z.augmentation().is_empty());
+    let wrong = named.with_values(vec![0.0; 7], [1, 1, 2]).unwrap_err().to_string();
+    assert!(wrong.contains("7 pixel values do not fit"), "{wrong}");
     Ok(())
 }
 

@@ -45,7 +45,7 @@ pub trait Autoencoder {
     fn latent_shape(&self, image: [usize; 3]) -> candle_core::Result<[usize; 3]>;
 }
 
-/// A data set of the latents of all images, with their labels.
+/// A data set of the latents of all images, with their labels, captions and attributes.
 ///
 /// If the images are to be flipped in training, those of the flipped images follow them, so an epoch has twice as many:
 /// a flipped latent is not the latent of a flipped image.
@@ -55,7 +55,7 @@ pub trait Autoencoder {
 pub fn encoded(data: &Dataset, autoencoder: &impl Autoencoder, device: &Device) -> Result<Dataset> {
     let shape = autoencoder.latent_shape(data.shape())?;
     let flips = data.augmentation().contains(&Augmentation::HorizontalFlip);
-    let (mut values, mut labels) = (Vec::new(), Vec::new());
+    let mut values = Vec::new();
     for flipped in [false, true].into_iter().take(1 + usize::from(flips)) {
         for start in (0..data.len()).step_by(AT_ONCE) {
             let mut x = data.images(start..data.len().min(start + AT_ONCE), device)?;
@@ -64,8 +64,6 @@ pub fn encoded(data: &Dataset, autoencoder: &impl Autoencoder, device: &Device) 
             }
             values.extend(autoencoder.encode(&x)?.flatten_all()?.to_vec1::<f32>()?);
         }
-        labels.extend_from_slice(data.labels());
     }
-    let classes: Vec<&str> = data.class_names().iter().map(String::as_str).collect();
-    Dataset::from_f32(data.name(), values, shape, labels, &classes).context("the latents")
+    data.with_values(values, shape).context("the latents")
 }

@@ -5,7 +5,7 @@ unet2d/, a pipeline as `save_pretrained` leaves it.
     pip install torch diffusers safetensors && python tests/golden/unet2d.py
 
 The networks are drawn at random. Their weights are those of `numbers`, which Rust computes too; the configuration of each is in
-the file's metadata, as JSON. For two images each: `N.x`, `N.t`, `N.labels` if it is told classes, and `N.output`. The pipeline
+the file's metadata, as JSON. For two images each: `N.x`, `N.t`, `N.labels` if it is conditioned on classes, and `N.output`. The pipeline
 has weights of its own: `pipeline.x`, `pipeline.t`, `pipeline.output`, and `pipeline.images` after five steps of DDIM from x.
 
     python tests/golden/unet2d.py FOLDER

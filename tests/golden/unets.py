@@ -4,7 +4,7 @@
     pip install torch safetensors && python tests/golden/unets.py
 
 Every network is small, and its weights are those of `numbers`, which Rust computes too. For two noisy images: `x`, `t`,
-`context`, `labels` or `tokens` if it is told any, `target`, `output`, the mean squared error `loss`, and for each parameter `grads.NAME`:
+`context`, `labels` or `tokens` if it is conditioned on them, `target`, `output`, the mean squared error `loss`, and for each parameter `grads.NAME`:
 so many numbers of the gradient as SAMPLES, evenly spread, and then the sum of all, each times its weight in `numbers`. After a
 step of plain gradient descent: `after.NAME`, the buffers of batch norms, and `predicted`, the output in evaluation mode.
 

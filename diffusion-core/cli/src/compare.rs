@@ -58,7 +58,7 @@ pub fn run(options: &Options) -> Result<()> {
         images.flatten_all()?.get(0)?.to_scalar::<f32>()?;
         let seconds = began.elapsed().as_secs_f64();
         println!("{name}: {steps}, {seconds:.2} s");
-        rows.push(images);
+        rows.push(request.model.decode(&images)?);
         titles.push(format!("{name}, {steps}, {seconds:.2} s"));
         times.push(seconds);
     }

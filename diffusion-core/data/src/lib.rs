@@ -342,6 +342,24 @@ impl Dataset {
         })
     }
 
+    /// The same data set with f32 values of another shape (C, H, W) in place of the pixels, such as latents, and without
+    /// augmentation. With k times as many values, the labels, captions and attributes are repeated k times.
+    ///
+    /// # Errors
+    /// See [`Dataset::from_f32`].
+    pub fn with_values(&self, values: Vec<f32>, shape: [usize; 3]) -> Result<Self> {
+        let of_all = self.len() * shape.iter().product::<usize>();
+        let repeats = values.len().checked_div(of_all).unwrap_or(0);
+        let indices: Vec<usize> = (0..repeats * self.len()).map(|i| i % self.len()).collect();
+        let classes: Vec<&str> = self.class_names.iter().map(String::as_str).collect();
+        let labels = gather(&self.labels, &indices, 1);
+        Ok(Self {
+            captions: self.captions.as_deref().map(|captions| gather(captions, &indices, 1).into()),
+            attributes: self.attributes.as_ref().map(|attributes| attributes.select(&indices)),
+            ..Self::from_f32(&self.name, values, shape, labels, &classes)?
+        })
+    }
+
     /// Splits the images at random into `(train, test)`, where the fraction `test` is held out.
     ///
     /// # Errors

@@ -32,6 +32,10 @@ impl fmt::Display for Reconstruction {
 pub fn run(options: &Options, vae: &Vae, real: &Dataset) -> Result<(Samples, Reconstruction)> {
     let n = options.n.unwrap_or(real.len());
     ensure!(
+        options.bits.is_none() && options.attributes.is_none(),
+        "--bits, --attributes: they measure models, and --checkpoint names an autoencoder; leave both out"
+    );
+    ensure!(
         options.model.leaves_open() && (1..=real.len()).contains(&n),
         "--n {n}: an autoencoder reconstructs held-out images, of which there are {}; leave conditions out",
         real.len()

@@ -52,6 +52,7 @@ fn an_autoencoder_and_a_model_of_its_latents_are_trained_sampled_measured_and_ex
         ("train --config c.toml --autoencoder c.toml".to_owned(), "cannot use"),
         (format!("train --config c.toml --autoencoder {}", weights("mnist")), "no description of one"),
         ("train --config c.toml --kl-weight 1".to_owned(), "--kl-weight belongs to --objective vae"),
+        ("train --config v.toml --process flow".to_owned(), "--process: it is for diffusion models"),
         ("train --config v.toml --kl-weight -1".to_owned(), "kl_weight = -1"),
         ("train --config v.toml --side 9".to_owned(), "side = 9"),
         (format!("{train} --side 12"), "side = 12: the latents"),

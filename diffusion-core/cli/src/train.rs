@@ -134,7 +134,14 @@ impl Options {
             _ => {}
         }
         match &mut run.objective {
-            ObjectiveConfig::Vae(settings) => set(&mut settings.kl_weight, self.kl_weight),
+            ObjectiveConfig::Vae(settings) => {
+                set(&mut settings.kl_weight, self.kl_weight);
+                if let Some(flag) = self.of_network() {
+                    bail!(
+                        "{flag}: it is for diffusion models, and --objective vae trains an autoencoder; leave {flag} out"
+                    );
+                }
+            }
             _ => ensure!(
                 self.kl_weight.is_none(),
                 "--kl-weight belongs to --objective vae; name it, or leave --kl-weight out"
@@ -154,15 +161,7 @@ impl Options {
             !settings.teacher.as_os_str().is_empty(),
             "--objective consistency: name the trained model to start from with --from, such as weights/mnist.safetensors"
         );
-        let given = [
-            ("--model", self.model.is_some()),
-            ("--process", self.process.is_some()),
-            ("--prediction", self.prediction.is_some()),
-            ("--timesteps", self.timesteps.is_some()),
-            ("--betas", self.betas.is_some()),
-            ("--condition", self.condition.is_some()),
-        ];
-        if let Some((flag, _)) = given.iter().find(|(_, given)| *given) {
+        if let Some(flag) = self.of_network() {
             bail!("{flag}: the model of --from determines it; leave {flag} out");
         }
         let teacher = Model::load(&settings.teacher, &Device::Cpu).context("--from")?;
@@ -176,6 +175,19 @@ impl Options {
             run.data.task.clone_from(task);
         }
         Ok(Some(teacher))
+    }
+
+    /// A flag of the network, the noise process or the condition that was given.
+    fn of_network(&self) -> Option<&'static str> {
+        let given = [
+            ("--model", self.model.is_some()),
+            ("--process", self.process.is_some()),
+            ("--prediction", self.prediction.is_some()),
+            ("--timesteps", self.timesteps.is_some()),
+            ("--betas", self.betas.is_some()),
+            ("--condition", self.condition.is_some()),
+        ];
+        given.iter().find(|(_, given)| *given).map(|(flag, _)| *flag)
     }
 
     /// Applies the flags of the network and the training.

@@ -9,7 +9,7 @@ use diffusion_core::nn::{Conv2d, Linear, Parameters};
 use diffusion_core::ops::{Geometry, silu};
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::Sampler;
-use diffusion_core::train::{Noise, Objective, State, Step, Training, TrainingBatch, TrainingConfig};
+use diffusion_core::train::{Gan, GanConfig, Noise, Objective, State, Step, Training, TrainingBatch, TrainingConfig};
 use diffusion_core::unet::{Architecture, Condition, Conditioning, Denoiser, TimeEmbedding};
 use std::fs;
 
@@ -127,5 +127,35 @@ fn a_network_of_ones_own_trains_resumes_loads_and_samples() -> Result<()> {
         Ok(samples.flatten_all()?.to_vec1()?)
     };
     assert_eq!(draw(&model)?, draw(&begin("whole")?.into_model()?)?);
+    Ok(())
+}
+
+/// Two optimisers: that of the loop and that of the objective, whose state is in the checkpoints.
+#[test]
+fn a_gan_is_resumed_to_the_bit() -> Result<()> {
+    let (temp, data) = (tempfile::tempdir()?, Dataset::sprites(60, 1)?);
+    let settings = GanConfig { base: 8, noise: 6, ..Default::default() };
+    let begin = |folder: &str| {
+        let gan = Gan::new(settings, 1, &data, &Device::Cpu)?;
+        Training::with_objective(config(), gan, &data)?.in_folder(temp.path().join(folder))
+    };
+    let mut whole = begin("whole")?;
+    whole.run()?;
+    begin("broken")?.take(8).collect::<Result<Vec<_>>>()?;
+    let mut broken = begin("broken")?;
+    assert_eq!(broken.history().len(), 6);
+    broken.run()?;
+    let images = |training: Training<Gan>| {
+        let gan = training.into_objective()?;
+        let images = gan.generate(&Rng::new(1).randn((4, 6), &Device::Cpu)?)?;
+        Ok::<_, anyhow::Error>((images.flatten_all()?.to_vec1::<f32>()?, gan.state()?))
+    };
+    let ((a, of_a), (b, of_b)) = (images(whole)?, images(broken)?);
+    assert_eq!(a, b);
+    assert_eq!(a.len(), 4 * 3 * 16 * 16);
+    for (name, tensor) in &of_a {
+        let values = |x: &Tensor| x.flatten_all()?.to_dtype(DType::F32)?.to_vec1::<f32>();
+        assert_eq!(values(tensor)?, values(&of_b[name])?, "{name}");
+    }
     Ok(())
 }

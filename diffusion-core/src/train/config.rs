@@ -52,6 +52,11 @@ pub struct TrainingConfig {
     /// Progressive training on a discrete process: the number of stages in which the number of time steps doubles up to
     /// T, over the first half of the training; 1 trains on all time steps from the start.
     pub stages: usize,
+    /// Immiscible noise ([Li et al. 2025](https://arxiv.org/abs/2505.18521)): the number of noise tensors that are drawn for
+    /// each image, of which the nearest to it is used. 1, the default, makes noise and image independent.
+    /// [`Consistency`](super::Consistency) does not use it.
+    #[serde(skip_serializing_if = "is_one")]
+    pub noise_candidates: usize,
     /// The optimiser. Default AdamW.
     #[serde(skip_serializing_if = "Optimiser::is_adamw")]
     pub optimiser: Optimiser,
@@ -144,6 +149,10 @@ impl ConditionOn {
     }
 }
 
+fn is_one(n: &usize) -> bool {
+    *n == 1
+}
+
 /// The largest number of sampler steps for a continuous process.
 const MOST_STEPS: usize = 1_000_000;
 
@@ -162,6 +171,7 @@ impl Default for TrainingConfig {
             weighting: Weighting::Uniform,
             times: TimeSampling::Uniform,
             stages: 1,
+            noise_candidates: 1,
             optimiser: Optimiser::AdamW,
             lr: 2e-4,
             warmup: 0,
@@ -193,6 +203,7 @@ impl TrainingConfig {
             ("batch", self.batch),
             ("accumulate", self.accumulate),
             ("stages", self.stages),
+            ("noise_candidates", self.noise_candidates),
             ("keep", self.keep),
             ("samples", self.samples),
         ] {

@@ -32,6 +32,7 @@ pub struct Diffusion {
     weighting: Weighting,
     times: TimeSampling,
     stages: usize,
+    noise_candidates: usize,
     dropout: f64,
     sampler: Sampler,
     /// The times of all images of the step, and which conditions are dropped.
@@ -110,6 +111,7 @@ impl Diffusion {
             weighting: config.weighting,
             times: config.times,
             stages: config.stages,
+            noise_candidates: config.noise_candidates,
             dropout: config.condition_dropout,
             sampler,
             drawn: Default::default(),
@@ -259,7 +261,7 @@ impl Objective for Diffusion {
     fn loss(&mut self, batch: &TrainingBatch, noise: &mut Noise) -> Result<Tensor> {
         let network = &self.model.network;
         let (t, dropped) = (&self.drawn.0[batch.within()], &self.drawn.1[batch.within()]);
-        let eps = noise.randn_like(batch.images())?;
+        let eps = nearest_noise(batch.images(), self.noise_candidates, |like| noise.randn_like(like))?;
         self.loss_of(batch, (t, dropped), &eps, |x, times, condition| network.forward(x, times, condition))
     }
 
@@ -273,7 +275,7 @@ impl Objective for Diffusion {
             times => times,
         };
         let (t, dropped) = self.draw(batch.len(), times, rng)?;
-        let eps = rng.randn_like(batch.images())?;
+        let eps = nearest_noise(batch.images(), self.noise_candidates, |like| rng.randn_like(like))?;
         let network = &self.model.network;
         let loss = self.loss_of(batch, (&t, &dropped), &eps, |x, t, condition| network.predict(x, t, condition))?;
         Ok(Some(f64::from(loss.to_scalar::<f32>()?)))
@@ -353,6 +355,23 @@ impl Objective for Diffusion {
     }
 }
 
+/// Draws `candidates` noise tensors for each image, and returns the nearest.
+fn nearest_noise(
+    x0: &Tensor,
+    candidates: usize,
+    mut draw: impl FnMut(&Tensor) -> candle_core::Result<Tensor>,
+) -> Result<Tensor> {
+    let mut nearest = draw(x0)?;
+    let distance = |eps: &Tensor| (eps - x0)?.sqr()?.flatten_from(1)?.sum(1);
+    for _ in 1..candidates {
+        let eps = draw(x0)?;
+        let nearer = distance(&eps)?.lt(&distance(&nearest)?)?;
+        let nearer = nearer.reshape((x0.dim(0)?, 1, 1, 1))?.broadcast_as(x0.shape())?;
+        nearest = nearer.where_cond(&eps, &nearest)?;
+    }
+    Ok(nearest)
+}
+
 /// The number of columns, about ten, with which a grid of images whose classes alternate has one class per column.
 /// `None` for a single class or if there are too many classes for a row.
 ///
@@ -383,6 +402,24 @@ fn on_grid(t: usize, stride: usize, timesteps: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_nearest_noise_is_chosen_for_each_image() -> Result<()> {
+        let mut rng = Rng::new(1);
+        let x0 = rng.randn((5, 1, 2, 2), &Device::Cpu)?;
+        let mut drawn = Vec::new();
+        let chosen = nearest_noise(&x0, 4, |like| {
+            drawn.push(rng.randn_like(like)?);
+            Ok(drawn[drawn.len() - 1].clone())
+        })?;
+        let distance = |eps: &Tensor| (eps - &x0)?.sqr()?.flatten_from(1)?.sum(1)?.to_vec1::<f32>();
+        let all = drawn.iter().map(distance).collect::<candle_core::Result<Vec<_>>>()?;
+        let least: Vec<f32> =
+            (0..5).map(|i| all.iter().map(|distances| distances[i]).fold(f32::INFINITY, f32::min)).collect();
+        assert_eq!(all.len(), 4);
+        assert_eq!(distance(&chosen)?, least);
+        Ok(())
+    }
 
     #[test]
     fn progressive_training_doubles_the_time_steps_until_all_are_there() {

@@ -1,18 +1,19 @@
 //! Generative adversarial networks, for comparison with diffusion.
 
+pub(super) mod layers;
+
+use layers::{Encoder, Generator, Sizes};
+
 use super::{AdamW, AdamWConfig, Noise, Objective, TrainingBatch};
 use crate::data::Dataset;
-use crate::nn::{Builder, Conv2d, GroupNorm, Linear, Parameters};
-use crate::ops::{Activation, Geometry, backward};
+use crate::nn::Parameters;
+use crate::ops::backward;
 use crate::rng::Rng;
 use anyhow::{Context, Result, ensure};
 use candle_core::{DType, Device, Tensor};
-use candle_nn::ops::leaky_relu;
 use serde::{Deserialize, Serialize};
 use std::collections::HashMap;
 
-/// The slope of leaky ReLU for negative numbers, of DCGAN.
-const SLOPE: f64 = 0.2;
 /// The standard deviation of the noise by which the slope of the discriminator is measured.
 const NUDGE: f64 = 0.02;
 /// The prefixes of names in a checkpoint's state.
@@ -54,7 +55,7 @@ pub struct Gan {
     config: GanConfig,
     /// The parameters, the layers, and the same layers without gradients.
     generator: (Parameters, Generator, Generator),
-    discriminator: (Parameters, Discriminator, Discriminator),
+    discriminator: (Parameters, Encoder, Encoder),
     optimiser: AdamW,
 }
 
@@ -64,26 +65,18 @@ impl Gan {
     /// # Errors
     /// A value of `config` is out of range, or height or width of the images is not divisible by 4.
     pub fn new(config: GanConfig, seed: u64, data: &Dataset, device: &Device) -> Result<Self> {
-        let (GanConfig { noise, base, r1, discriminator_lr: lr }, shape) = (config, data.shape());
-        ensure!((1..=4096).contains(&noise), "gan: noise = {noise} must be in 1 … 4096");
-        ensure!(
-            (4..=1024).contains(&base) && base.is_multiple_of(4),
-            "gan: base = {base} must be in 4 … 1024 and divisible by 4"
-        );
+        let GanConfig { noise, base, r1, discriminator_lr: lr } = config;
+        let sizes = Sizes { vector: noise, base, image: data.shape() };
+        sizes.check("gan", "noise")?;
         ensure!(r1.is_finite() && r1 >= 0.0, "gan: r1 = {r1} must be at least 0");
-        let [channels, height, width] = shape;
-        ensure!(
-            height.is_multiple_of(4) && width.is_multiple_of(4),
-            "gan: images of {channels}×{height}×{width} do not suit it; height and width must be divisible by 4"
-        );
         let rng = &mut Rng::new(seed);
         let mut parameters = Parameters::new(DType::F32, device);
-        let layers = Generator::new(parameters.builder(rng), &config, shape)?;
-        let constant = Generator::new(parameters.constants(), &config, shape)?;
+        let layers = Generator::new(parameters.builder(rng), sizes)?;
+        let constant = Generator::new(parameters.constants(), sizes)?;
         let generator = (parameters, layers, constant);
         let mut parameters = Parameters::new(DType::F32, device);
-        let layers = Discriminator::new(parameters.builder(rng), &config, shape)?;
-        let constant = Discriminator::new(parameters.constants(), &config, shape)?;
+        let layers = Encoder::new(parameters.builder(rng), sizes, 1)?;
+        let constant = Encoder::new(parameters.constants(), sizes, 1)?;
         let adam = AdamWConfig { lr, beta1: 0.5, beta2: 0.99, weight_decay: 0.0, ..Default::default() };
         let optimiser = AdamW::new(&parameters.by_name(), adam)?;
         Ok(Self { config, generator, discriminator: (parameters, layers, constant), optimiser })
@@ -177,74 +170,6 @@ impl Objective for Gan {
 /// log(1 + eˣ), without overflow.
 fn softplus(x: &Tensor) -> candle_core::Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
-}
-
-/// From noise to a quarter of the resolution by a linear layer, and twice up; group norm and ReLU between the layers, tanh at
-/// the end.
-#[derive(Debug)]
-struct Generator {
-    shape: [usize; 3],
-    linear: Linear,
-    norms: [GroupNorm; 3],
-    convs: [Conv2d; 3],
-}
-
-impl Generator {
-    fn new(mut build: Builder, config: &GanConfig, shape: [usize; 3]) -> candle_core::Result<Self> {
-        let ([channels, height, width], base) = (shape, config.base);
-        let b = &mut build;
-        let norm = |b: &mut Builder, i: usize, width: usize| {
-            GroupNorm::new(b.at(format!("norm{i}")), 4, width, Activation::Silu)
-        };
-        let conv = |b: &mut Builder, i: usize, inputs: usize, outputs: usize| {
-            Conv2d::new(b.at(format!("conv{i}")), inputs, outputs, 3, Geometry::same(3))
-        };
-        Ok(Self {
-            shape,
-            linear: Linear::new(b.at("linear"), config.noise, 2 * base * (height / 4) * (width / 4))?,
-            norms: [norm(b, 1, 2 * base)?, norm(b, 2, 2 * base)?, norm(b, 3, base)?],
-            convs: [conv(b, 1, 2 * base, 2 * base)?, conv(b, 2, 2 * base, base)?, conv(b, 3, base, channels)?],
-        })
-    }
-
-    fn forward(&self, z: &Tensor) -> candle_core::Result<Tensor> {
-        let [_, height, width] = self.shape;
-        let mut x = self.linear.forward(z)?.reshape((z.dim(0)?, (), height / 4, width / 4))?;
-        x = self.convs[0].forward_upsampled(&self.norms[0].forward(&x)?)?;
-        x = self.convs[1].forward_upsampled(&self.norms[1].forward(&x)?)?;
-        self.convs[2].forward(&self.norms[2].forward(&x)?)?.tanh()
-    }
-}
-
-/// Two convolutions with stride 2, one without, and a linear layer, with leaky ReLU between them; no norm.
-#[derive(Debug)]
-struct Discriminator {
-    convs: [Conv2d; 3],
-    linear: Linear,
-}
-
-impl Discriminator {
-    fn new(mut build: Builder, config: &GanConfig, shape: [usize; 3]) -> candle_core::Result<Self> {
-        let ([channels, height, width], base, same) = (shape, config.base, Geometry::same(3));
-        let b = &mut build;
-        Ok(Self {
-            convs: [
-                Conv2d::new(b.at("conv1"), channels, base, 3, same.stride(2))?,
-                Conv2d::new(b.at("conv2"), base, 2 * base, 3, same.stride(2))?,
-                Conv2d::new(b.at("conv3"), 2 * base, 2 * base, 3, same)?,
-            ],
-            linear: Linear::new(b.at("linear"), 2 * base * (height / 4) * (width / 4), 1)?,
-        })
-    }
-
-    /// (B, C, H, W) → (B, 1).
-    fn forward(&self, x: &Tensor) -> candle_core::Result<Tensor> {
-        let mut x = x.clone();
-        for conv in &self.convs {
-            x = leaky_relu(&conv.forward(&x)?, SLOPE)?;
-        }
-        self.linear.forward(&x.flatten_from(1)?)
-    }
 }
 
 #[cfg(test)]

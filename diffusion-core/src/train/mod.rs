@@ -50,6 +50,7 @@ mod training;
 mod upgrade;
 mod vae;
 mod validation;
+mod vector_vae;
 
 pub use crate::nn::optim::{AdamW, AdamWConfig, Clip, Decay, Ema, EmaConfig, Muon, Warmup, clip_grad_norm};
 pub(crate) use checkpoint::METADATA as CHECKPOINT;
@@ -66,3 +67,4 @@ pub use step::{State, Step};
 pub use training::Training;
 pub(crate) use upgrade::upgrade;
 pub use vae::{VaeLoss, VaeLossConfig};
+pub use vector_vae::{VectorVae, VectorVaeConfig};

@@ -56,13 +56,12 @@ use std::path::Path;
 ///
 /// # Two optimisers in one step
 ///
-/// A GAN updates its discriminator and its generator in turn. [`Objective::parameters`] returns the generator's
-/// parameters; the objective owns the discriminator, with its own [`Parameters`] and [`AdamW`](super::AdamW).
-/// [`Objective::loss`] first generates images, *detaches* them, computes the discriminator's loss and takes its
-/// optimiser step. It then returns the generator's loss, and the loop updates the generator. [`Objective::state`] adds
-/// the discriminator's weights and its optimiser's moments to each checkpoint, and [`Objective::load_state`] restores
-/// them. A teacher whose weights follow the student's (consistency models) is updated in [`Objective::begin_step`] and
-/// saved in the same way.
+/// A GAN updates its discriminator and its generator in turn: [`Gan`](super::Gan). [`Objective::parameters`] returns the
+/// generator's parameters; the objective owns the discriminator, with its own [`Parameters`] and
+/// [`AdamW`](super::AdamW), and [`Objective::loss`] takes a step of that optimiser before it returns the generator's loss.
+/// [`Objective::state`] adds the discriminator's weights and its optimiser's moments to each checkpoint, and
+/// [`Objective::load_state`] restores them. A teacher whose weights follow the student's (consistency models) is updated
+/// in [`Objective::begin_step`] and saved in the same way.
 pub trait Objective {
     /// The trainable parameters and the buffers, by name. The optimiser updates those that have a gradient, the EMA
     /// covers all of them, and checkpoints contain them.

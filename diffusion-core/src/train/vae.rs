@@ -91,12 +91,17 @@ impl VaeLoss {
     /// The mean squared error and the KL divergence for given ε.
     fn parts(&self, x: &Tensor, eps: impl FnOnce(&Tensor) -> candle_core::Result<Tensor>) -> Result<(Tensor, Tensor)> {
         let (mean, log_variance) = self.vae.posterior(x)?;
-        let std = (&log_variance / 2.0)?.exp()?;
-        let z = (&mean + (std * eps(&mean)?)?)?;
-        let error = (self.vae.reconstruct(&z)? - x)?.sqr()?.mean_all()?;
-        let kl = ((mean.sqr()? + log_variance.exp()?)? - log_variance)?;
-        Ok((error, ((kl - 1.0)? / 2.0)?.mean_all()?))
+        let (z, kl) = draw(&mean, &log_variance, &eps(&mean)?)?;
+        Ok(((self.vae.reconstruct(&z)? - x)?.sqr()?.mean_all()?, kl.mean_all()?))
     }
+}
+
+/// z = μ + σε, and the KL divergence ½ (μ² + σ² − 1 − log σ²) of each number from N(0, 1).
+pub(super) fn draw(mean: &Tensor, log_variance: &Tensor, eps: &Tensor) -> candle_core::Result<(Tensor, Tensor)> {
+    let std = (log_variance / 2.0)?.exp()?;
+    let z = (mean + (&std * eps)?)?;
+    let kl = ((mean.sqr()? + std.sqr()?)? - log_variance)?;
+    Ok((z, ((kl - 1.0)? / 2.0)?))
 }
 
 impl Objective for VaeLoss {

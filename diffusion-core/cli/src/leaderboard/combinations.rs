@@ -13,8 +13,7 @@ use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
-/// Optimiser steps of a training run.
-const TRAIN_STEPS: usize = 600;
+const BUDGET: Budget = Budget { train_steps: 600, base: 16, images: 5000, samples: 500, seeds: 3 };
 
 /// The choices that are made before training.
 #[derive(Clone, PartialEq, Serialize, Deserialize)]
@@ -63,9 +62,9 @@ fn samplers(steps: usize) -> [(&'static str, Sampler); 3] {
 
 /// Measures every combination and returns its part of the file.
 pub(super) fn run(options: &Options) -> Result<String> {
-    let budget = Budget { train_steps: options.train_steps.unwrap_or(TRAIN_STEPS), ..options.budget };
+    let budget = options.budget.over(BUDGET);
     let device = crate::device(options.device)?;
-    let referee = Referee::new(options, "sprites", &device)?;
+    let referee = Referee::new(options, budget, "sprites", &device)?;
     let mut outcomes = known(&options.results, |it: &Outcome| it.budget == budget)?;
     let wanted = wanted(budget.seeds)?;
     for (i, (trained, config)) in wanted.iter().enumerate() {
@@ -169,9 +168,7 @@ fn table(budget: Budget, outcomes: &[Outcome], referee: &Referee) -> Result<Stri
     let (best, worst) = ends(lines.iter().map(|(_, line)| line.frechet.mean()));
     let (least, most) = ends(lines.iter().map(|(_, line)| line.accuracy.mean()));
     let mut text = format!(
-        "# Leaderboard
-
-This file compares every combination of schedule, prediction type, loss, sampler and number of sampling steps on the
+        "This file compares every combination of schedule, prediction type, loss, sampler and number of sampling steps on the
 built-in sprites. `make leaderboard` writes it. All networks have the same training budget: {train_steps} steps with batches of 64
 out of {images} sprites, a class-conditional `SimpleUNet` with base {base}, a learning rate of 1e-3 with {warmup} steps of warm-up and
 cosine decay. All samples are drawn with the EMA weights. Measured on {machines}.

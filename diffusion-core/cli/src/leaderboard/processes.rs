@@ -1,8 +1,8 @@
 //! Four noise processes with the same network, images and budget: how the quality depends on the number of evaluations.
 
 use super::referee::{Measured, Referee, Spread};
-use super::{Budget, Options, keep, known, machines};
-use anyhow::{Context, Result};
+use super::{Budget, Options, keep, known, machines, write_csv};
+use anyhow::Result;
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::device::described;
 use diffusion_core::model::Model;
@@ -14,10 +14,8 @@ use diffusion_core::schedule::Schedule;
 use diffusion_core::train::TrainingConfig;
 use serde::{Deserialize, Serialize};
 use std::fmt::Write as _;
-use std::fs;
 
-/// Optimiser steps of a training run.
-const TRAIN_STEPS: usize = 1000;
+const BUDGET: Budget = Budget { train_steps: 1000, base: 16, images: 5000, samples: 500, seeds: 3 };
 pub(super) const TASKS: [&str; 2] = ["sprites", "mnist"];
 const EVALUATIONS: [usize; 5] = [2, 4, 8, 16, 32];
 type MakeSampler = fn(usize) -> Sampler;
@@ -70,13 +68,13 @@ fn config(process: &str, seed: u64) -> Result<TrainingConfig> {
 
 /// Measures every process and returns its part of the file.
 pub(super) fn run(options: &Options) -> Result<String> {
-    let budget = Budget { train_steps: options.train_steps.unwrap_or(TRAIN_STEPS), ..options.budget };
+    let budget = options.budget.over(BUDGET);
     let device = crate::device(options.device)?;
     let mut outcomes = known(&options.results, |it: &Outcome| it.budget == budget)?;
     let mut parts = Vec::new();
     let mut csv = String::from("data,process,seed,sampler,evaluations,frechet,accuracy,curvature\n");
     for task in &options.tasks {
-        let referee = Referee::new(options, task, &device)?;
+        let referee = Referee::new(options, budget, task, &device)?;
         for seed in 1..=budget.seeds {
             for process in NAMES {
                 if outcomes.iter().any(|it| (&it.task, &*it.process, it.seed) == (task, process, seed)) {
@@ -99,8 +97,7 @@ pub(super) fn run(options: &Options) -> Result<String> {
         }
         parts.push(table(task, &of_task, &referee)?);
     }
-    fs::write(&options.csv, csv).with_context(|| format!("--csv: cannot write {}", options.csv.display()))?;
-    println!("{}", options.csv.display());
+    write_csv(options, "processes.csv", &csv)?;
     Ok(text(budget, &machines(outcomes.iter().map(|it| &*it.machine)), &parts.concat()))
 }
 

@@ -5,6 +5,7 @@ use anyhow::{Context, Result, ensure};
 use diffusion_core::candle::{Device, Tensor};
 use diffusion_core::config::RunConfig;
 use diffusion_core::data::{Dataset, Source, Split};
+use diffusion_core::guidance::Guidance;
 use diffusion_core::metrics::{Classifier, FeatureExtractor, Gaussian, class_accuracy};
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
@@ -21,6 +22,8 @@ pub(super) struct Referee {
     pub(super) classifier: Classifier,
     /// The training data.
     pub(super) data: Dataset,
+    /// The held-out images that samples are compared with.
+    pub(super) held_out: Dataset,
     real: Gaussian,
     /// The real-vs-real baseline: the distance of as many other real images as there are samples.
     pub(super) baseline: f64,
@@ -37,7 +40,7 @@ pub(super) struct Measured {
 
 impl Referee {
     /// For the sprites or another data set with a classifier.
-    pub(super) fn new(options: &Options, task: &str, device: &Device) -> Result<Self> {
+    pub(super) fn new(options: &Options, budget: Budget, task: &str, device: &Device) -> Result<Self> {
         let path = options.classifiers.join(format!("classifier-{task}.safetensors"));
         ensure!(
             path.is_file(),
@@ -46,8 +49,8 @@ impl Referee {
             path.display()
         );
         let classifier = Classifier::load(&path, device).context("--classifiers")?;
-        let samples = options.budget.samples;
-        let source = Source { task: task.to_owned(), images: options.budget.images, ..Source::default() };
+        let Budget { samples, images, .. } = budget;
+        let source = Source { task: task.to_owned(), images, ..Source::default() };
         let data = source.load(Split::Train, 1)?;
         let (real, others) = match task {
             "sprites" => (Dataset::sprites(REAL, 1_000_001)?, Dataset::sprites(samples, 1_000_002)?),
@@ -63,7 +66,7 @@ impl Referee {
         let gaussian = |data: &Dataset| Gaussian::fit(&classifier.extract_from(data, data.len())?.features);
         let (of_real, of_others) = (gaussian(&real)?, gaussian(&others)?);
         let baseline = of_real.frechet(&of_others)?;
-        Ok(Self { baseline, real: of_real, real_images: real.len(), classifier, data, samples })
+        Ok(Self { baseline, real: of_real, real_images: real.len(), held_out: real, classifier, data, samples })
     }
 
     /// Trains a network with the values that all runs have in common, and returns it with the seconds.
@@ -91,11 +94,16 @@ impl Referee {
 
     /// Measures a model's samples of all classes in turn, without guidance.
     pub(super) fn measure(&self, model: &Model, sampler: &Sampler, seed: u64) -> Result<Measured> {
+        self.measure_guided(model, 1.0, sampler, seed)
+    }
+
+    /// Measures a model's samples of all classes in turn, with the guidance scale `w`.
+    pub(super) fn measure_guided(&self, model: &Model, w: f64, sampler: &Sampler, seed: u64) -> Result<Measured> {
         let n = self.samples;
         let classes = self.data.class_names().len();
         let labels: Vec<u32> = (0..n).map(|i| (i % classes) as u32).collect();
         let (began, rng) = (Instant::now(), &mut Rng::new(seed));
-        let images = model.sample_in_batches(n, 250, model.conditions(n)?, sampler, rng)?;
+        let images = model.sample_in_batches(n, 250, Guidance::new(model.conditions(n)?, w), sampler, rng)?;
         let seconds = began.elapsed().as_secs_f64();
         let (frechet, accuracy) = self.judge(&images, &labels)?;
         Ok(Measured { frechet, accuracy, seconds })

@@ -98,6 +98,7 @@ weights-%: weights/%.toml $(TOOLKIT)
 	$(DIFFUSION) train --config $< --out runs/weights/$*
 	$(DIFFUSION) export --run runs/weights/$* --out weights/$*.safetensors --license mit --again "make weights" $(EXPORT_$*)
 EXPORT_sprites-epochs = --epochs 0,4,8,31
+EXPORT_cifar10 = --samples 100 --guidance 3
 
 speedrun: $(TOOLKIT)
 	rm -rf runs/speedrun
@@ -106,7 +107,7 @@ speedrun: $(TOOLKIT)
 		--license mit --again "make speedrun"
 	$(MAKE) scores NAMES=speedrun
 
-SCORED = sprites-context sprites-flow sprites-fast mnist mnist-flow mnist-fast fashion-mnist speedrun
+SCORED = sprites-context sprites-flow sprites-fast mnist mnist-flow mnist-fast fashion-mnist cifar10 speedrun
 scores: $(addprefix scores-,$(or $(NAMES),$(SCORED)))
 
 scores-%: weights/%.safetensors $(TOOLKIT)
@@ -114,6 +115,7 @@ scores-%: weights/%.safetensors $(TOOLKIT)
 		$(if $(filter $*,$(FAST)),--steps 2,--sampler dpm++ --steps 20 --guidance $(or $(SCALE_$*),1.5))
 SCALE_sprites-context = 4
 SCALE_sprites-flow = 3
+SCALE_cifar10 = 3
 
 leaderboard: $(TOOLKIT)
 	$(DIFFUSION) leaderboard

@@ -400,6 +400,16 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
         assert!(!card.contains(never), "{card} has {never:?}");
     }
     assert!(card.contains("Model::load(\"m.safetensors\""), "{card}");
+    run("export --run run --out g.safetensors --samples 4 --guidance 2")?;
+    let card = fs::read_to_string(folder.join("g.md"))?;
+    for wants in
+        ["![Samples with guidance](g-guided.png)", "](g.png)", "with the guidance scale 2 and without guidance"]
+    {
+        assert!(card.contains(wants), "{card} lacks {wants:?}");
+    }
+    assert!(fs::read(folder.join("g-guided.png"))? != fs::read(folder.join("g.png"))?);
+    let said = fails(&["export", "--run", "run", "--out", "n.safetensors", "--guidance", "-1"], folder)?;
+    assert!(said.contains("--guidance -1: it must be at least 0") && !folder.join("n.safetensors").exists(), "{said}");
     run("export --run run --out m.safetensors --samples 4 --license cc0-1.0 --again make")?;
     let card = fs::read_to_string(folder.join("m.md"))?;
     assert!(card.starts_with("---\nlicense: cc0-1.0\n") && card.contains("`make` repeats it"), "{card}");
@@ -458,16 +468,29 @@ fn samples_are_measured_and_the_card_says_so() -> Result<()> {
     let said = run(small)?;
     assert!(said.contains("12/12: ") && !said.contains("11/12: "), "{said}");
 
-    // The other part is added below, and each part leaves the other alone.
+    // Other parts are added below, and each part leaves the others alone.
     let table = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
-    let other = small.replace("combinations", "processes --tasks sprites --csv p.csv");
+    let other = small.replace("combinations", "processes --tasks sprites --csv .");
     run(&other)?;
     let both = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
     assert!(both.starts_with(table.trim_end()) && both.matches("| EDM | DDIM |").count() == 1, "{both}");
-    let csv = fs::read_to_string(folder.join("p.csv"))?;
+    let csv = fs::read_to_string(folder.join("processes.csv"))?;
     assert_eq!(csv.lines().filter(|line| line.starts_with("sprites,VP v,1,")).count(), 10, "{csv}");
+    let families = "--minutes 0.01 --images 64 --samples 10 --seeds 1 --tasks sprites --csv .";
+    run(&format!("leaderboard --only families {families}"))?;
+    let all = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
+    assert!(all.starts_with(both.trim_end()) && all.matches("\n| GAN | ").count() == 1, "{all}");
+    let csv = fs::read_to_string(folder.join("families.csv"))?;
+    assert_eq!(csv.lines().filter(|line| line.starts_with("sprites,")).count(), 3, "{csv}");
+    let record =
+        "leaderboard --only record --minutes 0.01 --images 64 --samples 10 --seeds 1 --tasks sprites --change AdamW";
+    assert!(run(record)?.contains("sprites, seed 1: AdamW"));
+    assert!(!run(record)?.contains("seed 1"), "measured again");
+    let record = fs::read_to_string(folder.join("LEADERBOARD.md"))?;
+    assert!(record.starts_with(all.trim_end()) && record.matches("\n| AdamW | ").count() == 1, "{record}");
+    assert!(fails(&["leaderboard", "--only", "record", "--change", "Adam"], folder)?.contains("choose from"));
     run(small)?;
-    assert_eq!(fs::read_to_string(folder.join("LEADERBOARD.md"))?, both);
+    assert_eq!(fs::read_to_string(folder.join("LEADERBOARD.md"))?, record);
     assert!(fails(&["leaderboard", "--tasks", "dogs"], folder)?.contains("choose from sprites, mnist"));
     Ok(())
 }

@@ -11,6 +11,7 @@ use diffusion_core::candle::{DType, Device, Tensor};
 use diffusion_core::config::{ObjectiveConfig, RunConfig};
 use diffusion_core::data::{Cache, Dataset};
 use diffusion_core::edit::{Filter, enlarge, reduce};
+use diffusion_core::guidance::Guidance;
 use diffusion_core::model::Model;
 use diffusion_core::rng::Rng;
 use diffusion_core::sampler::{Sampler, Solver, Steps};
@@ -42,6 +43,9 @@ pub struct Options {
     /// The number of images in the picture
     #[arg(long, default_value_t = 64)]
     samples: usize,
+    /// Also draws NAME-guided.png with this guidance scale; the card shows both pictures
+    #[arg(long, conflicts_with = "epochs", allow_negative_numbers = true)]
+    guidance: Option<f64>,
     /// The licence to name in the model card [default: none]
     #[arg(long)]
     license: Option<String>,
@@ -70,6 +74,9 @@ pub fn run(options: Options) -> Result<()> {
         return vae::export(&options, &run, settings);
     }
     let models = models(&options, &run)?;
+    if let Some(scale) = options.guidance {
+        check_guidance(&models[0].1, scale)?;
+    }
     if let (Some(folder), Some((_, model))) = (&options.diffusers, models.last()) {
         model.save_diffusers(folder).context("--diffusers")?;
         println!("{}", folder.display());
@@ -102,11 +109,32 @@ pub fn run(options: Options) -> Result<()> {
         many => Grid::rows(many)?.row_titles(options.epochs.iter().map(|e| format!("epoch {e}"))),
     };
     grid.save(&picture)?;
+    if let Some(scale) = options.guidance {
+        let guidance = Guidance::new(last.conditions(each)?, scale);
+        let guided = last.sample(each, guidance, &last.info.sampler(), &mut Rng::new(SEED))?;
+        let picture = picture.with_file_name(guided_picture(&options.out));
+        Grid::new(&guided)?.columns((each as f64).sqrt().ceil() as usize).save(&picture)?;
+        println!("{}", picture.display());
+    }
     let path = options.out.with_extension("md");
     let card = card(&options, &run, last, &files.concat())?;
     fs::write(&path, card).with_context(|| format!("cannot write {}", path.display()))?;
     println!("{}\n{}", picture.display(), path.display());
     Ok(())
+}
+
+/// Checks that the model can be guided with `scale`.
+fn check_guidance(model: &Model, scale: f64) -> Result<()> {
+    ensure!(scale.is_finite() && scale >= 0.0, "--guidance {scale}: it must be at least 0");
+    let conditioning = model.network.architecture().conditioning();
+    let guidable = conditioning.is_guidable() && conditioning.low_res == 0 && !model.info.consistency;
+    ensure!(guidable, "--guidance {scale}: guidance does not apply to this model; leave the flag out");
+    Ok(())
+}
+
+/// The file name of the picture with guidance.
+fn guided_picture(out: &Path) -> String {
+    format!("{}-guided.png", out.file_stem().unwrap_or_default().to_string_lossy())
 }
 
 /// The sampler of the picture, in words and as code.
@@ -215,7 +243,18 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
         _ => ", captions of the training data in turn",
     };
     // That of a consistency model was fixed in training.
-    let guided = if turns.is_empty() || info.consistency { "" } else { ", without guidance" };
+    let guided = match options.guidance {
+        Some(scale) => format!(", with the guidance scale {scale} and without guidance"),
+        None if turns.is_empty() || info.consistency => String::new(),
+        None => ", without guidance".to_owned(),
+    };
+    let picture = match options.guidance {
+        Some(_) => format!(
+            "![Samples with guidance]({})\n\n![Samples without guidance]({name}.png)",
+            guided_picture(&options.out)
+        ),
+        None => format!("![Samples]({name}.png)"),
+    };
     let averaged = match run.training.ema > 0.0 {
         true => "EMA weights, ",
         false => "",
@@ -224,13 +263,13 @@ fn card(options: &Options, run: &RunConfig, model: &Model, files: &str) -> Resul
     Ok(format!(
         "{header}# {name}
 
-![Samples]({name}.png)
+{picture}
 
 | | |
 |---|---|
 {files}| network | {architecture}, {parameters} parameters{latents} |
 | data | {data}, {c}×{h}×{w}, classes {classes}{attributes} |
-{training}| picture | {picture}, {averaged}{shown_with}, seed {SEED} |
+{training}| picture | {shown}, {averaged}{shown_with}, seed {SEED} |
 
 {configuration}
 To use it {place}:
@@ -255,8 +294,8 @@ Grid::new(&images)?
             names => format!("; conditioned on the attributes {}", names.join(", ")),
         },
         training = training(options, run)?,
-        picture = match factor {
-            0 => counted(options.samples, "image") + turns + guided,
+        shown = match factor {
+            0 => counted(options.samples, "image") + turns + &guided,
             _ => format!(
                 "held-out images at 1/{factor} of their resolution, samples conditioned on them, and the originals"
             ),

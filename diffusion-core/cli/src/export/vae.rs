@@ -16,8 +16,9 @@ const WIDE: usize = 10;
 /// Writes the autoencoder of a run, a picture of held-out images with their reconstructions, and a card.
 pub fn export(options: &Options, run: &RunConfig, settings: &VaeLossConfig) -> Result<()> {
     ensure!(
-        options.epochs.is_empty() && options.diffusers.is_none(),
-        "--epochs, --diffusers: only the final autoencoder of this run can be exported, and not for diffusers; leave both out"
+        options.epochs.is_empty() && options.diffusers.is_none() && options.guidance.is_none(),
+        "--epochs, --diffusers, --guidance: only the final autoencoder of this run can be exported, not for diffusers and without \
+         samples; leave them out"
     );
     let vae = Vae::load(options.run.join("model.safetensors"), &Device::Cpu)?;
     vae.save_as(&options.out, DType::F16)?;

@@ -40,7 +40,8 @@ def test_is_committed_executed(path):
     assert not [output for output in outputs if output.output_type == "error"]
     assert not [output for output in outputs if output.get("name") == "stderr"], "a warning or an error line in an output"
     assert "unless that expression moves a variable" not in text, "a picture that took a variable with it and was not shown"
-    assert sum("image/png" in output.get("data", {}) for output in outputs) >= 3
+    types = [mime for output in outputs for mime in output.get("data", {})]
+    assert sum(mime in ("image/png", "image/jpeg") for mime in types) >= 3
     assert len(text) < 1_000_000
     assert not re.search(r"/(home|root|Users|tmp)/", text), "a path of one machine"
 

@@ -30,7 +30,7 @@ export const open = async (browser, url) => {
       executed: cells.filter((cell) => cell.executionCount !== null).length,
       // A `?` that fails and a panic reach Jupyter as lines of stderr, not as an error.
       errors: outputs.filter((o) => o.output_type === "error" || o.name === "stderr").map((o) => o.evalue ?? o.text),
-      pictures: outputs.filter((o) => o.data?.["image/png"] || o.data?.["image/gif"]).length,
+      pictures: outputs.filter((o) => Object.keys(o.data ?? {}).some((mime) => mime.startsWith("image/"))).length,
       kernel,
     };
   });

@@ -6,7 +6,7 @@ use candle_core::Tensor;
 
 use super::delta;
 use super::palette::Palette;
-use super::{Draw, Grid, Picture, displayed};
+use super::{Draw, Grid, Picture, displayed, picture};
 
 /// An animated GIF of pictures of one size.
 ///
@@ -145,7 +145,12 @@ impl Gif {
 }
 
 impl Gif {
-    displayed!(Gif, to_gif, "gif", "image/gif");
+    displayed!(save Gif, to_gif, "gif");
+
+    /// Displays it below a notebook cell; evcxr calls this for the cell's last expression.
+    pub fn evcxr_display(&self) {
+        picture::show("Gif", self.to_gif().map(|file| ("image/gif", file)))
+    }
 }
 
 /// The frames of an animation or a slider, which must all have the size of the first.

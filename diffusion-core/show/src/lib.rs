@@ -87,10 +87,16 @@ macro_rules! displayed {
             pub fn to_png(&self) -> anyhow::Result<Vec<u8>> {
                 self.shown().and_then(|picture| picture.png()).map_err($crate::whole)
             }
-            displayed!($type, to_png, "png", "image/png");
+            displayed!(save $type, to_png, "png");
+
+            /// Displays it below a notebook cell; evcxr calls this for the cell's last expression. Large grids of
+            /// photographs are displayed as JPEG, everything else as PNG.
+            pub fn evcxr_display(&self) {
+                $crate::picture::show_picture(stringify!($type), self.shown().map_err($crate::whole))
+            }
         }
     };
-    ($type:ident, $bytes:ident, $extension:literal, $mime:literal) => {
+    (save $type:ident, $bytes:ident, $extension:literal) => {
         #[doc = concat!("Saves a .", $extension, " file and creates missing folders.")]
         ///
         /// # Errors
@@ -98,11 +104,6 @@ macro_rules! displayed {
             [`Self::", stringify!($bytes), "`].")]
         pub fn save(&self, path: impl AsRef<std::path::Path>) -> anyhow::Result<()> {
             $crate::picture::write(path.as_ref(), $extension, &self.$bytes()?).map_err($crate::whole)
-        }
-
-        /// Displays it below a notebook cell; evcxr calls this for the cell's last expression.
-        pub fn evcxr_display(&self) {
-            $crate::picture::show(stringify!($type), $mime, self.$bytes())
         }
     };
     (Debug for $type:ident) => {

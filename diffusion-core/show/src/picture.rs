@@ -31,6 +31,8 @@ pub struct Picture {
     rgb: Vec<u8>,
 }
 
+/// The number of bytes from which on a notebook shows a picture as JPEG if that is much smaller.
+const LARGE_PNG: usize = 64 << 10;
 /// The largest number of pixels: more than any screen shows, and 192 MB in memory.
 const MOST_PIXELS: usize = 64 << 20;
 
@@ -159,6 +161,28 @@ impl Picture {
         Ok(if filtered.len() < plain.len() { filtered } else { plain })
     }
 
+    /// Encodes the picture as JPEG in a quality (90, without chroma subsampling) at which photographs show no difference.
+    fn jpeg(&self) -> Result<Vec<u8>> {
+        let mut file = Vec::new();
+        image::codecs::jpeg::JpegEncoder::new_with_quality(&mut file, 90)
+            .encode(&self.rgb, self.width as u32, self.height as u32, image::ExtendedColorType::Rgb8)
+            .context("the picture cannot be encoded as a JPEG")?;
+        Ok(file)
+    }
+
+    /// Encodes the picture for a notebook and gives the MIME type: PNG, or JPEG where that is at most two thirds of a large PNG
+    /// file. This is so for grids of photographs, not for plots and enlarged pixels.
+    fn for_notebook(&self) -> Result<(&'static str, Vec<u8>)> {
+        let png = self.png()?;
+        if png.len() > LARGE_PNG && self.width.max(self.height) <= usize::from(u16::MAX) {
+            let jpeg = self.jpeg()?;
+            if 3 * jpeg.len() <= 2 * png.len() {
+                return Ok(("image/jpeg", jpeg));
+            }
+        }
+        Ok(("image/png", png))
+    }
+
     fn shown(&self) -> Result<Self> {
         Ok(self.clone())
     }
@@ -185,11 +209,18 @@ pub(super) fn write(path: &Path, extension: &str, bytes: &[u8]) -> Result<()> {
     std::fs::write(path, bytes).with_context(|| format!("{}: cannot write this file", path.display()))
 }
 
-/// Displays the file in base64 below a cell, or prints the error.
-pub(super) fn show(what: &str, mime: &str, bytes: Result<Vec<u8>>) {
+/// Displays a picture below a cell, or prints the error.
+pub(super) fn show_picture(what: &str, picture: Result<Picture>) {
+    show(what, picture.and_then(|picture| picture.for_notebook()));
+}
+
+/// Displays the file, of this MIME type, in base64 below a cell, or prints the error.
+pub(super) fn show(what: &str, file: Result<(&str, Vec<u8>)>) {
     use base64::prelude::{BASE64_STANDARD, Engine};
-    match bytes {
-        Ok(bytes) => println!("EVCXR_BEGIN_CONTENT {mime}\n{}\nEVCXR_END_CONTENT", BASE64_STANDARD.encode(bytes)),
+    match file {
+        Ok((mime, bytes)) => {
+            println!("EVCXR_BEGIN_CONTENT {mime}\n{}\nEVCXR_END_CONTENT", BASE64_STANDARD.encode(bytes))
+        }
         Err(error) => eprintln!("This {what} cannot be shown: {error:#}"),
     }
 }
@@ -224,6 +255,35 @@ mod tests {
         assert_eq!(decoded(&picture_of_many), (ColorType::Rgb, many));
         assert_eq!(picture.pixel(0, 0), Some([253, 126, 126]));
         assert_eq!(picture.pixel(7, 0), None);
+        Ok(())
+    }
+
+    /// 400 × 400 pixels: smooth shades with fine noise, as in a photograph, each as a square of `k` × `k`.
+    fn photograph(k: usize) -> Picture {
+        let side = 400;
+        let shade = |x: usize, y: usize, c: usize| {
+            let (x, y) = (x / k, y / k);
+            let noise = (x * 7919 + y * 104_729 + c * 31).wrapping_mul(2_654_435_761) >> 7 & 7;
+            (40.0 + 90.0 * (1.0 + ((x + c * 9) as f64 / 25.0).sin() * (y as f64 / 19.0).cos())) as u8 + noise as u8
+        };
+        let pixels = (0..side * side).flat_map(|i| [0, 1, 2].map(|c| shade(i % side, i / side, c)));
+        Picture::from_rgb(side, side, pixels.collect())
+    }
+
+    #[test]
+    fn a_notebook_shows_photographs_as_jpeg_and_everything_else_as_png() -> Result<()> {
+        let photo = photograph(1);
+        let (mime, file) = photo.for_notebook()?;
+        assert_eq!(mime, "image/jpeg");
+        let decoded = image::load_from_memory(&file)?.to_rgb8();
+        assert_eq!(decoded.dimensions(), (400, 400));
+        let errors = decoded.as_raw().iter().zip(photo.rgb()).map(|(a, b)| f64::from(a.abs_diff(*b)));
+        let mean = errors.sum::<f64>() / photo.rgb().len() as f64;
+        assert!(mean < 3.0, "mean error {mean}");
+        for other in [photograph(5), Picture::new(900, 900, CARD, "")?] {
+            let (mime, file) = other.for_notebook()?;
+            assert_eq!((mime, &file[1..4]), ("image/png", &b"PNG"[..]));
+        }
         Ok(())
     }
 

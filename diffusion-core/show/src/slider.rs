@@ -113,7 +113,7 @@ impl Slider {
     pub fn evcxr_display(&self) {
         println!("EVCXR_BEGIN_CONTENT text/html\n{}\nEVCXR_END_CONTENT", self.to_html());
         // For what renders a notebook without HTML, a PDF for instance.
-        picture::show("Slider", "image/png", Ok(self.frames[self.start].1.clone()));
+        picture::show("Slider", Ok(("image/png", self.frames[self.start].1.clone())));
     }
 }
 

@@ -83,7 +83,7 @@ fuzz:
 notebooks: setup .venv/tests.stamp
 	$(VENV) tests/notebooks.py $(NAMES)
 
-TRAINED = $(filter-out speedrun,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
+TRAINED = $(filter-out speedrun photos-64,$(patsubst weights/%.toml,%,$(wildcard weights/*.toml)))
 # The students after their teachers.
 FAST = $(filter %-fast,$(TRAINED))
 CLASSIFIERS = classifier-sprites classifier-mnist classifier-fashion-mnist classifier-cifar10

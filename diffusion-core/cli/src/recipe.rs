@@ -29,13 +29,21 @@ pub enum Recipe {
 }
 
 impl Recipe {
-    /// Sets the network and the training for these images. `flips`: whether the images may be mirrored, as photographs may.
-    pub fn set(self, run: &mut RunConfig, data: &Dataset, flips: bool) -> diffusion_core::candle::Result<()> {
+    /// Sets the network and the training for these images. `shape` is that of an image, or of its latents if there is an
+    /// autoencoder. `flips`: whether the images may be mirrored, as photographs may.
+    pub fn set(
+        self,
+        run: &mut RunConfig,
+        data: &Dataset,
+        [_, height, width]: [usize; 3],
+        flips: bool,
+    ) -> diffusion_core::candle::Result<()> {
         if self == Self::Ddpm {
             return Ok(());
         }
-        let ([channels, height, width], images) = (data.shape(), data.len());
-        if height.max(width) > SMALL && run.condition != ConditionOn::Text {
+        let images = data.len();
+        let is_large = height.max(width) > SMALL && run.condition != ConditionOn::Text;
+        if is_large {
             let large = Architecture::from(AttentionUNet { base: 32, ..Default::default() });
             if large.check_size(height, width).is_ok() {
                 run.network = large;
@@ -45,7 +53,7 @@ impl Recipe {
             run.condition = ConditionOn::Context;
         }
         // A caption may say where something is.
-        if channels == 3 && flips && run.condition != ConditionOn::Text {
+        if data.shape()[0] == 3 && flips && run.condition != ConditionOn::Text {
             run.data.augment = vec![Augmentation::HorizontalFlip];
         }
         let training = &mut run.training;
@@ -58,6 +66,9 @@ impl Recipe {
         training.times = TimeSampling::Stratified;
         (training.lr, training.warmup, training.decay) = (1e-3, 200, Decay::Cosine { floor: 0.0 });
         (training.beta2, training.ema) = (0.99, 0.999);
+        if is_large && run.objective == ObjectiveConfig::Diffusion {
+            (training.optimiser, training.lr) = (Optimiser::Muon, 2e-3);
+        }
         Ok(())
     }
 }
@@ -110,12 +121,29 @@ mod tests {
         let (n, side) = (1000, 28);
         let digits = Dataset::from_u8("digits", vec![0; n * side * side], [1, side, side], vec![0; n], &["0"]).unwrap();
         let mut run = RunConfig::default();
-        Recipe::Auto.set(&mut run, &digits, false).unwrap();
+        Recipe::Auto.set(&mut run, &digits, digits.shape(), false).unwrap();
         let mut speedrun = RunConfig::from_toml(include_str!("../../../weights/speedrun.toml")).unwrap();
         // How long it trains and what it shows meanwhile differ; nothing else does.
         speedrun.training.epochs = run.training.epochs;
         speedrun.training.samples = run.training.samples;
         speedrun.training.sample_every = run.training.sample_every;
         assert_eq!(run.training, speedrun.training);
+    }
+
+    #[test]
+    fn the_default_for_photographs_is_weights_photos_64() {
+        let (n, side) = (10_000, 64);
+        let pixels = vec![0; n * 3 * side * side];
+        let photos = Dataset::from_u8("photos", pixels, [3, side, side], vec![0; n], &["0"]).unwrap();
+        let mut run = RunConfig::default();
+        Recipe::Auto.set(&mut run, &photos, photos.shape(), true).unwrap();
+        let mut file = RunConfig::from_toml(include_str!("../../../weights/photos-64.toml")).unwrap();
+        assert_eq!((&run.network, &run.data.augment), (&file.network, &file.data.augment));
+        file.training.samples = run.training.samples;
+        assert_eq!(run.training, file.training);
+        // Latents are small images, and an autoencoder has another objective.
+        let mut run = RunConfig::default();
+        Recipe::Auto.set(&mut run, &photos, [4, 16, 16], true).unwrap();
+        assert_eq!(run.training.optimiser, Optimiser::AdamW);
     }
 }

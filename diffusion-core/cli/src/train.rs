@@ -14,7 +14,7 @@ use anyhow::{Context, Result, bail, ensure};
 use diffusion_core::candle::Device;
 use diffusion_core::config::{ObjectiveConfig, RunConfig, parse_choice};
 use diffusion_core::data::{Cache, Dataset, Source, TASKS};
-use diffusion_core::latent::{Vae, encoded};
+use diffusion_core::latent::{Autoencoder, Vae, encoded};
 use diffusion_core::model::Model;
 use diffusion_core::prediction::Prediction;
 use diffusion_core::process::NoiseProcess;
@@ -77,9 +77,10 @@ impl Options {
         let (mut data, mut held_out) = run.data.load_both_cached(run.training.seed, &cache)?;
         if self.resume.is_none() && self.config.is_none() {
             let photographs = run.data.is_photographs();
+            let shape = autoencoder.as_ref().map_or(Ok(data.shape()), |vae| vae.latent_shape(data.shape()))?;
             match &teacher {
                 Some(_) => recipe::set_consistency(&mut run.training),
-                None => self.recipe.set(&mut run, &data, photographs)?,
+                None => self.recipe.set(&mut run, &data, shape, photographs)?,
             }
             if self.minutes.is_some() {
                 run.training.epochs = run.training.epochs.max(TIMED_EPOCHS);

@@ -33,10 +33,10 @@ pub struct Options {
     /// Images in a batch [default: 64, or an eighth of a small data set]
     #[arg(long)]
     pub(super) batch: Option<usize>,
-    /// The learning rate [default: 1e-3, falling to 0; ddpm: 2e-4]
+    /// The learning rate [default: 1e-3, or 2e-3 beyond 32×32, falling to 0; ddpm: 2e-4]
     #[arg(long)]
     pub(super) lr: Option<f64>,
-    /// The optimiser: adamw, or muon, which needs fewer steps with many parameters [default: adamw]
+    /// The optimiser: adamw, or muon, which needs fewer steps with many parameters [default: adamw up to 32×32, muon beyond]
     #[arg(long)]
     pub(super) optimiser: Option<String>,
     /// The precision: f32; on an NVIDIA GPU also tf32 or bf16
